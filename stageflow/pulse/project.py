@@ -1,0 +1,142 @@
+"""A repository that asv measures: its settings, and the two programs that are asked about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from stageflow.pulse.errors import AsvFailedError, AsvMissingError, PulseError
+
+CONFIG_NAME = "asv.conf.json"
+SET_ASIDE_DIR = ".asv/set-aside"
+_INTERRUPT_PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class AsvProject:
+    """The settings of one repository's ``asv.conf.json`` that matter here.
+
+    Attributes:
+        root: Folder that holds ``asv.conf.json``; asv runs there.
+        branch: The branch whose commits are measured: the first one configured.
+        results_dir: Where asv keeps its result files.
+        html_dir: Where the site is published.
+        set_aside_dir: Where corrupt result files are moved to.
+    """
+
+    root: Path
+    branch: str
+    results_dir: Path
+    html_dir: Path
+    set_aside_dir: Path
+
+    @classmethod
+    def load(cls, root: Path) -> AsvProject:
+        """Read the settings of the repository in `root`.
+
+        Raises:
+            AsvMissingError: asv or virtualenv is not installed.
+            PulseError: `root` has no usable ``asv.conf.json``.
+        """
+        _require_asv()
+        path = root.resolve() / CONFIG_NAME
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                root=path.parent,
+                branch=settings["branches"][0],
+                results_dir=path.parent / settings["results_dir"],
+                html_dir=path.parent / settings["html_dir"],
+                set_aside_dir=path.parent / SET_ASIDE_DIR,
+            )
+        except FileNotFoundError:
+            raise PulseError(
+                f"{path} does not exist: run this in a clone of the repository, "
+                "or name one with --repository"
+            ) from None
+        except ValueError as error:
+            raise PulseError(f"{path} is not plain JSON (no comments allowed): {error}") from error
+        except (KeyError, IndexError, TypeError) as error:
+            raise PulseError(
+                f"{path} must name 'branches' (at least one), 'results_dir' and 'html_dir': {error}"
+            ) from error
+
+    def start_asv(self, *args: str) -> subprocess.Popen[str]:
+        """Start an asv command in the repository; its standard output and errors come as one."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "asv", *args],
+            cwd=self.root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            # A group of its own: Ctrl-C reaches asv once, when the driver passes it on.
+            process_group=0,
+        )
+
+    def asv(self, *args: str, stdin: str = "") -> str:
+        """Run an asv command to its end and return what it printed.
+
+        Raises:
+            AsvFailedError: It ended with another code than 0; carries the last lines it printed.
+        """
+        process = self.start_asv(*args)
+        try:
+            output, _ = process.communicate(stdin)
+        finally:
+            stop_asv(process)
+        if process.returncode != 0:
+            tail = "\n".join(output.strip().splitlines()[-15:])
+            raise AsvFailedError(f"asv {args[0]} ended with code {process.returncode}:\n{tail}")
+        return output
+
+    def git(self, *args: str) -> str:
+        """Run git in the repository and return what it printed.
+
+        Raises:
+            PulseError: git is missing or refused.
+        """
+        try:
+            done = subprocess.run(
+                ["git", *args],
+                cwd=self.root,
+                check=False,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+            )
+        except FileNotFoundError as error:
+            raise PulseError("git is not installed, or not on the PATH") from error
+        if done.returncode != 0:
+            raise PulseError(f"git {args[0]} failed in {self.root}: {done.stderr.strip()}")
+        return done.stdout
+
+
+def stop_asv(process: subprocess.Popen[str]) -> None:
+    """Interrupt an asv command that still runs, as Ctrl-C does, and wait for its end."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=_INTERRUPT_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _require_asv() -> None:
+    for module in ("asv", "virtualenv"):
+        if importlib.util.find_spec(module) is None:
+            raise AsvMissingError(
+                f"{module} is not installed for {sys.executable}: install the extra, "
+                "pip install 'stageflow[bench]' (in a clone: pip install -e '.[bench]')"
+            )
