@@ -1,0 +1,102 @@
+"""The write-once store of a run's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stageflow.errors import DataConflictError, InvalidKeyError, MissingKeyError
+
+
+class ContextBag(Mapping[str, Any]):
+    """A mapping in which each key is written once, and which knows who wrote it.
+
+    Reading is that of any mapping. One event loop and any number of tasks may share a bag: no
+    write awaits in its middle, so no lock is needed, and a bag belongs to no particular loop.
+    """
+
+    __slots__ = ("_values", "_writers")
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._writers: dict[str, str] = {}
+
+    async def write(self, key: str, value: Any, writer: str) -> None:
+        """Write one key; the awaitable form of `put`.
+
+        Args:
+            key: Any string that has not been written before.
+            value: Any object; it is stored as it is, not copied.
+            writer: Who writes, usually the stage's name.
+
+        Raises:
+            DataConflictError: The key has been written before, by whomever.
+            InvalidKeyError: The key is not a string.
+        """
+        values = self._values
+        if type(key) is not str or key in values:
+            self._refuse(key, writer)
+        values[key] = value
+        self._writers[key] = writer
+
+    def put(self, key: str, value: Any, writer: str) -> None:
+        """Write one key without awaiting; see `write`."""
+        values = self._values
+        if type(key) is not str or key in values:
+            self._refuse(key, writer)
+        values[key] = value
+        self._writers[key] = writer
+
+    def put_all(self, outputs: Mapping[str, Any], writer: str) -> None:
+        """Write several keys, all or none; raises as `write` does."""
+        values = self._values
+        for key in outputs:
+            if type(key) is not str or key in values:
+                self._refuse(key, writer)
+        values.update(outputs)
+        for key in outputs:
+            self._writers[key] = writer
+
+    def _refuse(self, key: Any, writer: str) -> None:
+        if not isinstance(key, str):
+            raise InvalidKeyError(key, writer)
+        if key in self._values:
+            raise DataConflictError(key, self._writers[key], writer)
+
+    def read(self, key: str) -> Any:
+        """The value of `key`.
+
+        Raises:
+            MissingKeyError: Nobody has written it.
+        """
+        try:
+            return self._values[key]
+        except (KeyError, TypeError):
+            raise MissingKeyError(key, self._values) from None
+
+    __getitem__ = read
+
+    def writer_of(self, key: str) -> str:
+        """Who wrote `key`.
+
+        Raises:
+            MissingKeyError: Nobody has written it.
+        """
+        try:
+            return self._writers[key]
+        except (KeyError, TypeError):
+            raise MissingKeyError(key, self._values) from None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, or `default` if nobody has written it."""
+        return self._values.get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        entries = ", ".join(f"{key!r} by {writer!r}" for key, writer in self._writers.items())
+        return f"ContextBag({entries})"

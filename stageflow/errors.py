@@ -1,0 +1,662 @@
+"""Every error that stageflow raises: one root, and what a caller needs to act on it.
+
+The tree:
+
+    StageflowError
+    ├── DefinitionError           one defect of a pipeline's definition, found by validation
+    ├── PipelineDefinitionError   all defects of one definition, reported together
+    ├── ComposeConflictError      two pipelines name different stages alike
+    ├── BagError                  the write-once store refused (conflict, bad key, missing key)
+    ├── ContextInUseError         a context was asked to carry two runs at once
+    ├── MissingRunInputError      a run was started without an input that it needs
+    ├── ProviderError             no such provider, or not one of that kind
+    └── StageError                a stage, or the run that holds it, failed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+
+class ErrorCategory(StrEnum):
+    """What kind of trouble an error is, and so who can mend it."""
+
+    TRANSIENT = "transient"  # may well succeed when tried again
+    PERMANENT = "permanent"  # the same call fails the same way again
+    LOGIC = "logic"  # the code of a stage or of a pipeline is wrong
+    SYSTEMIC = "systemic"  # the surroundings are broken: memory, disk, a deadline
+    POLICY = "policy"  # refused on purpose
+
+
+GENERIC_USER_MESSAGE = "Something went wrong on our side. Please try again."
+
+
+class StageflowError(Exception):
+    """Root of all errors of stageflow.
+
+    Attributes:
+        code: Stable, machine-readable name of the error.
+        category: Who can mend it; see `ErrorCategory`.
+        retryable: Whether the same call may succeed when it is made again.
+        user_message: Text that is safe to show to the person in the conversation.
+        stage: Name of the stage concerned, if any.
+        pipeline_run_id: Id of the run concerned, if any.
+    """
+
+    code: str = "stageflow_error"
+    category: ErrorCategory = ErrorCategory.PERMANENT
+    retryable: bool = False
+    user_message: str = GENERIC_USER_MESSAGE
+
+    def __init__(
+        self, message: str, *, stage: str | None = None, pipeline_run_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.stage = stage
+        self.pipeline_run_id = pipeline_run_id
+
+    def __str__(self) -> str:
+        return self.message
+
+    def located(self, stage: str, pipeline_run_id: str) -> StageflowError:
+        """Fill in where the error happened, unless it is known already; returns itself."""
+        self.stage = self.stage or stage
+        self.pipeline_run_id = self.pipeline_run_id or pipeline_run_id
+        return self
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name among `known` that `name` most likely is a misspelling of, if any."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return matches[0] if matches else None
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    found = nearest(name, known)
+    return f"; did you mean {found!r}?" if found else ""
+
+
+# ── definitions ─────────────────────────────────────────────────────────────────────────────
+
+
+class DefinitionError(StageflowError):
+    """One defect of a pipeline's definition.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        stage: Name of the stage where the defect is.
+    """
+
+    category = ErrorCategory.LOGIC
+    code = "invalid_definition"
+    stage: str
+
+    def __init__(self, pipeline: str, stage: str, problem: str) -> None:
+        super().__init__(f"pipeline {pipeline!r}, stage {stage!r}: {problem}", stage=stage)
+        self.pipeline = pipeline
+        self.problem = problem
+
+
+class InvalidNameError(DefinitionError):
+    """A name that is no name."""
+
+    code = "invalid_name"
+
+    def __init__(self, pipeline: str, stage: object) -> None:
+        super().__init__(
+            pipeline,
+            str(stage),
+            "a name is made of letters, digits, '_' and '-' (dots separate the parts of an"
+            f" event's type); rename {stage!r}",
+        )
+
+
+class InvalidSpecError(DefinitionError):
+    """Something that is not a stage specification stands where one is expected."""
+
+    code = "invalid_spec"
+
+    def __init__(self, pipeline: str, found: object) -> None:
+        super().__init__(
+            pipeline,
+            str(getattr(found, "__name__", type(found).__name__)),
+            f"{found!r} is no StageSpec; write StageSpec(name, runner, …) or use @stage",
+        )
+
+
+class DuplicateStageError(DefinitionError):
+    """Two stages share a name."""
+
+    code = "duplicate_stage"
+
+    def __init__(self, pipeline: str, stage: str, count: int) -> None:
+        super().__init__(
+            pipeline, stage, f"the name is taken by {count} stages; give each its own name"
+        )
+        self.count = count
+
+
+class SelfDependencyError(DefinitionError):
+    """A stage depends on itself."""
+
+    code = "self_dependency"
+
+    def __init__(self, pipeline: str, stage: str) -> None:
+        super().__init__(
+            pipeline, stage, f"depends on itself; remove {stage!r} from its dependencies"
+        )
+
+
+class UnknownDependencyError(DefinitionError):
+    """A stage depends on one that the pipeline does not have."""
+
+    code = "unknown_dependency"
+
+    def __init__(self, pipeline: str, stage: str, dependency: str, known: Iterable[str]) -> None:
+        self.dependency = dependency
+        self.suggestion = nearest(dependency, known)
+        hint = (
+            f"did you mean {self.suggestion!r}?"
+            if self.suggestion
+            else "add such a stage, or compose with the pipeline that has it"
+        )
+        super().__init__(
+            pipeline, stage, f"depends on {dependency!r}, which does not exist; {hint}"
+        )
+
+
+class CycleError(DefinitionError):
+    """Stages wait for each other.
+
+    Attributes:
+        path: Names along the cycle in the direction of the data; the first stands last again.
+    """
+
+    code = "cycle"
+
+    def __init__(self, pipeline: str, path: Sequence[str]) -> None:
+        self.path = tuple(path)
+        super().__init__(
+            pipeline,
+            self.path[0],
+            f"waits for itself along {' → '.join(self.path)}; remove one of these dependencies",
+        )
+
+
+class DuplicateOutputError(DefinitionError):
+    """Two stages declare the same output, or one that is an input of the run."""
+
+    code = "duplicate_output"
+
+    def __init__(self, pipeline: str, stage: str, key: str, other: str) -> None:
+        self.key = key
+        self.other = other
+        super().__init__(
+            pipeline,
+            stage,
+            f"declares the output {key!r}, which {other} already provides; rename one of them",
+        )
+
+
+class MissingProducerError(DefinitionError):
+    """A stage declares an input that nothing before it provides."""
+
+    code = "missing_producer"
+
+    def __init__(
+        self, pipeline: str, stage: str, key: str, producer: str | None, known: Iterable[str]
+    ) -> None:
+        self.key = key
+        self.producer = producer
+        mend = (
+            f"stage {producer!r} provides it but may run later: add {producer!r} to its"
+            " dependencies"
+            if producer
+            else "nothing provides it: declare it in a stage's outputs or in the pipeline's inputs"
+            + _did_you_mean(key, known)
+        )
+        super().__init__(pipeline, stage, f"declares the input {key!r}, but {mend}")
+
+
+class InvalidRunnerError(DefinitionError):
+    """A runner that cannot be awaited."""
+
+    code = "invalid_runner"
+
+    def __init__(self, pipeline: str, stage: str, runner: object) -> None:
+        super().__init__(
+            pipeline,
+            stage,
+            f"its runner {runner!r} is neither an async function nor an object with an async"
+            " execute(ctx); write 'async def'",
+        )
+        self.runner = runner
+
+
+class InvalidTimeoutError(DefinitionError):
+    """A timeout that is no positive, finite number of seconds."""
+
+    code = "invalid_timeout"
+
+    def __init__(self, pipeline: str, stage: str, timeout_s: object) -> None:
+        super().__init__(
+            pipeline,
+            stage,
+            f"timeout_s is {timeout_s!r}; give a positive number of seconds, or None for no limit",
+        )
+        self.timeout_s = timeout_s
+
+
+class InvalidDeclarationError(DefinitionError):
+    """Declared inputs, outputs or dependencies that are not a sequence of distinct names."""
+
+    code = "invalid_declaration"
+
+    def __init__(self, pipeline: str, stage: str, field: str, found: object, mend: str) -> None:
+        super().__init__(pipeline, stage, f"{field} holds {found!r}; {mend}")
+        self.field = field
+        self.found = found
+
+
+class PipelineDefinitionError(StageflowError):
+    """All defects of one pipeline's definition.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        problems: The defects, in the order of the stages.
+    """
+
+    code = "pipeline_definition"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, pipeline: str, problems: Sequence[DefinitionError]) -> None:
+        self.pipeline = pipeline
+        self.problems = tuple(problems)
+        super().__init__("")
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        heading = f"pipeline {self.pipeline!r} has {count} problem{'s' if count != 1 else ''}:"
+        lines = (f"  - stage {p.stage!r}: {p.problem}" for p in self.problems)
+        return "\n".join((heading, *lines))
+
+
+class ComposeConflictError(StageflowError):
+    """Two pipelines have different stages of the same name.
+
+    Attributes:
+        left: Name of the pipeline that composes.
+        right: Name of the pipeline that it is composed with.
+        stages: The names in conflict.
+    """
+
+    code = "compose_conflict"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, left: str, right: str, stages: Sequence[str]) -> None:
+        self.left = left
+        self.right = right
+        self.stages = tuple(stages)
+        names = ", ".join(map(repr, self.stages))
+        super().__init__(
+            f"pipelines {left!r} and {right!r} both have {names}, defined differently;"
+            " rename one, or use the same StageSpec in both",
+            stage=self.stages[0],
+        )
+
+
+# ── the bag and the context ─────────────────────────────────────────────────────────────────
+
+
+class BagError(StageflowError):
+    """The write-once store refused."""
+
+    code = "bag_error"
+    category = ErrorCategory.LOGIC
+
+
+class DataConflictError(BagError):
+    """A key was written a second time.
+
+    Attributes:
+        key: The key.
+        existing_writer: Who wrote it first; its value stays.
+        new_writer: Who tried to write it again.
+    """
+
+    code = "data_conflict"
+
+    def __init__(self, key: str, existing_writer: str, new_writer: str) -> None:
+        self.key = key
+        self.existing_writer = existing_writer
+        self.new_writer = new_writer
+        super().__init__(
+            f"key {key!r} was written by {existing_writer!r} and cannot be written again by"
+            f" {new_writer!r}; give the second value a key of its own",
+            stage=new_writer,
+        )
+
+
+class InvalidKeyError(BagError):
+    """A key that is not a string."""
+
+    code = "invalid_key"
+
+    def __init__(self, key: object, writer: str) -> None:
+        self.key = key
+        self.writer = writer
+        super().__init__(
+            f"{writer!r} used the key {key!r} of type {type(key).__name__}; keys are strings",
+            stage=writer,
+        )
+
+
+class MissingKeyError(BagError, KeyError):
+    """A key was read that nobody has written."""
+
+    code = "missing_key"
+
+    def __init__(self, key: object, known: Iterable[str]) -> None:
+        self.key = key
+        names = sorted(known)
+        hint = _did_you_mean(key, names) if isinstance(key, str) else "; keys are strings"
+        written = ", ".join(map(repr, names[:10])) or "nothing"
+        super().__init__(f"key {key!r} has not been written (written: {written}){hint}")
+
+
+class ContextInUseError(StageflowError):
+    """A context carries one run at a time."""
+
+    code = "context_in_use"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, pipeline: str, pipeline_run_id: str) -> None:
+        super().__init__(
+            f"this PipelineContext still carries run {pipeline_run_id} of another call; give"
+            f" pipeline {pipeline!r} a context of its own",
+            pipeline_run_id=pipeline_run_id,
+        )
+
+
+class MissingRunInputError(StageflowError):
+    """A run was started without an input that its pipeline declares."""
+
+    code = "missing_run_input"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, pipeline: str, missing: Sequence[str], given: Iterable[str]) -> None:
+        self.missing = tuple(missing)
+        names = ", ".join(map(repr, self.missing))
+        hint = _did_you_mean(self.missing[0], given)
+        super().__init__(
+            f"pipeline {pipeline!r} needs the input {names};"
+            f" pass PipelineContext(inputs={{{self.missing[0]!r}: …}}){hint}"
+        )
+
+
+class InvalidContextError(StageflowError):
+    """A context was given a value that it cannot work with."""
+
+    code = "invalid_context"
+    category = ErrorCategory.LOGIC
+
+
+# ── providers ───────────────────────────────────────────────────────────────────────────────
+
+
+class ProviderError(StageflowError):
+    """Something is wrong with a provider, or with what it answered."""
+
+    code = "provider_error"
+
+
+class UnknownProviderError(ProviderError):
+    """No provider is registered under that name."""
+
+    code = "unknown_provider"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        self.name = name
+        registered = ", ".join(map(repr, names)) or "none"
+        super().__init__(
+            f"no provider is registered as {name!r} (registered: {registered})"
+            f"{_did_you_mean(name, names)}; register one with providers.register({name!r}, …)"
+        )
+
+
+class InvalidProviderError(ProviderError):
+    """A provider lacks what its port asks for."""
+
+    code = "invalid_provider"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, name: str, provider: object, port: str, missing: Sequence[str]) -> None:
+        self.name = name
+        self.missing = tuple(missing)
+        super().__init__(
+            f"{type(provider).__name__} cannot serve as {name!r}: the port {port} also needs"
+            f" {', '.join(self.missing)}"
+        )
+
+
+# ── stages and runs ─────────────────────────────────────────────────────────────────────────
+
+
+class StageError(StageflowError):
+    """A stage failed, or the run as a whole."""
+
+    code = "stage_error"
+
+
+class StageFailedError(StageError):
+    """A stage returned a failed `StageOutput`."""
+
+    code = "stage_failed"
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.category = ErrorCategory.TRANSIENT if retryable else ErrorCategory.PERMANENT
+
+
+class StageRaisedError(StageError):
+    """A stage raised an exception of its own; `__cause__` holds it."""
+
+    code = "stage_raised"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__)
+        self.__cause__ = cause
+
+
+class ConnectionFailedError(StageRaisedError):
+    """A stage could not reach what it calls."""
+
+    code = "connection_failed"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = "A service we need cannot be reached right now. Please try again."
+
+
+class OperationTimeoutError(StageRaisedError):
+    """Something that a stage waited for took too long by the stage's own measure."""
+
+    code = "operation_timeout"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = "That took too long. Please try again."
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(cause)
+        self.message = f"timeout inside the stage ({self.message})"
+
+
+class OutOfResourcesError(StageRaisedError):
+    """Memory or the call stack ran out."""
+
+    code = "out_of_resources"
+    category = ErrorCategory.SYSTEMIC
+
+
+class StageTimeoutError(StageError):
+    """A stage took longer than its timeout.
+
+    Attributes:
+        timeout_s: The limit in seconds.
+    """
+
+    code = "stage_timeout"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = "That took too long. Please try again."
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"timeout: not finished after {timeout_s:g} s")
+        self.timeout_s = timeout_s
+
+
+class DeadlineExceededError(StageError):
+    """The run took longer than its context allows.
+
+    Attributes:
+        deadline_s: The limit in seconds since the run began.
+    """
+
+    code = "deadline_exceeded"
+    category = ErrorCategory.SYSTEMIC
+    user_message = "That took too long. Please try again."
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"timeout: the run passed its deadline of {deadline_s:g} s")
+        self.deadline_s = deadline_s
+
+
+class StrayCancellationError(StageError):
+    """A stage let a cancellation escape that nobody had asked for."""
+
+    code = "stray_cancellation"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self) -> None:
+        super().__init__(
+            "asyncio.CancelledError escaped although nobody cancelled the stage: something that"
+            " it awaited was cancelled; catch it there"
+        )
+
+
+class InvalidOutputError(StageError):
+    """A stage returned something else than a `StageOutput`."""
+
+    code = "invalid_output"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, found: object) -> None:
+        super().__init__(
+            f"returned {found!r} of type {type(found).__name__} instead of a StageOutput;"
+            " write 'return StageOutput.ok(key=value)'"
+        )
+
+
+class OutputMismatchError(StageError):
+    """A stage's outputs are not the ones that it declares.
+
+    Attributes:
+        undeclared: Keys that it returned without declaring them.
+        missing: Keys that it declared and did not return.
+    """
+
+    code = "output_mismatch"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, undeclared: Sequence[str], missing: Sequence[str]) -> None:
+        self.undeclared = tuple(undeclared)
+        self.missing = tuple(missing)
+        parts = []
+        if undeclared:
+            parts.append(f"returned {list(undeclared)} undeclared: add them to its outputs")
+        if missing:
+            parts.append(f"did not return {list(missing)}, which it declares")
+        super().__init__("; ".join(parts))
+
+
+class UndeclaredInputError(StageError):
+    """A stage read a key that it does not declare as an input."""
+
+    code = "undeclared_input"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, key: object, declared: Iterable[str]) -> None:
+        names = sorted(declared)
+        self.key = key
+        hint = _did_you_mean(key, names) if isinstance(key, str) else "; keys are strings"
+        super().__init__(
+            f"read {key!r} without declaring it; write inputs=[{key!r}, …]"
+            f" (declared: {names}){hint}"
+        )
+
+
+class AbsentInputError(StageError):
+    """A stage read a declared input whose producer did not provide it.
+
+    Attributes:
+        key: The input.
+    """
+
+    code = "absent_input"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, key: str, reason: str) -> None:
+        self.key = key
+        super().__init__(
+            f"the input {key!r} is absent: {reason}; read it with ctx.get({key!r}) and handle None"
+        )
+
+
+class ChildRunError(StageError):
+    """A child run failed, and so the stage that started it.
+
+    Attributes:
+        child_run_id: Id of the child run.
+        child_pipeline: Name of its pipeline.
+        cause: What failed there.
+    """
+
+    code = "child_run_failed"
+
+    def __init__(self, child_pipeline: str, child_run_id: str, cause: StageflowError) -> None:
+        where = f", stage {cause.stage!r}" if cause.stage else ""
+        super().__init__(
+            f"child run {child_run_id} of pipeline {child_pipeline!r}{where} failed: {cause}"
+        )
+        self.child_pipeline = child_pipeline
+        self.child_run_id = child_run_id
+        self.cause = cause
+        self.__cause__ = cause
+        self.category = cause.category
+        self.retryable = cause.retryable
+        self.user_message = cause.user_message
+
+
+# The first line that fits decides; whatever no line fits is the stage's own error.
+_CLASSIFICATION: tuple[tuple[type[BaseException], type[StageRaisedError]], ...] = (
+    (TimeoutError, OperationTimeoutError),
+    (ConnectionError, ConnectionFailedError),
+    (MemoryError, OutOfResourcesError),
+    (RecursionError, OutOfResourcesError),
+)
+
+
+def classify(error: BaseException) -> StageflowError:
+    """Turn whatever a stage raised into a `StageflowError`; the original is its `__cause__`."""
+    if isinstance(error, StageflowError):
+        return error
+    for raised, becomes in _CLASSIFICATION:
+        if isinstance(error, raised):
+            return becomes(error)
+    return StageRaisedError(error)
