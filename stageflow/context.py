@@ -1,0 +1,329 @@
+"""What a run, and what one of its stages, can see."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from stageflow.bag import ContextBag
+from stageflow.errors import (
+    AbsentInputError,
+    ContextInUseError,
+    InvalidContextError,
+    UndeclaredInputError,
+)
+from stageflow.events import Event, EventLog
+from stageflow.providers.ports import LLM, STT, TTS, Database
+from stageflow.providers.registry import ProviderRegistry
+from stageflow.watchdog import Watch, Watchdog
+
+_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunScope:
+    """Everything that belongs to one run and to no other."""
+
+    __slots__ = (
+        "bag",
+        "context",
+        "deadline",
+        "deadline_s",
+        "inputs",
+        "log",
+        "loop",
+        "pipeline_name",
+        "pipeline_run_id",
+        "started_at",
+        "status",
+        "watchdog",
+    )
+
+    def __init__(
+        self, context: PipelineContext, pipeline_name: str, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.context = context
+        self.pipeline_name = pipeline_name
+        self.loop = loop
+        self.pipeline_run_id = context.new_id()
+        self.started_at = loop.time()
+        self.bag = ContextBag()
+        self.log = EventLog(self.pipeline_run_id, self.started_at, context.wall_clock())
+        self.inputs = context.inputs
+        self.status = RunStatus.RUNNING
+        self.watchdog = Watchdog(loop)
+        #: Loop time in seconds at which the run must have ended, and the same as seconds since
+        #: its start; None and infinity if it has no limit.
+        self.deadline: float | None = None
+        self.deadline_s = math.inf
+        if context.deadline_s is not None:
+            self.deadline_s = context.deadline_s
+        if context.parent is not None and context.parent.deadline is not None:
+            self.deadline_s = min(self.deadline_s, context.parent.deadline - self.started_at)
+        if self.deadline_s < math.inf:
+            self.deadline = self.started_at + self.deadline_s
+
+
+class PipelineContext:
+    """What a caller hands to a run: inputs, providers, limits, and the sources of chance.
+
+    A context carries one run at a time, and any number one after another; each run has an id, a
+    bag and an event log of its own, and the properties below speak of the latest.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        providers: ProviderRegistry | None = None,
+        deadline_s: float | None = None,
+        correlation_id: str | None = None,
+        seed: int | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare a context.
+
+        Args:
+            inputs: The inputs of the run, by key; what a pipeline declares as its inputs.
+            providers: What stages call.
+            deadline_s: Limit of each run in seconds, child runs included; None for no limit.
+            correlation_id: Id that a run shares with all its child runs; the first run's own id
+                if left out.
+            seed: Makes ids and random numbers repeat; None draws them from the system.
+            wall_clock: Seconds since the epoch; read once a run.
+
+        Raises:
+            InvalidContextError: An input's key is not a string, or the deadline is no positive
+                number.
+        """
+        given = dict(inputs) if inputs is not None else {}
+        for key in given:
+            if not isinstance(key, str):
+                raise InvalidContextError(f"the input {key!r} has no string as its key")
+        if deadline_s is not None and not (
+            isinstance(deadline_s, int | float) and 0 < deadline_s < math.inf
+        ):
+            raise InvalidContextError(
+                f"deadline_s is {deadline_s!r}; give a positive number of seconds, or None"
+            )
+        self.inputs: Mapping[str, Any] = MappingProxyType(given)
+        self.providers = providers if providers is not None else ProviderRegistry()
+        self.deadline_s = deadline_s
+        self.wall_clock = wall_clock
+        self.parent: RunScope | None = None
+        self.parent_stage_id: str | None = None
+        self._correlation_id = correlation_id
+        self._random = random.Random(seed) if seed is not None else random.SystemRandom()
+        self._scope: RunScope | None = None
+
+    # ── chance and identity ─────────────────────────────────────────────────────────────────
+
+    def new_id(self) -> str:
+        """A fresh id: 32 hexadecimal digits."""
+        return f"{self._random.getrandbits(128):032x}"
+
+    def new_seed(self) -> int:
+        """A fresh seed for a generator of random numbers: 64 bits."""
+        return self._random.getrandbits(64)
+
+    # ── the latest run ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the latest run stands; CREATED before the first."""
+        return self._scope.status if self._scope is not None else RunStatus.CREATED
+
+    @property
+    def pipeline_run_id(self) -> str | None:
+        """Id of the latest run; None before the first."""
+        return self._scope.pipeline_run_id if self._scope is not None else None
+
+    @property
+    def correlation_id(self) -> str | None:
+        """Id shared by a run and all its child runs; None before the first run if not given."""
+        return self._correlation_id or self.pipeline_run_id
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """Id of the run whose stage started this one; None for a run of its own."""
+        return self.parent.pipeline_run_id if self.parent is not None else None
+
+    @property
+    def bag(self) -> ContextBag:
+        """The outputs of the latest run; an empty bag before the first."""
+        return self._scope.bag if self._scope is not None else ContextBag()
+
+    @property
+    def parent_outputs(self) -> Mapping[str, Any]:
+        """A read-only view of what the parent run has written so far; empty without a parent."""
+        return MappingProxyType(self.parent.bag) if self.parent is not None else _NO_VALUES
+
+    def get_events(self) -> tuple[Event, ...]:
+        """The events of the latest run, in order."""
+        return self._scope.log.snapshot() if self._scope is not None else ()
+
+    def child(
+        self, caller: StageContext, inputs: Mapping[str, Any], *, deadline_s: float | None = None
+    ) -> PipelineContext:
+        """The context of a child run of this one, started by the stage `caller`."""
+        child = PipelineContext(
+            inputs,
+            providers=self.providers,
+            deadline_s=deadline_s,
+            correlation_id=self.correlation_id,
+            seed=self.new_seed(),
+            wall_clock=self.wall_clock,
+        )
+        child.parent = caller.scope
+        child.parent_stage_id = caller.name
+        return child
+
+    def begin_run(self, pipeline_name: str, loop: asyncio.AbstractEventLoop) -> RunScope:
+        """Open the scope of a new run; for the orchestrator.
+
+        Raises:
+            ContextInUseError: The latest run has not ended.
+        """
+        if self._scope is not None and self._scope.status is RunStatus.RUNNING:
+            raise ContextInUseError(pipeline_name, self._scope.pipeline_run_id)
+        self._scope = RunScope(self, pipeline_name, loop)
+        return self._scope
+
+
+class StageContext:
+    """What one stage can see while it runs: its declared inputs, and the providers."""
+
+    __slots__ = ("_declared", "_random", "_scope", "name", "started_at")
+
+    def __init__(
+        self, scope: RunScope, name: str, declared: frozenset[str], started_at: float
+    ) -> None:
+        self._scope = scope
+        self._declared = declared
+        self._random: random.Random | None = None
+        #: The stage's name.
+        self.name = name
+        #: When the stage started, in seconds of the loop's clock.
+        self.started_at = started_at
+
+    # ── inputs ──────────────────────────────────────────────────────────────────────────────
+
+    def __getitem__(self, key: str) -> Any:
+        """A declared input.
+
+        Raises:
+            UndeclaredInputError: The stage does not declare it.
+            AbsentInputError: Its producer was skipped, failed while not required, or the run was
+                started without it.
+        """
+        if not isinstance(key, str) or key not in self._declared:
+            raise UndeclaredInputError(key, self._declared)
+        scope = self._scope
+        if key in scope.bag:
+            return scope.bag[key]
+        if key in scope.inputs:
+            return scope.inputs[key]
+        raise AbsentInputError(key, "its producer was skipped or failed, or nobody passed it in")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A declared input, or `default` if it is absent.
+
+        Raises:
+            UndeclaredInputError: The stage does not declare it.
+        """
+        try:
+            return self[key]
+        except AbsentInputError:
+            return default
+
+    # ── surroundings ────────────────────────────────────────────────────────────────────────
+
+    @property
+    def run(self) -> PipelineContext:
+        """The context of the whole run."""
+        return self._scope.context
+
+    @property
+    def scope(self) -> RunScope:
+        """The run that this stage belongs to; for interceptors and child runs."""
+        return self._scope
+
+    @property
+    def pipeline_name(self) -> str:
+        """Name of the pipeline."""
+        return self._scope.pipeline_name
+
+    @property
+    def pipeline_run_id(self) -> str:
+        """Id of the run."""
+        return self._scope.pipeline_run_id
+
+    @property
+    def correlation_id(self) -> str | None:
+        """Id shared with the parent run and all child runs."""
+        return self._scope.context.correlation_id
+
+    @property
+    def random(self) -> random.Random:
+        """Random numbers of this stage; they repeat when the context was given a seed."""
+        if self._random is None:
+            self._random = random.Random(f"{self.pipeline_run_id}/{self.name}")
+        return self._random
+
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+        return self._scope.loop.time()
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the run's deadline; None if it has none."""
+        deadline = self._scope.deadline
+        return None if deadline is None else deadline - self.now()
+
+    def watch(self, timeout_s: float, on_expiry: Callable[[], object]) -> Watch:
+        """Have `on_expiry` called in `timeout_s` seconds, unless the watch is released."""
+        return self._scope.watchdog.watch(self.now() + timeout_s, on_expiry)
+
+    # ── providers ───────────────────────────────────────────────────────────────────────────
+
+    def provider(self, name: str) -> Any:
+        """The provider registered under `name`.
+
+        Raises:
+            UnknownProviderError: There is none.
+        """
+        return self._scope.context.providers[name]
+
+    @property
+    def llm(self) -> LLM:
+        """The language model."""
+        return self._scope.context.providers.llm
+
+    @property
+    def stt(self) -> STT:
+        """Speech to text."""
+        return self._scope.context.providers.stt
+
+    @property
+    def tts(self) -> TTS:
+        """Text to speech."""
+        return self._scope.context.providers.tts
+
+    @property
+    def db(self) -> Database:
+        """The database."""
+        return self._scope.context.providers.db

@@ -1,0 +1,1 @@
+"""What stages call: ports, the registry that holds their providers, and deterministic fakes."""

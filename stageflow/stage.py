@@ -1,0 +1,185 @@
+"""What a stage is, where it stands in a pipeline, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+
+from stageflow.context import StageContext
+
+
+class StageKind(StrEnum):
+    """What a stage is for; drawn in graphs and carried in telemetry, never acted upon."""
+
+    TRANSFORM = "transform"
+    ENRICH = "enrich"
+    ROUTE = "route"
+    GUARD = "guard"
+    WORK = "work"
+    AGENT = "agent"
+
+
+class StageStatus(StrEnum):
+    """How a stage ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+class StageOutput(NamedTuple):
+    """What a stage returns.
+
+    Attributes:
+        status: COMPLETED, SKIPPED or FAILED.
+        outputs: The declared outputs by key; empty unless completed.
+        reason: Why the stage was skipped or failed.
+        retryable: Whether a failed stage may succeed when it is run again.
+    """
+
+    status: StageStatus
+    outputs: Mapping[str, Any]
+    reason: str | None = None
+    retryable: bool = False
+
+    @classmethod
+    def ok(cls, outputs: Mapping[str, Any] | None = None, /, **named: Any) -> Self:
+        """A completed stage with its outputs, given as a mapping, by name, or both."""
+        return cls(StageStatus.COMPLETED, {**outputs, **named} if outputs else named)
+
+    @classmethod
+    def skip(cls, reason: str) -> Self:
+        """A stage that had nothing to do; dependents see its outputs as absent."""
+        return cls(StageStatus.SKIPPED, {}, reason)
+
+    @classmethod
+    def fail(cls, reason: str, *, retryable: bool = False) -> Self:
+        """A stage that failed, for those who would rather not raise."""
+        return cls(StageStatus.FAILED, {}, reason, retryable)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The output as plain values; serialisable as far as the outputs are."""
+        return {
+            "status": str(self.status),
+            "outputs": dict(self.outputs),
+            "reason": self.reason,
+            "retryable": self.retryable,
+        }
+
+
+class Stage(Protocol):
+    """One unit of work."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+
+    @property
+    def kind(self) -> StageKind:
+        """What the stage is for."""
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        """Do the work."""
+
+
+class Executable(Protocol):
+    """The part of a `Stage` that the engine calls; its name and kind may come from the spec."""
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        """Do the work."""
+
+
+StageFunction: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
+Condition: TypeAlias = Callable[[StageContext], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A stage's place in a pipeline.
+
+    Nothing is judged here: the pipeline does, so that it can report all that is wrong at once.
+
+    Attributes:
+        name: Unique in the pipeline; letters, digits, ``_`` and ``-``.
+        runner: An async function of a `StageContext`, or an object with such an ``execute``.
+        dependencies: Names of the stages that must have ended before this one starts.
+        inputs: Keys that the stage may read: outputs of ancestors, or inputs of the run.
+        outputs: Keys that the stage writes, all of them, each time it completes.
+        kind: What the stage is for.
+        required: Whether the run fails when the stage does. The dependents of a stage that is
+            not required see its outputs as absent when it failed.
+        timeout_s: Limit of one execution in seconds, interceptors included; None for no limit.
+        condition: Asked before the stage runs; when it says no, the stage is skipped.
+    """
+
+    name: str
+    runner: StageFunction | Executable
+    dependencies: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    kind: StageKind = StageKind.TRANSFORM
+    required: bool = True
+    timeout_s: float | None = None
+    condition: Condition | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("dependencies", "inputs", "outputs"):
+            given = getattr(self, field)
+            if isinstance(given, list):
+                object.__setattr__(self, field, tuple(given))
+
+    @property
+    def execute(self) -> StageFunction:
+        """The async function that does the work."""
+        return getattr(self.runner, "execute", self.runner)  # type: ignore[arg-type]
+
+
+def stage(
+    name: str | None = None,
+    *,
+    dependencies: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    kind: StageKind = StageKind.TRANSFORM,
+    required: bool = True,
+    timeout_s: float | None = None,
+    condition: Condition | None = None,
+) -> Callable[[StageFunction], StageSpec]:
+    """Declare a stage where its function stands.
+
+    Example:
+        >>> @stage(inputs=["audio"], outputs=["transcript"], timeout_s=2.0)
+        ... async def stt(ctx):
+        ...     return StageOutput.ok(transcript=await ctx.stt.transcribe(ctx["audio"]))
+
+    Args:
+        name: The stage's name; the function's own if left out.
+        dependencies: See `StageSpec`, as for everything else.
+        inputs: Keys that the stage may read.
+        outputs: Keys that the stage writes.
+        kind: What the stage is for.
+        required: Whether the run fails when the stage does.
+        timeout_s: Limit of one execution in seconds.
+        condition: Asked before the stage runs.
+
+    Returns:
+        A decorator that turns an async function into a `StageSpec`.
+    """
+
+    def declare(function: StageFunction) -> StageSpec:
+        return StageSpec(
+            name=name if name is not None else getattr(function, "__name__", repr(function)),
+            runner=function,
+            dependencies=tuple(dependencies),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            kind=kind,
+            required=required,
+            timeout_s=timeout_s,
+            condition=condition,
+        )
+
+    return declare
