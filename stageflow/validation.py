@@ -1,0 +1,181 @@
+"""Everything that can be wrong with a pipeline's definition, found all at once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from stageflow.errors import (
+    CycleError,
+    DefinitionError,
+    DuplicateOutputError,
+    DuplicateStageError,
+    InvalidDeclarationError,
+    InvalidNameError,
+    InvalidRunnerError,
+    InvalidSpecError,
+    InvalidTimeoutError,
+    MissingProducerError,
+    SelfDependencyError,
+    UnknownDependencyError,
+)
+from stageflow.graph import StageGraph
+from stageflow.stage import StageSpec
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_CO_COROUTINE = inspect.CO_COROUTINE
+#: How many producers are looked up in one pass over the graph; bounds the memory of a pass to
+#: 512 bytes a stage.
+_BATCH = 4096
+
+
+def spec_problems(pipeline: str, specs: Sequence[object]) -> list[DefinitionError]:
+    """What is wrong with single stages, and with their names taken together."""
+    problems: list[DefinitionError] = []
+    sound: list[StageSpec] = []
+    for spec in specs:
+        if not isinstance(spec, StageSpec):
+            problems.append(InvalidSpecError(pipeline, spec))
+        else:
+            sound.append(spec)
+            problems.extend(_own_problems(pipeline, spec))
+    counts = Counter(spec.name for spec in sound if isinstance(spec.name, str))
+    problems.extend(
+        DuplicateStageError(pipeline, name, count) for name, count in counts.items() if count > 1
+    )
+    return problems
+
+
+def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
+    name: Any = spec.name
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        yield InvalidNameError(pipeline, name)
+    if not _is_async(spec.execute):
+        yield InvalidRunnerError(pipeline, name, spec.runner)
+    timeout_s = spec.timeout_s
+    if timeout_s is not None and not _is_duration(timeout_s):
+        yield InvalidTimeoutError(pipeline, name, timeout_s)
+    if spec.condition is not None and not callable(spec.condition):
+        yield InvalidDeclarationError(
+            pipeline, name, "condition", spec.condition, "give a function of the StageContext"
+        )
+    if spec.dependencies:
+        yield from _declaration_problems(pipeline, name, "dependencies", spec.dependencies)
+        if name in spec.dependencies:
+            yield SelfDependencyError(pipeline, name)
+    if spec.inputs:
+        yield from _declaration_problems(pipeline, name, "inputs", spec.inputs)
+    if spec.outputs:
+        yield from _declaration_problems(pipeline, name, "outputs", spec.outputs)
+
+
+def _is_async(function: object) -> bool:
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & _CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
+    )
+
+
+def _is_duration(timeout_s: object) -> bool:
+    return (
+        isinstance(timeout_s, int | float)
+        and not isinstance(timeout_s, bool)
+        and 0 < timeout_s < math.inf
+    )
+
+
+def _declaration_problems(
+    pipeline: str, stage: str, field: str, names: object
+) -> Iterator[DefinitionError]:
+    if not isinstance(names, tuple):
+        yield InvalidDeclarationError(pipeline, stage, field, names, "give a list of names")
+        return
+    for name in names:
+        if not isinstance(name, str):
+            yield InvalidDeclarationError(pipeline, stage, field, name, "names are strings")
+    if len(names) > 1:
+        for name, count in Counter(filter(lambda n: isinstance(n, str), names)).items():
+            if count > 1:
+                yield InvalidDeclarationError(
+                    pipeline, stage, field, name, f"it stands there {count} times; once is enough"
+                )
+
+
+def lasting_problems(graph: StageGraph) -> list[DefinitionError]:
+    """What no further composition can mend: cycles, and outputs with two producers."""
+    problems: list[DefinitionError] = []
+    if graph.has_cycles():
+        # A stage that depends on itself is reported as just that.
+        problems.extend(CycleError(graph.name, path) for path in graph.cycles() if len(path) > 2)
+    producers: dict[str, str] = dict.fromkeys(graph.inputs, "the run's input")
+    for spec in graph.specs:
+        for key in spec.outputs:
+            if key in producers:
+                problems.append(DuplicateOutputError(graph.name, spec.name, key, producers[key]))
+            else:
+                producers[key] = f"stage {spec.name!r}"
+    return problems
+
+
+def open_problems(graph: StageGraph) -> list[DefinitionError]:
+    """What another pipeline may still bring: dependencies, and producers of inputs."""
+    problems: list[DefinitionError] = []
+    for number, spec in enumerate(graph.specs):
+        if len(graph.predecessors[number]) < len(spec.dependencies):
+            known = [other.name for other in graph.specs if other is not spec]
+            problems.extend(
+                UnknownDependencyError(graph.name, spec.name, dependency, known)
+                for dependency in spec.dependencies
+                if dependency not in graph
+            )
+    problems.extend(_missing_producers(graph))
+    return problems
+
+
+def _missing_producers(graph: StageGraph) -> Iterator[DefinitionError]:
+    producer_of = {key: number for number, spec in enumerate(graph.specs) for key in spec.outputs}
+    given = set(graph.inputs)
+    far: list[tuple[int, int, str]] = []  # consumer, producer, key: not directly connected
+    for consumer, spec in enumerate(graph.specs):
+        for key in spec.inputs:
+            producer = producer_of.get(key)
+            if producer is None or producer == consumer:
+                if key not in given:
+                    yield MissingProducerError(
+                        graph.name, spec.name, key, None, given | (producer_of.keys() - {key})
+                    )
+            elif producer not in graph.predecessors[consumer]:
+                far.append((consumer, producer, key))
+    for consumer, producer, key in _unreachable(graph, far):
+        yield MissingProducerError(
+            graph.name, graph.specs[consumer].name, key, graph.specs[producer].name, ()
+        )
+
+
+def _unreachable(
+    graph: StageGraph, wanted: Sequence[tuple[int, int, str]]
+) -> list[tuple[int, int, str]]:
+    """Those of `wanted` whose producer is no ancestor of the consumer.
+
+    A set of bits a stage says which producers stand before it. Doing this for some thousand
+    producers at a time bounds the memory; a search per consumer would take quadratic time on a
+    long chain.
+    """
+    result: list[tuple[int, int, str]] = []
+    producers = sorted({producer for _, producer, _ in wanted})
+    for start in range(0, len(producers), _BATCH):
+        bit = {p: 1 << i for i, p in enumerate(producers[start : start + _BATCH])}
+        before = [0] * len(graph)
+        for number in graph.order:
+            bits = 0
+            for predecessor in graph.predecessors[number]:
+                bits |= before[predecessor] | bit.get(predecessor, 0)
+            before[number] = bits
+        result.extend(w for w in wanted if w[1] in bit and not before[w[0]] & bit[w[1]])
+    return sorted(result)
