@@ -1,0 +1,1 @@
+"""Middleware around stages; one module an interceptor."""

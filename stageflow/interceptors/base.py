@@ -1,0 +1,140 @@
+"""The onion around a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from stageflow.context import StageContext
+from stageflow.errors import InvalidOutputError
+from stageflow.stage import StageFunction, StageOutput, StageSpec
+
+CallNext: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
+
+
+class Interceptor:
+    """Middleware around a stage; override what is needed.
+
+    The first interceptor of a list is the outermost: its `before` runs first, its `after` or
+    `failed` last. An interceptor either observes (`before`, `after`, `failed`: plain functions,
+    which must not block) or wraps (`around`: may call the next one never, once or several times),
+    or does both; its `before` then comes before its `around`.
+
+    Where `before` has returned, exactly one of `after` and `failed` follows. What a hook raises
+    fails the stage.
+
+    One instance serves all stages and all runs, many at a time: what belongs to one execution is
+    kept per `StageContext`.
+    """
+
+    def applies_to(self, spec: StageSpec) -> bool:
+        """Whether it stands around that stage; asked once, when a graph is bound."""
+        return True
+
+    def before(self, ctx: StageContext, /) -> None:
+        """The stage is about to run."""
+
+    def after(self, ctx: StageContext, output: StageOutput, /) -> None:
+        """The stage has returned `output`."""
+
+    def failed(self, ctx: StageContext, error: BaseException, /) -> None:
+        """The stage has raised, or was cancelled (`error` is then a `CancelledError`)."""
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Run the stage by ``await call_next(ctx)``, and return what becomes of it."""
+        return await call_next(ctx)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def _overrides(interceptor: Interceptor, hook: str) -> bool:
+    return getattr(type(interceptor), hook) is not getattr(Interceptor, hook)
+
+
+def fold(spec: StageSpec, interceptors: Sequence[Interceptor]) -> StageFunction:
+    """The stage's function with its interceptors around it, made once.
+
+    Neighbours that only observe share one layer, and a stage without interceptors has none.
+    """
+    chain = [i for i in interceptors if i.applies_to(spec)]
+    call: StageFunction = spec.execute
+    if chain:
+        call = _checked(call)
+    observers: list[Interceptor] = []
+    for interceptor in reversed(chain):
+        wraps = _overrides(interceptor, "around")
+        observes = any(_overrides(interceptor, hook) for hook in ("before", "after", "failed"))
+        if wraps:
+            call = _wrapped(_observed(call, observers), interceptor)
+            observers = []
+        if observes:
+            observers.insert(0, interceptor)
+    return _observed(call, observers)
+
+
+def _checked(call: StageFunction) -> StageFunction:
+    """Make sure that interceptors, too, are handed nothing but a `StageOutput`."""
+
+    async def checked(ctx: StageContext) -> StageOutput:
+        output = await call(ctx)
+        if not isinstance(output, StageOutput):
+            raise InvalidOutputError(output)
+        return output
+
+    return checked
+
+
+def _wrapped(call: StageFunction, interceptor: Interceptor) -> StageFunction:
+    around = interceptor.around
+
+    async def wrapped(ctx: StageContext) -> StageOutput:
+        return await around(ctx, call)
+
+    return wrapped
+
+
+def _observed(call: StageFunction, observers: Sequence[Interceptor]) -> StageFunction:
+    if not observers:
+        return call
+    befores = tuple(
+        (position, observer.before)
+        for position, observer in enumerate(observers)
+        if _overrides(observer, "before")
+    )
+    afters = tuple(
+        (position, observer.after)
+        for position, observer in reversed(list(enumerate(observers)))
+        if _overrides(observer, "after")
+    )
+    entire = len(observers)
+
+    def unwind(ctx: StageContext, entered: int, error: BaseException) -> BaseException:
+        """Tell those that were entered, from the inside out; a hook's own error replaces it."""
+        for observer in reversed(observers[:entered]):
+            try:
+                observer.failed(ctx, error)
+            except Exception as raised:
+                raised.__context__ = error
+                error = raised
+        return error
+
+    async def observed(ctx: StageContext) -> StageOutput:
+        entered = 0
+        try:
+            for position, before in befores:
+                entered = position
+                before(ctx)
+            entered = entire
+            output = await call(ctx)
+            for position, after in afters:
+                entered = position
+                after(ctx, output)
+        except BaseException as error:
+            raised = unwind(ctx, entered, error)
+            if raised is error:
+                raise
+            raise raised from error
+        return output
+
+    return observed

@@ -1,0 +1,57 @@
+"""A time limit for each call of what is inside."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from stageflow.context import StageContext
+from stageflow.errors import InvalidContextError, StageTimeoutError
+from stageflow.interceptors.base import CallNext, Interceptor
+from stageflow.stage import StageOutput
+
+
+class TimeoutInterceptor(Interceptor):
+    """Fails a stage when one call of what is inside this interceptor takes too long.
+
+    It differs from ``StageSpec.timeout_s`` in where it stands: that one bounds a stage with all
+    its interceptors, this one what is inside of it, so inside of a retry it bounds each attempt.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        """Set the limit.
+
+        Args:
+            timeout_s: Limit of one call in seconds.
+
+        Raises:
+            InvalidContextError: It is no positive, finite number.
+        """
+        if not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
+            raise InvalidContextError(
+                f"TimeoutInterceptor: timeout_s is {timeout_s!r}; give a positive number of seconds"
+            )
+        self.timeout_s = timeout_s
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Call what is inside; raise `StageTimeoutError` if it takes too long."""
+        task = asyncio.current_task()
+        assert task is not None
+        already_cancelled = task.cancelling()
+        watch = ctx.watch(self.timeout_s, task.cancel)
+        try:
+            output = await call_next(ctx)
+        except asyncio.CancelledError as error:
+            # Another cancellation on top of ours is not ours to swallow.
+            if watch.expired and task.uncancel() <= already_cancelled:
+                raise StageTimeoutError(self.timeout_s) from error
+            raise
+        finally:
+            watch.released = True
+        if watch.expired:
+            task.uncancel()
+            raise StageTimeoutError(self.timeout_s)
+        return output
+
+    def __repr__(self) -> str:
+        return f"TimeoutInterceptor({self.timeout_s!r})"

@@ -1,0 +1,102 @@
+"""Stages as spans of a trace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stageflow.context import RunScope, StageContext
+from stageflow.errors import classify
+from stageflow.interceptors.base import Interceptor
+from stageflow.stage import StageOutput
+
+
+class Tracer(Protocol):
+    """Where spans go. Called in the event loop, so it must not block."""
+
+    def start(self, name: str, parent: Any | None, attributes: Mapping[str, Any]) -> Any:
+        """Open a span below `parent` (None: a new trace) and return a handle to it."""
+
+    def end(self, span: Any, error_code: str | None) -> None:
+        """Close a span; `error_code` is None when all went well."""
+
+
+@dataclass(slots=True)
+class Span:
+    """One piece of work in a trace, as `InMemoryTracer` keeps it.
+
+    Attributes:
+        name: What it is.
+        parent: The span that it is part of.
+        attributes: What is known about it.
+        ended: Whether it has been closed.
+        error_code: Why it failed, None if it did not.
+    """
+
+    name: str
+    parent: Span | None
+    attributes: Mapping[str, Any]
+    ended: bool = False
+    error_code: str | None = None
+
+
+@dataclass(slots=True)
+class InMemoryTracer:
+    """Keeps every span; for tests and small tools."""
+
+    spans: list[Span] = field(default_factory=list)
+
+    def start(self, name: str, parent: Span | None, attributes: Mapping[str, Any]) -> Span:
+        """Open a span; see `Tracer`."""
+        span = Span(name, parent, attributes)
+        self.spans.append(span)
+        return span
+
+    def end(self, span: Span, error_code: str | None) -> None:
+        """Close a span; see `Tracer`."""
+        span.ended = True
+        span.error_code = error_code
+
+
+class TracingInterceptor(Interceptor):
+    """Opens a span for each stage, below the stage that started its run as a child.
+
+    Spans of stages of one run share the attribute ``pipeline_run_id``, those of a whole tree of
+    runs the ``correlation_id``.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        """Choose where the spans go."""
+        self._tracer = tracer
+        self._open: dict[tuple[str, str], Any] = {}
+
+    def before(self, ctx: StageContext, /) -> None:
+        """Open the stage's span."""
+        attributes = {
+            "stage": ctx.name,
+            "pipeline": ctx.pipeline_name,
+            "pipeline_run_id": ctx.pipeline_run_id,
+            "correlation_id": ctx.correlation_id,
+        }
+        span = self._tracer.start(f"stage {ctx.name}", self._parent(ctx.scope), attributes)
+        self._open[ctx.pipeline_run_id, ctx.name] = span
+
+    def after(self, ctx: StageContext, output: StageOutput, /) -> None:
+        """Close the span of a stage that went well."""
+        self._close(ctx, None)
+
+    def failed(self, ctx: StageContext, error: BaseException, /) -> None:
+        """Close the span of a stage that failed or was cancelled."""
+        cancelled = isinstance(error, asyncio.CancelledError)
+        self._close(ctx, "cancelled" if cancelled else classify(error).code)
+
+    def _close(self, ctx: StageContext, error_code: str | None) -> None:
+        self._tracer.end(self._open.pop((ctx.pipeline_run_id, ctx.name)), error_code)
+
+    def _parent(self, scope: RunScope) -> Any | None:
+        context = scope.context
+        if context.parent is None or context.parent_stage_id is None:
+            return None
+        return self._open.get((context.parent.pipeline_run_id, context.parent_stage_id))

@@ -1,0 +1,533 @@
+"""Runs a graph of stages in a context.
+
+How a run is driven: a *driver* takes ready stages one after another and runs each in its own
+copy of the run's context variables. As long as stages finish without suspending, one driver does
+it all; the moment a stage suspends, every other stage that is ready gets a driver in a task of its
+own, before the loop has control again. So stages that could overlap do, and those that could not
+cost no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from stageflow import events as ev
+from stageflow.context import PipelineContext, RunScope, RunStatus, StageContext
+from stageflow.dispatch import EventDispatcher
+from stageflow.errors import (
+    DeadlineExceededError,
+    InvalidOutputError,
+    MissingRunInputError,
+    OutputMismatchError,
+    StageFailedError,
+    StageflowError,
+    StageTimeoutError,
+    StrayCancellationError,
+    classify,
+)
+from stageflow.graph import StageGraph
+from stageflow.interceptors.base import Interceptor, fold
+from stageflow.result import RunResult
+from stageflow.stage import Condition, StageFunction, StageOutput, StageSpec, StageStatus
+from stageflow.watchdog import Watch
+
+#: How long, and how many stages, one driver may hold the loop before others get their turn.
+SLICE_S = 0.002
+SLICE_STAGES = 256
+
+
+class _Node:
+    """One stage, compiled: everything a run needs, without a look-up."""
+
+    __slots__ = (
+        "cancelled",
+        "completed",
+        "condition",
+        "execute",
+        "failed",
+        "inputs",
+        "name",
+        "outputs",
+        "required",
+        "skipped",
+        "started",
+        "successors",
+        "timeout_s",
+    )
+
+    def __init__(
+        self, spec: StageSpec, successors: tuple[int, ...], interceptors: Sequence[Interceptor]
+    ) -> None:
+        self.name = spec.name
+        self.execute: StageFunction = fold(spec, interceptors)
+        self.successors = successors
+        self.inputs = frozenset(spec.inputs)
+        self.outputs = frozenset(spec.outputs)
+        self.required = spec.required
+        self.timeout_s = spec.timeout_s
+        self.condition: Condition | None = spec.condition
+        self.started = ev.stage_event_type(spec.name, ev.STARTED)
+        self.completed = ev.stage_event_type(spec.name, ev.COMPLETED)
+        self.failed = ev.stage_event_type(spec.name, ev.FAILED)
+        self.skipped = ev.stage_event_type(spec.name, ev.SKIPPED)
+        self.cancelled = ev.stage_event_type(spec.name, ev.CANCELLED)
+
+
+class PipelineOrchestrator:
+    """Runs one graph, any number of times and any number of runs at once.
+
+    All state is on the run; an orchestrator is bound to no event loop.
+    """
+
+    def __init__(
+        self,
+        graph: StageGraph,
+        *,
+        interceptors: Sequence[Interceptor] = (),
+        dispatcher: EventDispatcher | None = None,
+    ) -> None:
+        """Bind a graph to its interceptors.
+
+        Args:
+            graph: What to run; from `Pipeline.build`.
+            interceptors: Middleware around each stage, the outermost first.
+            dispatcher: Where events go besides the run's own log.
+        """
+        self.graph = graph
+        self.interceptors = tuple(interceptors)
+        self._dispatcher = dispatcher
+        self._nodes = tuple(
+            _Node(spec, graph.successors[number], self.interceptors)
+            for number, spec in enumerate(graph.specs)
+        )
+        self._roots = tuple(n for n, count in enumerate(graph.in_degrees) if not count)
+
+    async def run(self, ctx: PipelineContext) -> RunResult:
+        """Run the graph once.
+
+        Returns:
+            How the run ended. A failure is a result, not an exception.
+
+        Raises:
+            asyncio.CancelledError: The caller was cancelled; every stage has then been cancelled
+                and has finished its clean-up, and ``ctx`` shows what was done.
+            ContextInUseError: The context still carries another run.
+            MissingRunInputError: The context lacks an input that the pipeline declares.
+        """
+        self._check_inputs(ctx)
+        scope = ctx.begin_run(self.graph.name, asyncio.get_running_loop())
+        if self._dispatcher is not None:
+            self._dispatcher.attach(scope.log)
+        return await _Run(scope, self._nodes, self.graph.in_degrees, self._roots).execute()
+
+    async def run_stage(self, ctx: PipelineContext, name: str) -> StageOutput:
+        """Run a single stage as the engine would: events, limits, interceptors, checks.
+
+        The inputs that the stage declares are taken from the inputs of ``ctx``.
+
+        Returns:
+            What the stage returned.
+
+        Raises:
+            StageflowError: The stage failed.
+            KeyError: The graph has no such stage.
+        """
+        spec = self.graph[name]
+        alone = PipelineOrchestrator(
+            StageGraph((spec,), name=self.graph.name),
+            interceptors=self.interceptors,
+            dispatcher=self._dispatcher,
+        )
+        result = await alone.run(ctx)
+        result.unwrap()
+        ended = result.stages[name]
+        if ended.status is StageStatus.SKIPPED:
+            return StageOutput.skip(ended.detail["reason"])
+        if ended.status is StageStatus.FAILED:
+            return StageOutput.fail(ended.detail["error_message"])
+        return StageOutput.ok(result.bag)
+
+    def _check_inputs(self, ctx: PipelineContext) -> None:
+        if self.graph.inputs:
+            missing = [key for key in self.graph.inputs if key not in ctx.inputs]
+            if missing:
+                raise MissingRunInputError(self.graph.name, missing, ctx.inputs)
+
+
+@types.coroutine
+def _carry_on(
+    coroutine: Generator[Any, Any, StageOutput],
+    variables: contextvars.Context,
+    awaited: Any,
+) -> Generator[Any, Any, StageOutput]:
+    """Carry a suspended stage to its end, inside its own context variables."""
+    advance: Callable[[Any], Any]
+    while True:
+        argument: Any
+        try:
+            argument = yield awaited
+            advance = coroutine.send
+        except GeneratorExit:
+            variables.run(coroutine.close)
+            raise
+        except BaseException as error:
+            argument = error
+            advance = coroutine.throw
+        try:
+            awaited = variables.run(advance, argument)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+class _Run:
+    """One run: its state, and the drivers that bring it to its end.
+
+    The caller's own task, the *home* of the run, drives only while there is one stage to run at a
+    time. A cancellation of the caller then means just that stage; with siblings about, it has to
+    reach all of them at once, and asyncio does not tell whether a cancellation that arrives
+    inside a stage came from the caller or from, say, an ``asyncio.timeout`` of the stage itself.
+    So from the first moment of real parallelism on, the home only waits.
+    """
+
+    __slots__ = (
+        "_base",
+        "_failure",
+        "_finished",
+        "_home",
+        "_home_cancels",
+        "_home_count",
+        "_log",
+        "_loop",
+        "_nodes",
+        "_ready",
+        "_scope",
+        "_stopping",
+        "_suspended",
+        "_tasks",
+        "_unstarted",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        scope: RunScope,
+        nodes: tuple[_Node, ...],
+        in_degrees: tuple[int, ...],
+        roots: tuple[int, ...],
+    ) -> None:
+        self._scope = scope
+        self._nodes = nodes
+        self._loop = scope.loop
+        self._log = scope.log
+        #: For each stage, how many dependencies it still waits for.
+        self._waiting = list(in_degrees)
+        #: Stages that may start now. Empty, or promised to a driver, when the loop has control.
+        self._ready = deque(roots)
+        self._base = contextvars.copy_context()
+        home = asyncio.current_task()
+        assert home is not None, "whoever awaits a run is inside a task"
+        #: The caller's task, how often it had been asked to cancel, and how often we asked it.
+        self._home: asyncio.Task[Any] = home
+        self._home_count = home.cancelling()
+        self._home_cancels = 0
+        #: Tasks of the other drivers, and how many of them have not begun.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unstarted = 0
+        #: Drivers that are suspended within a stage: those that a stop has to cancel.
+        self._suspended: set[asyncio.Task[Any]] = set()
+        #: Resolved when the last task of a driver has ended.
+        self._finished: asyncio.Future[None] | None = None
+        #: Why the run stops early; None while it goes on.
+        self._stopping: str | None = None
+        self._failure: StageflowError | None = None
+
+    # ── the run as a whole ──────────────────────────────────────────────────────────────────
+
+    async def execute(self) -> RunResult:
+        """Bring the run to its end; see `PipelineOrchestrator.run`."""
+        scope = self._scope
+        self._log.append((ev.RUN_STARTED, scope.started_at, None, self._origin()))
+        try:
+            if scope.deadline is not None:
+                scope.watchdog.watch(scope.deadline, self._pass_deadline)
+            await self._drive(self._home)
+            if self._tasks:
+                await self._join()
+        except BaseException:
+            # Only what nobody may catch, such as KeyboardInterrupt, comes here.
+            self._stop("the run was interrupted")
+            scope.status = RunStatus.CANCELLED
+            raise
+        finally:
+            scope.watchdog.close()
+        return self._conclude()
+
+    def _origin(self) -> dict[str, Any]:
+        context = self._scope.context
+        data: dict[str, Any] = {
+            "pipeline": self._scope.pipeline_name,
+            "correlation_id": context.correlation_id,
+        }
+        if context.parent is not None:
+            data["parent_run_id"] = context.parent_run_id
+            data["parent_stage_id"] = context.parent_stage_id
+        return data
+
+    async def _join(self) -> None:
+        """Wait until every driver has ended, however often the caller is cancelled meanwhile."""
+        while self._tasks:
+            self._finished = self._loop.create_future()
+            try:
+                await self._finished
+            except asyncio.CancelledError:
+                self._stop(_CANCELLED)
+
+    def _conclude(self) -> RunResult:
+        scope = self._scope
+        for _ in range(self._home_cancels):
+            self._home.uncancel()
+        ended_at = self._loop.time()
+        duration_ms = (ended_at - scope.started_at) * 1000.0
+        data: dict[str, Any] = {"duration_ms": duration_ms}
+        if self._stopping is None:
+            status, kind = RunStatus.COMPLETED, ev.RUN_COMPLETED
+        else:
+            self._skip_the_rest(ended_at)
+            if self._failure is not None:
+                status, kind = RunStatus.FAILED, ev.RUN_FAILED
+                data.update(_described(self._failure), failed_stage=self._failure.stage)
+            else:
+                status, kind = RunStatus.CANCELLED, ev.RUN_CANCELLED
+        self._log.append((kind, ended_at, None, data))
+        scope.status = status
+        if status is RunStatus.CANCELLED or self._home.cancelling() > self._home_count:
+            raise asyncio.CancelledError(_CANCELLED)
+        return RunResult(
+            scope.pipeline_name,
+            scope.pipeline_run_id,
+            status,
+            duration_ms,
+            scope.bag,
+            scope.log,
+            self._failure,
+        )
+
+    def _skip_the_rest(self, now: float) -> None:
+        begun = {event.stage for event in self._log.snapshot()}
+        for node in self._nodes:
+            if node.name not in begun:
+                self._log.append((node.skipped, now, node.name, {"reason": self._stopping}))
+
+    # ── drivers ─────────────────────────────────────────────────────────────────────────────
+
+    async def _drive(self, task: asyncio.Task[Any]) -> None:  # noqa: C901, PLR0912 - the hot loop
+        """Run ready stages one after another until none is left for this driver."""
+        ready, nodes, waiting, base = self._ready, self._nodes, self._waiting, self._base
+        scope, append, now = self._scope, self._log.append, self._loop.time
+        at_home = task is self._home
+        slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
+        while ready:
+            if at_home and len(ready) > 1:
+                self._spawn(1)
+                return
+            node = nodes[ready.popleft()]
+            started_at = now()
+            append((node.started, started_at, node.name, None))
+            ctx = StageContext(scope, node.name, node.inputs, started_at)
+            try:
+                if node.condition is not None and not node.condition(ctx):
+                    output = StageOutput.skip("its condition does not hold")
+                else:
+                    variables = base.copy()
+                    coroutine: Any = node.execute(ctx)
+                    try:
+                        awaited = variables.run(coroutine.send, None)
+                    except StopIteration as stop:
+                        output = stop.value
+                    else:
+                        rest = _carry_on(coroutine, variables, awaited)
+                        output = await self._suspend(task, node, started_at, rest)
+                        slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
+                ended_at = now()
+                if isinstance(output, StageOutput) and output.status is StageStatus.COMPLETED:
+                    outputs = output.outputs
+                    if outputs or node.outputs:
+                        if outputs.keys() != node.outputs:
+                            raise _mismatch(node, outputs)
+                        scope.bag.put_all(outputs, node.name)
+                    append((node.completed, ended_at, node.name, started_at))
+                else:
+                    self._accept_other(node, output, started_at, ended_at)
+            except (Exception, asyncio.CancelledError) as error:
+                ended_at = now()
+                self._accept_error(node, error, started_at, ended_at)
+            if self._stopping is not None:
+                return
+            for successor in node.successors:
+                waiting[successor] -= 1
+                if not waiting[successor]:
+                    ready.append(successor)
+            slice_left -= 1
+            if ready and (slice_left <= 0 or ended_at > slice_ends):
+                await self._give_way()
+                slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
+
+    async def _suspend(
+        self,
+        task: asyncio.Task[Any],
+        node: _Node,
+        started_at: float,
+        rest: Awaitable[StageOutput],
+    ) -> StageOutput:
+        """Wait for a stage that has suspended, no longer than its timeout."""
+        self._spawn(len(self._ready))
+        self._suspended.add(task)
+        watch: Watch | None = None
+        if node.timeout_s is not None:
+            watch = self._scope.watchdog.watch(started_at + node.timeout_s, task.cancel)
+        try:
+            output = await rest
+        except (Exception, asyncio.CancelledError) as error:
+            if self._settle(task, watch):
+                assert node.timeout_s is not None
+                raise StageTimeoutError(node.timeout_s) from error
+            raise
+        if self._settle(task, watch):
+            # It caught the cancellation and went on; too late is too late.
+            assert node.timeout_s is not None
+            raise StageTimeoutError(node.timeout_s)
+        return output
+
+    def _settle(self, task: asyncio.Task[Any], watch: Watch | None) -> bool:
+        """Sort out the cancellations of a stage that has just ended.
+
+        Returns:
+            Whether it has overrun its timeout.
+        """
+        self._suspended.discard(task)
+        expired = False
+        if watch is not None:
+            watch.released = True
+            expired = watch.expired
+            if expired:
+                task.uncancel()
+        if self._stopping is not None:
+            return False
+        if task.cancelling() > (self._home_count if task is self._home else 0):
+            self._stop(_CANCELLED)
+            return False
+        return expired
+
+    def _spawn(self, wanted: int) -> None:
+        """See to it that `wanted` ready stages have a driver of their own coming."""
+        while self._unstarted < wanted:
+            self._unstarted += 1
+            task = self._loop.create_task(self._driver())
+            self._tasks.add(task)
+            task.add_done_callback(self._driver_ended)
+
+    async def _driver(self) -> None:
+        self._unstarted -= 1
+        task = asyncio.current_task()
+        assert task is not None
+        await self._drive(task)
+
+    def _driver_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            # Somebody cancelled it before it began, as the end of asyncio.run does.
+            self._unstarted -= 1
+            self._stop(_CANCELLED)
+        else:
+            task.result()
+        if not self._tasks and self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
+
+    async def _give_way(self) -> None:
+        """Let the loop do something else; the other ready stages go on meanwhile."""
+        self._spawn(len(self._ready) - 1)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._stop(_CANCELLED)
+
+    # ── how stages end ──────────────────────────────────────────────────────────────────────
+
+    def _accept_other(
+        self, node: _Node, output: object, started_at: float, ended_at: float
+    ) -> None:
+        """Take what is no completed output."""
+        if not isinstance(output, StageOutput):
+            raise InvalidOutputError(output)
+        if output.status is StageStatus.FAILED:
+            raise StageFailedError(output.reason or "no reason given", retryable=output.retryable)
+        if output.status is not StageStatus.SKIPPED:
+            raise InvalidOutputError(output)
+        data = {"duration_ms": (ended_at - started_at) * 1000.0, "reason": output.reason}
+        self._log.append((node.skipped, ended_at, node.name, data))
+
+    def _accept_error(
+        self, node: _Node, error: BaseException, started_at: float, ended_at: float
+    ) -> None:
+        data: dict[str, Any] = {"duration_ms": (ended_at - started_at) * 1000.0}
+        if isinstance(error, asyncio.CancelledError):
+            if self._stopping is not None:
+                data["reason"] = self._stopping
+                self._log.append((node.cancelled, ended_at, node.name, data))
+                return
+            error = StrayCancellationError()
+        failure = classify(error).located(node.name, self._scope.pipeline_run_id)
+        data.update(_described(failure))
+        self._log.append((node.failed, ended_at, node.name, data))
+        if node.required:
+            self._fail(failure, f"stage {node.name!r} failed")
+
+    def _pass_deadline(self) -> None:
+        limit_s = self._scope.deadline_s
+        failure = DeadlineExceededError(limit_s)
+        failure.pipeline_run_id = self._scope.pipeline_run_id
+        self._fail(failure, f"the run passed its deadline of {limit_s:g} s")
+
+    def _fail(self, failure: StageflowError, reason: str) -> None:
+        if self._stopping is None:
+            self._failure = failure
+            self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        """Start nothing more, and cancel what is under way; the first reason stays."""
+        if self._stopping is not None:
+            return
+        self._stopping = reason
+        self._ready.clear()
+        # A stage that is cleaning up is not cut short by the timeout of its work.
+        self._scope.watchdog.close()
+        for task in tuple(self._suspended):
+            if task is self._home:
+                self._home_cancels += 1
+            task.cancel()
+
+
+_CANCELLED = "the run was cancelled"
+
+
+def _described(failure: StageflowError) -> dict[str, Any]:
+    return {
+        "error_code": failure.code,
+        "error_message": str(failure),
+        "error_category": str(failure.category),
+        "retryable": failure.retryable,
+        "user_message": failure.user_message,
+    }
+
+
+def _mismatch(node: _Node, outputs: Mapping[Any, Any]) -> StageflowError:
+    returned = set(outputs)
+    return OutputMismatchError(
+        undeclared=sorted(map(str, returned - node.outputs)),
+        missing=sorted(node.outputs - returned),
+    )
