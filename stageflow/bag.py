@@ -54,8 +54,9 @@ class ContextBag(Mapping[str, Any]):
             if type(key) is not str or key in values:
                 self._refuse(key, writer)
         values.update(outputs)
+        writers = self._writers
         for key in outputs:
-            self._writers[key] = writer
+            writers[key] = writer
 
     def _refuse(self, key: Any, writer: str) -> None:
         if not isinstance(key, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -128,18 +129,16 @@ class PipelineContext:
         self.parent: RunScope | None = None
         self.parent_stage_id: str | None = None
         self._correlation_id = correlation_id
-        self._random = random.Random(seed) if seed is not None else random.SystemRandom()
+        self._random = random.Random(seed) if seed is not None else None
         self._scope: RunScope | None = None
 
     # ── chance and identity ─────────────────────────────────────────────────────────────────
 
     def new_id(self) -> str:
         """A fresh id: 32 hexadecimal digits."""
+        if self._random is None:
+            return os.urandom(16).hex()
         return f"{self._random.getrandbits(128):032x}"
-
-    def new_seed(self) -> int:
-        """A fresh seed for a generator of random numbers: 64 bits."""
-        return self._random.getrandbits(64)
 
     # ── the latest run ──────────────────────────────────────────────────────────────────────
 
@@ -186,7 +185,7 @@ class PipelineContext:
             providers=self.providers,
             deadline_s=deadline_s,
             correlation_id=self.correlation_id,
-            seed=self.new_seed(),
+            seed=None if self._random is None else self._random.getrandbits(64),
             wall_clock=self.wall_clock,
         )
         child.parent = caller.scope
@@ -210,12 +209,13 @@ class StageContext:
 
     __slots__ = ("_declared", "_random", "_scope", "name", "started_at")
 
+    _random: random.Random
+
     def __init__(
         self, scope: RunScope, name: str, declared: frozenset[str], started_at: float
     ) -> None:
         self._scope = scope
         self._declared = declared
-        self._random: random.Random | None = None
         #: The stage's name.
         self.name = name
         #: When the stage started, in seconds of the loop's clock.
@@ -281,7 +281,7 @@ class StageContext:
     @property
     def random(self) -> random.Random:
         """Random numbers of this stage; they repeat when the context was given a seed."""
-        if self._random is None:
+        if not hasattr(self, "_random"):
             self._random = random.Random(f"{self.pipeline_run_id}/{self.name}")
         return self._random
 

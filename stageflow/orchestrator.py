@@ -36,6 +36,9 @@ from stageflow.result import RunResult
 from stageflow.stage import Condition, StageFunction, StageOutput, StageSpec, StageStatus
 from stageflow.watchdog import Watch
 
+_COMPLETED = StageStatus.COMPLETED
+_CANCELLED = "the run was cancelled"
+
 #: How long, and how many stages, one driver may hold the loop before others get their turn.
 SLICE_S = 0.002
 SLICE_STAGES = 256
@@ -50,22 +53,21 @@ class _Node:
         "condition",
         "execute",
         "failed",
+        "gates",
         "inputs",
         "name",
         "outputs",
         "required",
         "skipped",
         "started",
-        "successors",
         "timeout_s",
     )
 
-    def __init__(
-        self, spec: StageSpec, successors: tuple[int, ...], interceptors: Sequence[Interceptor]
-    ) -> None:
+    def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
         self.name = spec.name
         self.execute: StageFunction = fold(spec, interceptors)
-        self.successors = successors
+        #: The gates that this stage counts down when it ends.
+        self.gates: tuple[int, ...] = ()
         self.inputs = frozenset(spec.inputs)
         self.outputs = frozenset(spec.outputs)
         self.required = spec.required
@@ -76,6 +78,33 @@ class _Node:
         self.failed = ev.stage_event_type(spec.name, ev.FAILED)
         self.skipped = ev.stage_event_type(spec.name, ev.SKIPPED)
         self.cancelled = ev.stage_event_type(spec.name, ev.CANCELLED)
+
+
+class _Plan:
+    """A graph, compiled for running.
+
+    Stages that wait for the same stages share one *gate*, which counts these down and then lets
+    all of them through: two layers of 100 stages that are fully connected cost 200 steps, not
+    10,000.
+    """
+
+    __slots__ = ("counts", "nodes", "opens", "roots")
+
+    def __init__(self, graph: StageGraph, interceptors: Sequence[Interceptor]) -> None:
+        self.nodes = tuple(_Node(spec, interceptors) for spec in graph.specs)
+        behind: dict[tuple[int, ...], list[int]] = {}
+        for number, before in enumerate(graph.predecessors):
+            behind.setdefault(before, []).append(number)
+        self.roots = tuple(behind.pop((), ()))
+        #: For each gate, how many stages it waits for, and the stages that it lets through.
+        self.counts = tuple(map(len, behind))
+        self.opens = tuple(map(tuple, behind.values()))
+        gates: list[list[int]] = [[] for _ in self.nodes]
+        for gate, before in enumerate(behind):
+            for number in before:
+                gates[number].append(gate)
+        for node, counted in zip(self.nodes, gates, strict=True):
+            node.gates = tuple(counted)
 
 
 class PipelineOrchestrator:
@@ -101,11 +130,7 @@ class PipelineOrchestrator:
         self.graph = graph
         self.interceptors = tuple(interceptors)
         self._dispatcher = dispatcher
-        self._nodes = tuple(
-            _Node(spec, graph.successors[number], self.interceptors)
-            for number, spec in enumerate(graph.specs)
-        )
-        self._roots = tuple(n for n, count in enumerate(graph.in_degrees) if not count)
+        self._plan = _Plan(graph, self.interceptors)
 
     async def run(self, ctx: PipelineContext) -> RunResult:
         """Run the graph once.
@@ -123,7 +148,7 @@ class PipelineOrchestrator:
         scope = ctx.begin_run(self.graph.name, asyncio.get_running_loop())
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
-        return await _Run(scope, self._nodes, self.graph.in_degrees, self._roots).execute()
+        return await _Run(scope, self._plan).execute()
 
     async def run_stage(self, ctx: PipelineContext, name: str) -> StageOutput:
         """Run a single stage as the engine would: events, limits, interceptors, checks.
@@ -184,6 +209,12 @@ def _carry_on(
             return stop.value  # type: ignore[no-any-return]
 
 
+@types.coroutine
+def _next_turn() -> Generator[None, None, None]:
+    """Leave the loop its turn; cheaper than ``asyncio.sleep(0)``, and needs no running task."""
+    yield
+
+
 class _Run:
     """One run: its state, and the drivers that bring it to its end.
 
@@ -203,7 +234,7 @@ class _Run:
         "_home_count",
         "_log",
         "_loop",
-        "_nodes",
+        "_plan",
         "_ready",
         "_scope",
         "_stopping",
@@ -213,21 +244,15 @@ class _Run:
         "_waiting",
     )
 
-    def __init__(
-        self,
-        scope: RunScope,
-        nodes: tuple[_Node, ...],
-        in_degrees: tuple[int, ...],
-        roots: tuple[int, ...],
-    ) -> None:
+    def __init__(self, scope: RunScope, plan: _Plan) -> None:
         self._scope = scope
-        self._nodes = nodes
+        self._plan = plan
         self._loop = scope.loop
         self._log = scope.log
-        #: For each stage, how many dependencies it still waits for.
-        self._waiting = list(in_degrees)
+        #: For each gate, how many stages it still waits for.
+        self._waiting = list(plan.counts)
         #: Stages that may start now. Empty, or promised to a driver, when the loop has control.
-        self._ready = deque(roots)
+        self._ready = deque(plan.roots)
         self._base = contextvars.copy_context()
         home = asyncio.current_task()
         assert home is not None, "whoever awaits a run is inside a task"
@@ -319,7 +344,7 @@ class _Run:
 
     def _skip_the_rest(self, now: float) -> None:
         begun = {event.stage for event in self._log.snapshot()}
-        for node in self._nodes:
+        for node in self._plan.nodes:
             if node.name not in begun:
                 self._log.append((node.skipped, now, node.name, {"reason": self._stopping}))
 
@@ -327,16 +352,18 @@ class _Run:
 
     async def _drive(self, task: asyncio.Task[Any]) -> None:  # noqa: C901, PLR0912 - the hot loop
         """Run ready stages one after another until none is left for this driver."""
-        ready, nodes, waiting, base = self._ready, self._nodes, self._waiting, self._base
+        plan, ready, waiting, base = self._plan, self._ready, self._waiting, self._base
         scope, append, now = self._scope, self._log.append, self._loop.time
         at_home = task is self._home
-        slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
+        ended_at = now()
+        slice_ends, slice_left = ended_at + SLICE_S, SLICE_STAGES
         while ready:
             if at_home and len(ready) > 1:
                 self._spawn(1)
                 return
-            node = nodes[ready.popleft()]
-            started_at = now()
+            node = plan.nodes[ready.popleft()]
+            # Nothing has run since the last stage ended, so no time has passed.
+            started_at = ended_at
             append((node.started, started_at, node.name, None))
             ctx = StageContext(scope, node.name, node.inputs, started_at)
             try:
@@ -354,7 +381,7 @@ class _Run:
                         output = await self._suspend(task, node, started_at, rest)
                         slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
                 ended_at = now()
-                if isinstance(output, StageOutput) and output.status is StageStatus.COMPLETED:
+                if isinstance(output, StageOutput) and output.status is _COMPLETED:
                     outputs = output.outputs
                     if outputs or node.outputs:
                         if outputs.keys() != node.outputs:
@@ -368,14 +395,15 @@ class _Run:
                 self._accept_error(node, error, started_at, ended_at)
             if self._stopping is not None:
                 return
-            for successor in node.successors:
-                waiting[successor] -= 1
-                if not waiting[successor]:
-                    ready.append(successor)
+            for gate in node.gates:
+                waiting[gate] -= 1
+                if not waiting[gate]:
+                    ready.extend(plan.opens[gate])
             slice_left -= 1
             if ready and (slice_left <= 0 or ended_at > slice_ends):
                 await self._give_way()
-                slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
+                ended_at = now()
+                slice_ends, slice_left = ended_at + SLICE_S, SLICE_STAGES
 
     async def _suspend(
         self,
@@ -427,32 +455,31 @@ class _Run:
         """See to it that `wanted` ready stages have a driver of their own coming."""
         while self._unstarted < wanted:
             self._unstarted += 1
-            task = self._loop.create_task(self._driver())
-            self._tasks.add(task)
-            task.add_done_callback(self._driver_ended)
+            driver = self._driver()
+            # Brought to its first line here, it also sees a cancellation before its first turn.
+            driver.send(None)
+            self._tasks.add(self._loop.create_task(driver))
 
     async def _driver(self) -> None:
+        try:
+            await _next_turn()
+        except asyncio.CancelledError:
+            self._stop(_CANCELLED)
         self._unstarted -= 1
         task = asyncio.current_task()
         assert task is not None
-        await self._drive(task)
-
-    def _driver_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            # Somebody cancelled it before it began, as the end of asyncio.run does.
-            self._unstarted -= 1
-            self._stop(_CANCELLED)
-        else:
-            task.result()
-        if not self._tasks and self._finished is not None and not self._finished.done():
-            self._finished.set_result(None)
+        try:
+            await self._drive(task)
+        finally:
+            self._tasks.discard(task)
+            if not self._tasks and self._finished is not None and not self._finished.done():
+                self._finished.set_result(None)
 
     async def _give_way(self) -> None:
         """Let the loop do something else; the other ready stages go on meanwhile."""
         self._spawn(len(self._ready) - 1)
         try:
-            await asyncio.sleep(0)
+            await _next_turn()
         except asyncio.CancelledError:
             self._stop(_CANCELLED)
 
@@ -510,9 +537,6 @@ class _Run:
             if task is self._home:
                 self._home_cancels += 1
             task.cancel()
-
-
-_CANCELLED = "the run was cancelled"
 
 
 def _described(failure: StageflowError) -> dict[str, Any]:

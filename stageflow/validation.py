@@ -7,7 +7,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from stageflow.errors import (
     CycleError,
@@ -51,15 +50,15 @@ def spec_problems(pipeline: str, specs: Sequence[object]) -> list[DefinitionErro
 
 
 def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
-    name: Any = spec.name
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    name = spec.name
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield InvalidNameError(pipeline, name)
     if not _is_async(spec.execute):
         yield InvalidRunnerError(pipeline, name, spec.runner)
     timeout_s = spec.timeout_s
     if timeout_s is not None and not _is_duration(timeout_s):
         yield InvalidTimeoutError(pipeline, name, timeout_s)
-    if spec.condition is not None and not callable(spec.condition):
+    if not _is_condition(spec.condition):
         yield InvalidDeclarationError(
             pipeline, name, "condition", spec.condition, "give a function of the StageContext"
         )
@@ -80,6 +79,10 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
     )
+
+
+def _is_condition(condition: object) -> bool:
+    return condition is None or callable(condition)
 
 
 def _is_duration(timeout_s: object) -> bool:
