@@ -1,0 +1,23 @@
+"""Settings for all tests."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Chosen by --hypothesis-profile; a failure prints the line that reproduces it.
+_COMMON = settings(
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("dev", _COMMON, max_examples=100)
+settings.register_profile("ci", _COMMON, max_examples=50)
+settings.register_profile("nightly", _COMMON, max_examples=2_000)
+settings.load_profile("dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register this repository's own markers."""
+    config.addinivalue_line("markers", "benchmark: measures a time, and holds it to a budget")

@@ -1,0 +1,1 @@
+"""What every stage owes to the engine and its users."""
