@@ -222,12 +222,10 @@ def _measure(
         arguments += ["--bench", options.pattern]
     for attribute in options.attributes:
         arguments += ["--attribute", attribute]
-    process = project.start_asv(*arguments)
+    process = project.start_asv(*arguments, stdin="\n".join(commit.hash for commit in chosen))
     progress = _Progress(chosen, emit)
     try:
-        assert process.stdin is not None and process.stdout is not None  # both are pipes
-        process.stdin.write("\n".join(commit.hash for commit in chosen))
-        process.stdin.close()
+        assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
             progress.line(line.rstrip("\n"))
         # asv's 2 says that some benchmark failed somewhere: the summary names them.

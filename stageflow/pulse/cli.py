@@ -94,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except PulseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return EXIT_ERROR
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED
 
 
@@ -130,7 +130,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _emit(line: str) -> None:
-    print(line, flush=True)
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _add_repository(parser: argparse.ArgumentParser) -> None:

@@ -22,8 +22,8 @@ from stageflow.pulse.errors import NotOfflineError, PulseError
 
 STATIC_DIR = Path(__file__).parent / "static"
 VENDOR_DIR = STATIC_DIR / "vendor"
-_ADAPTER = "offline.js"
-_FIRST_OWN_SCRIPT = "asv.js"
+_OWN_SCRIPTS = ("offline.js", "lone_points.js")
+_FIRST_ASV_SCRIPT = "asv.js"
 
 # What a browser fetches by itself; an <a href> is fetched only when a person follows it.
 _LOADING_ATTRIBUTES = {
@@ -97,14 +97,20 @@ class _LoadingTags(HTMLParser):
             self.tags.append(_Tag(start, text, tag, attributes, name))
 
 
-def make_offline(site_dir: Path) -> None:
+def make_offline(site_dir: Path, vendor_dir: Path = VENDOR_DIR) -> None:
     """Vendor the libraries into the asv site in `site_dir`, and let it read its data from disk.
 
+    Args:
+        site_dir: What ``asv publish`` wrote; changed in place.
+        vendor_dir: The libraries, with the manifest that says what each replaces.
+
     Raises:
+        PulseError: A vendored file is not the one that the manifest describes.
         NotOfflineError: The page still loads something from outside, or a file that is missing.
     """
-    replacements = _vendor_libraries(site_dir)
-    shutil.copy(STATIC_DIR / _ADAPTER, site_dir)
+    replacements = _vendor_libraries(site_dir, vendor_dir)
+    for script in _OWN_SCRIPTS:
+        shutil.copy(STATIC_DIR / script, site_dir)
     index = site_dir / "index.html"
     page = index.read_text(encoding="utf-8")
     index.write_text(_rewritten(page, replacements), encoding="utf-8")
@@ -156,37 +162,38 @@ def _loads(path: Path, site_dir: Path) -> Iterator[str]:
 
 def _rewritten(page: str, replacements: dict[str, str]) -> str:
     """The page with its outside links pointed to the vendored files, else as it was."""
-    own_script_seen = False
+    asv_script_seen = False
+    own_scripts = "".join(f'<script src="{script}"></script>\n    ' for script in _OWN_SCRIPTS)
     for tag in reversed(_LoadingTags(page).tags):
         before, after = page[: tag.start], page[tag.start + len(tag.text) :]
-        if tag.address == _FIRST_OWN_SCRIPT:
-            own_script_seen = True
-            page = f'{before}<script src="{_ADAPTER}"></script>\n    {tag.text}{after}'
+        if tag.address == _FIRST_ASV_SCRIPT:
+            asv_script_seen = True
+            page = f"{before}{own_scripts}{tag.text}{after}"
         for ending, vendored in replacements.items():
             if tag.address.endswith(f"/{ending}"):
                 page = before + tag.pointing_to(vendored) + after
-    if not own_script_seen:
-        raise NotOfflineError(f"asv's index.html no longer loads {_FIRST_OWN_SCRIPT}")
+    if not asv_script_seen:
+        raise NotOfflineError(f"asv's index.html no longer loads {_FIRST_ASV_SCRIPT}")
     return page
 
 
-def _vendor_libraries(site_dir: Path) -> dict[str, str]:
+def _vendor_libraries(site_dir: Path, vendor_dir: Path) -> dict[str, str]:
     """Copy the vendored libraries; returns the vendored path by the ending of what it replaces.
 
     Raises:
         PulseError: A vendored file is not the one that the manifest describes.
     """
-    manifest = json.loads((VENDOR_DIR / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((vendor_dir / "manifest.json").read_text(encoding="utf-8"))
     replacements = {}
     for library in manifest["libraries"]:
         for file in library["files"]:
-            digest = hashlib.sha256((VENDOR_DIR / file["path"]).read_bytes()).hexdigest()
+            digest = hashlib.sha256((vendor_dir / file["path"]).read_bytes()).hexdigest()
             if digest != file["sha256"]:
                 raise PulseError(
-                    f"{VENDOR_DIR / file['path']} has sha256 {digest}, the manifest says "
+                    f"{vendor_dir / file['path']} has sha256 {digest}, the manifest says "
                     f"{file['sha256']}: check out the file again, without changing line ends"
                 )
             if "replaces" in file:
                 replacements[file["replaces"]] = f"vendor/{file['path']}"
-    shutil.copytree(VENDOR_DIR, site_dir / "vendor", ignore=shutil.ignore_patterns(".git*"))
+    shutil.copytree(vendor_dir, site_dir / "vendor", ignore=shutil.ignore_patterns(".git*"))
     return replacements

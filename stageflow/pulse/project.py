@@ -67,9 +67,12 @@ class AsvProject:
                 f"{path} must name 'branches' (at least one), 'results_dir' and 'html_dir': {error}"
             ) from error
 
-    def start_asv(self, *args: str) -> subprocess.Popen[str]:
-        """Start an asv command in the repository; its standard output and errors come as one."""
-        return subprocess.Popen(
+    def start_asv(self, *args: str, stdin: str = "") -> subprocess.Popen[str]:
+        """Start an asv command in the repository, and hand it `stdin`.
+
+        Its standard output and its errors come as one; end it with `stop_asv`.
+        """
+        process = subprocess.Popen(  # noqa: S603 - a fixed program, and no shell
             [sys.executable, "-m", "asv", *args],
             cwd=self.root,
             stdin=subprocess.PIPE,
@@ -82,6 +85,11 @@ class AsvProject:
             # A group of its own: Ctrl-C reaches asv once, when the driver passes it on.
             process_group=0,
         )
+        assert process.stdin is not None  # it is a pipe
+        with process.stdin:
+            process.stdin.write(stdin)
+        process.stdin = None
+        return process
 
     def asv(self, *args: str, stdin: str = "") -> str:
         """Run an asv command to its end and return what it printed.
@@ -89,9 +97,9 @@ class AsvProject:
         Raises:
             AsvFailedError: It ended with another code than 0; carries the last lines it printed.
         """
-        process = self.start_asv(*args)
+        process = self.start_asv(*args, stdin=stdin)
         try:
-            output, _ = process.communicate(stdin)
+            output, _ = process.communicate()
         finally:
             stop_asv(process)
         if process.returncode != 0:
@@ -106,8 +114,8 @@ class AsvProject:
             PulseError: git is missing or refused.
         """
         try:
-            done = subprocess.run(
-                ["git", *args],
+            done = subprocess.run(  # noqa: S603 - a fixed program, and no shell
+                ["git", *args],  # noqa: S607 - wherever the user keeps it
                 cwd=self.root,
                 check=False,
                 capture_output=True,

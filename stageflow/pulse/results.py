@@ -7,7 +7,6 @@ ends ``asv publish`` or hides a whole machine. Here each file is judged before a
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ def read_results(results_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_benchmarks(results_dir: Path) -> dict[str, dict[str, Any]]:
-    """asv's description of each current benchmark, by name; empty when there is none yet."""
+    """Describe each current benchmark by name, as asv lists it; empty when there is no list."""
     path = results_dir / BENCHMARKS_FILE
     if not path.exists():
         return {}
@@ -181,7 +180,7 @@ def _free_name(wanted: Path) -> Path:
 
 
 def _restore_machine_files(results_dir: Path) -> None:
-    """asv ignores every result of a machine without a description, but each result holds one."""
+    """Describe machines anew: asv ignores all results of a machine without its file."""
     for result in read_results(results_dir):
         path = results_dir / result["params"]["machine"] / MACHINE_FILE
         if path.exists():
@@ -189,4 +188,4 @@ def _restore_machine_files(results_dir: Path) -> None:
         content = {key: result["params"].get(key, "") for key in MACHINE_FIELDS}
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(content | {"version": _FORMAT_VERSIONS[MACHINE_FILE]}))
-        os.replace(partial, path)
+        partial.replace(path)

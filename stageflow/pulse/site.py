@@ -33,7 +33,7 @@ class Published:
 
     Attributes:
         index: The page to open.
-        commits: Number of commits with results.
+        commits: Number of commits of the branch that have results.
         benchmarks: Number of benchmarks on the grid.
         set_aside: Corrupt result files that were left out.
     """
@@ -57,8 +57,8 @@ def publish(project: AsvProject, emit: Emit = print) -> Published:
     """
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
     report_set_aside(set_aside, project, emit)
-    commits = sorted({result["commit_hash"] for result in read_results(project.results_dir)})
-    if not commits:
+    measured = {result["commit_hash"] for result in read_results(project.results_dir)}
+    if not measured:
         raise PulseError(
             f"there are no results in {project.results_dir}: measure some commits first, "
             "python -m stageflow.pulse bench"
@@ -74,8 +74,13 @@ def publish(project: AsvProject, emit: Emit = print) -> Published:
     _write_commit_page(project, staging)
     check_offline(staging)
     _put_in_place(staging, project.html_dir)
-    benchmarks = len(read_benchmarks(project.results_dir))
-    return Published(project.html_dir / "index.html", len(commits), benchmarks, set_aside)
+    on_branch = set(project.git("rev-list", "--first-parent", project.branch).split())
+    return Published(
+        index=project.html_dir / "index.html",
+        commits=len(measured & on_branch),
+        benchmarks=len(read_benchmarks(project.results_dir)),
+        set_aside=set_aside,
+    )
 
 
 def discover(project: AsvProject, commits: list[str], machine_args: tuple[str, ...] = ()) -> None:
@@ -124,10 +129,10 @@ def _write_commit_page(project: AsvProject, site_dir: Path) -> None:
     for record in log.split(_RECORD)[1:]:
         commit, author, date, message, stat = map(html.escape, record.split(_FIELD))
         short = commit[: index["hash_length"]]
+        subject, _, body = message.strip().partition("\n")
         sections.append(
-            f'<section id="{short}"><h4 id="{commit}"><code>{short}</code> '
-            f"{message.splitlines()[0]}</h4><p>{author}, {date}</p>"
-            f"<pre>{message.strip()}\n\n{stat.strip()}</pre></section>"
+            f'<section id="{short}"><h4 id="{commit}"><code>{short}</code> {subject}</h4>'
+            f"<p>{author}, {date}</p><p>{body}</p><pre>{stat.strip(chr(10))}</pre></section>"
         )
     template = Template((STATIC_DIR / "commits.html").read_text(encoding="utf-8"))
     page = template.substitute(commits="\n".join(sections))

@@ -6,8 +6,10 @@ planted to be 1.5 times slower is so on any machine, however loaded.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -128,19 +130,43 @@ class ScratchRepo:
 
     def asv(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run asv in the repository, whatever its exit code."""
-        return self._python("-m", "asv", *args)
+        return self._run([sys.executable, "-m", "asv", *args], self.path)
 
     def pulse(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m stageflow.pulse`` of this working tree on the repository."""
-        command, *rest = args
-        return self._python("-m", "stageflow.pulse", command, "--repository", str(self.path), *rest)
+        # Not in the scratch repository: its package has the same name as ours.
+        return self._run(self._pulse_command(*args), ROOT)
 
-    def _python(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def results(self) -> dict[str, Path]:
+        """The result files, by the hash prefix of their commit."""
+        found = (self.path / ".asv" / "results").glob("*/*-*.json")
+        return {path.name.split("-")[0]: path for path in found}
+
+    def copy(self, folder: Path) -> ScratchRepo:
+        """A copy to change at will, which shares the asv environment of the original."""
+        shutil.copytree(self.path, folder / "repo")
+        return ScratchRepo(folder / "repo", self.home)
+
+    def start_pulse(self, *args: str) -> subprocess.Popen[str]:
+        """Start ``python -m stageflow.pulse`` on the repository, to be watched as it runs."""
+        return subprocess.Popen(
+            self._pulse_command(*args),
+            cwd=ROOT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _pulse_command(self, command: str, *args: str) -> list[str]:
+        module = [sys.executable, "-m", "stageflow.pulse"]
+        return [*module, command, "--repository", str(self.path), *args]
+
+    def _run(self, command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *args],
+            command,
             check=False,
-            # Not the scratch repository for our own module: its package has the same name.
-            cwd=self.path if args[1] == "asv" else ROOT,
+            cwd=cwd,
             env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -175,3 +201,31 @@ def create(folder: Path) -> ScratchRepo:
         },
     )
     return repo
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A repository with three commits on ``main``, all measured and published by ``bench``.
+
+    Attributes:
+        repo: The repository; copy it before changing it.
+        commits: The hashes of its commits, oldest first.
+        output: What ``bench`` printed.
+        exit_code: What ``bench`` returned.
+    """
+
+    repo: ScratchRepo
+    commits: list[str]
+    output: str
+    exit_code: int
+
+
+@functools.cache
+def measured(folder: Path) -> Measured:
+    """The measured repository of this test session, made once: it costs an asv environment."""
+    repo = create(folder)
+    first = repo.git("rev-parse", "HEAD")
+    second = repo.commit("More work", package(BASE_STEPS + 5_000))
+    third = repo.commit("Escape <this> & that", package(BASE_STEPS + 5_000, added_later=True))
+    done = repo.pulse("bench")
+    return Measured(repo, [first, second, third], done.stdout, done.returncode)

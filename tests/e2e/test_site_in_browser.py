@@ -1,0 +1,177 @@
+"""The published site in a real browser, with every address outside it blocked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from stageflow.pulse.serve import address_of, make_server
+from tests.utils import asv_repo
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+BENCHMARKS = ["time_added_later", "time_work", "track_steps"]
+# Counts the pixels of a canvas that have the blue of asv's plots: frames and axes are grey.
+DRAWN_PIXELS = """canvas => {
+    const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    let drawn = 0;
+    for (let i = 0; i < data.length; i += 4) {
+        drawn += data[i + 3] > 0 && data[i + 2] - data[i] > 60;
+    }
+    return drawn;
+}"""
+
+
+@dataclass
+class Visit:
+    """A page, and what a visitor would not see of it: errors and requests to the outside."""
+
+    page: Page
+    home: str
+    errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Block and note each request that leaves the site, and note each error."""
+        self.page.route("**/*", self._let_through_or_block)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        self.page.on(
+            "console",
+            lambda message: self.errors.append(message.text) if message.type == "error" else None,
+        )
+
+    def open(self, place: str = "") -> None:
+        """Open a place of the site, which is what follows the address of its index page."""
+        self.page.goto(f"{self.home}index.html{place}")
+
+    def _let_through_or_block(self, route: Route) -> None:
+        if route.request.url.startswith(self.home):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+
+def find_browser() -> str:
+    """The system's Chromium, or the one that STAGEFLOW_BROWSER names."""
+    named = os.environ.get("STAGEFLOW_BROWSER")
+    found = [named] if named else [path for path in map(shutil.which, BROWSERS) if path]
+    if not found:
+        pytest.fail(
+            "no browser found to look at the site with: apt-get install chromium, "
+            "or name one in the environment variable STAGEFLOW_BROWSER"
+        )
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless browser with an empty profile."""
+    executable = find_browser()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published site of the measured repository of this session."""
+    measured = asv_repo.measured(tmp_path_factory.getbasetemp() / "asv")
+    assert measured.exit_code == 0, measured.output
+    return measured.repo.path / ".asv" / "html"
+
+
+@pytest.fixture(scope="module")
+def served(site_dir: Path) -> Iterator[str]:
+    """The address of the site on a server of this machine."""
+    with make_server(site_dir, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield address_of(server)
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(params=["served", "opened from disk"])
+def visit(request: pytest.FixtureRequest, browser: Browser, site_dir: Path) -> Iterator[Visit]:
+    """A visit to the site, which must end without an error and without a look outside."""
+    from_disk = f"{site_dir.as_uri()}/"
+    home = from_disk if request.param != "served" else request.getfixturevalue("served")
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    visit = Visit(context.new_page(), home)
+    visit.watch()
+    yield visit
+    # Looked at before the context is closed, which aborts what is still loading.
+    noted = (list(visit.outside), list(visit.failed), list(visit.errors))
+    context.close()
+    assert noted == ([], [], [])
+
+
+def test_grid_shows_every_benchmark(visit: Visit) -> None:
+    """The first page shows a drawn plot for each benchmark, also for one with a single point."""
+    visit.open()
+    cells = visit.page.locator("#summarygrid-display .benchmark-container")
+    expect(cells).to_have_count(len(BENCHMARKS))
+    assert sorted(text.strip() for text in cells.all_inner_texts()) == BENCHMARKS
+    canvases = cells.locator("canvas.flot-base")
+    expect(canvases).to_have_count(len(BENCHMARKS))
+    assert all(canvas.evaluate(DRAWN_PIXELS) > 10 for canvas in canvases.all())
+    assert visit.page.evaluate("$.asv.main_json.project") == "stageflow"
+
+
+def test_graph_draws_the_measured_values(visit: Visit) -> None:
+    """A benchmark's page draws one point for each commit, at the values that were measured."""
+    visit.open("#work.track_steps")
+    canvas = visit.page.locator("#main-graph canvas.flot-base")
+    expect(canvas).to_have_count(1)
+    assert canvas.evaluate(DRAWN_PIXELS) > 500
+    base = asv_repo.BASE_STEPS
+    data = visit.page.evaluate("$('#main-graph').data('plot').getData()[0].data.map(p => p[1])")
+    assert data == [base, base + 5_000, base + 5_000]
+
+
+def test_list_and_regressions_open(visit: Visit) -> None:
+    """The list names each benchmark with a value, and the page of regressions opens."""
+    visit.open()
+    visit.page.get_by_role("link", name="Benchmark list").click()
+    rows = visit.page.locator("#summarylist-body tbody tr")
+    expect(rows).to_have_count(len(BENCHMARKS))
+    expect(rows.filter(has_text="work.track_steps")).to_contain_text("steps")
+    visit.page.get_by_role("link", name="Regressions").click()
+    expect(visit.page.locator("#regressions-body table").first).to_be_visible()
+
+
+def test_point_of_a_graph_leads_to_its_commit(visit: Visit) -> None:
+    """The address that a graph gives a commit is a page of the site that shows its message."""
+    visit.open()
+    canvases = visit.page.locator("#summarygrid-display canvas.flot-base")
+    expect(canvases).to_have_count(len(BENCHMARKS))
+    address = visit.page.evaluate(
+        """() => {
+            const newest = Object.keys($.asv.main_json.revision_to_hash).map(Number).sort().pop();
+            return $.asv.main_json.show_commit_url + $.asv.get_commit_hash(newest);
+        }"""
+    )
+    visit.page.goto(visit.home + address)
+    shown = visit.page.locator("section:target")
+    expect(shown).to_contain_text("Escape <this> & that")
+    expect(shown).to_contain_text("stageflow/__init__.py")

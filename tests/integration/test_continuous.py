@@ -1,0 +1,63 @@
+"""``asv continuous main HEAD``, with the commands of our ``asv.conf.json``, tells slow from same.
+
+What makes this hold on a noisy machine: one benchmark counts the work exactly, so that a commit
+with half as much again is found by the count alone; the other measures CPU time, not wall time, in
+rounds that alternate between the two commits, and the factor of 1.25 lies between the noise of
+identical code and the planted 1.5.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.utils import asv_repo
+from tests.utils.asv_repo import BASE_STEPS, ROOT, ScratchRepo
+
+FACTOR = "1.25"
+
+
+@pytest.fixture
+def repo(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ScratchRepo:
+    """A copy of the measured repository with its newest work on a branch off ``main``."""
+    original = asv_repo.measured(tmp_path_factory.getbasetemp() / "asv")
+    copy = original.repo.copy(tmp_path)
+    copy.git("checkout", "--quiet", "-b", "work", "main")
+    return copy
+
+
+def test_planted_slowdown_is_found(repo: ScratchRepo) -> None:
+    """A commit that does 1.5 times the work of main ends the comparison with code 1."""
+    steps = BASE_STEPS + 5_000
+    repo.commit("Slower", asv_repo.package(steps * 3 // 2, added_later=True))
+    done = repo.asv("continuous", "main", "HEAD", "--factor", FACTOR)
+    assert done.returncode == 1, done.stdout
+    assert "PERFORMANCE DECREASED" in done.stdout
+    changed = [line.split("|")[1:6] for line in done.stdout.splitlines() if line.startswith("| +")]
+    ratios = {name.strip(): float(ratio) for _, _, _, ratio, name in changed}
+    assert ratios["work.track_steps"] == 1.5
+    assert ratios["work.time_work"] == pytest.approx(1.5, abs=0.25)
+
+
+def test_identical_commit_is_not_alarmed_at(repo: ScratchRepo) -> None:
+    """A commit with the same package as main ends with code 0, and everything was measured."""
+    repo.commit("Words only", {"README.md": "Words.\n"})
+    done = repo.asv("continuous", "main", "HEAD", "--factor", FACTOR)
+    assert done.returncode == 0, done.stdout
+    assert "BENCHMARKS NOT SIGNIFICANTLY CHANGED" in done.stdout
+    assert {repo.git("rev-parse", c)[:8] for c in ("main", "HEAD")} <= repo.results().keys()
+
+
+def test_environment_has_what_is_pinned(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commits are measured by the asv_runner that the project pins, and by no other."""
+    folder = tmp_path_factory.getbasetemp() / "asv"
+    asv_repo.measured(folder)
+    (python,) = (folder / "env").glob("*/bin/python")
+    query = "import importlib.metadata as m; print(m.version('asv_runner'))"
+    installed = subprocess.run([python, "-c", query], check=True, capture_output=True, text=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pin = f"asv_runner=={installed.stdout.strip()}"
+    assert pin in project["optional-dependencies"]["bench"]
