@@ -92,6 +92,10 @@ class ContextBag(Mapping[str, Any]):
         """The value of `key`, or `default` if nobody has written it."""
         return self._values.get(key, default)
 
+    def __contains__(self, key: object) -> bool:
+        # The inherited one reads, and would compose a MissingKeyError for each absent key.
+        return key in self._values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
