@@ -444,6 +444,32 @@ class InvalidProviderError(ProviderError):
         )
 
 
+class InvalidProviderConfigError(ProviderError):
+    """A provider was set up with a value that it cannot work with.
+
+    Attributes:
+        provider: What was set up.
+        field: The argument concerned.
+        found: What was given.
+    """
+
+    code = "invalid_provider_config"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, provider: str, field: str, found: object, mend: str) -> None:
+        self.provider = provider
+        self.field = field
+        self.found = found
+        super().__init__(f"{provider}: {field} is {found!r}; {mend}")
+
+
+class UnintelligibleAudioError(ProviderError):
+    """A provider was handed sound that it can make nothing of."""
+
+    code = "unintelligible_audio"
+    user_message = "Sorry, I could not understand that. Please say it again."
+
+
 # ── stages and runs ─────────────────────────────────────────────────────────────────────────
 
 

@@ -1,0 +1,298 @@
+"""The fake providers: what they answer, how long they take, and what a cancellation leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stageflow.errors import InvalidProviderConfigError, ProviderError, UnintelligibleAudioError
+from stageflow.providers.fake import (
+    FakeDatabase,
+    FakeLLM,
+    FakeSTT,
+    FakeTTS,
+    echo,
+    speech_of_text,
+    text_of_speech,
+)
+from stageflow.providers.latency import LatencyProfile
+from stageflow.providers.ports import Audio, Message
+from stageflow.providers.registry import ProviderRegistry
+
+HELLO = [Message("system", "Be brief."), Message("user", "Hello there.")]
+FOREVER = LatencyProfile.fixed(3_600_000)
+SPREAD = LatencyProfile.percentiles(p50_ms=50, p99_ms=200)
+
+
+@pytest.fixture
+def slept_ms(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The sleeps that are asked of asyncio, in ms; none of them takes any time."""
+    durations: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        durations.append(delay_s * 1000)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return durations
+
+
+def without_suspending(call: Coroutine[Any, Any, Any]) -> Any:
+    """What `call` returns at its first step; fails if it suspends."""
+    try:
+        call.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("suspended")
+
+
+async def pieces_of(llm: FakeLLM) -> list[str]:
+    return [piece async for piece in llm.stream(HELLO)]
+
+
+def test_fakes_serve_their_ports() -> None:
+    """A registry takes each fake under the name of its port."""
+    providers = ProviderRegistry(llm=FakeLLM(), stt=FakeSTT(), tts=FakeTTS(), db=FakeDatabase())
+    assert set(providers) == {"llm", "stt", "tts", "db"}
+
+
+def test_zero_latency_does_not_suspend() -> None:
+    """Without latency, every call returns without giving the loop control."""
+    audio = without_suspending(FakeTTS().synthesize("hi"))
+    assert without_suspending(FakeSTT().transcribe(audio)) == "hi"
+    assert without_suspending(FakeLLM("yes").complete(HELLO)) == "yes"
+    assert without_suspending(FakeDatabase().put("c", "k", {})) is None
+    assert without_suspending(FakeDatabase().get("c", "k")) is None
+    assert without_suspending(pieces_of(FakeLLM("a b"))) == ["a ", "b"]
+
+
+CALLS: list[tuple[str, Callable[[LatencyProfile, int], Any], Callable[[Any], Awaitable[Any]]]] = [
+    ("llm", lambda p, s: FakeLLM(latency=p, seed=s), lambda f: f.complete(HELLO)),
+    ("stream", lambda p, s: FakeLLM(latency=p, seed=s), pieces_of),
+    ("stt", lambda p, s: FakeSTT("x", latency=p, seed=s), lambda f: f.transcribe(Audio(b""))),
+    ("tts", lambda p, s: FakeTTS(latency=p, seed=s), lambda f: f.synthesize("x")),
+    ("get", lambda p, s: FakeDatabase(read=p, seed=s), lambda f: f.get("c", "k")),
+    ("put", lambda p, s: FakeDatabase(write=p, seed=s), lambda f: f.put("c", "k", {})),
+]
+each_call = pytest.mark.parametrize(
+    ("make", "call"), [(make, call) for _, make, call in CALLS], ids=[name for name, *_ in CALLS]
+)
+
+
+@each_call
+async def test_takes_its_latency(make: Any, call: Any, slept_ms: list[float]) -> None:
+    """Each call sleeps as long as its profile says, and is counted."""
+    fake = make(LatencyProfile.fixed(25), 0)
+    await call(fake)
+    await call(fake)
+    assert sum(slept_ms) == pytest.approx(50)
+    assert fake.calls == 2
+
+
+@each_call
+async def test_same_seed_same_latencies(make: Any, call: Any, slept_ms: list[float]) -> None:
+    """Two fakes with one seed take the same time call by call; another seed takes another."""
+    taken: list[list[float]] = []
+    for seed in (1, 1, 2):
+        fake = make(SPREAD, seed)
+        for _ in range(5):
+            await call(fake)
+        taken.append(slept_ms.copy())
+        slept_ms.clear()
+    assert taken[0] == taken[1] != taken[2]
+    assert len(set(taken[0])) > 1
+
+
+async def test_kinds_do_not_share_their_chance(slept_ms: list[float]) -> None:
+    """Fakes of different kinds with one seed are not slow at the same calls."""
+    await FakeTTS(latency=SPREAD, seed=1).synthesize("x")
+    await FakeSTT("x", latency=SPREAD, seed=1).transcribe(Audio(b""))
+    assert slept_ms[0] != slept_ms[1]
+
+
+@each_call
+async def test_cancellable(make: Any, call: Any) -> None:
+    """A call that is cancelled ends at once, and still counts as a call."""
+    fake = make(FOREVER, 0)
+    task = asyncio.ensure_future(call(fake))
+    await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert fake.calls == 1
+
+
+# ── the language model ──────────────────────────────────────────────────────────────────────
+
+
+async def test_llm_echoes() -> None:
+    """By default the model repeats the user's last words."""
+    assert await FakeLLM().complete(HELLO) == "You said: Hello there."
+
+
+def test_echo_shows_what_came_before() -> None:
+    """With an earlier message of the user, the echo mentions it; with none at all, it says so."""
+    talk = [Message("user", "one"), Message("assistant", "ok"), Message("user", "two")]
+    assert echo(talk) == "You said: two (Before that: one)"
+    assert echo([Message("system", "Be brief.")]) == "You have said nothing yet."
+
+
+async def test_llm_follows_its_script() -> None:
+    """Scripted answers come in turn, and then from the first again."""
+    llm = FakeLLM(["one", "two"])
+    assert [await llm.complete(HELLO) for _ in range(3)] == ["one", "two", "one"]
+
+
+async def test_llm_calls_a_function() -> None:
+    """A function of the conversation makes the answer."""
+    llm = FakeLLM(lambda messages: f"{len(messages)} messages")
+    assert await llm.complete(HELLO) == "2 messages"
+
+
+@given(st.text())
+def test_pieces_joined_are_the_answer(answer: str) -> None:
+    """Whatever the answer, its pieces joined are the answer, and none of them is empty."""
+    pieces = without_suspending(pieces_of(FakeLLM(answer)))
+    assert "".join(pieces) == answer
+    assert all(pieces)
+
+
+@pytest.mark.parametrize(
+    ("first_piece", "answer", "expected_ms"),
+    [
+        (LatencyProfile.fixed(60), "a b c d", [60, 40, 40, 40]),
+        (None, "a b c", [60, 60, 60]),
+        (LatencyProfile.fixed(500), "a b", [180]),
+        (LatencyProfile.fixed(60), "alone", [180]),
+        (LatencyProfile.fixed(60), "", [180]),
+    ],
+    ids=["first then even", "even", "first cut to the whole", "one piece", "no piece"],
+)
+async def test_stream_takes_the_whole_latency(
+    first_piece: LatencyProfile | None, answer: str, expected_ms: list[float], slept_ms: list[float]
+) -> None:
+    """A stream waits for its first piece, then evenly, and as long in all as a whole answer."""
+    llm = FakeLLM(answer, latency=LatencyProfile.fixed(180), first_piece=first_piece)
+    await pieces_of(llm)
+    assert slept_ms == pytest.approx(expected_ms)
+
+
+@pytest.mark.parametrize("answers", [[], [1], ["fine", None]])
+def test_llm_refuses_a_bad_script(answers: Any) -> None:
+    """A script without an answer, or with one that is no string, is refused."""
+    with pytest.raises(InvalidProviderConfigError, match=r"FakeLLM: answers is .* one string"):
+        FakeLLM(answers)
+
+
+# ── speech ──────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_stt_understands_tts(text: str) -> None:
+    """What FakeTTS says, FakeSTT gives back, character by character."""
+    assert text_of_speech(speech_of_text(text)) == text
+
+
+async def test_speech_is_as_long_as_its_text() -> None:
+    """Speech lasts 60 ms a byte, is 16-bit PCM and audible."""
+    audio = await FakeTTS().synthesize("Hello")
+    assert audio.duration_s == pytest.approx(0.3)
+    samples = struct.unpack(f"<{len(audio.pcm) // 2}h", audio.pcm)
+    assert max(samples) == -min(samples) > 1000
+    assert sum(samples) == 0
+
+
+async def test_stt_follows_its_script() -> None:
+    """Scripted transcripts come in turn, whatever the audio."""
+    stt = FakeSTT(["one", "two"])
+    assert [await stt.transcribe(Audio(b"noise")) for _ in range(3)] == ["one", "two", "one"]
+
+
+async def test_silence_is_empty() -> None:
+    """Silence has an empty transcript."""
+    assert await FakeSTT().transcribe(Audio(b"\0" * 6400)) == ""
+    assert await FakeSTT().transcribe(Audio(b"")) == ""
+
+
+SPEECH = speech_of_text("Grüße").pcm
+
+
+@pytest.mark.parametrize(
+    "pcm",
+    [
+        b"noise!",
+        SPEECH[:-2],
+        SPEECH[2:],
+        SPEECH[: 3 * len(SPEECH) // 7],
+        b"\xff\x7f" * 960,
+        SPEECH[:100] + b"\1" + SPEECH[101:],
+    ],
+    ids=["noise", "cut end", "cut start", "cut character", "too loud", "one wrong byte"],
+)
+async def test_foreign_sound_is_refused(pcm: bytes) -> None:
+    """Sound that is not FakeTTS's own is refused, with a message fit for a user."""
+    with pytest.raises(UnintelligibleAudioError, match=f"{len(pcm)} bytes") as caught:
+        await FakeSTT().transcribe(Audio(pcm))
+    assert isinstance(caught.value, ProviderError)
+    assert "say it again" in caught.value.user_message
+
+
+def test_stt_refuses_a_bad_script() -> None:
+    """An empty script is refused."""
+    with pytest.raises(InvalidProviderConfigError, match="FakeSTT: transcripts"):
+        FakeSTT([])
+
+
+# ── the database ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_database_keeps_records() -> None:
+    """A record is found by its collection and key alone, and replaced by the next."""
+    db = FakeDatabase()
+    await db.put("users", "ada", {"age": 36})
+    await db.put("users", "ada", {"age": 37})
+    assert await db.get("users", "ada") == {"age": 37}
+    assert await db.get("users", "bob") is None
+    assert await db.get("turns", "ada") is None
+
+
+async def test_callers_cannot_reach_into_the_store() -> None:
+    """Changing what went in or came out, however deep, changes nothing in the store."""
+    given: dict[str, Any] = {"tags": ["a"]}
+    initial: dict[str, Any] = {"tags": ["x"]}
+    db = FakeDatabase({"c": {"first": initial}})
+    await db.put("c", "k", given)
+    given["tags"].append("b")
+    initial["tags"].append("y")
+    found: Any = await db.get("c", "k")
+    found["tags"].append("c")
+    assert await db.get("c", "k") == {"tags": ["a"]}
+    assert await db.get("c", "first") == {"tags": ["x"]}
+
+
+async def test_put_stores_the_record_as_it_was() -> None:
+    """A record that its caller changes while it is being stored is stored as it was handed in."""
+    db = FakeDatabase(write=LatencyProfile.fixed(0.001))
+    record = {"n": 1}
+    task = asyncio.ensure_future(db.put("c", "k", record))
+    await asyncio.sleep(0)
+    record["n"] = 2
+    await task
+    assert await db.get("c", "k") == {"n": 1}
+
+
+async def test_cancelled_put_changes_nothing() -> None:
+    """A put that is cancelled leaves the earlier record."""
+    db = FakeDatabase({"c": {"k": {"n": 1}}}, write=FOREVER)
+    task = asyncio.ensure_future(db.put("c", "k", {"n": 2}))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await db.get("c", "k") == {"n": 1}
