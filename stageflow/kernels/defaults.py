@@ -1,0 +1,48 @@
+"""The providers that kernels run with when nobody brings real ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stageflow.kernels.conversation import PROFILES
+from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS
+from stageflow.providers.latency import LatencyProfile
+from stageflow.providers.registry import ProviderRegistry
+
+# In milliseconds, as fast services in one region answer. At P50 a voice turn takes
+# 120 + 20 + 180 + 90 + 20 + 10 = 440 ms, a chat turn 20 + 180 + 20 + 10 = 230 ms.
+STT = LatencyProfile.percentiles(p50_ms=120, p99_ms=220)
+LLM = LatencyProfile.percentiles(p50_ms=180, p99_ms=340)
+LLM_FIRST_PIECE = LatencyProfile.percentiles(p50_ms=60, p99_ms=120)
+TTS = LatencyProfile.percentiles(p50_ms=90, p99_ms=160)
+DATABASE_READ = LatencyProfile.percentiles(p50_ms=20, p99_ms=45)
+DATABASE_WRITE = LatencyProfile.percentiles(p50_ms=10, p99_ms=25)
+
+#: The one user of whom the default database has a profile.
+KNOWN_USER = "ada"
+
+
+def default_providers(seed: int = 0, scale: float = 1.0) -> ProviderRegistry:
+    """Fakes of all four ports: an echoing model, speech that survives its round trip, a store.
+
+    Args:
+        seed: Makes the latencies repeat.
+        scale: What every latency is multiplied by; 0 makes each call return without suspending.
+
+    Raises:
+        InvalidProviderConfigError: `scale` is negative or not finite.
+    """
+    profiles: dict[str, dict[str, dict[str, Any]]] = {PROFILES: {KNOWN_USER: {"name": "Ada"}}}
+    return ProviderRegistry(
+        llm=FakeLLM(
+            latency=LLM.scaled(scale), first_piece=LLM_FIRST_PIECE.scaled(scale), seed=seed
+        ),
+        stt=FakeSTT(latency=STT.scaled(scale), seed=seed),
+        tts=FakeTTS(latency=TTS.scaled(scale), seed=seed),
+        db=FakeDatabase(
+            profiles,
+            read=DATABASE_READ.scaled(scale),
+            write=DATABASE_WRITE.scaled(scale),
+            seed=seed,
+        ),
+    )

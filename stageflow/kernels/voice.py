@@ -1,0 +1,93 @@
+"""A turn of a voice conversation: stt → profile ∥ memory → llm → tts → persist."""
+
+from __future__ import annotations
+
+from stageflow.context import StageContext
+from stageflow.kernels.conversation import PROFILES, conversation, recall, remember
+from stageflow.pipeline import Pipeline
+from stageflow.stage import StageKind, StageOutput, stage
+
+NOTHING_HEARD = "Sorry, I did not hear anything. Please say it again."
+
+
+@stage(inputs=["audio"], outputs=["transcript"], timeout_s=5.0)
+async def stt(ctx: StageContext) -> StageOutput:
+    """What the user says."""
+    transcript = await ctx.stt.transcribe(ctx["audio"])
+    return StageOutput.ok(transcript=transcript.strip())
+
+
+@stage(
+    dependencies=["stt"],
+    inputs=["user_id"],
+    outputs=["profile"],
+    kind=StageKind.ENRICH,
+    required=False,
+    timeout_s=1.0,
+)
+async def profile(ctx: StageContext) -> StageOutput:
+    """Who the user is."""
+    record = await ctx.db.get(PROFILES, ctx["user_id"])
+    if record is None:
+        return StageOutput.skip("the user has no profile")
+    return StageOutput.ok(profile=record)
+
+
+@stage(
+    dependencies=["stt"],
+    inputs=["user_id"],
+    outputs=["history"],
+    kind=StageKind.ENRICH,
+    required=False,
+    timeout_s=1.0,
+)
+async def memory(ctx: StageContext) -> StageOutput:
+    """What was said before."""
+    return StageOutput.ok(history=await recall(ctx))
+
+
+@stage(
+    dependencies=["profile", "memory"],
+    inputs=["transcript", "profile", "history"],
+    outputs=["answer"],
+    kind=StageKind.AGENT,
+    timeout_s=15.0,
+)
+async def llm(ctx: StageContext) -> StageOutput:
+    """The answer; if nothing was said, a request to say it again."""
+    transcript = ctx["transcript"]
+    if not transcript:
+        return StageOutput.ok(answer=NOTHING_HEARD)
+    messages = conversation(transcript, ctx.get("history"), ctx.get("profile"))
+    return StageOutput.ok(answer=await ctx.llm.complete(messages))
+
+
+@stage(dependencies=["llm"], inputs=["answer"], outputs=["speech"], timeout_s=5.0)
+async def tts(ctx: StageContext) -> StageOutput:
+    """The answer as sound."""
+    return StageOutput.ok(speech=await ctx.tts.synthesize(ctx["answer"]))
+
+
+@stage(
+    dependencies=["tts"],
+    inputs=["user_id", "transcript", "answer"],
+    kind=StageKind.WORK,
+    required=False,
+    timeout_s=2.0,
+)
+async def persist(ctx: StageContext) -> StageOutput:
+    """The turn, kept for the next one."""
+    if not ctx["transcript"]:
+        return StageOutput.skip("nothing was said")
+    await remember(ctx, user=ctx["transcript"], assistant=ctx["answer"])
+    return StageOutput.ok()
+
+
+def voice() -> Pipeline:
+    """The voice kernel.
+
+    Inputs of a run: ``audio`` (`Audio`) and ``user_id`` (a string). Outputs: ``transcript``,
+    ``profile`` (absent if there is none), ``history``, ``answer`` and ``speech`` (`Audio`).
+    It calls all four ports. Without a database the turn goes on, without memory.
+    """
+    return Pipeline("voice", [stt, profile, memory, llm, tts, persist], inputs=["audio", "user_id"])
