@@ -23,7 +23,8 @@ class SinkStats:
     Attributes:
         sink: Name of the sink's class.
         written: The sink took them.
-        dropped: The buffer was full, or the sink was still busy when the dispatcher closed.
+        dropped: The buffer was full, the sink was still busy when the dispatcher closed, or the
+            dispatcher was closed already.
         failed: The sink raised when it was given them.
     """
 
@@ -63,6 +64,7 @@ class _Lane:
         return SinkStats(self.name, self._written, self._dropped, self._failed)
 
     def close(self, deadline: float) -> None:
+        self._capacity = 0  # what comes from now on would never be flushed
         self._closing.set()
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
