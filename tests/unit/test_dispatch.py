@@ -1,0 +1,168 @@
+"""Events reach the sinks, and no sink can make a run wait."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from stageflow import EventDispatcher, PipelineContext, PipelineOrchestrator
+from stageflow.dispatch import SinkStats
+from stageflow.events import EventLog
+from tests.utils.factories import chain, make_log
+from tests.utils.mocks import BrokenSink, GatedSink, RecordingSink
+from tests.utils.virtual_time import run_virtual
+
+#: So long that a flush in a test comes from closing, never from the clock.
+NEVER_S = 3600.0
+
+
+def fill(log: EventLog, count: int) -> None:
+    for number in range(count):
+        log.append((f"stage.s{number}.started", 100.0 + number, f"s{number}", None))
+
+
+def attached(dispatcher: EventDispatcher) -> EventLog:
+    log = make_log()
+    dispatcher.attach(log)
+    return log
+
+
+def test_closing_flushes_every_event_in_order() -> None:
+    """Whatever was appended before the close has reached the sink after it."""
+    sink = RecordingSink()
+    with EventDispatcher([sink], interval_s=NEVER_S) as dispatcher:
+        log = attached(dispatcher)
+        fill(log, 100)
+    assert sink.events == list(log)
+    assert sink.closed == 1
+    assert dispatcher.stats() == (SinkStats("RecordingSink", 100, 0, 0),)
+
+
+def test_events_flow_while_the_run_goes_on() -> None:
+    """A sink need not wait for the end to be given what has come."""
+    sink = RecordingSink(wanted=10)
+    with EventDispatcher([sink], interval_s=0.001) as dispatcher:
+        fill(attached(dispatcher), 10)
+        assert sink.got_wanted.wait(30)
+
+
+def test_a_fast_sink_loses_nothing_of_many_runs_from_many_threads() -> None:
+    """Written equals offered, and each run's events keep their order."""
+    sink = RecordingSink()
+    logs = [make_log(run_id=f"run-{number}") for number in range(4)]
+    with EventDispatcher([sink], interval_s=0.001) as dispatcher:
+        for log in logs:
+            dispatcher.attach(log)
+        threads = [threading.Thread(target=fill, args=(log, 500)) for log in logs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert dispatcher.stats()[0] == SinkStats("RecordingSink", 2000, 0, 0)
+    for log in logs:
+        own = [e.sequence for e in sink.events if e.pipeline_run_id == log.pipeline_run_id]
+        assert own == list(range(1, 501))
+
+
+def test_a_slow_sink_drops_what_overflows_and_counts_it() -> None:
+    """While the sink is held up, the buffer fills; the rest is dropped, and nobody waits."""
+    sink = GatedSink()
+    dispatcher = EventDispatcher([sink], capacity=10, interval_s=0.001)
+    log = attached(dispatcher)
+    fill(log, 1)
+    assert sink.entered.wait(30)
+    fill(log, 25)  # returns at once, although the sink is stuck
+    assert len(log) == 26
+    sink.gate.set()
+    dispatcher.close()
+    stats = dispatcher.stats()[0]
+    assert (stats.written, stats.dropped, stats.failed) == (11, 15, 0)
+    assert [event.sequence for event in sink.events] == list(range(1, 12))
+
+
+def test_a_broken_sink_costs_its_own_events_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted and logged once; a sound sink beside it gets everything."""
+    broken, sound = BrokenSink(), RecordingSink()
+    with caplog.at_level(logging.ERROR, logger="stageflow.dispatch"):
+        dispatcher = EventDispatcher([broken, sound], interval_s=0.001)
+        log = attached(dispatcher)
+        fill(log, 5)
+        assert broken.refusing.wait(30)
+        fill(log, 5)
+        dispatcher.close()
+    assert dispatcher.stats() == (
+        SinkStats("BrokenSink", 0, 0, 10),
+        SinkStats("RecordingSink", 10, 0, 0),
+    )
+    assert sound.events == list(log)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "event sink BrokenSink is failing",
+        "event sink BrokenSink could not be closed",
+    ]
+    assert all(record.exc_info for record in caplog.records)
+
+
+def test_a_hung_sink_is_left_behind_at_close(caplog: pytest.LogCaptureFixture) -> None:
+    """Closing gives up after its limit, says so, and counts what the sink never saw."""
+    sink = GatedSink()
+    dispatcher = EventDispatcher([sink], interval_s=0.001)
+    log = attached(dispatcher)
+    fill(log, 1)
+    assert sink.entered.wait(30)
+    fill(log, 4)
+    with caplog.at_level(logging.ERROR, logger="stageflow.dispatch"):
+        dispatcher.close(timeout_s=0.01)
+    assert "did not finish in time" in caplog.text
+    assert dispatcher.stats()[0] == SinkStats("GatedSink", 0, 4, 0)
+    sink.gate.set()
+    assert sink.left.wait(30), "the thread did not end once the sink let it go"
+    # What was counted as dropped is not written after all.
+    assert [event.sequence for event in sink.events] == [1]
+
+
+def test_an_event_that_comes_after_the_close_is_counted_as_dropped() -> None:
+    """No event vanishes uncounted: offered is written plus dropped plus failed."""
+    sink = RecordingSink()
+    dispatcher = EventDispatcher([sink], interval_s=NEVER_S)
+    log = attached(dispatcher)
+    fill(log, 3)
+    dispatcher.close()
+    fill(log, 2)
+    assert dispatcher.stats()[0] == SinkStats("RecordingSink", 3, 2, 0)
+
+
+def test_a_dispatcher_without_sinks_leaves_the_log_alone() -> None:
+    """The run's own log is complete whoever else listens."""
+    with EventDispatcher([]) as dispatcher:
+        log = attached(dispatcher)
+        fill(log, 3)
+    assert len(log) == 3
+    assert dispatcher.stats() == ()
+
+
+def test_the_events_of_a_run_reach_the_sink_whole() -> None:
+    """What the sink is given equals what the result holds."""
+    sink = RecordingSink()
+    with EventDispatcher([sink], interval_s=NEVER_S) as dispatcher:
+        orchestrator = PipelineOrchestrator(chain(3).build(), dispatcher=dispatcher)
+        result = run_virtual(lambda: orchestrator.run(PipelineContext()))
+    assert tuple(sink.events) == result.events
+    assert len(sink.events) == 8
+
+
+def test_a_stuck_sink_does_not_change_how_a_run_ends() -> None:
+    """The run completes with all its events while the sink is still stuck in its first batch."""
+    sink = GatedSink()
+    dispatcher = EventDispatcher([sink], capacity=1, interval_s=0.001)
+    orchestrator = PipelineOrchestrator(chain(50).build(), dispatcher=dispatcher)
+    fill(attached(dispatcher), 1)
+    assert sink.entered.wait(30)
+    result = run_virtual(lambda: orchestrator.run(PipelineContext()))
+    assert result.status == "completed"
+    assert len(result.events) == 102
+    sink.gate.set()
+    dispatcher.close()
+    assert dispatcher.stats()[0].dropped == 101
