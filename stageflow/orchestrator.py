@@ -218,20 +218,17 @@ def _next_turn() -> Generator[None, None, None]:
 class _Run:
     """One run: its state, and the drivers that bring it to its end.
 
-    The caller's own task, the *home* of the run, drives only while there is one stage to run at a
-    time. A cancellation of the caller then means just that stage; with siblings about, it has to
-    reach all of them at once, and asyncio does not tell whether a cancellation that arrives
-    inside a stage came from the caller or from, say, an ``asyncio.timeout`` of the stage itself.
-    So from the first moment of real parallelism on, the home only waits.
+    The caller's own task never drives. asyncio does not tell whether a cancellation that arrives
+    inside a stage came from the caller or from, say, an ``asyncio.timeout`` of the stage itself;
+    one that arrives where the caller waits can only mean the whole run, and reaches all stages
+    at once.
     """
 
     __slots__ = (
         "_base",
+        "_cancelled",
         "_failure",
         "_finished",
-        "_home",
-        "_home_cancels",
-        "_home_count",
         "_log",
         "_loop",
         "_plan",
@@ -254,19 +251,16 @@ class _Run:
         #: Stages that may start now. Empty, or promised to a driver, when the loop has control.
         self._ready = deque(plan.roots)
         self._base = contextvars.copy_context()
-        home = asyncio.current_task()
-        assert home is not None, "whoever awaits a run is inside a task"
-        #: The caller's task, how often it had been asked to cancel, and how often we asked it.
-        self._home: asyncio.Task[Any] = home
-        self._home_count = home.cancelling()
-        self._home_cancels = 0
-        #: Tasks of the other drivers, and how many of them have not begun.
+        #: Tasks of the drivers, and how many of them have not begun.
         self._tasks: set[asyncio.Task[None]] = set()
         self._unstarted = 0
-        #: Drivers that are suspended within a stage: those that a stop has to cancel.
-        self._suspended: set[asyncio.Task[Any]] = set()
-        #: Resolved when the last task of a driver has ended.
+        #: Drivers that are suspended within a stage, in the order in which they did: those that a
+        #: stop has to cancel. A set would give them in another order each time.
+        self._suspended: dict[asyncio.Task[None], None] = {}
+        #: Resolved when the last driver has ended.
         self._finished: asyncio.Future[None] | None = None
+        #: Whether the caller was cancelled.
+        self._cancelled = False
         #: Why the run stops early; None while it goes on.
         self._stopping: str | None = None
         self._failure: StageflowError | None = None
@@ -277,19 +271,18 @@ class _Run:
         """Bring the run to its end; see `PipelineOrchestrator.run`."""
         scope = self._scope
         self._log.append((ev.RUN_STARTED, scope.started_at, None, self._origin()))
-        try:
-            if scope.deadline is not None:
-                scope.watchdog.watch(scope.deadline, self._pass_deadline)
-            await self._drive(self._home)
-            if self._tasks:
-                await self._join()
-        except BaseException:
-            # Only what nobody may catch, such as KeyboardInterrupt, comes here.
-            self._stop("the run was interrupted")
-            scope.status = RunStatus.CANCELLED
-            raise
-        finally:
-            scope.watchdog.close()
+        if scope.deadline is not None:
+            scope.watchdog.watch(scope.deadline, self._pass_deadline)
+        if self._ready:
+            self._spawn(1)
+        while self._tasks:
+            self._finished = self._loop.create_future()
+            try:
+                await self._finished
+            except asyncio.CancelledError:
+                self._cancelled = True
+                self._stop(_CANCELLED)
+        scope.watchdog.close()
         return self._conclude()
 
     def _origin(self) -> dict[str, Any]:
@@ -303,19 +296,8 @@ class _Run:
             data["parent_stage_id"] = context.parent_stage_id
         return data
 
-    async def _join(self) -> None:
-        """Wait until every driver has ended, however often the caller is cancelled meanwhile."""
-        while self._tasks:
-            self._finished = self._loop.create_future()
-            try:
-                await self._finished
-            except asyncio.CancelledError:
-                self._stop(_CANCELLED)
-
     def _conclude(self) -> RunResult:
         scope = self._scope
-        for _ in range(self._home_cancels):
-            self._home.uncancel()
         ended_at = self._loop.time()
         duration_ms = (ended_at - scope.started_at) * 1000.0
         data: dict[str, Any] = {"duration_ms": duration_ms}
@@ -330,7 +312,7 @@ class _Run:
                 status, kind = RunStatus.CANCELLED, ev.RUN_CANCELLED
         self._log.append((kind, ended_at, None, data))
         scope.status = status
-        if status is RunStatus.CANCELLED or self._home.cancelling() > self._home_count:
+        if self._cancelled or status is RunStatus.CANCELLED:
             raise asyncio.CancelledError(_CANCELLED)
         return RunResult(
             scope.pipeline_name,
@@ -350,17 +332,13 @@ class _Run:
 
     # ── drivers ─────────────────────────────────────────────────────────────────────────────
 
-    async def _drive(self, task: asyncio.Task[Any]) -> None:  # noqa: C901, PLR0912 - the hot loop
+    async def _drive(self) -> None:  # noqa: C901, PLR0912 - the hot loop
         """Run ready stages one after another until none is left for this driver."""
         plan, ready, waiting, base = self._plan, self._ready, self._waiting, self._base
         scope, append, now = self._scope, self._log.append, self._loop.time
-        at_home = task is self._home
         ended_at = now()
         slice_ends, slice_left = ended_at + SLICE_S, SLICE_STAGES
         while ready:
-            if at_home and len(ready) > 1:
-                self._spawn(1)
-                return
             node = plan.nodes[ready.popleft()]
             # Nothing has run since the last stage ended, so no time has passed.
             started_at = ended_at
@@ -378,7 +356,7 @@ class _Run:
                         output = stop.value
                     else:
                         rest = _carry_on(coroutine, variables, awaited)
-                        output = await self._suspend(task, node, started_at, rest)
+                        output = await self._suspend(node, started_at, rest)
                         slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
                 ended_at = now()
                 if isinstance(output, StageOutput) and output.status is _COMPLETED:
@@ -406,50 +384,35 @@ class _Run:
                 slice_ends, slice_left = ended_at + SLICE_S, SLICE_STAGES
 
     async def _suspend(
-        self,
-        task: asyncio.Task[Any],
-        node: _Node,
-        started_at: float,
-        rest: Awaitable[StageOutput],
+        self, node: _Node, started_at: float, rest: Awaitable[StageOutput]
     ) -> StageOutput:
         """Wait for a stage that has suspended, no longer than its timeout."""
         self._spawn(len(self._ready))
-        self._suspended.add(task)
+        task = _this_task()
+        timeout_s = node.timeout_s
         watch: Watch | None = None
-        if node.timeout_s is not None:
-            watch = self._scope.watchdog.watch(started_at + node.timeout_s, task.cancel)
+        if timeout_s is not None:
+            watch = self._scope.watchdog.watch(started_at + timeout_s, task.cancel)
+        self._suspended[task] = None
         try:
-            output = await rest
-        except (Exception, asyncio.CancelledError) as error:
-            if self._settle(task, watch):
-                assert node.timeout_s is not None
-                raise StageTimeoutError(node.timeout_s) from error
+            return await rest
+        except asyncio.CancelledError:
+            timed_out = watch is not None and watch.expired
+            if task.cancelling() and not timed_out:
+                # The stage cancelled its own task, or somebody cancels all tasks that there are.
+                self._stop(_CANCELLED)
             raise
-        if self._settle(task, watch):
-            # It caught the cancellation and went on; too late is too late.
-            assert node.timeout_s is not None
-            raise StageTimeoutError(node.timeout_s)
-        return output
-
-    def _settle(self, task: asyncio.Task[Any], watch: Watch | None) -> bool:
-        """Sort out the cancellations of a stage that has just ended.
-
-        Returns:
-            Whether it has overrun its timeout.
-        """
-        self._suspended.discard(task)
-        expired = False
-        if watch is not None:
-            watch.released = True
-            expired = watch.expired
-            if expired:
+        finally:
+            del self._suspended[task]
+            # The next stage of this driver begins with a clean slate: on Python 3.11 even a
+            # TaskGroup leaves a request to cancel behind.
+            while task.cancelling():
                 task.uncancel()
-        if self._stopping is not None:
-            return False
-        if task.cancelling() > (self._home_count if task is self._home else 0):
-            self._stop(_CANCELLED)
-            return False
-        return expired
+            if watch is not None and timeout_s is not None:
+                watch.released = True
+                if watch.expired and self._stopping is None:
+                    # Whatever the stage made of it: too late is too late.
+                    raise StageTimeoutError(timeout_s)
 
     def _spawn(self, wanted: int) -> None:
         """See to it that `wanted` ready stages have a driver of their own coming."""
@@ -466,12 +429,10 @@ class _Run:
         except asyncio.CancelledError:
             self._stop(_CANCELLED)
         self._unstarted -= 1
-        task = asyncio.current_task()
-        assert task is not None
         try:
-            await self._drive(task)
+            await self._drive()
         finally:
-            self._tasks.discard(task)
+            self._tasks.discard(_this_task())
             if not self._tasks and self._finished is not None and not self._finished.done():
                 self._finished.set_result(None)
 
@@ -515,6 +476,10 @@ class _Run:
             self._fail(failure, f"stage {node.name!r} failed")
 
     def _pass_deadline(self) -> None:
+        if self._stopping is not None:
+            # A clean-up that outlasts the deadline is asked once more to come to its end.
+            self._cancel_suspended()
+            return
         limit_s = self._scope.deadline_s
         failure = DeadlineExceededError(limit_s)
         failure.pipeline_run_id = self._scope.pipeline_run_id
@@ -532,11 +497,21 @@ class _Run:
         self._stopping = reason
         self._ready.clear()
         # A stage that is cleaning up is not cut short by the timeout of its work.
-        self._scope.watchdog.close()
+        scope = self._scope
+        scope.watchdog.close()
+        if scope.deadline is not None and self._loop.time() < scope.deadline:
+            scope.watchdog.watch(scope.deadline, self._pass_deadline)
+        self._cancel_suspended()
+
+    def _cancel_suspended(self) -> None:
         for task in tuple(self._suspended):
-            if task is self._home:
-                self._home_cancels += 1
             task.cancel()
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "a driver runs in a task"
+    return task
 
 
 def _described(failure: StageflowError) -> dict[str, Any]:
