@@ -44,22 +44,29 @@ class RunScope:
         "bag",
         "context",
         "deadline",
-        "deadline_s",
         "inputs",
         "log",
         "loop",
+        "own_deadline",
         "pipeline_name",
         "pipeline_run_id",
+        "producers",
         "started_at",
         "status",
         "watchdog",
     )
 
     def __init__(
-        self, context: PipelineContext, pipeline_name: str, loop: asyncio.AbstractEventLoop
+        self,
+        context: PipelineContext,
+        pipeline_name: str,
+        loop: asyncio.AbstractEventLoop,
+        producers: Mapping[str, str] = _NO_VALUES,
     ) -> None:
         self.context = context
         self.pipeline_name = pipeline_name
+        #: For each output, the name of the stage that declares it.
+        self.producers = producers
         self.loop = loop
         self.pipeline_run_id = context.new_id()
         self.started_at = loop.time()
@@ -68,16 +75,16 @@ class RunScope:
         self.inputs = context.inputs
         self.status = RunStatus.RUNNING
         self.watchdog = Watchdog(loop)
-        #: Loop time in seconds at which the run must have ended, and the same as seconds since
-        #: its start; None and infinity if it has no limit.
+        #: Loop time in seconds at which the run must have ended; None if it has no limit.
         self.deadline: float | None = None
-        self.deadline_s = math.inf
+        #: The same, if this run has to keep it itself: a parent with an earlier one will do it.
+        self.own_deadline: float | None = None
         if context.deadline_s is not None:
-            self.deadline_s = context.deadline_s
-        if context.parent is not None and context.parent.deadline is not None:
-            self.deadline_s = min(self.deadline_s, context.parent.deadline - self.started_at)
-        if self.deadline_s < math.inf:
-            self.deadline = self.started_at + self.deadline_s
+            self.deadline = self.own_deadline = self.started_at + context.deadline_s
+        inherited = context.parent.deadline if context.parent is not None else None
+        if inherited is not None and (self.deadline is None or inherited <= self.deadline):
+            self.deadline = inherited
+            self.own_deadline = None
 
 
 class PipelineContext:
@@ -192,7 +199,12 @@ class PipelineContext:
         child.parent_stage_id = caller.name
         return child
 
-    def begin_run(self, pipeline_name: str, loop: asyncio.AbstractEventLoop) -> RunScope:
+    def begin_run(
+        self,
+        pipeline_name: str,
+        loop: asyncio.AbstractEventLoop,
+        producers: Mapping[str, str] = _NO_VALUES,
+    ) -> RunScope:
         """Open the scope of a new run; for the orchestrator.
 
         Raises:
@@ -200,7 +212,7 @@ class PipelineContext:
         """
         if self._scope is not None and self._scope.status is RunStatus.RUNNING:
             raise ContextInUseError(pipeline_name, self._scope.pipeline_run_id)
-        self._scope = RunScope(self, pipeline_name, loop)
+        self._scope = RunScope(self, pipeline_name, loop, producers)
         return self._scope
 
 
@@ -238,7 +250,17 @@ class StageContext:
             return scope.bag[key]
         if key in scope.inputs:
             return scope.inputs[key]
-        raise AbsentInputError(key, "its producer was skipped or failed, or nobody passed it in")
+        raise AbsentInputError(key, self._why_absent(key))
+
+    def _why_absent(self, key: str) -> str:
+        producer = self._scope.producers.get(key)
+        if producer is None:
+            return "the run was started without it"
+        ended = [e for e in self._scope.log.snapshot() if e.stage == producer][-1:]
+        for event in ended:
+            why = event.data.get("error_message") or event.data.get("reason") or "no reason given"
+            return f"stage {producer!r}, which provides it, was {event.what} ({why})"
+        return f"stage {producer!r}, which provides it, has not run"
 
     def get(self, key: str, default: Any = None) -> Any:
         """A declared input, or `default` if it is absent.

@@ -88,10 +88,11 @@ class _Plan:
     10,000.
     """
 
-    __slots__ = ("counts", "nodes", "opens", "roots")
+    __slots__ = ("counts", "nodes", "opens", "producers", "roots")
 
     def __init__(self, graph: StageGraph, interceptors: Sequence[Interceptor]) -> None:
         self.nodes = tuple(_Node(spec, interceptors) for spec in graph.specs)
+        self.producers = {key: spec.name for spec in graph.specs for key in spec.outputs}
         behind: dict[tuple[int, ...], list[int]] = {}
         for number, before in enumerate(graph.predecessors):
             behind.setdefault(before, []).append(number)
@@ -145,7 +146,8 @@ class PipelineOrchestrator:
             MissingRunInputError: The context lacks an input that the pipeline declares.
         """
         self._check_inputs(ctx)
-        scope = ctx.begin_run(self.graph.name, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        scope = ctx.begin_run(self.graph.name, loop, self._plan.producers)
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
         return await _Run(scope, self._plan).execute()
@@ -271,8 +273,8 @@ class _Run:
         """Bring the run to its end; see `PipelineOrchestrator.run`."""
         scope = self._scope
         self._log.append((ev.RUN_STARTED, scope.started_at, None, self._origin()))
-        if scope.deadline is not None:
-            scope.watchdog.watch(scope.deadline, self._pass_deadline)
+        if scope.own_deadline is not None:
+            scope.watchdog.watch(scope.own_deadline, self._pass_deadline)
         if self._ready:
             self._spawn(1)
         while self._tasks:
@@ -480,7 +482,8 @@ class _Run:
             # A clean-up that outlasts the deadline is asked once more to come to its end.
             self._cancel_suspended()
             return
-        limit_s = self._scope.deadline_s
+        limit_s = self._scope.context.deadline_s
+        assert limit_s is not None, "only a run with a limit of its own keeps one"
         failure = DeadlineExceededError(limit_s)
         failure.pipeline_run_id = self._scope.pipeline_run_id
         self._fail(failure, f"the run passed its deadline of {limit_s:g} s")
@@ -499,8 +502,8 @@ class _Run:
         # A stage that is cleaning up is not cut short by the timeout of its work.
         scope = self._scope
         scope.watchdog.close()
-        if scope.deadline is not None and self._loop.time() < scope.deadline:
-            scope.watchdog.watch(scope.deadline, self._pass_deadline)
+        if scope.own_deadline is not None and self._loop.time() < scope.own_deadline:
+            scope.watchdog.watch(scope.own_deadline, self._pass_deadline)
         self._cancel_suspended()
 
     def _cancel_suspended(self) -> None:
