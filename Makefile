@@ -1,0 +1,58 @@
+# Two commands matter: `make bench` and `make test`. Everything else is `make help`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+COMMITS ?= 5
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test lint format compare site serve browser clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make the virtual environment (done once; again when pyproject.toml changes).
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "stageflow needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	         "name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
+	@$(BIN)/python -m stageflow pulse bench --commits $(COMMITS)
+
+test: $(READY) browser ## Run all tests and hold the coverage floors. PYTEST_ARGS="-k bag"
+	@$(BIN)/python -m pytest --cov --cov-report=json:.coverage.json --cov-report= $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),,$(BIN)/python -m tests.coverage_floors .coverage.json)
+
+lint: $(READY) ## Check style, types and the direction of imports.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## Bring the code into its standard form.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, and the goals.
+	@$(BIN)/python -m benchmarks.compare
+
+site: $(READY) ## Publish what has been measured, without measuring.
+	@$(BIN)/python -m stageflow pulse build
+
+serve: $(READY) ## Serve the published site on this machine.
+	@$(BIN)/python -m stageflow pulse serve
+
+browser:
+	@.ci/browser
+
+clean: ## Remove the environment and all that was made; keeps the measurements.
+	rm -rf $(VENV) .asv/env .asv/html .coverage .coverage.json .hypothesis .mypy_cache .pytest_cache .ruff_cache
