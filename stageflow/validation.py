@@ -53,18 +53,18 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
     name = spec.name
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield InvalidNameError(pipeline, name)
-    if not _is_async(spec.execute):
+    if isinstance(spec.runner, type) or not _is_async(spec.execute):
         yield InvalidRunnerError(pipeline, name, spec.runner)
     timeout_s = spec.timeout_s
     if timeout_s is not None and not _is_duration(timeout_s):
         yield InvalidTimeoutError(pipeline, name, timeout_s)
     if not _is_condition(spec.condition):
         yield InvalidDeclarationError(
-            pipeline, name, "condition", spec.condition, "give a function of the StageContext"
+            pipeline, name, "condition", spec.condition, "give a plain function of the StageContext"
         )
     if spec.dependencies:
         yield from _declaration_problems(pipeline, name, "dependencies", spec.dependencies)
-        if name in spec.dependencies:
+        if isinstance(spec.dependencies, tuple) and name in spec.dependencies:
             yield SelfDependencyError(pipeline, name)
     if spec.inputs:
         yield from _declaration_problems(pipeline, name, "inputs", spec.inputs)
@@ -82,7 +82,8 @@ def _is_async(function: object) -> bool:
 
 
 def _is_condition(condition: object) -> bool:
-    return condition is None or callable(condition)
+    # What an async function returns is a coroutine, and that counts as true.
+    return condition is None or (callable(condition) and not _is_async(condition))
 
 
 def _is_duration(timeout_s: object) -> bool:
