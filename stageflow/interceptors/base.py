@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from stageflow.context import StageContext
-from stageflow.errors import InvalidOutputError
-from stageflow.stage import StageFunction, StageOutput, StageSpec
+from stageflow.errors import InvalidOutputError, StageFailedError
+from stageflow.stage import StageFunction, StageOutput, StageSpec, StageStatus
 
 CallNext: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
 
@@ -21,7 +21,8 @@ class Interceptor:
     or does both; its `before` then comes before its `around`.
 
     Where `before` has returned, exactly one of `after` and `failed` follows. What a hook raises
-    fails the stage.
+    fails the stage. A failure that the stage returned reaches interceptors as the exception
+    `StageFailedError`, so that there is one way to meet failures.
 
     One instance serves all stages and all runs, many at a time: what belongs to one execution is
     kept per `StageContext`.
@@ -74,22 +75,26 @@ def fold(spec: StageSpec, interceptors: Sequence[Interceptor]) -> StageFunction:
 
 
 def _checked(call: StageFunction) -> StageFunction:
-    """Make sure that interceptors, too, are handed nothing but a `StageOutput`."""
-
     async def checked(ctx: StageContext) -> StageOutput:
-        output = await call(ctx)
-        if not isinstance(output, StageOutput):
-            raise InvalidOutputError(output)
-        return output
+        return _sound(await call(ctx))
 
     return checked
+
+
+def _sound(output: object) -> StageOutput:
+    """Hand on what is a stage's success; interceptors meet every failure as an exception."""
+    if not isinstance(output, StageOutput):
+        raise InvalidOutputError(output)
+    if output.status is StageStatus.FAILED:
+        raise StageFailedError(output.reason or "no reason given", retryable=output.retryable)
+    return output
 
 
 def _wrapped(call: StageFunction, interceptor: Interceptor) -> StageFunction:
     around = interceptor.around
 
     async def wrapped(ctx: StageContext) -> StageOutput:
-        return await around(ctx, call)
+        return _sound(await around(ctx, call))
 
     return wrapped
 
