@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -24,22 +25,23 @@ from stageflow.providers.fake import (
 from stageflow.providers.latency import LatencyProfile
 from stageflow.providers.ports import Audio, Message
 from stageflow.providers.registry import ProviderRegistry
+from tests.utils.virtual_time import run_virtual
 
 HELLO = [Message("system", "Be brief."), Message("user", "Hello there.")]
 FOREVER = LatencyProfile.fixed(3_600_000)
 SPREAD = LatencyProfile.percentiles(p50_ms=50, p99_ms=200)
 
 
-@pytest.fixture
-def slept_ms(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The sleeps that are asked of asyncio, in ms; none of them takes any time."""
-    durations: list[float] = []
+def marks_ms(main: Callable[[Callable[[], None]], Awaitable[None]]) -> list[float]:
+    """The virtual times in ms at which `main` called its argument."""
+    marks: list[float] = []
 
-    async def sleep(delay_s: float) -> None:
-        durations.append(delay_s * 1000)
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        await main(lambda: marks.append(loop.time() * 1000))
 
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    return durations
+    run_virtual(run)
+    return marks
 
 
 def without_suspending(call: Coroutine[Any, Any, Any]) -> Any:
@@ -84,35 +86,40 @@ each_call = pytest.mark.parametrize(
 )
 
 
-@each_call
-async def test_takes_its_latency(make: Any, call: Any, slept_ms: list[float]) -> None:
-    """Each call sleeps as long as its profile says, and is counted."""
-    fake = make(LatencyProfile.fixed(25), 0)
-    await call(fake)
-    await call(fake)
-    assert sum(slept_ms) == pytest.approx(50)
-    assert fake.calls == 2
+def latencies_ms(fake: Any, call: Any, count: int) -> list[float]:
+    """How long each of `count` calls takes, in virtual milliseconds."""
 
-
-@each_call
-async def test_same_seed_same_latencies(make: Any, call: Any, slept_ms: list[float]) -> None:
-    """Two fakes with one seed take the same time call by call; another seed takes another."""
-    taken: list[list[float]] = []
-    for seed in (1, 1, 2):
-        fake = make(SPREAD, seed)
-        for _ in range(5):
+    async def main(mark: Callable[[], None]) -> None:
+        mark()
+        for _ in range(count):
             await call(fake)
-        taken.append(slept_ms.copy())
-        slept_ms.clear()
-    assert taken[0] == taken[1] != taken[2]
-    assert len(set(taken[0])) > 1
+            mark()
+
+    return [after - before for before, after in itertools.pairwise(marks_ms(main))]
 
 
-async def test_kinds_do_not_share_their_chance(slept_ms: list[float]) -> None:
+@each_call
+def test_takes_its_latency(make: Any, call: Any) -> None:
+    """Each call takes as long as its profile says, and is counted."""
+    fake = make(LatencyProfile.fixed(25), 0)
+    assert latencies_ms(fake, call, 3) == pytest.approx([25, 25, 25])
+    assert fake.calls == 3
+
+
+@each_call
+def test_same_seed_same_latencies(make: Any, call: Any) -> None:
+    """Two fakes with one seed take the same time call by call; another seed takes another."""
+    first, second, other = (latencies_ms(make(SPREAD, seed), call, 5) for seed in (1, 1, 2))
+    assert first == second != other
+    assert len(set(first)) == 5
+
+
+def test_kinds_do_not_share_their_chance() -> None:
     """Fakes of different kinds with one seed are not slow at the same calls."""
-    await FakeTTS(latency=SPREAD, seed=1).synthesize("x")
-    await FakeSTT("x", latency=SPREAD, seed=1).transcribe(Audio(b""))
-    assert slept_ms[0] != slept_ms[1]
+    taken = [
+        latencies_ms(make(SPREAD, 1), call, 1)[0] for name, make, call in CALLS if name != "stream"
+    ]
+    assert len({round(duration, 6) for duration in taken}) == 4, "get and put share a generator"
 
 
 @each_call
@@ -166,21 +173,26 @@ def test_pieces_joined_are_the_answer(answer: str) -> None:
 @pytest.mark.parametrize(
     ("first_piece", "answer", "expected_ms"),
     [
-        (LatencyProfile.fixed(60), "a b c d", [60, 40, 40, 40]),
-        (None, "a b c", [60, 60, 60]),
-        (LatencyProfile.fixed(500), "a b", [180]),
-        (LatencyProfile.fixed(60), "alone", [180]),
+        (LatencyProfile.fixed(60), "a b c d", [60, 100, 140, 180, 180]),
+        (None, "a b c", [60, 120, 180, 180]),
+        (LatencyProfile.fixed(500), "a b", [180, 180, 180]),
+        (LatencyProfile.fixed(60), "alone", [180, 180]),
         (LatencyProfile.fixed(60), "", [180]),
     ],
     ids=["first then even", "even", "first cut to the whole", "one piece", "no piece"],
 )
-async def test_stream_takes_the_whole_latency(
-    first_piece: LatencyProfile | None, answer: str, expected_ms: list[float], slept_ms: list[float]
+def test_stream_takes_the_whole_latency(
+    first_piece: LatencyProfile | None, answer: str, expected_ms: list[float]
 ) -> None:
     """A stream waits for its first piece, then evenly, and as long in all as a whole answer."""
     llm = FakeLLM(answer, latency=LatencyProfile.fixed(180), first_piece=first_piece)
-    await pieces_of(llm)
-    assert slept_ms == pytest.approx(expected_ms)
+
+    async def main(mark: Callable[[], None]) -> None:
+        async for _ in llm.stream(HELLO):
+            mark()
+        mark()
+
+    assert marks_ms(main) == pytest.approx(expected_ms)
 
 
 @pytest.mark.parametrize("answers", [[], [1], ["fine", None]])
