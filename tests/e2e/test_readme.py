@@ -1,0 +1,58 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(language: str) -> list[str]:
+    """The README's listings in one language, in order."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_example_prints_what_the_readme_says() -> None:
+    """The README's example runs as it stands and prints the output printed below it."""
+    (example,) = blocks("python")
+    (output,) = blocks("text")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == output
+
+
+def test_the_example_is_short() -> None:
+    """The README's example takes about fifteen lines of code, imports included."""
+    (example,) = blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    """Each `make …` of the README is a target of the Makefile."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:`|\$ )make ([a-z]+)", text))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    assert {"bench", "test", "help"} <= named
+    assert named <= targets
+
+
+def test_every_path_that_the_readme_names_exists() -> None:
+    """The README's map points to what is there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([\w./]+)\)", text)
+    folders = re.findall(r"`((?:[\w]+/)+)`", text)
+    assert links
+    assert folders
+    for path in [*links, *folders]:
+        assert (ROOT / path).exists(), path
