@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -33,7 +34,7 @@ exit codes:
   1    nothing could be measured or published; the last line says why and what to do
   2    bad arguments
   3    published, but the newest commit measured now did not build or has failed benchmarks
-  130  interrupted; what was measured until then is published
+  130  interrupted or terminated; what was measured until then is published
 """
 
 
@@ -102,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    # A terminated run publishes what it has too, and leaves no asv behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = Options(
         commits=arguments.commits,
         machine=arguments.machine,

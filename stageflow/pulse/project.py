@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,7 +16,8 @@ from stageflow.pulse.errors import AsvFailedError, AsvMissingError, PulseError
 
 CONFIG_NAME = "asv.conf.json"
 SET_ASIDE_DIR = ".asv/set-aside"
-_INTERRUPT_PATIENCE_S = 20.0
+_INTERRUPTS = 5
+_INTERRUPT_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,14 @@ class AsvProject:
 
 def stop_asv(process: subprocess.Popen[str]) -> None:
     """Interrupt an asv command that still runs, as Ctrl-C does, and wait for its end."""
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
-    try:
-        process.communicate(timeout=_INTERRUPT_PATIENCE_S)
-    except subprocess.TimeoutExpired:
+    for _ in range(_INTERRUPTS):
+        if process.poll() is not None:
+            return
+        # More than once: asv loses an interrupt that comes while it starts a program.
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_INTERRUPT_PATIENCE_S)
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -156,6 +157,8 @@ class ScratchRepo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A test run in the background may have been started with SIGINT ignored.
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - before any thread
         )
 
     def _pulse_command(self, command: str, *args: str) -> list[str]:
@@ -173,6 +176,10 @@ class ScratchRepo:
             text=True,
             timeout=300,
         )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def package(steps: int, added_later: bool = False) -> dict[str, str]:
