@@ -154,7 +154,7 @@ class StageGraph:
                     came_from[number] = predecessor
             name = self.specs[number].name
             best[number] += 1.0 if weights is None else weights.get(name, 0.0)
-            if end is None or best[number] > best[end]:
+            if end is None or best[number] >= best[end]:
                 end = number
         length = best[end] if end is not None else 0.0
         path: list[str] = []

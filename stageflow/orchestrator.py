@@ -13,7 +13,7 @@ import asyncio
 import contextvars
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 from stageflow import events as ev
@@ -21,10 +21,7 @@ from stageflow.context import PipelineContext, RunScope, RunStatus, StageContext
 from stageflow.dispatch import EventDispatcher
 from stageflow.errors import (
     DeadlineExceededError,
-    InvalidOutputError,
     MissingRunInputError,
-    OutputMismatchError,
-    StageFailedError,
     StageflowError,
     StageTimeoutError,
     StrayCancellationError,
@@ -33,7 +30,14 @@ from stageflow.errors import (
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor, fold
 from stageflow.result import RunResult
-from stageflow.stage import Condition, StageFunction, StageOutput, StageSpec, StageStatus
+from stageflow.stage import (
+    Condition,
+    StageFunction,
+    StageOutput,
+    StageSpec,
+    StageStatus,
+    check_output,
+)
 from stageflow.watchdog import Watch
 
 _COMPLETED = StageStatus.COMPLETED
@@ -361,15 +365,13 @@ class _Run:
                         output = await self._suspend(node, started_at, rest)
                         slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
                 ended_at = now()
-                if isinstance(output, StageOutput) and output.status is _COMPLETED:
-                    outputs = output.outputs
-                    if outputs or node.outputs:
-                        if outputs.keys() != node.outputs:
-                            raise _mismatch(node, outputs)
-                        scope.bag.put_all(outputs, node.name)
+                output = check_output(output, node.outputs)
+                if output.status is _COMPLETED:
+                    if output.outputs:
+                        scope.bag.put_all(output.outputs, node.name)
                     append((node.completed, ended_at, node.name, started_at))
                 else:
-                    self._accept_other(node, output, started_at, ended_at)
+                    self._accept_skip(node, output, started_at, ended_at)
             except (Exception, asyncio.CancelledError) as error:
                 ended_at = now()
                 self._accept_error(node, error, started_at, ended_at)
@@ -448,16 +450,9 @@ class _Run:
 
     # ── how stages end ──────────────────────────────────────────────────────────────────────
 
-    def _accept_other(
-        self, node: _Node, output: object, started_at: float, ended_at: float
+    def _accept_skip(
+        self, node: _Node, output: StageOutput, started_at: float, ended_at: float
     ) -> None:
-        """Take what is no completed output."""
-        if not isinstance(output, StageOutput):
-            raise InvalidOutputError(output)
-        if output.status is StageStatus.FAILED:
-            raise StageFailedError(output.reason or "no reason given", retryable=output.retryable)
-        if output.status is not StageStatus.SKIPPED:
-            raise InvalidOutputError(output)
         data = {"duration_ms": (ended_at - started_at) * 1000.0, "reason": output.reason}
         self._log.append((node.skipped, ended_at, node.name, data))
 
@@ -525,11 +520,3 @@ def _described(failure: StageflowError) -> dict[str, Any]:
         "retryable": failure.retryable,
         "user_message": failure.user_message,
     }
-
-
-def _mismatch(node: _Node, outputs: Mapping[Any, Any]) -> StageflowError:
-    returned = set(outputs)
-    return OutputMismatchError(
-        undeclared=sorted(map(str, returned - node.outputs)),
-        missing=sorted(node.outputs - returned),
-    )

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 from stageflow.context import StageContext
+from stageflow.errors import InvalidOutputError, OutputMismatchError, StageFailedError
 
 
 class StageKind(StrEnum):
@@ -74,6 +75,40 @@ class StageOutput(NamedTuple):
             "reason": self.reason,
             "retryable": self.retryable,
         }
+
+
+def check_output(output: object, declared: frozenset[str]) -> StageOutput:
+    """Let a stage's success pass.
+
+    Args:
+        output: Whatever the stage returned.
+        declared: The outputs that it declares.
+
+    Returns:
+        The same, if it is a completed or skipped `StageOutput`.
+
+    Raises:
+        InvalidOutputError: It is no `StageOutput`, or one that no stage can return.
+        StageFailedError: The stage says that it failed.
+        OutputMismatchError: Its outputs are not the declared ones.
+    """
+    if not isinstance(output, StageOutput):
+        raise InvalidOutputError(output)
+    outputs = output.outputs
+    # An abstract class is slow to ask: a dict is what nearly every stage returns.
+    if output.status is _COMPLETED and (type(outputs) is dict or isinstance(outputs, Mapping)):
+        if outputs.keys() != declared:
+            returned = set(outputs)
+            raise OutputMismatchError(
+                undeclared=sorted(map(str, returned - declared)),
+                missing=sorted(declared - returned),
+            )
+        return output
+    if output.status is StageStatus.FAILED:
+        raise StageFailedError(output.reason or "no reason given", retryable=output.retryable)
+    if output.status is StageStatus.SKIPPED:
+        return output
+    raise InvalidOutputError(output)
 
 
 class Stage(Protocol):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from stageflow.context import StageContext
-from stageflow.errors import InvalidOutputError, StageFailedError
-from stageflow.stage import StageFunction, StageOutput, StageSpec, StageStatus
+from stageflow.stage import StageFunction, StageOutput, StageSpec, check_output
 
 CallNext: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
 
@@ -58,50 +58,41 @@ def fold(spec: StageSpec, interceptors: Sequence[Interceptor]) -> StageFunction:
 
     Neighbours that only observe share one layer, and a stage without interceptors has none.
     """
-    chain = [i for i in interceptors if i.applies_to(spec)]
+    declared = frozenset(spec.outputs)
     call: StageFunction = spec.execute
-    if chain:
-        call = _checked(call)
     observers: list[Interceptor] = []
-    for interceptor in reversed(chain):
-        wraps = _overrides(interceptor, "around")
-        observes = any(_overrides(interceptor, hook) for hook in ("before", "after", "failed"))
-        if wraps:
-            call = _wrapped(_observed(call, observers), interceptor)
+    for interceptor in reversed([i for i in interceptors if i.applies_to(spec)]):
+        if _overrides(interceptor, "around"):
+            inside = _observed if observers else _checked
+            call = partial(_call_around, interceptor.around, inside(call, declared, observers))
             observers = []
-        if observes:
+        if any(_overrides(interceptor, hook) for hook in ("before", "after", "failed")):
             observers.insert(0, interceptor)
-    return _observed(call, observers)
+    return _observed(call, declared, observers) if observers else call
 
 
-def _checked(call: StageFunction) -> StageFunction:
+def _call_around(
+    around: Callable[[StageContext, CallNext], Awaitable[StageOutput]],
+    call_next: CallNext,
+    ctx: StageContext,
+) -> Awaitable[StageOutput]:
+    return around(ctx, call_next)
+
+
+def _checked(
+    call: StageFunction, declared: frozenset[str], _: Sequence[Interceptor]
+) -> StageFunction:
+    """Hand on successes alone, so that interceptors meet every failure as an exception."""
+
     async def checked(ctx: StageContext) -> StageOutput:
-        return _sound(await call(ctx))
+        return check_output(await call(ctx), declared)
 
     return checked
 
 
-def _sound(output: object) -> StageOutput:
-    """Hand on what is a stage's success; interceptors meet every failure as an exception."""
-    if not isinstance(output, StageOutput):
-        raise InvalidOutputError(output)
-    if output.status is StageStatus.FAILED:
-        raise StageFailedError(output.reason or "no reason given", retryable=output.retryable)
-    return output
-
-
-def _wrapped(call: StageFunction, interceptor: Interceptor) -> StageFunction:
-    around = interceptor.around
-
-    async def wrapped(ctx: StageContext) -> StageOutput:
-        return _sound(await around(ctx, call))
-
-    return wrapped
-
-
-def _observed(call: StageFunction, observers: Sequence[Interceptor]) -> StageFunction:
-    if not observers:
-        return call
+def _observed(
+    call: StageFunction, declared: frozenset[str], observers: Sequence[Interceptor]
+) -> StageFunction:
     befores = tuple(
         (position, observer.before)
         for position, observer in enumerate(observers)
@@ -131,7 +122,7 @@ def _observed(call: StageFunction, observers: Sequence[Interceptor]) -> StageFun
                 entered = position
                 before(ctx)
             entered = entire
-            output = await call(ctx)
+            output = check_output(await call(ctx), declared)
             for position, after in afters:
                 entered = position
                 after(ctx, output)

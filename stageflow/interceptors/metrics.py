@@ -57,7 +57,7 @@ class MetricsInterceptor(Interceptor):
 
     def after(self, ctx: StageContext, output: StageOutput, /) -> None:
         """Record a completed or skipped stage."""
-        self._take(ctx, output.status.value)
+        self._take(ctx, output.status)
 
     def failed(self, ctx: StageContext, error: BaseException, /) -> None:
         """Record a failed or cancelled stage."""
