@@ -1,0 +1,72 @@
+"""What it costs to define a pipeline and to build its graph."""
+
+from __future__ import annotations
+
+import functools
+
+import stageflow as sf
+from benchmarks import plain
+from benchmarks.support import CpuTimed, requires
+from benchmarks.workloads import layered, specs
+
+setup = requires("Pipeline", "StageSpec", "StageOutput", "PipelineOrchestrator")
+
+WIDTH = 10
+
+
+@functools.cache
+def layers_of(stages: int) -> tuple[sf.StageSpec, ...]:
+    """Specs in layers of ten, each waiting for, and reading from, two of the layer before."""
+    widths = [WIDTH] * (stages // WIDTH)
+    if stages % WIDTH:
+        widths.append(stages % WIDTH)
+    return tuple(specs(layered(widths, fan_in=2)))
+
+
+def define_and_build(stages: int) -> sf.StageGraph:
+    """From specs to the compiled graph."""
+    return sf.Pipeline("bench", layers_of(stages)).build()
+
+
+class Small(CpuTimed):
+    """Pipelines of the size that people write."""
+
+    version = "1"
+    params = (3, 10, 20)
+    param_names = ("stages",)
+
+    def time_define_and_build(self, stages: int) -> None:
+        """Checks and compilation of stages with dependencies: paid once a process, at start."""
+        define_and_build(stages)
+
+    def time_orchestrator(self, stages: int) -> None:
+        """The same, and the graph bound to what runs it: all that stands before a first run."""
+        sf.PipelineOrchestrator(define_and_build(stages))
+
+
+class Growth(CpuTimed):
+    """Pipelines of any size: the time should grow as the number of stages does, no faster."""
+
+    version = "1"
+    params = (100, 1_000, 10_000)
+    param_names = ("stages",)
+
+    def time_define_and_build(self, stages: int) -> None:
+        """Checks and compilation; a curve steeper than the number of stages shows as a bend."""
+        define_and_build(stages)
+
+
+class Compose(CpuTimed):
+    """Joining pipelines."""
+
+    version = "1"
+
+    def time_compose_ten_of_ten(self) -> None:
+        """Ten pipelines of ten stages joined one after another: checks run at each join."""
+        joined = sf.Pipeline("bench", layers_of(100)[:10])
+        for start in range(10, 100, 10):
+            joined = joined.compose(sf.Pipeline("part", layers_of(100)[start : start + 10]))
+
+
+if __name__ == "__main__":
+    plain.main()

@@ -1,0 +1,39 @@
+"""What a chat turn takes: with the latencies of the default fakes, and without any."""
+
+from __future__ import annotations
+
+from benchmarks import plain
+from benchmarks.support import CpuTimed, requires, run
+from benchmarks.turns import NEEDS, chat_turn, latencies_s, repeat
+
+setup = requires(*NEEDS)
+
+TURNS = 200
+APART_S = 0.005
+TURNS_A_CALL = 20
+
+
+class Latency:
+    """Wall time of turns with the fakes' own latencies, drawn anew, and alike, on each commit."""
+
+    version = "1"
+    unit = "seconds"
+
+    def track_turn(self) -> dict[str, object]:
+        """Latencies of 200 turns as samples: P50, P95 and P99 of what a user waits."""
+        turns = [chat_turn(number) for number in range(TURNS)]
+        return {"samples": run(latencies_s(turns, APART_S)), "number": 1}
+
+
+class Cpu(CpuTimed):
+    """CPU time of 20 turns whose providers answer at once: the engine and the kernel's code."""
+
+    version = "1"
+
+    def time_20_turns(self) -> None:
+        """The kernel: how many turns a core can carry; the fakes' own work is in it."""
+        run(repeat(chat_turn, TURNS_A_CALL))
+
+
+if __name__ == "__main__":
+    plain.main()

@@ -1,0 +1,115 @@
+"""What it costs to hand events to sinks, and to read them from a result.
+
+Every call of the first class is a run of 1,000 stages with about 2,000 events.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import time
+from collections.abc import Sequence
+
+import stageflow as sf
+from benchmarks import plain
+from benchmarks.rounds import interleaved
+from benchmarks.support import CpuTimed, requires, run
+from benchmarks.workloads import orchestrator, pipeline, run_times
+
+setup = requires("EventDispatcher", "PipelineOrchestrator")
+
+GRAPH = "1,000 stages"
+#: More than a measurement produces: an event that is dropped costs less than one that is kept.
+CAPACITY = 10_000_000
+#: Events of one run: a started and a completed one a stage, and the run's own two.
+EVENTS = 2_002
+
+
+class NullSink:
+    """Takes events and drops them."""
+
+    def write(self, events: Sequence[sf.Event]) -> None:
+        """Drop a batch."""
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+@functools.cache
+def dispatched(sinks: int) -> sf.PipelineOrchestrator:
+    """What runs the graph with that many null sinks behind a dispatcher; made once."""
+    if not sinks:
+        return orchestrator(GRAPH)
+    dispatcher = sf.EventDispatcher([NullSink() for _ in range(sinks)], capacity=CAPACITY)
+    atexit.register(dispatcher.close)
+    return sf.PipelineOrchestrator(graph(), dispatcher=dispatcher)
+
+
+@functools.cache
+def graph() -> sf.StageGraph:
+    """The graph of all runs here."""
+    return pipeline(GRAPH).build()
+
+
+def run_alone() -> None:
+    """What `run_and_flush` does, without a dispatcher."""
+    run(run_times(sf.PipelineOrchestrator(graph()), 1)).unwrap()
+
+
+def run_and_flush() -> None:
+    """A run with a dispatcher of its own, until its sink has taken every event."""
+    dispatcher = sf.EventDispatcher([NullSink()], capacity=CAPACITY)
+    bound = sf.PipelineOrchestrator(graph(), dispatcher=dispatcher)
+    run(run_times(bound, 1)).unwrap()
+    dispatcher.close()
+    assert dispatcher.stats()[0].written == EVENTS
+
+
+class Emission(CpuTimed):
+    """What a run pays for its events."""
+
+    version = "1"
+    params = (0, 1, 4)
+    param_names = ("sinks",)
+    #: CPU time of the thread that runs the loop: the sinks have threads of their own.
+    timer = time.thread_time
+
+    def time_run(self, sinks: int) -> None:
+        """A run's own time: without sinks its log alone; with them, an append to each buffer."""
+        run(run_times(dispatched(sinks), 1)).unwrap()
+
+
+class Dispatch(CpuTimed):
+    """What events cost the whole process: the sink's thread, its start and its end included."""
+
+    version = "1"
+
+    def time_run_and_flush(self) -> None:
+        """A run until a null sink has taken every event as an object, threads included."""
+        run_and_flush()
+
+
+class PerEvent:
+    """What one event costs on its way to a sink."""
+
+    version = "1"
+    unit = "seconds"
+
+    def track_cost(self) -> dict[str, object]:
+        """CPU time that each event adds until a null sink has it, against a run without sink."""
+        pairs = interleaved((run_and_flush, run_alone), rounds=11)
+        return {"samples": [(with_ - without) / EVENTS for with_, without in pairs], "number": 1}
+
+
+class Reading(CpuTimed):
+    """What reading a result's events costs: they become objects only then."""
+
+    version = "1"
+
+    def time_run_and_read(self) -> None:
+        """A run of 1,000 stages and its 2,002 events read once."""
+        assert len(run(run_times(dispatched(0), 1)).events) == EVENTS
+
+
+if __name__ == "__main__":
+    plain.main()

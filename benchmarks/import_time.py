@@ -1,0 +1,44 @@
+"""What ``import stageflow`` costs a program that starts."""
+
+from __future__ import annotations
+
+from benchmarks import plain
+from benchmarks.fresh import import_seconds
+
+ROUNDS = 11
+
+
+def imports(*modules: str) -> list[tuple[float, ...]]:
+    """CPU time of importing each module in a fresh interpreter, in seconds, round by round."""
+    for module in modules:
+        import_seconds(module)  # the first time, bytecode is written
+    return [tuple(map(import_seconds, modules)) for _ in range(ROUNDS)]
+
+
+class Import:
+    """Imports in fresh interpreters, with their bytecode at hand."""
+
+    version = "1"
+
+    def track_stageflow(self) -> dict[str, object]:
+        """CPU time of ``import stageflow``: what each start of a program pays."""
+        return {"samples": [stageflow for (stageflow,) in imports("stageflow")], "number": 1}
+
+    track_stageflow.unit = "seconds"  # type: ignore[attr-defined]
+
+    def track_asyncio(self) -> dict[str, object]:
+        """CPU time of ``import asyncio``, which is in the other: it shows what the machine does."""
+        return {"samples": [asyncio for (asyncio,) in imports("asyncio")], "number": 1}
+
+    track_asyncio.unit = "seconds"  # type: ignore[attr-defined]
+
+    def track_ratio(self) -> dict[str, object]:
+        """How many times ``import asyncio`` the import of stageflow costs; at most 2."""
+        pairs = imports("stageflow", "asyncio")
+        return {"samples": [ours / theirs for ours, theirs in pairs], "number": 1}
+
+    track_ratio.unit = "times import asyncio"  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    plain.main()

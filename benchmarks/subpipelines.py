@@ -1,0 +1,63 @@
+"""What it costs when a stage runs another pipeline as a child run."""
+
+from __future__ import annotations
+
+import functools
+
+import stageflow as sf
+from benchmarks import plain
+from benchmarks.rounds import interleaved
+from benchmarks.support import CpuTimed, requires, run
+from benchmarks.workloads import TIMEOUT_S, orchestrator, pipeline, run_times
+
+setup = requires("subpipeline", "Pipeline", "PipelineOrchestrator")
+
+CHILD = "chain of 10"
+RUNS_A_CALL = 100
+
+
+@functools.cache
+def parent(depth: int) -> sf.PipelineOrchestrator:
+    """Pipelines of one stage, `depth` of them one in the other, with ten stages innermost."""
+    innermost = orchestrator(CHILD)
+    outputs = pipeline(CHILD).stages[-1].outputs
+    for level in range(depth):
+        stage = sf.subpipeline("child", innermost, outputs=outputs, timeout_s=TIMEOUT_S)
+        innermost = sf.PipelineOrchestrator(sf.Pipeline(f"level{level}", [stage]).build())
+    return innermost
+
+
+def run_nested(depth: int) -> None:
+    """Run ten stages `RUNS_A_CALL` times, `depth` levels deep."""
+    run(run_times(parent(depth), RUNS_A_CALL)).unwrap()
+
+
+class Nested(CpuTimed):
+    """Ten stages that do nothing, below more and more levels of parent runs."""
+
+    version = "1"
+    params = (0, 1, 3)
+    param_names = ("levels",)
+
+    def time_100_runs(self, levels: int) -> None:
+        """A hundred runs; each level adds a child run with an id, a bag and a log of its own."""
+        run_nested(levels)
+
+
+class Child:
+    """One child run."""
+
+    version = "1"
+    unit = "seconds"
+
+    def track_cost_per_child(self) -> dict[str, object]:
+        """CPU time that a child run adds: ten stages in a child against ten stages directly."""
+        pairs = interleaved((lambda: run_nested(1), lambda: run_nested(0)), rounds=11)
+        return {
+            "samples": [(with_ - without) / RUNS_A_CALL for with_, without in pairs],
+            "number": 1,
+        }
+
+
+if __name__ == "__main__":
+    plain.main()
