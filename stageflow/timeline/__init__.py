@@ -1,0 +1,7 @@
+"""A run's events drawn as a timeline: a Gantt chart of its stages, as text or as SVG."""
+
+from stageflow.timeline.model import InvalidEventsError, read_events, timeline
+from stageflow.timeline.svg import timeline_svg
+from stageflow.timeline.text import timeline_text
+
+__all__ = ["InvalidEventsError", "read_events", "timeline", "timeline_svg", "timeline_text"]
