@@ -1,0 +1,245 @@
+"""Contexts: what a run and a stage can see, and where chance comes from."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from stageflow import (
+    LLM,
+    Pipeline,
+    PipelineContext,
+    ProviderRegistry,
+    RunStatus,
+    StageContext,
+    StageOutput,
+    StageSpec,
+)
+from stageflow.errors import (
+    AbsentInputError,
+    ContextInUseError,
+    InvalidContextError,
+    StageflowError,
+    UndeclaredInputError,
+    UnknownProviderError,
+)
+from tests.utils.factories import chain, do_nothing
+from tests.utils.mocks import FakeDatabase
+from tests.utils.virtual_time import run_virtual
+
+
+def see(look: Any, ctx: PipelineContext | None = None, *, inputs: tuple[str, ...] = ()) -> Any:
+    """What `look` returns inside a stage with these declared inputs."""
+    seen: list[Any] = []
+
+    async def execute(stage: StageContext) -> StageOutput:
+        try:
+            seen.append(look(stage))
+        except StageflowError as error:
+            seen.append(error)
+        return StageOutput.ok()
+
+    given = ctx if ctx is not None else PipelineContext()
+    declared = [key for key in inputs if key in given.inputs]
+    optional = [key for key in inputs if key not in given.inputs]
+    absent = StageSpec("absent", do_nothing, outputs=tuple(optional), condition=lambda _: False)
+    looker = StageSpec("looker", execute, ("absent",), inputs=inputs)
+    run_virtual(lambda: Pipeline("p", [absent, looker], inputs=declared).run(given))
+    return seen[0]
+
+
+# ── PipelineContext ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("deadline_s", [0, -1, math.inf, math.nan, "5"])
+def test_a_deadline_is_a_positive_finite_number(deadline_s: Any) -> None:
+    """Anything else is refused when the context is made, naming the value."""
+    with pytest.raises(InvalidContextError, match=r"deadline_s is .*positive number"):
+        PipelineContext(deadline_s=deadline_s)
+
+
+def test_an_inputs_key_is_a_string() -> None:
+    """A key of another type is refused when the context is made."""
+    with pytest.raises(InvalidContextError, match="5"):
+        PipelineContext({5: "text"})  # type: ignore[dict-item]
+
+
+def test_a_context_keeps_its_own_read_only_copy_of_the_inputs() -> None:
+    """Neither the caller's dict nor a stage can change what a run was given."""
+    given = {"text": "hello"}
+    ctx = PipelineContext(given)
+    given["text"] = "changed"
+    assert ctx.inputs == {"text": "hello"}
+    with pytest.raises(TypeError):
+        ctx.inputs["text"] = "changed"  # type: ignore[index]
+
+
+def test_before_the_first_run_a_context_is_empty() -> None:
+    """Everything that speaks of the latest run has an answer before there is one."""
+    ctx = PipelineContext()
+    assert ctx.status is RunStatus.CREATED
+    assert (ctx.pipeline_run_id, ctx.correlation_id, ctx.parent_run_id) == (None, None, None)
+    assert (dict(ctx.bag), ctx.get_events(), dict(ctx.parent_outputs)) == ({}, (), {})
+
+
+def test_each_run_of_a_context_has_an_id_a_bag_and_events_of_its_own() -> None:
+    """A second run does not meet the first one's outputs."""
+    ctx = PipelineContext()
+    pipeline = chain(2)
+    first = run_virtual(lambda: pipeline.run(ctx))
+    second = run_virtual(lambda: pipeline.run(ctx))
+    assert first.pipeline_run_id != second.pipeline_run_id == ctx.pipeline_run_id
+    assert first.bag is not second.bag
+    assert ctx.bag is second.bag
+    assert ctx.get_events() == second.events
+    assert ctx.status is RunStatus.COMPLETED
+
+
+def test_a_context_carries_one_run_at_a_time() -> None:
+    """A second run at the same time is refused, naming the first; the first goes on."""
+    ctx = PipelineContext()
+    release = asyncio.Event()
+
+    async def wait(stage: StageContext) -> StageOutput:
+        await release.wait()
+        return StageOutput.ok()
+
+    async def main() -> None:
+        first = asyncio.create_task(Pipeline("slow", [StageSpec("wait", wait)]).run(ctx))
+        await asyncio.sleep(1)
+        with pytest.raises(ContextInUseError, match=r"'chain'.*context of its own") as caught:
+            await chain(1).run(ctx)
+        assert caught.value.pipeline_run_id == ctx.pipeline_run_id
+        assert ctx.status is RunStatus.RUNNING
+        release.set()
+        assert (await first).status is RunStatus.COMPLETED
+
+    run_virtual(main)
+
+
+def test_a_seed_makes_ids_repeat() -> None:
+    """Equal seeds give equal ids in order, and different seeds different ones."""
+
+    def ids(seed: int | None) -> list[str]:
+        ctx = PipelineContext(seed=seed)
+        return [ctx.new_id() for _ in range(3)]
+
+    assert ids(7) == ids(7)
+    assert len({*ids(7), *ids(8), *ids(None), *ids(None)}) == 12
+    assert all(len(each) == 32 and int(each, 16) >= 0 for each in (*ids(7), *ids(None)))
+
+
+def test_the_correlation_id_is_given_or_the_first_runs_own() -> None:
+    """A run of its own correlates with itself."""
+    own, given = PipelineContext(), PipelineContext(correlation_id="call-5")
+    run_virtual(lambda: chain(1).run(own))
+    run_virtual(lambda: chain(1).run(given))
+    assert own.correlation_id == own.pipeline_run_id
+    assert given.correlation_id == "call-5"
+
+
+def test_the_wall_clock_is_read_once_a_run() -> None:
+    """However many events a run has, their stamps come from one reading."""
+    readings = iter([1_000.0])
+    ctx = PipelineContext(wall_clock=lambda: next(readings))
+    run_virtual(lambda: chain(5).run(ctx))
+    assert [event.timestamp.timestamp() for event in ctx.get_events()] == [1_000.0] * 12
+
+
+# ── StageContext ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_stage_reads_inputs_of_the_run() -> None:
+    """Both forms of reading give the value that was passed in."""
+    ctx = PipelineContext({"text": "hello"})
+    assert see(lambda s: (s["text"], s.get("text")), ctx, inputs=("text",)) == ("hello", "hello")
+
+
+@pytest.mark.parametrize("look", [lambda s: s["text"], lambda s: s.get("text", 5)])
+def test_an_input_that_is_not_declared_cannot_be_read(look: Any) -> None:
+    """Not even with a default: a typo must not look like an absence."""
+    error = see(look, PipelineContext({"text": "hello"}), inputs=())
+    assert isinstance(error, UndeclaredInputError)
+    assert error.key == "text"
+
+
+def test_a_key_that_is_no_string_was_not_declared() -> None:
+    """The same typed error answers a key of any type."""
+    assert isinstance(see(lambda s: s[5]), UndeclaredInputError)
+    assert isinstance(see(lambda s: s[[]]), UndeclaredInputError)
+
+
+def test_a_declared_input_that_nobody_provided_is_absent() -> None:
+    """Reading it strictly raises and says how to read it; with a default it gives that."""
+    error = see(lambda s: s["text"], inputs=("text",))
+    assert isinstance(error, AbsentInputError)
+    assert error.key == "text"
+    assert see(lambda s: (s.get("text"), s.get("text", 5)), inputs=("text",)) == (None, 5)
+
+
+def test_a_stage_knows_where_it_is() -> None:
+    """Names and ids are those of its run."""
+    ctx = PipelineContext(correlation_id="call-5")
+    seen = see(
+        lambda s: (s.name, s.pipeline_name, s.pipeline_run_id, s.correlation_id, s.run is ctx), ctx
+    )
+    assert seen == ("looker", "p", ctx.pipeline_run_id, "call-5", True)
+
+
+def test_a_stages_random_numbers_repeat_with_the_seed() -> None:
+    """They depend on the run and the stage, not on who drew before."""
+
+    def draw(seed: int) -> Any:
+        def look(stage: StageContext) -> tuple[float, bool]:
+            return stage.random.random(), stage.random is stage.random
+
+        return see(look, PipelineContext(seed=seed))
+
+    assert draw(7) == draw(7)
+    assert draw(7)[1] is True
+    assert draw(7)[0] != draw(8)[0]
+
+
+def test_a_stage_knows_the_loops_time_and_what_is_left_of_the_deadline() -> None:
+    """Time is the loop's, and without a deadline there is no remainder."""
+    assert see(lambda s: (s.now(), s.started_at, s.remaining_s())) == (0.0, 0.0, None)
+    assert see(lambda s: s.remaining_s(), PipelineContext(deadline_s=5)) == 5.0
+
+
+class Everything:
+    """A provider of every port."""
+
+    async def complete(self, messages: object) -> str:
+        return ""
+
+    def stream(self, messages: object) -> None: ...
+
+    async def transcribe(self, audio: object) -> str:
+        return ""
+
+    async def synthesize(self, text: str) -> None: ...
+
+
+def test_a_stage_reaches_the_providers_of_its_run() -> None:
+    """The ports by their names, others by name."""
+    one, database, other = Everything(), FakeDatabase(), object()
+    providers = ProviderRegistry(llm=one, stt=one, tts=one, db=database, other=other)
+    seen = see(
+        lambda s: (s.llm, s.stt, s.tts, s.db, s.provider("other")),
+        PipelineContext(providers=providers),
+    )
+    assert seen == (one, one, one, database, other)
+
+
+def test_a_provider_that_is_not_there_is_named() -> None:
+    """The error says which name, and how to register one."""
+
+    def look(stage: StageContext) -> LLM:
+        return stage.llm
+
+    error = see(look)
+    assert isinstance(error, UnknownProviderError)
+    assert error.name == "llm"
