@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run
+from benchmarks.support import CpuTimed, requires
 from benchmarks.turns import NEEDS, chat_turn, latencies_s, repeat
 
 setup = requires(*NEEDS)
@@ -22,7 +22,7 @@ class Latency:
     def track_turn(self) -> dict[str, object]:
         """Latencies of 200 turns as samples: P50, P95 and P99 of what a user waits."""
         turns = [chat_turn(number) for number in range(TURNS)]
-        return {"samples": run(latencies_s(turns, APART_S)), "number": 1}
+        return {"samples": latencies_s(turns, APART_S), "number": 1}
 
 
 class Cpu(CpuTimed):
@@ -32,7 +32,7 @@ class Cpu(CpuTimed):
 
     def time_20_turns(self) -> None:
         """The kernel: how many turns a core can carry; the fakes' own work is in it."""
-        run(repeat(chat_turn, TURNS_A_CALL))
+        repeat(chat_turn, TURNS_A_CALL)
 
 
 if __name__ == "__main__":

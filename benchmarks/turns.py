@@ -114,29 +114,29 @@ def _messages(
     return [*messages, sf.Message("user", text)]
 
 
-async def latencies_s(turns: Sequence[Turn], apart_s: float) -> list[float]:
+def latencies_s(turns: Sequence[Turn], apart_s: float) -> list[float]:
     """How long each turn takes, in seconds, when one starts every `apart_s` seconds.
 
     A turn hardly computes but mostly waits, so with a few milliseconds between their starts many
     turns share a loop without being in each other's way, and 200 of them take 1.5 s.
     """
-    loop = asyncio.get_running_loop()
 
     async def timed(turn: Turn, delay_s: float) -> float:
+        loop = asyncio.get_running_loop()
         await asyncio.sleep(delay_s)
         started_at = loop.time()
         await turn()
         return loop.time() - started_at
 
-    return await asyncio.gather(
-        *(timed(turn, number * apart_s) for number, turn in enumerate(turns))
-    )
+    async def all_timed() -> list[float]:
+        delayed = (timed(turn, number * apart_s) for number, turn in enumerate(turns))
+        return await asyncio.gather(*delayed)
+
+    return run(all_timed())
 
 
-async def voice_pairs_s(
-    pairs: int, apart_s: float, scale: float = 1.0
-) -> list[tuple[float, float]]:
-    """Latencies in seconds of `pairs` voice turns by the kernel and by hand, alternating.
+def voice_pairs_s(pairs: int, apart_s: float, scale: float = 1.0) -> list[tuple[float, float]]:
+    """Latencies in seconds of `pairs` voice turns, each by the kernel and by hand.
 
     The two of a pair wait equally long for their providers; which one starts first alternates.
     """
@@ -144,12 +144,18 @@ async def voice_pairs_s(
     for number in range(pairs):
         pair = [voice_turn(number, scale), hand_voice_turn(number, scale)]
         turns += pair if number % 2 else reversed(pair)
-    took = await latencies_s(turns, apart_s)
+    took = latencies_s(turns, apart_s)
     both = zip(took[::2], took[1::2], strict=True)
     return [pair if number % 2 else (pair[1], pair[0]) for number, pair in enumerate(both)]
 
 
-async def repeat(turn: Callable[[int, float], Turn], times: int) -> None:
-    """`times` turns without latency, one after another."""
-    for number in range(times):
-        await turn(number, 0.0)()
+def repeat(make: Callable[[int, float], Turn], times: int) -> Any:
+    """Take `times` turns without latency, one after another; returns what the last one did."""
+    turns = [make(number, 0.0) for number in range(times)]
+
+    async def all_turns() -> Any:
+        for turn in turns:
+            last = await turn()
+        return last
+
+    return run(all_turns())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run
+from benchmarks.support import CpuTimed, requires
 from benchmarks.turns import NEEDS, hand_voice_turn, latencies_s, repeat, voice_pairs_s, voice_turn
 
 setup = requires(*NEEDS)
@@ -22,11 +22,11 @@ class Latency:
     def track_turn(self) -> dict[str, object]:
         """Latencies of 200 turns as samples: P50, P95 and P99 of what a user waits."""
         turns = [voice_turn(number) for number in range(TURNS)]
-        return {"samples": run(latencies_s(turns, APART_S)), "number": 1}
+        return {"samples": latencies_s(turns, APART_S), "number": 1}
 
     def track_over_hand_written(self) -> dict[str, object]:
         """What 100 turns take longer than hand-written ones that wait equally long."""
-        pairs = run(voice_pairs_s(TURNS // 2, APART_S))
+        pairs = voice_pairs_s(TURNS // 2, APART_S)
         return {"samples": [kernel - by_hand for kernel, by_hand in pairs], "number": 1}
 
 
@@ -37,11 +37,11 @@ class Cpu(CpuTimed):
 
     def time_20_turns(self) -> None:
         """The kernel: how many turns a core can carry; the fakes' own work is in it."""
-        run(repeat(voice_turn, TURNS_A_CALL))
+        repeat(voice_turn, TURNS_A_CALL)
 
     def time_20_turns_by_hand(self) -> None:
         """The hand-written turn with the same fakes: the floor for the other."""
-        run(repeat(hand_voice_turn, TURNS_A_CALL))
+        repeat(hand_voice_turn, TURNS_A_CALL)
 
 
 if __name__ == "__main__":
