@@ -41,8 +41,9 @@ class TimeoutInterceptor(Interceptor):
         watch = ctx.watch(self.timeout_s, task.cancel)
         try:
             output = await call_next(ctx)
-        except asyncio.CancelledError as error:
-            # Another cancellation on top of ours is not ours to swallow.
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever the stage made of our cancellation: too late is too late. Another
+            # cancellation on top of ours is not ours to swallow.
             if watch.expired and task.uncancel() <= already_cancelled:
                 raise StageTimeoutError(self.timeout_s) from error
             raise
