@@ -1,0 +1,171 @@
+"""The timeout interceptor bounds each call of what is inside of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from stageflow import (
+    Interceptor,
+    PipelineContext,
+    RunResult,
+    StageContext,
+    StageOutput,
+    StageSpec,
+    StageTimeoutError,
+    TimeoutInterceptor,
+)
+from stageflow.errors import InvalidContextError
+from stageflow.interceptors.base import CallNext
+from tests.utils.assertions import only
+from tests.utils.factories import make_pipeline, make_spec
+from tests.utils.mocks import ScriptedError
+from tests.utils.virtual_time import run_virtual
+
+
+def run(spec: StageSpec, *interceptors: Interceptor, **context: Any) -> RunResult:
+    pipeline = make_pipeline(spec)
+    return run_virtual(lambda: pipeline.run(PipelineContext(**context), interceptors=interceptors))
+
+
+def assert_timed_out(result: RunResult, timeout_s: float) -> None:
+    assert isinstance(result.failure, StageTimeoutError)
+    assert result.failure.timeout_s == timeout_s
+    assert result.duration_ms == timeout_s * 1000.0
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, math.inf, math.nan, "1", None])
+def test_a_limit_is_a_positive_finite_number(timeout_s: Any) -> None:
+    """Anything else is refused where the interceptor is made."""
+    with pytest.raises(InvalidContextError, match=r"timeout_s is .*positive number"):
+        TimeoutInterceptor(timeout_s)
+
+
+def test_a_call_within_the_limit_goes_through() -> None:
+    """Its output is untouched."""
+    result = run(make_spec("a", pauses_s=(0.9,), outputs=("x",)), TimeoutInterceptor(1))
+    assert result.outputs == {"x": "x by a"}
+
+
+def test_a_call_beyond_the_limit_fails_at_the_limit() -> None:
+    """After one second of the loop, not after nine."""
+    assert_timed_out(run(make_spec("a", pauses_s=(9.0,)), TimeoutInterceptor(1)), 1)
+
+
+async def persistent(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(9)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0)
+    return StageOutput.ok()
+
+
+async def stubborn(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(9)
+    except asyncio.CancelledError:
+        raise ScriptedError("while cleaning up") from None
+    return StageOutput.ok()
+
+
+@pytest.mark.parametrize("runner", [persistent, stubborn])
+def test_too_late_is_too_late_whatever_the_stage_makes_of_it(runner: Any) -> None:
+    """A stage that catches the cancellation, or raises something else, has timed out."""
+    assert_timed_out(run(StageSpec("a", runner), TimeoutInterceptor(1)), 1)
+
+
+def test_of_two_limits_the_nearer_one_counts() -> None:
+    """Whichever of them stands outside."""
+    slow = make_spec("a", pauses_s=(9.0,))
+    assert_timed_out(run(slow, TimeoutInterceptor(1), TimeoutInterceptor(2)), 1)
+    assert_timed_out(run(slow, TimeoutInterceptor(2), TimeoutInterceptor(1)), 1)
+
+
+def test_the_stages_own_limit_and_the_interceptors_both_hold() -> None:
+    """The nearer one fails the stage."""
+    assert_timed_out(run(make_spec("a", pauses_s=(9.0,), timeout_s=1), TimeoutInterceptor(2)), 1)
+    assert_timed_out(run(make_spec("a", pauses_s=(9.0,), timeout_s=2), TimeoutInterceptor(1)), 1)
+
+
+class Again(Interceptor):
+    """Calls up to three times, and notes what each attempt came to."""
+
+    def __init__(self) -> None:
+        self.attempts: list[str] = []
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        for _ in range(2):
+            try:
+                return await call_next(ctx)
+            except StageTimeoutError:
+                task = asyncio.current_task()
+                assert task is not None
+                self.attempts.append(f"timeout at {ctx.now()}, {task.cancelling()} requests")
+        return await call_next(ctx)
+
+
+@pytest.mark.parametrize("runner", [persistent, stubborn, make_spec("a", pauses_s=(9.0,)).runner])
+def test_inside_of_a_retry_each_attempt_has_the_whole_limit(runner: Any) -> None:
+    """No attempt leaves a request to cancel behind that the next one would trip over."""
+    again = Again()
+    result = run(StageSpec("a", runner), again, TimeoutInterceptor(1))
+    assert again.attempts == ["timeout at 1.0, 0 requests", "timeout at 2.0, 0 requests"]
+    assert result.duration_ms == 3000.0
+    assert isinstance(result.failure, StageTimeoutError)
+
+
+def test_a_cancellation_from_outside_is_no_timeout() -> None:
+    """A run that is cancelled before the limit is cancelled."""
+    ctx = PipelineContext()
+    pipeline = make_pipeline(make_spec("a", pauses_s=(9.0,)))
+
+    async def main() -> None:
+        task = asyncio.create_task(pipeline.run(ctx, interceptors=[TimeoutInterceptor(5)]))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.get_running_loop().time() == 1.0
+
+    run_virtual(main)
+    only(ctx.get_events(), "stage.a.cancelled")
+
+
+def test_a_cancellation_on_top_of_a_timeout_is_not_swallowed() -> None:
+    """While the stage cleans up after its timeout the run is cancelled: the run ends cancelled."""
+    ctx = PipelineContext()
+
+    async def slow_to_clean_up(stage: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            await asyncio.sleep(2)
+        return StageOutput.ok()
+
+    pipeline = make_pipeline(StageSpec("a", slow_to_clean_up))
+
+    async def main() -> None:
+        task = asyncio.create_task(pipeline.run(ctx, interceptors=[TimeoutInterceptor(1)]))
+        await asyncio.sleep(2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run_virtual(main)
+    assert ctx.status == "cancelled"
+    only(ctx.get_events(), "stage.a.cancelled")
+
+
+def test_a_limit_that_was_kept_does_not_fire_later() -> None:
+    """A later stage of the same run is not hit by the limit of an earlier one."""
+    pipeline = make_pipeline(make_spec("a", pauses_s=(0.5,)), make_spec("b", "a", pauses_s=(0.9,)))
+    result = run_virtual(lambda: pipeline.run(interceptors=[TimeoutInterceptor(1)]))
+    assert result.status == "completed"
+
+
+def test_repr_names_the_limit() -> None:
+    """So that the order of a stack of interceptors can be read."""
+    assert repr(TimeoutInterceptor(1.5)) == "TimeoutInterceptor(1.5)"
