@@ -1,0 +1,148 @@
+"""``stageflow run``: one run of a pipeline, its answer and its timeline."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
+from stageflow.cli.options import (
+    Commands,
+    add_color,
+    add_pipeline,
+    complain,
+    described,
+    key_and_value,
+    not_negative,
+    positive,
+    say,
+    terminal_width,
+    wants_color,
+    write_text,
+)
+from stageflow.context import PipelineContext
+from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.providers.ports import Audio
+from stageflow.result import RunResult
+from stageflow.timeline import timeline_svg, timeline_text
+
+_EXAMPLES = """\
+  stageflow run voice
+  stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
+  stageflow run chat --scale 0 --json
+  stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
+  stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
+"""
+
+#: How much of an output is shown, in characters.
+_SHOWN_CHARS = 200
+
+
+def add_command(commands: Commands) -> None:
+    """Add the command ``run``."""
+    parser = described(
+        commands, "run", "run a pipeline once with fake providers and draw its timeline", _EXAMPLES
+    )
+    add_pipeline(parser)
+    parser.add_argument(
+        "--text", help=f"what the user says; for voice it is spoken first (default: {DEFAULT_TEXT})"
+    )
+    parser.add_argument("--user", help=f"id of the user (default: {KNOWN_USER})")
+    parser.add_argument(
+        "--input",
+        action="append",
+        type=key_and_value,
+        default=[],
+        metavar="KEY=VALUE",
+        help="an input of the run, as JSON or else a string; may be repeated",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="makes latencies and ids repeat; without it latencies are those of 0, ids fresh",
+    )
+    parser.add_argument(
+        "--scale",
+        type=not_negative,
+        default=1.0,
+        metavar="X",
+        help="how slow the fake providers are; 0: instant (default: 1)",
+    )
+    parser.add_argument(
+        "--deadline-s", type=positive, metavar="S", help="fail the run after so many seconds"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result and its events as JSON instead"
+    )
+    parser.add_argument("--svg", metavar="FILE", help="draw the timeline to a file, too")
+    parser.add_argument("--events", metavar="FILE", help="write the events to a file as JSON lines")
+    add_color(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    pipeline = load_pipeline(arguments.pipeline)
+    context = PipelineContext(
+        run_inputs(pipeline, arguments.text, arguments.user, arguments.input),
+        providers=default_providers(seed=arguments.seed or 0, scale=arguments.scale),
+        deadline_s=arguments.deadline_s,
+        seed=arguments.seed,
+    )
+    result = asyncio.run(pipeline.run(context))
+    if arguments.json:
+        say(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+    else:
+        _report(result, wants_color(arguments.color))
+    if arguments.events is not None:
+        lines = (json.dumps(plain(e.to_dict()), ensure_ascii=False) + "\n" for e in result.events)
+        write_text(arguments.events, "".join(lines))
+    if arguments.svg is not None:
+        write_text(arguments.svg, timeline_svg(result.events))
+    return 0 if result.failure is None else 1
+
+
+def _report(result: RunResult, color: bool) -> None:
+    if "answer" in result.outputs:
+        say(f"{result.outputs['answer']}\n")
+    elif result.outputs:
+        for key, value in result.outputs.items():
+            shown = value if isinstance(value, str) else repr(value)
+            say(f"{key}: {shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + '…'}")
+        say("")
+    say(timeline_text(result.events, terminal_width(), color=color).rstrip("\n"))
+    if result.failure is not None:
+        complain(f"error: {result.error}")
+        complain(f"the user is told: {result.user_message}")
+
+
+def _as_json(result: RunResult) -> dict[str, Any]:
+    return {
+        "pipeline": result.pipeline,
+        "pipeline_run_id": result.pipeline_run_id,
+        "status": str(result.status),
+        "duration_ms": result.duration_ms,
+        "outputs": plain(result.outputs),
+        "error": result.error,
+        "user_message": result.user_message,
+        "events": [plain(event.to_dict()) for event in result.events],
+    }
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it; what JSON has no form for becomes a description."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Audio):
+        return {"duration_s": value.duration_s, "sample_rate_hz": value.sample_rate_hz}
+    return repr(value)
