@@ -19,7 +19,7 @@ from stageflow.errors import (
     InvalidContextError,
     UndeclaredInputError,
 )
-from stageflow.events import Event, EventLog
+from stageflow.events import STARTED, TERMINAL, Event, EventLog, stage_event_type
 from stageflow.providers.ports import LLM, STT, TTS, Database
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.watchdog import Watch, Watchdog
@@ -219,15 +219,32 @@ class PipelineContext:
 class StageContext:
     """What one stage can see while it runs: its declared inputs, and the providers."""
 
-    __slots__ = ("_declared", "_random", "_scope", "name", "started_at")
+    __slots__ = (
+        "_declared",
+        "_random",
+        "_scope",
+        "_timeout",
+        "name",
+        "provider_name",
+        "started_at",
+        "timeout_s",
+    )
 
     _random: random.Random
 
     def __init__(
-        self, scope: RunScope, name: str, declared: frozenset[str], started_at: float
+        self,
+        scope: RunScope,
+        name: str,
+        declared: frozenset[str],
+        started_at: float,
+        provider_name: str | None = None,
     ) -> None:
         self._scope = scope
         self._declared = declared
+        #: Name of the provider that the stage calls, as its spec declares; None for none.
+        self.provider_name = provider_name
+        self._timeout: Watch | None = None
         #: The stage's name.
         self.name = name
         #: When the stage started, in seconds of the loop's clock.
@@ -315,6 +332,32 @@ class StageContext:
         """Seconds until the run's deadline; None if it has none."""
         deadline = self._scope.deadline
         return None if deadline is None else deadline - self.now()
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the stage's own timeout has struck."""
+        return self._timeout is not None and self._timeout.expired
+
+    def limit(self, timeout_s: float, on_expiry: Callable[[], object]) -> Watch:
+        """Begin to keep the stage's own timeout, counted from its start; for the engine."""
+        #: The stage's timeout in seconds; set while it is kept.
+        self.timeout_s = timeout_s
+        self._timeout = self._scope.watchdog.watch(self.started_at + timeout_s, on_expiry)
+        return self._timeout
+
+    def emit(self, what: str, **data: Any) -> None:
+        """Put an event ``stage.<name>.<what>`` on record.
+
+        Args:
+            what: Any word but those by which the engine records the life of a stage.
+            data: What else there is to say.
+        """
+        if what == STARTED or what in TERMINAL:
+            raise InvalidContextError(
+                f"stage {self.name!r}: the event {what!r} is the engine's own"
+            )
+        kind = stage_event_type(self.name, what)
+        self._scope.log.append((kind, self.now(), self.name, data))
 
     def watch(self, timeout_s: float, on_expiry: Callable[[], object]) -> Watch:
         """Have `on_expiry` called in `timeout_s` seconds, unless the watch is released."""

@@ -61,6 +61,7 @@ class _Node:
         "inputs",
         "name",
         "outputs",
+        "provider",
         "required",
         "skipped",
         "started",
@@ -74,6 +75,7 @@ class _Node:
         self.gates: tuple[int, ...] = ()
         self.inputs = frozenset(spec.inputs)
         self.outputs = frozenset(spec.outputs)
+        self.provider = spec.provider
         self.required = spec.required
         self.timeout_s = spec.timeout_s
         self.condition: Condition | None = spec.condition
@@ -349,7 +351,7 @@ class _Run:
             # Nothing has run since the last stage ended, so no time has passed.
             started_at = ended_at
             append((node.started, started_at, node.name, None))
-            ctx = StageContext(scope, node.name, node.inputs, started_at)
+            ctx = StageContext(scope, node.name, node.inputs, started_at, node.provider)
             try:
                 if node.condition is not None and not node.condition(ctx):
                     output = StageOutput.skip("its condition does not hold")
@@ -362,7 +364,7 @@ class _Run:
                         output = stop.value
                     else:
                         rest = _carry_on(coroutine, variables, awaited)
-                        output = await self._suspend(node, started_at, rest)
+                        output = await self._suspend(node, ctx, rest)
                         slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
                 ended_at = now()
                 output = check_output(output, node.outputs)
@@ -388,7 +390,7 @@ class _Run:
                 slice_ends, slice_left = ended_at + SLICE_S, SLICE_STAGES
 
     async def _suspend(
-        self, node: _Node, started_at: float, rest: Awaitable[StageOutput]
+        self, node: _Node, ctx: StageContext, rest: Awaitable[StageOutput]
     ) -> StageOutput:
         """Wait for a stage that has suspended, no longer than its timeout."""
         self._spawn(len(self._ready))
@@ -396,13 +398,12 @@ class _Run:
         timeout_s = node.timeout_s
         watch: Watch | None = None
         if timeout_s is not None:
-            watch = self._scope.watchdog.watch(started_at + timeout_s, task.cancel)
+            watch = ctx.limit(timeout_s, task.cancel)
         self._suspended[task] = None
         try:
             return await rest
         except asyncio.CancelledError:
-            timed_out = watch is not None and watch.expired
-            if task.cancelling() and not timed_out:
+            if task.cancelling() and not ctx.timed_out:
                 # The stage cancelled its own task, or somebody cancels all tasks that there are.
                 self._stop(_CANCELLED)
             raise

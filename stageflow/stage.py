@@ -154,6 +154,8 @@ class StageSpec:
             not required see its outputs as absent when it failed.
         timeout_s: Limit of one execution in seconds, interceptors included; None for no limit.
         condition: Asked before the stage runs; when it says no, the stage is skipped.
+        provider: Name of the provider that the stage calls, if it is one: interceptors that keep
+            an eye on providers, such as the circuit breaker, go by it.
     """
 
     name: str
@@ -165,6 +167,7 @@ class StageSpec:
     required: bool = True
     timeout_s: float | None = None
     condition: Condition | None = None
+    provider: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("dependencies", "inputs", "outputs"):
@@ -188,6 +191,7 @@ def stage(
     required: bool = True,
     timeout_s: float | None = None,
     condition: Condition | None = None,
+    provider: str | None = None,
 ) -> Callable[[StageFunction], StageSpec]:
     """Declare a stage where its function stands.
 
@@ -205,6 +209,7 @@ def stage(
         required: Whether the run fails when the stage does.
         timeout_s: Limit of one execution in seconds.
         condition: Asked before the stage runs.
+        provider: Name of the provider that the stage calls.
 
     Returns:
         A decorator that turns an async function into a `StageSpec`.
@@ -221,6 +226,7 @@ def stage(
             required=required,
             timeout_s=timeout_s,
             condition=condition,
+            provider=provider,
         )
 
     return declare

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
 from stageflow.context import StageContext
+from stageflow.errors import StageTimeoutError
 from stageflow.stage import StageFunction, StageOutput, StageSpec, check_output
 
 CallNext: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
@@ -39,7 +41,7 @@ class Interceptor:
         """The stage has returned `output`."""
 
     def failed(self, ctx: StageContext, error: BaseException, /) -> None:
-        """The stage has raised, or was cancelled (`error` is then a `CancelledError`)."""
+        """The stage has raised, overrun its timeout, or was cancelled (a `CancelledError`)."""
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Run the stage by ``await call_next(ctx)``, and return what becomes of it."""
@@ -90,6 +92,13 @@ def _checked(
     return checked
 
 
+def _meaning(ctx: StageContext, error: BaseException) -> BaseException:
+    """What observers are told: the cancellation by the stage's timeout is a timeout."""
+    if isinstance(error, asyncio.CancelledError) and ctx.timed_out:
+        return StageTimeoutError(ctx.timeout_s)
+    return error
+
+
 def _observed(
     call: StageFunction, declared: frozenset[str], observers: Sequence[Interceptor]
 ) -> StageFunction:
@@ -127,8 +136,9 @@ def _observed(
                 entered = position
                 after(ctx, output)
         except BaseException as error:
-            raised = unwind(ctx, entered, error)
-            if raised is error:
+            meant = _meaning(ctx, error)
+            raised = unwind(ctx, entered, meant)
+            if raised is meant:
                 raise
             raise raised from error
         return output
