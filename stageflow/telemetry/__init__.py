@@ -1,0 +1,1 @@
+"""Where events, spans and measurements go: adapters for telemetry systems, each an extra."""
