@@ -41,6 +41,7 @@ class StageflowError(Exception):
         category: Who can mend it; see `ErrorCategory`.
         retryable: Whether the same call may succeed when it is made again.
         user_message: Text that is safe to show to the person in the conversation.
+        retry_after_s: How long to wait before the next try, in seconds, if that is known.
         stage: Name of the stage concerned, if any.
         pipeline_run_id: Id of the run concerned, if any.
     """
@@ -49,6 +50,7 @@ class StageflowError(Exception):
     category: ErrorCategory = ErrorCategory.PERMANENT
     retryable: bool = False
     user_message: str = GENERIC_USER_MESSAGE
+    retry_after_s: float | None = None
 
     def __init__(
         self, message: str, *, stage: str | None = None, pipeline_run_id: str | None = None
@@ -404,6 +406,25 @@ class InvalidContextError(StageflowError):
     category = ErrorCategory.LOGIC
 
 
+class InvalidConfigError(StageflowError):
+    """Something was set up with a value that it cannot work with.
+
+    Attributes:
+        owner: What was set up.
+        field: The argument concerned.
+        found: What was given.
+    """
+
+    code = "invalid_config"
+    category = ErrorCategory.LOGIC
+
+    def __init__(self, owner: str, field: str, found: object, mend: str) -> None:
+        self.owner = owner
+        self.field = field
+        self.found = found
+        super().__init__(f"{owner}: {field} is {found!r}; {mend}")
+
+
 # ── providers ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -444,23 +465,51 @@ class InvalidProviderError(ProviderError):
         )
 
 
-class InvalidProviderConfigError(ProviderError):
-    """A provider was set up with a value that it cannot work with.
+class CircuitOpenError(ProviderError):
+    """A call was not made, because the provider has failed too often of late.
 
     Attributes:
-        provider: What was set up.
-        field: The argument concerned.
-        found: What was given.
+        provider: Name of the provider.
+        retry_after_s: When it will be tried again, in seconds from now; infinity if the breaker
+            was forced open.
     """
 
-    code = "invalid_provider_config"
-    category = ErrorCategory.LOGIC
+    code = "circuit_open"
+    category = ErrorCategory.TRANSIENT
+    user_message = "A service we need is having trouble. Please try again in a moment."
 
-    def __init__(self, provider: str, field: str, found: object, mend: str) -> None:
+    def __init__(self, provider: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"circuit breaker open for provider {provider!r}"
+            f" (next try in {retry_after_s:.3g} s at the earliest)"
+        )
         self.provider = provider
-        self.field = field
-        self.found = found
-        super().__init__(f"{provider}: {field} is {found!r}; {mend}")
+        self.retry_after_s = retry_after_s
+
+
+class InvalidReplyError(ProviderError):
+    """A provider answered with something that is no answer: corrupt sound, a malformed reply."""
+
+    code = "invalid_reply"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+
+
+class NoProgressError(ProviderError):
+    """A provider stopped in the middle of a call: no token, no sound, for too long.
+
+    Attributes:
+        timeout_s: How long nothing came, in seconds.
+    """
+
+    code = "no_progress"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = "That took too long. Please try again."
+
+    def __init__(self, provider: str, timeout_s: float) -> None:
+        super().__init__(f"timeout: {provider} made no progress for {timeout_s:g} s")
+        self.timeout_s = timeout_s
 
 
 class UnintelligibleAudioError(ProviderError):
@@ -521,6 +570,57 @@ class OperationTimeoutError(StageRaisedError):
     def __init__(self, cause: BaseException) -> None:
         super().__init__(cause)
         self.message = f"timeout inside the stage ({self.message})"
+
+
+class ServiceUnavailableError(StageRaisedError):
+    """A provider answered that it cannot serve now (HTTP 5xx, a database that shuts down)."""
+
+    code = "service_unavailable"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = "A service we need is having trouble. Please try again in a moment."
+
+
+class RateLimitedError(StageRaisedError):
+    """A provider wants fewer calls (HTTP 429)."""
+
+    code = "rate_limited"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = "We are very busy right now. Please try again in a moment."
+
+    def __init__(self, cause: BaseException, retry_after_s: float | None = None) -> None:
+        super().__init__(cause)
+        self.retry_after_s = retry_after_s
+
+
+class CredentialsRejectedError(StageRaisedError):
+    """A provider does not accept our key (HTTP 401, 403)."""
+
+    code = "credentials_rejected"
+    category = ErrorCategory.SYSTEMIC
+
+
+class RequestRejectedError(StageRaisedError):
+    """A provider will never accept this request (other HTTP 4xx)."""
+
+    code = "request_rejected"
+    category = ErrorCategory.PERMANENT
+
+
+class DatabaseBusyError(StageRaisedError):
+    """A database could not serve in time: a lock is held, or no connection is free."""
+
+    code = "database_busy"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+
+
+class StorageFailedError(StageRaisedError):
+    """The disk is full or cannot be written."""
+
+    code = "storage_failed"
+    category = ErrorCategory.SYSTEMIC
 
 
 class OutOfResourcesError(StageRaisedError):
@@ -667,22 +767,3 @@ class ChildRunError(StageError):
         self.category = cause.category
         self.retryable = cause.retryable
         self.user_message = cause.user_message
-
-
-# The first line that fits decides; whatever no line fits is the stage's own error.
-_CLASSIFICATION: tuple[tuple[type[BaseException], type[StageRaisedError]], ...] = (
-    (TimeoutError, OperationTimeoutError),
-    (ConnectionError, ConnectionFailedError),
-    (MemoryError, OutOfResourcesError),
-    (RecursionError, OutOfResourcesError),
-)
-
-
-def classify(error: BaseException) -> StageflowError:
-    """Turn whatever a stage raised into a `StageflowError`; the original is its `__cause__`."""
-    if isinstance(error, StageflowError):
-        return error
-    for raised, becomes in _CLASSIFICATION:
-        if isinstance(error, raised):
-            return becomes(error)
-    return StageRaisedError(error)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 from stageflow import events as ev
+from stageflow.classification import classify
 from stageflow.context import PipelineContext, RunScope, RunStatus, StageContext
 from stageflow.dispatch import EventDispatcher
 from stageflow.errors import (
@@ -25,7 +26,6 @@ from stageflow.errors import (
     StageflowError,
     StageTimeoutError,
     StrayCancellationError,
-    classify,
 )
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor, fold

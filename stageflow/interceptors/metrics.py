@@ -6,8 +6,8 @@ import asyncio
 from collections import defaultdict
 from typing import Protocol
 
+from stageflow.classification import classify
 from stageflow.context import StageContext
-from stageflow.errors import classify
 from stageflow.interceptors.base import Interceptor
 from stageflow.stage import StageOutput
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from stageflow.classification import classify
 from stageflow.context import RunScope, StageContext
-from stageflow.errors import classify
 from stageflow.interceptors.base import Interceptor
 from stageflow.stage import StageOutput
 

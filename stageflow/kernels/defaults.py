@@ -30,7 +30,7 @@ def default_providers(seed: int = 0, scale: float = 1.0) -> ProviderRegistry:
         scale: What every latency is multiplied by; 0 makes each call return without suspending.
 
     Raises:
-        InvalidProviderConfigError: `scale` is negative or not finite.
+        InvalidConfigError: `scale` is negative or not finite.
     """
     profiles: dict[str, dict[str, dict[str, Any]]] = {PROFILES: {KNOWN_USER: {"name": "Ada"}}}
     return ProviderRegistry(

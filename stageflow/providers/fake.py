@@ -16,7 +16,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from stageflow.errors import InvalidProviderConfigError, UnintelligibleAudioError
+from stageflow.errors import InvalidConfigError, UnintelligibleAudioError
 from stageflow.providers.latency import INSTANT, LatencyProfile
 from stageflow.providers.ports import Audio, Message
 
@@ -57,7 +57,7 @@ def _script(owner: str, field: str, texts: str | Sequence[str]) -> Iterator[str]
     """The texts one after another, and then from the first again."""
     lines = (texts,) if isinstance(texts, str) else tuple(texts)
     if not lines or not all(isinstance(line, str) for line in lines):
-        raise InvalidProviderConfigError(owner, field, texts, "give at least one string")
+        raise InvalidConfigError(owner, field, texts, "give at least one string")
     return itertools.cycle(lines)
 
 
@@ -92,7 +92,7 @@ class FakeLLM(_Fake):
             seed: Makes the latencies repeat.
 
         Raises:
-            InvalidProviderConfigError: There is no answer, or one is no string.
+            InvalidConfigError: There is no answer, or one is no string.
         """
         super().__init__(latency, seed)
         self._first_piece = first_piece
@@ -147,7 +147,7 @@ class FakeSTT(_Fake):
             seed: Makes the latencies repeat.
 
         Raises:
-            InvalidProviderConfigError: There is no transcript, or one is no string.
+            InvalidConfigError: There is no transcript, or one is no string.
         """
         super().__init__(latency, seed)
         self._script = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Self
 
-from stageflow.errors import InvalidProviderConfigError
+from stageflow.errors import InvalidConfigError
 
 _STANDARD_NORMAL = NormalDist()
 _Z99 = _STANDARD_NORMAL.inv_cdf(0.99)
@@ -33,7 +33,7 @@ class LatencyProfile:
         p99_ms: One in a hundred is longer, in milliseconds.
 
     Raises:
-        InvalidProviderConfigError: A percentile is no finite number from 0 up, P99 is below P50,
+        InvalidConfigError: A percentile is no finite number from 0 up, P99 is below P50,
             or P50 is 0 and P99 is not.
     """
 
@@ -44,14 +44,14 @@ class LatencyProfile:
         for field in ("p50_ms", "p99_ms"):
             _require_amount("LatencyProfile", field, getattr(self, field), "milliseconds")
         if self.p99_ms < self.p50_ms:
-            raise InvalidProviderConfigError(
+            raise InvalidConfigError(
                 "LatencyProfile",
                 "p99_ms",
                 self.p99_ms,
                 f"it cannot be below p50_ms, {self.p50_ms!r}; swap them?",
             )
         if self.p50_ms == 0 < self.p99_ms:
-            raise InvalidProviderConfigError(
+            raise InvalidConfigError(
                 "LatencyProfile",
                 "p50_ms",
                 self.p50_ms,
@@ -80,10 +80,10 @@ class LatencyProfile:
         """The latency in milliseconds that a share `q` (0 < q < 1) of all calls stays below.
 
         Raises:
-            InvalidProviderConfigError: `q` is not between 0 and 1.
+            InvalidConfigError: `q` is not between 0 and 1.
         """
         if not 0 < q < 1:
-            raise InvalidProviderConfigError(
+            raise InvalidConfigError(
                 "LatencyProfile", "q", q, "give a share between 0 and 1, such as 0.99"
             )
         return self.p50_ms * math.exp(self.sigma * _STANDARD_NORMAL.inv_cdf(q))
@@ -99,7 +99,7 @@ class LatencyProfile:
         """The same distribution, `factor` times as slow; 0 makes every latency 0.
 
         Raises:
-            InvalidProviderConfigError: `factor` is no finite number from 0 up.
+            InvalidConfigError: `factor` is no finite number from 0 up.
         """
         _require_amount("LatencyProfile", "factor", factor, "times")
         return LatencyProfile(self.p50_ms * factor, self.p99_ms * factor)
@@ -108,7 +108,7 @@ class LatencyProfile:
 def _require_amount(owner: str, field: str, found: object, unit: str) -> None:
     number = isinstance(found, int | float) and not isinstance(found, bool)
     if not number or not 0 <= float(found) < math.inf:  # type: ignore[arg-type]
-        raise InvalidProviderConfigError(
+        raise InvalidConfigError(
             owner, field, found, f"give a finite number of {unit}, 0 or more"
         )
 

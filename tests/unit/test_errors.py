@@ -12,7 +12,8 @@ import pytest
 
 import stageflow
 from stageflow import errors as err
-from stageflow.errors import ErrorCategory, StageflowError, classify, nearest
+from stageflow.classification import classify
+from stageflow.errors import ErrorCategory, StageflowError, nearest
 
 _CAUSE = ValueError("boom")
 
@@ -81,13 +82,22 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         ("object", "'llm'", "LLM", "stream()"),
     ),
     (
-        err.InvalidProviderConfigError("FakeLLM", "seed", "x", "give an integer"),
+        err.InvalidConfigError("FakeLLM", "seed", "x", "give an integer"),
         ("FakeLLM", "seed", "'x'", "give an integer"),
     ),
+    (err.CircuitOpenError("llm", 12.0), ("circuit breaker open", "'llm'", "12 s")),
+    (err.InvalidReplyError("llm: the reply is bytes, no text"), ("llm", "no text")),
+    (err.NoProgressError("llm", 2.0), ("timeout", "llm", "no progress", "2 s")),
     (err.UnintelligibleAudioError("empty sound; give samples"), ("empty sound",)),
     (err.ConnectionFailedError(ConnectionError("refused")), ("ConnectionError", "refused")),
     (err.OperationTimeoutError(TimeoutError()), ("TimeoutError", "timeout")),
     (err.OutOfResourcesError(MemoryError()), ("MemoryError",)),
+    (err.ServiceUnavailableError(_CAUSE), ("ValueError: boom",)),
+    (err.RateLimitedError(_CAUSE, 3.0), ("ValueError: boom",)),
+    (err.CredentialsRejectedError(_CAUSE), ("ValueError: boom",)),
+    (err.RequestRejectedError(_CAUSE), ("ValueError: boom",)),
+    (err.DatabaseBusyError(_CAUSE), ("ValueError: boom",)),
+    (err.StorageFailedError(_CAUSE), ("ValueError: boom",)),
     (err.StageRaisedError(_CAUSE), ("ValueError: boom",)),
     (err.StageTimeoutError(1.5), ("timeout", "1.5 s")),
     (err.DeadlineExceededError(2.0), ("timeout", "deadline", "2 s")),

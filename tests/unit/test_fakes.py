@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stageflow.errors import InvalidProviderConfigError, ProviderError, UnintelligibleAudioError
+from stageflow.errors import InvalidConfigError, ProviderError, UnintelligibleAudioError
 from stageflow.providers.fake import (
     FakeDatabase,
     FakeLLM,
@@ -198,7 +198,7 @@ def test_stream_takes_the_whole_latency(
 @pytest.mark.parametrize("answers", [[], [1], ["fine", None]])
 def test_llm_refuses_a_bad_script(answers: Any) -> None:
     """A script without an answer, or with one that is no string, is refused."""
-    with pytest.raises(InvalidProviderConfigError, match=r"FakeLLM: answers is .* one string"):
+    with pytest.raises(InvalidConfigError, match=r"FakeLLM: answers is .* one string"):
         FakeLLM(answers)
 
 
@@ -257,7 +257,7 @@ async def test_foreign_sound_is_refused(pcm: bytes) -> None:
 
 def test_stt_refuses_a_bad_script() -> None:
     """An empty script is refused."""
-    with pytest.raises(InvalidProviderConfigError, match="FakeSTT: transcripts"):
+    with pytest.raises(InvalidConfigError, match="FakeSTT: transcripts"):
         FakeSTT([])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from stageflow import Audio, Message, Pipeline, PipelineContext, ProviderRegistry, RunResult
 from stageflow.context import RunStatus
-from stageflow.errors import InvalidContextError, InvalidProviderConfigError
+from stageflow.errors import InvalidContextError, InvalidConfigError
 from stageflow.kernels.chat import EMPTY_TEXT, MAX_TEXT_CHARS, REFUSAL, TOO_LONG, chat
 from stageflow.kernels.conversation import KEPT_TURNS, conversation
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
@@ -343,5 +343,5 @@ def test_profile_and_memory_overlap() -> None:
 @pytest.mark.parametrize("scale", [-1, float("nan")])
 def test_bad_scale_is_refused(scale: float) -> None:
     """A scale that is negative or no number is refused."""
-    with pytest.raises(InvalidProviderConfigError, match="factor is"):
+    with pytest.raises(InvalidConfigError, match="factor is"):
         default_providers(scale=scale)

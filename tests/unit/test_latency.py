@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stageflow.errors import ErrorCategory, InvalidProviderConfigError
+from stageflow.errors import ErrorCategory, InvalidConfigError
 from stageflow.providers.latency import INSTANT, LatencyProfile
 
 positive_ms = st.floats(min_value=0.001, max_value=1e5)
@@ -84,7 +84,7 @@ def test_scaled() -> None:
 )
 def test_fixed_refuses_what_is_no_latency(latency_ms: Any) -> None:
     """A latency that is negative, not finite or no number is refused, naming it."""
-    with pytest.raises(InvalidProviderConfigError) as caught:
+    with pytest.raises(InvalidConfigError) as caught:
         LatencyProfile.fixed(latency_ms)
     assert caught.value.field == "latency_ms"
     assert repr(latency_ms) in str(caught.value)
@@ -106,7 +106,7 @@ def test_fixed_refuses_what_is_no_latency(latency_ms: Any) -> None:
 )
 def test_percentiles_refused(p50_ms: float, p99_ms: float, field: str) -> None:
     """Percentiles that no lognormal distribution has are refused, naming the wrong one."""
-    with pytest.raises(InvalidProviderConfigError) as caught:
+    with pytest.raises(InvalidConfigError) as caught:
         LatencyProfile.percentiles(p50_ms=p50_ms, p99_ms=p99_ms)
     assert caught.value.field == field
 
@@ -114,12 +114,12 @@ def test_percentiles_refused(p50_ms: float, p99_ms: float, field: str) -> None:
 @pytest.mark.parametrize("factor", [-1, math.nan, math.inf, "2"])
 def test_scale_refused(factor: Any) -> None:
     """A factor that is negative, not finite or no number is refused."""
-    with pytest.raises(InvalidProviderConfigError, match=r"factor is .*finite number of times"):
+    with pytest.raises(InvalidConfigError, match=r"factor is .*finite number of times"):
         LatencyProfile.fixed(1).scaled(factor)
 
 
 @pytest.mark.parametrize("q", [0, 1, -0.1, 1.1, math.nan])
 def test_quantile_refused(q: float) -> None:
     """A quantile is asked for by a share strictly between 0 and 1."""
-    with pytest.raises(InvalidProviderConfigError, match="share between 0 and 1"):
+    with pytest.raises(InvalidConfigError, match="share between 0 and 1"):
         LatencyProfile.fixed(1).quantile_ms(q)
