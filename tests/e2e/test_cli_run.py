@@ -1,0 +1,149 @@
+"""The command as a user runs it: a process of its own, a real clock, a real signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stageflow
+
+#: What must be importable in the process: the package, and nothing of the folder it runs in.
+SOURCE = Path(stageflow.__file__).parents[1]
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "COVERAGE"))}
+    return kept | {"PYTHONPATH": str(SOURCE), "COLUMNS": "90", "PYTHONUTF8": "1"}
+
+
+def python(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stages"),
+    [
+        ("voice", ["stt", "profile", "memory", "llm", "tts", "persist"]),
+        ("chat", ["guard", "memory", "llm", "persist"]),
+    ],
+)
+def test_a_turn_in_real_time(kernel: str, stages: list[str], tmp_path: Path) -> None:
+    """``python -m stageflow run`` runs a turn from any folder and prints answer and timeline."""
+    done = python("-m", "stageflow", "run", kernel, "--text", "Is it raining?", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer, _, heading, *chart = done.stdout.splitlines()
+    assert answer == "You said: Is it raining?"
+    assert heading.startswith(f"{kernel}: completed in ")
+    rows = [line.split()[1] for line in chart if line.count("│") == 2]
+    assert sorted(rows) == sorted(stages)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_turn(tmp_path: Path) -> None:
+    """A run past its deadline exits with 1, and its files are written all the same."""
+    events, svg = tmp_path / "turn.jsonl", tmp_path / "turn.svg"
+    files = ("--events", str(events), "--svg", str(svg))
+    done = python("-m", "stageflow", "run", "voice", "--deadline-s", "0.05", *files, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "deadline of 0.05 s" in done.stderr
+    assert "Traceback" not in done.stderr
+    last = json.loads(events.read_text("utf-8").splitlines()[-1])
+    assert (last["type"], last["data"]["error_code"]) == ("pipeline.failed", "deadline_exceeded")
+    assert "voice: failed" in svg.read_text("utf-8")
+
+
+OWN = """\
+from stageflow import Pipeline, StageOutput, stage
+
+@stage()
+async def waits(ctx):
+    import asyncio
+    print("waiting", flush=True)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+    return StageOutput.ok()
+
+forever = Pipeline("forever", [waits])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal as a terminal does")
+def test_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C cancels the run, lets its stages clean up, and exits with 130 without a traceback."""
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-m", "stageflow", "run", "own:forever"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "cleaned up\n", "Interrupted.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uses a shell's pipe")
+def test_reader_that_goes_away(tmp_path: Path) -> None:
+    """Piped into a program that reads no further, the command ends without a traceback."""
+    command = f"'{sys.executable}' -m stageflow graph voice | true"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+IMPORTED = """\
+import sys
+before = set(sys.modules)
+import {module}
+print(*sorted({{name.partition('.')[0] for name in set(sys.modules) - before}}))
+print(*sorted(name for name in sys.modules if name.startswith('stageflow.')))
+"""
+
+
+def imported(module: str, cwd: Path) -> tuple[set[str], set[str]]:
+    """The top-level packages, and the modules of ours, that importing `module` loads."""
+    done = python("-c", IMPORTED.format(module=module), cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    packages, ours = done.stdout.splitlines()
+    return set(packages.split()), set(ours.split())
+
+
+@pytest.mark.parametrize("module", ["stageflow", "stageflow.cli"])
+def test_import_loads_no_third_party(module: str, tmp_path: Path) -> None:
+    """Neither the package nor its command line imports what is not in the standard library."""
+    packages, _ = imported(module, tmp_path)
+    assert packages - set(sys.stdlib_module_names) == {"stageflow"}
+
+
+def test_package_import_stays_light(tmp_path: Path) -> None:
+    """Importing the package loads neither fakes, kernels and charts nor the command line."""
+    _, ours = imported("stageflow", tmp_path)
+    heavy = ("providers.fake", "providers.latency", "kernels", "timeline", "telemetry", "cli")
+    assert [name for name in ours if name.startswith(tuple(f"stageflow.{h}" for h in heavy))] == []
