@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias, cast
 
 from stageflow.errors import InvalidProviderError, UnknownProviderError
 from stageflow.providers.ports import LLM, STT, TTS, Database
@@ -15,6 +17,27 @@ PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "tts": ("TTS", ("synthesize",)),
     "db": ("Database", ("get", "put")),
 }
+
+
+#: Makes of a provider what is called in its place.
+Adapter: TypeAlias = Callable[[Any], Any]
+
+_adapters: ContextVar[Mapping[str, tuple[Adapter, ...]]] = ContextVar("adapters", default={})
+
+
+@contextmanager
+def adapted(name: str, adapter: Adapter) -> Iterator[None]:
+    """Put `adapter` around whatever is registered as `name`, within this block and context.
+
+    Only what runs in the current context is affected: the body, and the runs and tasks that it
+    starts. Blocks nest; the innermost adapter stands outermost and so is called first.
+    """
+    current = _adapters.get()
+    token = _adapters.set({**current, name: (*current.get(name, ()), adapter)})
+    try:
+        yield
+    finally:
+        _adapters.reset(token)
 
 
 class ProviderRegistry(Mapping[str, Any]):
@@ -45,9 +68,12 @@ class ProviderRegistry(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         try:
-            return self._providers[name]
+            provider = self._providers[name]
         except KeyError:
             raise UnknownProviderError(name, self._providers) from None
+        for adapter in _adapters.get().get(name, ()):
+            provider = adapter(provider)
+        return provider
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._providers)
@@ -60,7 +86,7 @@ class ProviderRegistry(Mapping[str, Any]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """The provider behind `name`, or `default`."""
-        return self._providers.get(name, default)
+        return self[name] if name in self._providers else default
 
     @property
     def llm(self) -> LLM:

@@ -10,7 +10,7 @@ import pytest
 
 from stageflow import Audio, Message, Pipeline, PipelineContext, ProviderRegistry, RunResult
 from stageflow.context import RunStatus
-from stageflow.errors import InvalidContextError, InvalidConfigError
+from stageflow.errors import InvalidConfigError, InvalidContextError
 from stageflow.kernels.chat import EMPTY_TEXT, MAX_TEXT_CHARS, REFUSAL, TOO_LONG, chat
 from stageflow.kernels.conversation import KEPT_TURNS, conversation
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
