@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 from stageflow.errors import InvalidProviderError, UnknownProviderError
@@ -22,7 +23,9 @@ PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 #: Makes of a provider what is called in its place.
 Adapter: TypeAlias = Callable[[Any], Any]
 
-_adapters: ContextVar[Mapping[str, tuple[Adapter, ...]]] = ContextVar("adapters", default={})
+_adapters: ContextVar[Mapping[str, tuple[Adapter, ...]]] = ContextVar(
+    "adapters", default=MappingProxyType({})
+)
 
 
 @contextmanager
