@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -138,6 +139,26 @@ async def test_own_spans_stand_below_their_stage(traces: Traces) -> None:
         **{f"{s} {moment}": f"stage {s}" for s in "abc" for moment in ("before", "after")},
     }
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_parent_is_the_one_given(traces: Traces) -> None:
+    """A span stands below the parent that it is given, whatever span is current."""
+    tracer = OpenTelemetryTracer(traces.tracer)
+    parent = contextvars.Context().run(tracer.start, "parent", None, {})
+    with traces.tracer.start_as_current_span("current"):
+        tracer.end(tracer.start("child", parent, {}), None)
+    parent.span.end()
+    assert traces.tree() == {"parent": None, "current": None, "child": "parent"}
+
+
+def test_closed_span_is_no_longer_current(traces: Traces) -> None:
+    """When a span is closed, the one before is current again: a second attempt is no child."""
+    tracer = OpenTelemetryTracer(traces.tracer)
+    with traces.tracer.start_as_current_span("turn") as turn:
+        for attempt in ("first", "second"):
+            tracer.end(tracer.start(attempt, None, {}), None)
+            assert trace.get_current_span() is turn
+    assert traces.tree() == {"turn": None, "first": "turn", "second": "turn"}
 
 
 def test_failed_and_cancelled_stages(traces: Traces) -> None:
