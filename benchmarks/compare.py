@@ -238,7 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     unable = requires("ContextBag", "Interceptor", "PipelineOrchestrator", *NEEDS)
     if unable is not None:
-        sys.stderr.write("cannot measure: this stageflow lacks some of what is compared\n")
+        try:
+            unable()
+        except NotImplementedError as reason:
+            sys.stderr.write(f"cannot measure: {reason}\n")
         return 1
     # Rows come one by one, so in the plain report they are the progress themselves.
     say = sys.stderr.write if options.json else sys.stdout.write

@@ -23,6 +23,7 @@ GRAPH = "1,000 stages"
 CAPACITY = 10_000_000
 #: Events of one run: a started and a completed one a stage, and the run's own two.
 EVENTS = 2_002
+ROUNDS = 11
 
 
 class NullSink:
@@ -97,7 +98,7 @@ class PerEvent:
 
     def track_cost(self) -> dict[str, object]:
         """CPU time that each event adds until a null sink has it, against a run without sink."""
-        pairs = interleaved((run_and_flush, run_alone), rounds=11)
+        pairs = interleaved((run_and_flush, run_alone), ROUNDS)
         return {"samples": [(with_ - without) / EVENTS for with_, without in pairs], "number": 1}
 
 

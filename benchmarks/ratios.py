@@ -24,9 +24,9 @@ setup = requires("ContextBag", "Interceptor", "PipelineContext", "PipelineOrches
 ROUNDS = 9
 
 
-def samples(pair: Pair, rounds: int = ROUNDS) -> dict[str, object]:
+def samples(pair: Pair, rounds: int | None = None) -> dict[str, object]:
     """The ratio of each round, in the form that asv keeps as samples."""
-    return {"samples": ratios(*pair, rounds), "number": 1}
+    return {"samples": ratios(*pair, rounds or ROUNDS), "number": 1}
 
 
 class Gather:

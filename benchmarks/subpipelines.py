@@ -14,6 +14,7 @@ setup = requires("subpipeline", "Pipeline", "PipelineOrchestrator")
 
 CHILD = "chain of 10"
 RUNS_A_CALL = 100
+ROUNDS = 11
 
 
 @functools.cache
@@ -52,7 +53,7 @@ class Child:
 
     def track_cost_per_child(self) -> dict[str, object]:
         """CPU time that a child run adds: ten stages in a child against ten stages directly."""
-        pairs = interleaved((lambda: run_nested(1), lambda: run_nested(0)), rounds=11)
+        pairs = interleaved((lambda: run_nested(1), lambda: run_nested(0)), ROUNDS)
         return {
             "samples": [(with_ - without) / RUNS_A_CALL for with_, without in pairs],
             "number": 1,

@@ -1,0 +1,488 @@
+"""The benchmarks: that asv finds, runs and skips them, and that they measure what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asv_runner.discovery import disc_benchmarks  # type: ignore[import-untyped]
+
+from benchmarks import (
+    chat,
+    compare,
+    events,
+    fresh,
+    import_time,
+    pairs,
+    plain,
+    ratios,
+    rounds,
+    subpipelines,
+    turns,
+    voice,
+)
+from benchmarks.handwritten import BareGraph, FeaturedGraph, Run, write_once
+from benchmarks.support import requires, run
+from benchmarks.workloads import (
+    SHAPES,
+    Shape,
+    layered,
+    no_op,
+    orchestrator,
+    output_of,
+    pipeline,
+    run_at_once,
+    suspending,
+)
+from stageflow import StageStatus
+from tests.utils.virtual_time import run_virtual
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "benchmarks"
+
+# asv's own discovery is the judge of what is a benchmark, and of its attributes.
+FOUND = list(disc_benchmarks(str(FOLDER)))
+BY_NAME = {benchmark.name: benchmark for benchmark in FOUND}
+CASES = [
+    pytest.param(benchmark, choice, id=f"{benchmark.name}{list(choice) or ''}")
+    for benchmark in FOUND
+    for choice in itertools.product(*benchmark._params)
+]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few rounds and turns as still go through all code, and no real waiting."""
+    for module in (events, import_time, ratios, subpipelines):
+        monkeypatch.setattr(module, "ROUNDS", 1)
+    for module in (chat, voice):
+        monkeypatch.setattr(module, "TURNS", 2)
+    monkeypatch.setattr(turns, "run", lambda main: run_virtual(lambda: main))
+
+
+# ── what asv sees ───────────────────────────────────────────────────────────────────────────
+
+
+def test_every_area_has_benchmarks() -> None:
+    """Each part of the engine that the map in README.md names is found by asv, and no other."""
+    areas = {benchmark.name.split(".")[0] for benchmark in FOUND}
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    mapped = set(re.findall(r"^\| `(\w+)\.py` \|", readme, flags=re.MULTILINE))
+    assert areas == mapped
+    helpers = {path.stem for path in FOLDER.glob("*.py")} - areas - {"__init__"}
+    assert helpers == set(re.findall(r"^- `(\w+)\.py`", readme, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("benchmark", FOUND, ids=lambda benchmark: benchmark.name)
+def test_pinned_described_and_runnable(benchmark: Any) -> None:
+    """A version set by hand, one line of what and why, no coroutine, and nothing set up."""
+    owner = type(benchmark.func.__self__)
+    assert re.fullmatch(r"\d+", vars(owner)["version"]), "pinned in the class's own body"
+    assert benchmark.version == vars(owner)["version"], "what asv files its results under"
+    assert len((inspect.getdoc(benchmark.func) or "").splitlines()) == 1
+    assert not inspect.iscoroutinefunction(benchmark.func), "asv would never await it"
+    assert benchmark._setups == [], "any setup makes asv time single calls"
+    assert benchmark._teardowns == []
+    assert benchmark._setup_cache is None
+
+
+def test_units_of_tracks_are_stated() -> None:
+    """A tracked number without a unit of its own would be drawn in asv's word, "unit"."""
+    tracks = [benchmark for benchmark in FOUND if benchmark.type == "track"]
+    assert tracks
+    assert [benchmark.name for benchmark in tracks if benchmark.unit == "unit"] == []
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(("benchmark", "choice"), CASES)
+def test_runs_once(benchmark: Any, choice: tuple[Any, ...]) -> None:
+    """Each benchmark goes through with each of its parameters, and tracks nothing but numbers."""
+    found = benchmark.func(*choice)
+    if benchmark.type != "track":
+        assert found is None
+        return
+    samples = found["samples"] if isinstance(found, dict) else [found]
+    assert samples
+    assert all(math.isfinite(sample) for sample in samples)
+    if benchmark.unit.startswith("times "):
+        assert min(samples) > 0
+
+
+# ── older commits ───────────────────────────────────────────────────────────────────────────
+
+_SKIPPED = """
+import json, sys
+sys.path[:0] = sys.argv[1:3]
+from asv_runner.discovery import disc_benchmarks  # type: ignore[import-untyped]
+print(json.dumps({b.name: b.do_setup() for b in disc_benchmarks(sys.argv[3])}))
+"""
+
+
+def _skipped(tmp_path: Path, package: str) -> set[str]:
+    """What asv skips when `package` is all there is of stageflow; all modules must import."""
+    (tmp_path / "stageflow").mkdir()
+    (tmp_path / "stageflow" / "__init__.py").write_text(package, encoding="utf-8")
+    answer = subprocess.run(
+        [sys.executable, "-c", _SKIPPED, str(tmp_path), str(ROOT), str(FOLDER)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    skips: dict[str, bool] = json.loads(answer.stdout.splitlines()[-1])
+    assert skips.keys() == BY_NAME.keys()
+    return {name for name, skipped in skips.items() if skipped}
+
+
+def test_skipped_without_any_api(tmp_path: Path) -> None:
+    """With an empty stageflow everything is skipped but the time that its import takes."""
+    left = BY_NAME.keys() - _skipped(tmp_path, "")
+    assert left == {name for name in BY_NAME if name.startswith("import_time.")}
+
+
+def test_skipped_by_need(tmp_path: Path) -> None:
+    """A commit that has the bag and no more has its bag measured."""
+    left = BY_NAME.keys() - _skipped(tmp_path, "ContextBag = dict")
+    assert {name.split(".")[0] for name in left} == {"bag", "import_time"}
+
+
+def test_compare_cannot_measure(tmp_path: Path) -> None:
+    """Where the API is missing, the comparison says what it lacks and exits with 1."""
+    (tmp_path / "stageflow").mkdir()
+    (tmp_path / "stageflow" / "__init__.py").write_text("ContextBag = dict", encoding="utf-8")
+    program = "import runpy, sys; sys.path[:0] = sys.argv[1:3]; sys.argv = ['compare']; "
+    program += "runpy.run_module('benchmarks.compare', run_name='__main__')"
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "cannot measure" in answer.stderr
+    assert "PipelineOrchestrator" in answer.stderr
+    assert "ContextBag" not in answer.stderr
+
+
+def test_requires_names_what_is_missing() -> None:
+    """Attributes and modules both count, and whatever asv passes to a setup is taken."""
+    assert requires("Pipeline", "kernels.voice") is None
+    skip = requires("Pipeline", "Nonsense", "kernels.nonsense", "nonsense.at.all")
+    assert skip is not None
+    with pytest.raises(NotImplementedError, match=r"no Nonsense, kernels\.nonsense, nonsense\."):
+        skip(3, "graph")
+
+
+# ── the work ────────────────────────────────────────────────────────────────────────────────
+
+
+def _expected(shape: Shape) -> dict[str, str]:
+    return {output_of(name): name for name in shape.names}
+
+
+@pytest.mark.parametrize("graph", SHAPES)
+def test_graph_pairs_do_the_same(graph: str) -> None:
+    """The engine and both hand-written versions write the same, suspending or not."""
+    for suspend in (False, True):
+        ours, gather = pairs.beside_gather(graph, suspend=suspend)
+        also_ours, featured = pairs.beside_featured(graph, suspend=suspend)
+        for work in (ours, gather, also_ours, featured):
+            assert work() == _expected(SHAPES[graph])
+
+
+def test_other_pairs_do_the_same() -> None:
+    """So do concurrent runs, chains without timeouts, bags and intercepted stages."""
+    for ours, beside in (
+        pairs.beside_featured("chain of 10", timeouts=False),
+        pairs.bag_writes(),
+        pairs.interceptors("all four"),
+    ):
+        assert dict(ours()) == beside()
+    for suspend in (False, True):
+        ours, beside = pairs.concurrent_runs(suspend=suspend)
+        expected = [_expected(SHAPES["dense 4x5"])] * 1_000
+        assert [dict(bag) for bag in ours()] == beside() == expected
+
+
+def test_shapes_have_the_sizes_of_the_goals() -> None:
+    """Fan of 12, dense of 20, 100 and 1,000 stages; each stage waits for the layer before only."""
+    sizes = {graph: len(shape) for graph, shape in SHAPES.items()}
+    assert list(sizes.values()) == [10, 100, 12, 20, 100, 1_000]
+    for shape in SHAPES.values():
+        for above, layer in itertools.pairwise(shape.layers):
+            assert all(set(shape.dependencies[name]) <= set(above) for name in layer)
+            assert all(shape.dependencies[name] for name in layer)
+
+
+def test_all_features_are_on() -> None:
+    """Every measured stage declares its inputs, its output and a timeout, and leaves its events."""
+    for spec in pipeline("dense 4x5", suspending).stages:
+        assert spec.timeout_s == 30.0
+        assert spec.outputs == (output_of(spec.name),)
+        assert spec.inputs == tuple(map(output_of, spec.dependencies))
+    (result,) = run(run_at_once(orchestrator("dense 4x5", no_op), 1))
+    assert len(result.events) == 2 * 20 + 2
+    assert {stage.status for stage in result.stages.values()} == {StageStatus.COMPLETED}
+
+
+def test_no_op_stages_do_not_suspend() -> None:
+    """The graphs are told apart by what they say: no loop iteration here, one a layer there."""
+
+    async def turns_of_the_loop(main: Callable[[], Any]) -> int:
+        count = 0
+
+        def turn() -> None:
+            nonlocal count
+            count += 1
+            asyncio.get_running_loop().call_soon(turn)
+
+        turn()
+        await main()
+        return count - 1
+
+    chain = layered([1] * 10)
+    for suspend, expected in ((False, 0), (True, 10)):
+        for graph in (BareGraph(chain, suspend=suspend), FeaturedGraph(chain, suspend=suspend)):
+            assert asyncio.run(turns_of_the_loop(graph.run)) == expected
+
+
+# ── the hand-written code's features ────────────────────────────────────────────────────────
+
+
+def test_featured_events() -> None:
+    """The code with the same features numbers and times two events a stage and two a run."""
+    done = run(FeaturedGraph(SHAPES["fan 1+10+1"]).run())
+    assert [event[0] for event in done.events] == list(range(1, 2 * 12 + 3))
+    assert done.events[0][1] == "pipeline.started"
+    assert done.events[-1][1] == "pipeline.completed"
+    assert {event[3] for event in done.events} == {done.run_id}
+    assert [event[2] for event in done.events] == sorted(event[2] for event in done.events)
+
+
+def _featured(stage: Callable[[Run], Any], timeout_s: float = 1.0) -> FeaturedGraph:
+    graph = FeaturedGraph(layered([1]), timeout_s=timeout_s)
+    ((name, _, declared),) = graph.layers[0]
+    graph.layers[0] = [(name, stage, declared)]
+    return graph
+
+
+def test_featured_timeout() -> None:
+    """It keeps its timeouts."""
+
+    async def hang(_run: Run) -> dict[str, Any]:
+        await asyncio.sleep(60.0)
+        return {}
+
+    with pytest.raises(TimeoutError):
+        run_virtual(_featured(hang, timeout_s=2.0).run)
+
+
+def test_featured_checks_outputs() -> None:
+    """It refuses outputs that are not those declared."""
+
+    async def return_another(_run: Run) -> dict[str, Any]:
+        return {"another": 1}
+
+    with pytest.raises(ValueError, match="another"):
+        run_virtual(_featured(return_another).run)
+
+
+def test_featured_writes_once() -> None:
+    """It refuses a second write, names both writers and keeps the first value."""
+    outputs: dict[str, Any] = {}
+    writers: dict[str, str] = {}
+    write_once(outputs, writers, "key", 1, "first")
+    with pytest.raises(ValueError, match=r"second writes key, which first"):
+        write_once(outputs, writers, "key", 2, "second")
+    assert (outputs, writers) == ({"key": 1}, {"key": "first"})
+
+
+# ── turns ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_voice_by_hand_answers_the_same() -> None:
+    """The kernel's voice turn and the hand-written one have the same outputs."""
+    by_kernel = turns.repeat(turns.voice_turn, 1).unwrap()
+    assert by_kernel == turns.repeat(turns.hand_voice_turn, 1)
+    assert turns.TEXT in by_kernel["answer"]
+
+
+def test_pairs_of_turns_wait_equally_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only waiting moves, the two of each pair take the same time, each its own."""
+    monkeypatch.setattr(turns, "run", lambda main: run_virtual(lambda: main))
+    took = turns.voice_pairs_s(5, apart_s=0.005)
+    assert len(took) == 5
+    for kernel, by_hand in took:
+        assert kernel == pytest.approx(by_hand, abs=1e-6)
+        assert 0.2 < kernel < 1.2
+    assert len({round(kernel, 6) for kernel, _ in took}) == 5
+
+
+# ── measuring ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_rounds_interleave() -> None:
+    """Every round runs every work once, each comes first in turn, and times stand in order."""
+    done: list[str] = []
+
+    def spin() -> None:
+        done.append("spin")
+        sum(range(200_000))
+
+    works = (lambda: done.append("a"), spin)
+    times = list(rounds.interleaved(works, 4))
+    assert done == ["a", "spin", *("a", "spin"), *("spin", "a"), *("a", "spin"), *("spin", "a")]
+    assert all(a < spin for a, spin in times)
+
+
+def test_ratios_are_ours_over_theirs() -> None:
+    """Ten times the work is a ratio of about ten."""
+    found = rounds.ratios(lambda: sum(range(500_000)), lambda: sum(range(50_000)), 9)
+    assert 5 < rounds.spread(found).median < 20
+
+
+def test_spread() -> None:
+    """The median, and the tenth and the ninetieth percentile."""
+    assert rounds.spread([float(n) for n in range(100, -1, -1)]) == rounds.Spread(50, 10, 90)
+    assert rounds.spread([3.0]) == rounds.Spread(3, 3, 3)
+
+
+def test_growth_is_that_of_a_fresh_process() -> None:
+    """More runs at once need more memory, whatever this process has taken already."""
+    few, many = fresh.growth_bytes(100), fresh.growth_bytes(1_000)
+    assert few < many < 100e6
+    assert many > 2e6
+
+
+def test_failing_interpreter_is_reported() -> None:
+    """What a fresh interpreter dies of is not lost."""
+    with pytest.raises(RuntimeError, match="no_such_module"):
+        fresh.import_seconds("no_such_module")
+
+
+# ── reports ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_plain_runs_what_asv_runs() -> None:
+    """As plain Python a module has the very benchmarks that asv finds in it."""
+    for area in {name.split(".")[0] for name in BY_NAME}:
+        module = sys.modules[f"benchmarks.{area}"]
+        labels = {re.sub(r"\(.*", "", case.label) for case in plain.cases(module)}
+        assert {f"{area}.{label}" for label in labels} == {
+            name for name in BY_NAME if name.startswith(f"{area}.")
+        }
+        choices = sum(math.prod(map(len, b._params)) for b in _of(area))
+        assert len(list(plain.cases(module))) == choices
+
+
+def _of(area: str) -> Iterator[Any]:
+    return (b for name, b in BY_NAME.items() if name.startswith(f"{area}."))
+
+
+def _run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_plain_prints_a_table() -> None:
+    """``python -m benchmarks.bag Read`` prints the two timings of that class, with units."""
+    answer = _run_module("bag", "Read")
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["Read.time_100k", "Read.time_100k_dict"]
+    assert all(re.search(r" \d+\.\d{3} (ms|µs) +\(.*n=5\)$", line) for line in lines)
+
+
+def test_plain_refuses_an_unknown_name() -> None:
+    """A pattern that fits no benchmark is named, with exit code 2."""
+    answer = _run_module("bag", "nonsense")
+    assert answer.returncode == 2
+    assert "'nonsense'" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "text"), [(2.5, "2.500 s "), (0.0021, "2.100 ms"), (3e-9, "3.000 ns")]
+)
+def test_plain_units(duration_s: float, text: str) -> None:
+    """Durations are written in the unit that makes them readable."""
+    case = plain.Case("", "track_", functools.partial(float, duration_s), float, "seconds")
+    assert plain.measure(case).lstrip().startswith(text)
+
+
+def test_compare_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output is nothing but the numbers as JSON, progress goes to standard error."""
+    assert compare.main(["--only", "bag", "--rounds", "2", "--json"]) == 0
+    written = capsys.readouterr()
+    report = json.loads(written.out)
+    (row,) = report["groups"]["bag"]
+    assert row["goal"]["limit"] == 4.0
+    assert row["found"]["low"] <= row["found"]["median"] <= row["found"]["high"]
+    assert row["verdict"] in {"met", "MISSED"}
+    assert "ContextBag.write" in written.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["--rounds", "0"], "--rounds"), (["--only", "nonsense"], "nonsense")]
+)
+def test_compare_bad_arguments(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arguments that make no sense are named, with exit code 2."""
+    with pytest.raises(SystemExit, match="2"):
+        compare.main(arguments)
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("found", "goal", "verdict"),
+    [
+        (rounds.Spread(0.9, 0.5, 1.5), compare.Goal(1.0), "met"),
+        (rounds.Spread(1.1, 0.5, 1.5), compare.Goal(1.0), "MISSED"),
+        (rounds.Spread(0.7, 0.5, 1.5), compare.Goal(1.0, aim=0.6), "met"),
+        (rounds.Spread(0.6, 0.5, 1.5), compare.Goal(1.0, aim=0.6), "met, aim too"),
+        (rounds.Spread(1.01, 0.99, 1.02), compare.Goal(1.0, exact=True), "met"),
+        (rounds.Spread(1.02, 1.01, 1.03), compare.Goal(1.0, exact=True), "MISSED"),
+        (rounds.Spread(0.9, 0.8, 0.95), compare.Goal(1.0, exact=True), "MISSED"),
+        (rounds.Spread(9.0, 9.0, 9.0), None, ""),
+    ],
+)
+def test_compare_verdicts(found: rounds.Spread, goal: compare.Goal | None, verdict: str) -> None:
+    """The median decides, an exact goal has to lie within the spread, no goal has no verdict."""
+    row = compare.Row("subject", "unit", found, goal)
+    assert row.verdict == verdict
+    assert str(row).rstrip().endswith(verdict)
+
+
+def test_compare_measures_every_group(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each group with a goal goes through and has a row for it."""
+    monkeypatch.setattr(compare, "BUILD_SIZES", (20, 100))
+    monkeypatch.setattr(compare, "PAIRS_A_ROUND", 2)
+    monkeypatch.setattr(pairs, "CONCURRENT_RUNS", 20)
+    monkeypatch.setattr(turns, "run", lambda main: run_virtual(lambda: main))
+    assert compare.main(["--rounds", "1", "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert set(groups) == {group.__name__ for group in compare.GROUPS}
+    goals = {name: [r for r in rows if r["goal"] is not None] for name, rows in groups.items()}
+    assert {name: len(rows) for name, rows in goals.items()} == {
+        "no_op_graphs": 8,
+        "suspending_graphs": 0,
+        "chains": 2,
+        "interceptors": 2,
+        "building": 3,
+        "concurrent_runs": 3,
+        "voice_turn_overhead": 1,
+        "bag": 1,
+        "imports": 1,
+    }
