@@ -114,24 +114,51 @@ class StageGraph:
         Returns:
             Paths in the direction of the data, the first name repeated at the end.
         """
-        sorted_out = set(self._order)
-        left = [number for number in range(len(self.specs)) if number not in sorted_out]
         found: list[tuple[str, ...]] = []
-        seen: set[int] = set()
-        for start in left:
-            # Each stage that is left has a predecessor that is left, so walking backwards must
-            # come back to a stage of this walk, or run into an earlier one.
+        for knot in sorted(self._knots(), key=min):
+            # Each stage of a knot has a predecessor in it, so walking backwards must come back.
             walk: dict[int, int] = {}
-            number = start
-            while number not in seen and number not in walk:
+            number = min(knot)
+            while number not in walk:
                 walk[number] = len(walk)
-                number = next(p for p in self.predecessors[number] if p not in sorted_out)
-            if number in walk:
-                knot = list(walk)[walk[number] :]
-                names = [self.specs[member].name for member in reversed(knot)]
-                found.append((*names, names[0]))
-            seen.update(walk)
+                number = next(p for p in self.predecessors[number] if p in knot)
+            cycle = list(walk)[walk[number] :]
+            names = [self.specs[member].name for member in reversed(cycle)]
+            found.append((*names, names[0]))
         return tuple(found)
+
+    def _knots(self) -> list[set[int]]:
+        """The strongly connected components that hold a cycle.
+
+        By two searches in depth, one along the data and one against it (S. R. Kosaraju; M. Sharir,
+        "A strong-connectivity algorithm", Computers & Mathematics 7(1), 1981).
+        """
+        taken = set(self._order)
+        seen: set[int] = set()
+        finished: list[int] = []
+        for start in range(len(self.specs)):
+            stack = [start] if start not in taken else []
+            while stack:
+                number = stack.pop()
+                if number < 0:
+                    finished.append(~number)
+                elif number not in seen:
+                    seen.add(number)
+                    stack.append(~number)
+                    stack.extend(self.successors[number])
+        knots: list[set[int]] = []
+        for start in reversed(finished):
+            knot: set[int] = set()
+            stack = [start]
+            while stack:
+                number = stack.pop()
+                if number not in taken:
+                    taken.add(number)
+                    knot.add(number)
+                    stack.extend(self.predecessors[number])
+            if any(number in knot for number in self.predecessors[start]):
+                knots.append(knot)
+        return knots
 
     def critical_path(self, weights: Mapping[str, float] | None = None) -> CriticalPath:
         """The heaviest chain of stages.
