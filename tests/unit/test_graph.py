@@ -176,3 +176,15 @@ def test_dense_layers_keep_their_order() -> None:
     assert [name.partition("n")[0] for name in order] == [
         f"l{k}" for k in range(5) for _ in range(20)
     ]
+
+
+def test_a_knot_behind_another_is_reported_too() -> None:
+    """Whichever of them is met first, and though one feeds the other."""
+    for edges in (
+        {"a": "b", "b": "a", "c": "b d", "d": "c"},
+        {"c": "b d", "d": "c", "a": "b", "b": "a"},
+    ):
+        assert sorted("".join(sorted(set(path))) for path in graph_of(**edges).cycles()) == [
+            "ab",
+            "cd",
+        ]
