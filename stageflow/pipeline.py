@@ -76,11 +76,10 @@ class Pipeline:
             PipelineDefinitionError: A dependency does not exist, or nothing before a stage
                 provides one of its inputs. All such problems are named at once.
         """
-        graph = StageGraph(self.stages, name=self.name, inputs=self.inputs)
-        problems = open_problems(graph)
+        problems = open_problems(self._graph)
         if problems:
             raise PipelineDefinitionError(self.name, problems)
-        return graph
+        return self._graph
 
     @cached_property
     def orchestrator(self) -> PipelineOrchestrator:

@@ -108,9 +108,7 @@ class LatencyProfile:
 def _require_amount(owner: str, field: str, found: object, unit: str) -> None:
     number = isinstance(found, int | float) and not isinstance(found, bool)
     if not number or not 0 <= float(found) < math.inf:  # type: ignore[arg-type]
-        raise InvalidConfigError(
-            owner, field, found, f"give a finite number of {unit}, 0 or more"
-        )
+        raise InvalidConfigError(owner, field, found, f"give a finite number of {unit}, 0 or more")
 
 
 #: Every call returns at once, without suspending.
