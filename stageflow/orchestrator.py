@@ -52,25 +52,22 @@ class _Node:
     """One stage, compiled: everything a run needs, without a look-up."""
 
     __slots__ = (
-        "cancelled",
         "completed",
         "condition",
         "execute",
-        "failed",
         "gates",
         "inputs",
         "name",
         "outputs",
         "provider",
         "required",
-        "skipped",
         "started",
         "timeout_s",
     )
 
     def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
         self.name = spec.name
-        self.execute: StageFunction = fold(spec, interceptors)
+        self.execute: StageFunction = fold(spec, interceptors) if interceptors else spec.execute
         #: The gates that this stage counts down when it ends.
         self.gates: tuple[int, ...] = ()
         self.inputs = frozenset(spec.inputs)
@@ -81,9 +78,10 @@ class _Node:
         self.condition: Condition | None = spec.condition
         self.started = ev.stage_event_type(spec.name, ev.STARTED)
         self.completed = ev.stage_event_type(spec.name, ev.COMPLETED)
-        self.failed = ev.stage_event_type(spec.name, ev.FAILED)
-        self.skipped = ev.stage_event_type(spec.name, ev.SKIPPED)
-        self.cancelled = ev.stage_event_type(spec.name, ev.CANCELLED)
+
+    def event_type(self, what: str) -> str:
+        """The type of an event too rare to keep the text of."""
+        return ev.stage_event_type(self.name, what)
 
 
 class _Plan:
@@ -336,7 +334,9 @@ class _Run:
         begun = {event.stage for event in self._log.snapshot()}
         for node in self._plan.nodes:
             if node.name not in begun:
-                self._log.append((node.skipped, now, node.name, {"reason": self._stopping}))
+                self._log.append(
+                    (node.event_type(ev.SKIPPED), now, node.name, {"reason": self._stopping})
+                )
 
     # ── drivers ─────────────────────────────────────────────────────────────────────────────
 
@@ -455,7 +455,7 @@ class _Run:
         self, node: _Node, output: StageOutput, started_at: float, ended_at: float
     ) -> None:
         data = {"duration_ms": (ended_at - started_at) * 1000.0, "reason": output.reason}
-        self._log.append((node.skipped, ended_at, node.name, data))
+        self._log.append((node.event_type(ev.SKIPPED), ended_at, node.name, data))
 
     def _accept_error(
         self, node: _Node, error: BaseException, started_at: float, ended_at: float
@@ -464,12 +464,12 @@ class _Run:
         if isinstance(error, asyncio.CancelledError):
             if self._stopping is not None:
                 data["reason"] = self._stopping
-                self._log.append((node.cancelled, ended_at, node.name, data))
+                self._log.append((node.event_type(ev.CANCELLED), ended_at, node.name, data))
                 return
             error = StrayCancellationError()
         failure = classify(error).located(node.name, self._scope.pipeline_run_id)
         data.update(_described(failure))
-        self._log.append((node.failed, ended_at, node.name, data))
+        self._log.append((node.event_type(ev.FAILED), ended_at, node.name, data))
         if node.required:
             self._fail(failure, f"stage {node.name!r} failed")
 
