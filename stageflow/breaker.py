@@ -1,7 +1,7 @@
 """Circuit breakers: stop calling what does not answer, and find out when it does again.
 
 The pattern is M. Nygard's ("Release It!", 2nd ed., 2018, ch. 5). A breaker is a pure state machine:
-it is told the time, and what it does is returned.
+it is handed the clock, and what it does is returned.
 
     closed ──too many failures──► open ──cool-down over──► half-open ──enough successes──► closed
                                    ▲                           │
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from stageflow.errors import CircuitOpenError, InvalidConfigError
 
@@ -26,6 +26,13 @@ class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+
+
+# Looking up a member of an enumeration costs several times as much as a global name.
+_CLOSED, _OPEN, _HALF_OPEN = BreakerState
+
+#: Tells the time in seconds, and does not go back; the ``time`` of an event loop is one.
+Clock: TypeAlias = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class BreakerChange:
         provider: Name of the provider that it guards.
         before: The state that it left.
         after: The state that it entered.
-        at_s: When, in seconds of the clock that it is told.
+        at_s: When, in seconds of the clock that it was handed.
         reason: Why, in a few words.
     """
 
@@ -109,8 +116,8 @@ class CircuitBreaker:
 
     Every call asks for a permit by `acquire` and gives it back by exactly one of `succeed`, `fail`
     and `release`. What is said of a permit from before the latest change of state is ignored: it
-    speaks of a time that is over. All times are seconds of any clock that does not go back.
-    Whatever brings about a change of state returns it.
+    speaks of a time that is over. Whatever brings about a change of state returns it, and asks the
+    clock that it is handed only if it needs to know the time.
     """
 
     def __init__(self, provider: str, policy: BreakerPolicy | None = None) -> None:
@@ -122,11 +129,13 @@ class CircuitBreaker:
         """
         self.provider = provider
         self.policy = policy if policy is not None else BreakerPolicy()
-        self._state = BreakerState.CLOSED
+        self._state = _CLOSED
         self._permit = Permit(0)
-        self._opened_at_s = -math.inf
+        self._opens_again_at_s = -math.inf
         self._in_a_row = 0
+        #: When each call of the window ended, and whether it failed.
         self._recent: deque[tuple[float, bool]] = deque()
+        self._recent_failures = 0
         self._under_way = 0
         self._successes = 0
 
@@ -135,71 +144,75 @@ class CircuitBreaker:
         """Whether calls pass. An open breaker turns half-open with the first call that asks."""
         return self._state
 
-    def acquire(self, now_s: float) -> Permit:
+    def acquire(self, clock: Clock) -> Permit:
         """Ask to make a call.
 
         Raises:
             CircuitOpenError: The call must not be made. That is no observation of the provider.
         """
-        if self._state is BreakerState.CLOSED:
+        if self._state is _CLOSED:
             return self._permit
         change = None
-        if self._state is BreakerState.OPEN:
-            wait_s = self._opened_at_s + self.policy.cooldown_s - now_s
-            if wait_s > 0:
-                raise CircuitOpenError(self.provider, wait_s)
-            change = self._enter(BreakerState.HALF_OPEN, now_s, "the cool-down is over")
+        if self._state is _OPEN:
+            now_s = clock()
+            if now_s < self._opens_again_at_s:
+                raise CircuitOpenError(self.provider, self._opens_again_at_s - now_s)
+            change = self._enter(_HALF_OPEN, now_s, "the cool-down is over")
         if self._under_way >= self.policy.probes:
             raise CircuitOpenError(self.provider, 0.0)
         self._under_way += 1
         return self._permit._replace(change=change)
 
-    def succeed(self, permit: Permit, now_s: float) -> BreakerChange | None:
+    def succeed(self, permit: Permit, clock: Clock) -> BreakerChange | None:
         """The call was answered."""
         if permit.epoch != self._permit.epoch:
             return None
-        if self._state is BreakerState.HALF_OPEN:
-            self._under_way -= 1
-            self._successes += 1
-            if self._successes >= self.policy.successes:
-                return self._enter(BreakerState.CLOSED, now_s, "the probes were answered")
-        else:
+        if self._state is _CLOSED:
             self._in_a_row = 0
-            self._observe(now_s, failed=False)
-        return None
+            if self.policy.failure_rate is not None:
+                self._observe(clock(), failed=False)
+            return None
+        self._under_way -= 1
+        self._successes += 1
+        if self._successes < self.policy.successes:
+            return None
+        return self._enter(_CLOSED, clock(), "the probes were answered")
 
-    def fail(self, permit: Permit, now_s: float) -> BreakerChange | None:
+    def fail(self, permit: Permit, clock: Clock) -> BreakerChange | None:
         """The call failed in a way that speaks against the provider."""
         if permit.epoch != self._permit.epoch:
             return None
-        if self._state is BreakerState.HALF_OPEN:
-            return self._enter(BreakerState.OPEN, now_s, "a probe failed")
+        now_s = clock()
+        if self._state is _HALF_OPEN:
+            return self._enter(_OPEN, now_s, "a probe failed")
         self._in_a_row += 1
         self._observe(now_s, failed=True)
         reason = self._reason_to_open()
-        return self._enter(BreakerState.OPEN, now_s, reason) if reason else None
+        return self._enter(_OPEN, now_s, reason) if reason else None
 
     def release(self, permit: Permit) -> None:
         """The call was cancelled, or failed in a way that says nothing about the provider."""
-        if permit.epoch == self._permit.epoch and self._state is BreakerState.HALF_OPEN:
+        if permit.epoch == self._permit.epoch and self._state is _HALF_OPEN:
             self._under_way -= 1
 
-    def force_open(self, now_s: float) -> BreakerChange | None:
+    def force_open(self, clock: Clock) -> BreakerChange | None:
         """Let no call pass until `reset`."""
-        change = self._enter(BreakerState.OPEN, now_s, "forced open")
-        self._opened_at_s = math.inf
+        change = self._enter(_OPEN, clock(), "forced open")
+        self._opens_again_at_s = math.inf
         return change
 
-    def reset(self, now_s: float) -> BreakerChange | None:
+    def reset(self, clock: Clock) -> BreakerChange | None:
         """Close, and forget what was observed."""
-        return self._enter(BreakerState.CLOSED, now_s, "reset")
+        return self._enter(_CLOSED, clock(), "reset")
 
     def _observe(self, now_s: float, *, failed: bool) -> None:
         if self.policy.failure_rate is None:
             return
-        self._recent.append((now_s, failed))
-        while self._recent and self._recent[0][0] <= now_s - self.policy.window_s:
-            self._recent.popleft()
+        recent = self._recent
+        recent.append((now_s, failed))
+        self._recent_failures += failed
+        while recent[0][0] <= now_s - self.policy.window_s:
+            self._recent_failures -= recent.popleft()[1]
 
     def _reason_to_open(self) -> str | None:
         policy = self.policy
@@ -207,7 +220,7 @@ class CircuitBreaker:
             return f"{self._in_a_row} failures in a row"
         calls = len(self._recent)
         if policy.failure_rate is not None and calls >= policy.minimum_calls:
-            rate = sum(failed for _, failed in self._recent) / calls
+            rate = self._recent_failures / calls
             if rate > policy.failure_rate:
                 return f"{rate:.0%} of {calls} calls failed"
         return None
@@ -215,40 +228,30 @@ class CircuitBreaker:
     def _enter(self, state: BreakerState, now_s: float, reason: str) -> BreakerChange | None:
         before, self._state = self._state, state
         self._permit = Permit(self._permit.epoch + 1)
-        self._in_a_row = self._under_way = self._successes = 0
+        self._in_a_row = self._recent_failures = self._under_way = self._successes = 0
         self._recent.clear()
-        self._opened_at_s = now_s
+        self._opens_again_at_s = now_s + self.policy.cooldown_s
         if before is state:
             return None
         return BreakerChange(self.provider, before, state, now_s, reason)
 
 
-class BreakerRegistry(Mapping[str, CircuitBreaker]):
-    """The breakers of an application, one a provider, made when they are first asked for."""
+class BreakerRegistry(dict[str, CircuitBreaker]):
+    """The breakers of an application, by name of the provider, made when first asked for."""
 
-    def __init__(self, policy: BreakerPolicy | None = None, **policies: BreakerPolicy) -> None:
+    def __init__(self, policy: BreakerPolicy | None = None, /, **policies: BreakerPolicy) -> None:
         """Set the policies.
 
         Args:
             policy: For every provider that has none of its own.
             policies: By name of the provider.
         """
-        self._policy = policy if policy is not None else BreakerPolicy()
+        super().__init__()
+        self._policy = policy
         self._policies = policies
-        self._breakers: dict[str, CircuitBreaker] = {}
 
-    def __getitem__(self, provider: str) -> CircuitBreaker:
-        breaker = self._breakers.get(provider)
-        if breaker is None:
-            breaker = CircuitBreaker(provider, self._policies.get(provider, self._policy))
-            self._breakers[provider] = breaker
+    def __missing__(self, provider: str) -> CircuitBreaker:
+        """Make the breaker of a provider that is asked for the first time."""
+        breaker = CircuitBreaker(provider, self._policies.get(provider, self._policy))
+        self[provider] = breaker
         return breaker
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._breakers)
-
-    def __len__(self) -> int:
-        return len(self._breakers)
-
-    def __contains__(self, provider: object) -> bool:
-        return provider in self._breakers

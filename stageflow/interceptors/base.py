@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeAlias
 
 from stageflow.context import StageContext
 from stageflow.errors import StageTimeoutError
 from stageflow.stage import StageFunction, StageOutput, StageSpec, check_output
 
-CallNext: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
+CallNext: TypeAlias = Callable[[StageContext], Coroutine[Any, Any, StageOutput]]
 
 
 class Interceptor:
@@ -66,24 +65,23 @@ def fold(spec: StageSpec, interceptors: Sequence[Interceptor]) -> StageFunction:
     for interceptor in reversed([i for i in interceptors if i.applies_to(spec)]):
         if _overrides(interceptor, "around"):
             inside = _observed if observers else _checked
-            call = partial(_call_around, interceptor.around, inside(call, declared, observers))
+            call = _wrapped(interceptor, inside(call, declared, observers))
             observers = []
         if any(_overrides(interceptor, hook) for hook in ("before", "after", "failed")):
             observers.insert(0, interceptor)
     return _observed(call, declared, observers) if observers else call
 
 
-def _call_around(
-    around: Callable[[StageContext, CallNext], Awaitable[StageOutput]],
-    call_next: CallNext,
-    ctx: StageContext,
-) -> Awaitable[StageOutput]:
-    return around(ctx, call_next)
+def _wrapped(interceptor: Interceptor, call_next: CallNext) -> CallNext:
+    around = interceptor.around
+
+    def wrapped(ctx: StageContext) -> Coroutine[Any, Any, StageOutput]:
+        return around(ctx, call_next)
+
+    return wrapped
 
 
-def _checked(
-    call: StageFunction, declared: frozenset[str], _: Sequence[Interceptor]
-) -> StageFunction:
+def _checked(call: StageFunction, declared: frozenset[str], _: Sequence[Interceptor]) -> CallNext:
     """Hand on successes alone, so that interceptors meet every failure as an exception."""
 
     async def checked(ctx: StageContext) -> StageOutput:
@@ -101,7 +99,7 @@ def _meaning(ctx: StageContext, error: BaseException) -> BaseException:
 
 def _observed(
     call: StageFunction, declared: frozenset[str], observers: Sequence[Interceptor]
-) -> StageFunction:
+) -> CallNext:
     befores = tuple(
         (position, observer.before)
         for position, observer in enumerate(observers)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from stageflow.breaker import BreakerChange, BreakerRegistry, CircuitBreaker, Permit
+from stageflow.breaker import BreakerChange, BreakerRegistry
 from stageflow.classification import classify
 from stageflow.context import StageContext
 from stageflow.errors import CircuitOpenError, ErrorCategory
-from stageflow.interceptors.base import Interceptor
-from stageflow.stage import StageOutput, StageSpec
+from stageflow.interceptors.base import CallNext, Interceptor
+from stageflow.stage import StageOutput, StageSpec, StageStatus
 
 #: Errors that speak against the provider. A bug or a refusal says nothing about its health.
 _AGAINST = frozenset({ErrorCategory.TRANSIENT, ErrorCategory.SYSTEMIC})
+
+_COMPLETED = StageStatus.COMPLETED
 
 
 class BreakerInterceptor(Interceptor):
@@ -27,38 +29,37 @@ class BreakerInterceptor(Interceptor):
     def __init__(self, breakers: BreakerRegistry | None = None) -> None:
         """Choose the breakers; those of a registry are shared by all that use it."""
         self.breakers = breakers if breakers is not None else BreakerRegistry()
-        self._permits: dict[StageContext, Permit] = {}
 
     def applies_to(self, spec: StageSpec) -> bool:
         """Only to stages that name their provider."""
         return spec.provider is not None
 
-    def before(self, ctx: StageContext, /) -> None:
-        """Ask for a permit; raise `CircuitOpenError` if there is none."""
-        permit = self._breaker(ctx).acquire(ctx.now())
-        self._permits[ctx] = permit
-        if permit.change is not None:
-            _report(ctx, permit.change)
-
-    def after(self, ctx: StageContext, output: StageOutput, /) -> None:
-        """The provider answered."""
-        change = self._breaker(ctx).succeed(self._permits.pop(ctx), ctx.now())
-        if change is not None:
-            _report(ctx, change)
-
-    def failed(self, ctx: StageContext, error: BaseException, /) -> None:
-        """The provider failed, or the call came to nothing for another reason."""
-        breaker, permit = self._breaker(ctx), self._permits.pop(ctx)
-        if _speaks_against(error):
-            change = breaker.fail(permit, ctx.now())
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Call what is inside if the provider's breaker permits it, and tell it the outcome."""
+        provider = ctx.provider_name
+        assert provider is not None, "it applies to no other stage"
+        breaker = self.breakers[provider]
+        permit = breaker.acquire(ctx.now)
+        _report(ctx, permit.change)
+        try:
+            output = await call_next(ctx)
+        except BaseException as error:
+            if ctx.timed_out or _speaks_against(error):
+                _report(ctx, breaker.fail(permit, ctx.now))
+            else:
+                breaker.release(permit)
+            raise
+        if ctx.timed_out:
+            # Whatever the stage made of its cancellation: too late is too late.
+            _report(ctx, breaker.fail(permit, ctx.now))
+        elif output.status is _COMPLETED:
+            change = breaker.succeed(permit, ctx.now)
             if change is not None:
                 _report(ctx, change)
         else:
+            # A stage that had nothing to do has not called its provider.
             breaker.release(permit)
-
-    def _breaker(self, ctx: StageContext) -> CircuitBreaker:
-        assert ctx.provider_name is not None, "it applies to no other stage"
-        return self.breakers[ctx.provider_name]
+        return output
 
 
 def _speaks_against(error: BaseException) -> bool:
@@ -68,7 +69,9 @@ def _speaks_against(error: BaseException) -> bool:
     return classify(error).category in _AGAINST
 
 
-def _report(ctx: StageContext, change: BreakerChange) -> None:
+def _report(ctx: StageContext, change: BreakerChange | None) -> None:
+    if change is None:
+        return
     ctx.emit(
         f"breaker_{change.after}",
         provider=change.provider,

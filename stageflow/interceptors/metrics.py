@@ -65,5 +65,6 @@ class MetricsInterceptor(Interceptor):
         self._take(ctx, "cancelled" if cancelled else classify(error).code)
 
     def _take(self, ctx: StageContext, outcome: str) -> None:
-        duration_ms = (ctx.now() - ctx.started_at) * 1000.0
-        self._record(ctx.pipeline_name, ctx.name, outcome, duration_ms)
+        scope = ctx.scope
+        duration_ms = (scope.loop.time() - ctx.started_at) * 1000.0
+        self._record(scope.pipeline_name, ctx.name, outcome, duration_ms)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any
 
 from stageflow.context import StageContext
 from stageflow.errors import InvalidContextError, StageTimeoutError
@@ -35,12 +38,25 @@ class TimeoutInterceptor(Interceptor):
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Call what is inside; raise `StageTimeoutError` if it takes too long."""
+        started_at = ctx.now()
+        call = call_next(ctx)
+        # Taken by hand, the first step shows whether the call waits for anything at all: a limit
+        # costs more than the rest of this layer, and nothing can strike before the loop has a turn.
+        try:
+            awaited = call.send(None)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        return await self._limit(ctx, started_at, _go_on(call, awaited))
+
+    async def _limit(
+        self, ctx: StageContext, started_at: float, rest: Coroutine[Any, Any, StageOutput]
+    ) -> StageOutput:
         task = asyncio.current_task()
         assert task is not None
         already_cancelled = task.cancelling()
-        watch = ctx.watch(self.timeout_s, task.cancel)
+        watch = ctx.scope.watchdog.watch(started_at + self.timeout_s, task.cancel)
         try:
-            output = await call_next(ctx)
+            output = await rest
         except (Exception, asyncio.CancelledError) as error:
             # Whatever the stage made of our cancellation: too late is too late. Another
             # cancellation on top of ours is not ours to swallow.
@@ -56,3 +72,23 @@ class TimeoutInterceptor(Interceptor):
 
     def __repr__(self) -> str:
         return f"TimeoutInterceptor({self.timeout_s!r})"
+
+
+@types.coroutine
+def _go_on(
+    call: Coroutine[Any, Any, StageOutput], awaited: Any
+) -> Generator[Any, Any, StageOutput]:
+    """Carry on with a call that has made its first step, and now waits for `awaited`."""
+    while True:
+        try:
+            yield awaited
+            break
+        except GeneratorExit:
+            call.close()
+            raise
+        except BaseException as error:
+            try:
+                awaited = call.throw(error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+    return (yield from call)  # type: ignore[no-any-return]

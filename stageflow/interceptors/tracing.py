@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stageflow.classification import classify
-from stageflow.context import RunScope, StageContext
+from stageflow.context import PipelineContext, StageContext
 from stageflow.interceptors.base import Interceptor
 from stageflow.stage import StageOutput
 
@@ -74,29 +74,28 @@ class TracingInterceptor(Interceptor):
 
     def before(self, ctx: StageContext, /) -> None:
         """Open the stage's span."""
+        scope, stage = ctx.scope, ctx.name
+        context, run_id = scope.context, scope.pipeline_run_id
         attributes = {
-            "stage": ctx.name,
-            "pipeline": ctx.pipeline_name,
-            "pipeline_run_id": ctx.pipeline_run_id,
-            "correlation_id": ctx.correlation_id,
+            "stage": stage,
+            "pipeline": scope.pipeline_name,
+            "pipeline_run_id": run_id,
+            "correlation_id": context.correlation_id,
         }
-        span = self._tracer.start(f"stage {ctx.name}", self._parent(ctx.scope), attributes)
-        self._open[ctx.pipeline_run_id, ctx.name] = span
+        parent = None if context.parent is None else self._parent(context)
+        self._open[run_id, stage] = self._tracer.start(f"stage {stage}", parent, attributes)
 
     def after(self, ctx: StageContext, output: StageOutput, /) -> None:
         """Close the span of a stage that went well."""
-        self._close(ctx, None)
+        self._tracer.end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), None)
 
     def failed(self, ctx: StageContext, error: BaseException, /) -> None:
         """Close the span of a stage that failed or was cancelled."""
         cancelled = isinstance(error, asyncio.CancelledError)
-        self._close(ctx, "cancelled" if cancelled else classify(error).code)
+        error_code = "cancelled" if cancelled else classify(error).code
+        self._tracer.end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), error_code)
 
-    def _close(self, ctx: StageContext, error_code: str | None) -> None:
-        self._tracer.end(self._open.pop((ctx.pipeline_run_id, ctx.name)), error_code)
-
-    def _parent(self, scope: RunScope) -> Any | None:
-        context = scope.context
-        if context.parent is None or context.parent_stage_id is None:
-            return None
+    def _parent(self, context: PipelineContext) -> Any | None:
+        assert context.parent is not None, "only a child run has one"
+        assert context.parent_stage_id is not None, "it was set together with the parent"
         return self._open.get((context.parent.pipeline_run_id, context.parent_stage_id))
