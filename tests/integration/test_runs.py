@@ -1,0 +1,476 @@
+"""Whole runs: how they end, and what they leave, for each way in which a stage can end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from stageflow import (
+    ErrorCategory,
+    Pipeline,
+    PipelineContext,
+    PipelineOrchestrator,
+    RunResult,
+    RunStatus,
+    StageContext,
+    StageOutput,
+    StageSpec,
+    StageStatus,
+    StageTimeoutError,
+)
+from stageflow.errors import MissingRunInputError
+from tests.utils.assertions import (
+    assert_events_sound,
+    assert_run_sound,
+    events_of,
+    only,
+    types_of,
+)
+from tests.utils.factories import do_nothing, make_pipeline, make_spec
+from tests.utils.virtual_time import run_virtual
+
+
+def run(*specs: StageSpec, inputs: dict[str, Any] | None = None, **context: Any) -> RunResult:
+    """Run these stages, and check what every run owes."""
+    pipeline = make_pipeline(*specs, inputs=tuple(inputs or ()))
+    result = run_virtual(lambda: pipeline.run(PipelineContext(inputs, **context)))
+    assert_run_sound(pipeline, result)
+    return result
+
+
+def statuses(result: RunResult) -> dict[str, str]:
+    return {name: str(stage.status) for name, stage in result.stages.items()}
+
+
+# ── going well ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_stages_that_need_not_wait_run_at_the_same_time() -> None:
+    """The run takes as long as its critical path, to the digit."""
+    result = run(
+        make_spec("a", pauses_s=(1.0,)),
+        make_spec("b", "a", pauses_s=(2.0,)),
+        make_spec("c", "a", pauses_s=(5.0,)),
+        make_spec("d", "b", "c", pauses_s=(1.0,)),
+    )
+    assert result.duration_ms == 7000.0
+    assert types_of(result.events) == [
+        "pipeline.started",
+        "stage.a.started",
+        "stage.a.completed",
+        "stage.b.started",
+        "stage.c.started",
+        "stage.b.completed",
+        "stage.c.completed",
+        "stage.d.started",
+        "stage.d.completed",
+        "pipeline.completed",
+    ]
+
+
+def test_data_flows_from_stage_to_stage() -> None:
+    """A stage reads inputs of the run and outputs of its ancestors."""
+
+    async def double(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok(doubled=2 * ctx["number"])
+
+    async def add(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok(total=ctx["doubled"] + ctx["number"])
+
+    result = run(
+        StageSpec("double", double, inputs=("number",), outputs=("doubled",)),
+        StageSpec("add", add, ("double",), inputs=("doubled", "number"), outputs=("total",)),
+        inputs={"number": 5},
+    )
+    assert result.outputs == {"doubled": 10, "total": 15}
+
+
+def test_the_first_event_says_what_runs_and_the_last_how_long_it_took() -> None:
+    """A reader of events alone knows the run."""
+    result = run(make_spec("a", pauses_s=(1.5,)), correlation_id="call-5")
+    assert result.events[0].data == {"pipeline": "test", "correlation_id": "call-5"}
+    assert result.events[-1].data == {"duration_ms": 1500.0}
+
+
+def test_a_run_needs_the_inputs_that_its_pipeline_declares() -> None:
+    """Without them it does not begin, and the error says how to pass them."""
+    ctx = PipelineContext({"txet": "hello"})
+    pipeline = make_pipeline(make_spec("a"), inputs=["text"])
+    with pytest.raises(MissingRunInputError, match="did you mean 'txet'"):
+        run_virtual(lambda: pipeline.run(ctx))
+    assert ctx.status is RunStatus.CREATED
+
+
+def test_a_context_runs_again_after_any_end() -> None:
+    """Each run starts afresh: own id, own bag, own events from sequence 1."""
+    pipeline = make_pipeline(
+        make_spec("a", outputs=("x",)), make_spec("b", "a", pauses_s=(9.0,), timeout_s=1)
+    )
+    ctx = PipelineContext()
+    results = [run_virtual(lambda: pipeline.run(ctx)) for _ in range(2)]
+    assert len({result.pipeline_run_id for result in results}) == 2
+    for result in results:
+        assert (result.status, result.outputs) == (RunStatus.FAILED, {"x": "x by a"})
+        assert_run_sound(pipeline, result)
+
+
+def test_a_context_in_use_is_free_again_once_its_run_was_cancelled() -> None:
+    """The cancelled run leaves nothing that would block the next one."""
+    ctx = PipelineContext()
+    pipeline = make_pipeline(make_spec("a", pauses_s=(5.0,)))
+
+    async def main() -> RunResult:
+        task = asyncio.create_task(pipeline.run(ctx))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await pipeline.run(ctx)
+
+    assert run_virtual(main).status is RunStatus.COMPLETED
+
+
+def test_many_runs_of_one_orchestrator_do_not_meet() -> None:
+    """All state is on the run: each has its own inputs, outputs and events."""
+
+    async def echo(ctx: StageContext) -> StageOutput:
+        await asyncio.sleep(ctx["number"] % 3)
+        return StageOutput.ok(same=ctx["number"])
+
+    pipeline = make_pipeline(
+        StageSpec("echo", echo, inputs=("number",), outputs=("same",)),
+        make_spec("after", "echo"),
+        inputs=["number"],
+    )
+    orchestrator = PipelineOrchestrator(pipeline.build())
+
+    async def main() -> list[RunResult]:
+        contexts = [PipelineContext({"number": number}) for number in range(50)]
+        return await asyncio.gather(*map(orchestrator.run, contexts))
+
+    results = run_virtual(main)
+    assert [result.outputs for result in results] == [{"same": number} for number in range(50)]
+    for result in results:
+        assert_run_sound(pipeline, result)
+
+
+# ── failures ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "message"),
+    [
+        ("raise", "stage_raised", "ScriptedError: b raises as its script says"),
+        ("fail", "stage_failed", "as its script says"),
+    ],
+)
+def test_a_required_stage_that_fails_fails_the_run(ending: str, code: str, message: str) -> None:
+    """At once: siblings are cancelled, dependents skipped with the reason, outputs kept."""
+    result = run(
+        make_spec("a", outputs=("x",)),
+        make_spec("b", "a", pauses_s=(1.0,), ending=ending),
+        make_spec("sibling", "a", pauses_s=(9.0,)),
+        make_spec("c", "b"),
+        make_spec("d", "c"),
+    )
+    assert (result.status, result.duration_ms) == (RunStatus.FAILED, 1000.0)
+    assert statuses(result) == {
+        "a": "completed", "b": "failed", "sibling": "cancelled", "c": "skipped", "d": "skipped",
+    }  # fmt: skip
+    assert result.outputs == {"x": "x by a"}
+    failed = only(result.events, "stage.b.failed").data
+    assert (failed["error_code"], failed["error_message"]) == (code, message)
+    for name in ("sibling", "c", "d"):
+        assert result.stages[name].detail["reason"] == "stage 'b' failed"
+    assert result.events[-1].data["failed_stage"] == "b"
+
+
+def test_an_optional_stage_that_fails_leaves_the_run_alive() -> None:
+    """Its dependents run, and see its output as absent."""
+    seen: list[Any] = []
+
+    async def look(ctx: StageContext) -> StageOutput:
+        seen.append(ctx.get("x", "absent"))
+        return StageOutput.ok()
+
+    result = run(
+        make_spec("a", ending="raise", outputs=("x",), required=False),
+        StageSpec("b", look, ("a",), inputs=("x",)),
+    )
+    assert result.status is RunStatus.COMPLETED
+    assert statuses(result) == {"a": "failed", "b": "completed"}
+    assert (seen, result.outputs, result.error) == (["absent"], {}, None)
+
+
+def test_the_first_of_several_failures_is_the_runs() -> None:
+    """The others are cancelled, and cannot fail any more."""
+    result = run(
+        make_spec("late", pauses_s=(2.0,), ending="raise"),
+        make_spec("early", pauses_s=(1.0,), ending="raise"),
+    )
+    assert result.failure is not None
+    assert result.failure.stage == "early"
+    assert statuses(result) == {"early": "failed", "late": "cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("returned", "code"),
+    [
+        (None, "invalid_output"),
+        ({"x": 1}, "invalid_output"),
+        (StageOutput(StageStatus.CANCELLED, {}), "invalid_output"),
+        (StageOutput.ok(), "output_mismatch"),
+        (StageOutput.ok(x=1, y=2), "output_mismatch"),
+        (StageOutput.ok({"x": 1, 5: 2}), "output_mismatch"),  # type: ignore[dict-item]
+    ],
+    ids=repr,
+)
+def test_what_a_stage_returns_is_checked_against_what_it_declares(returned: Any, code: str) -> None:
+    """Anything but its declared outputs, all of them, fails the stage; nothing is written."""
+
+    async def wrong(ctx: StageContext) -> Any:
+        return returned
+
+    result = run(StageSpec("a", wrong, outputs=("x",)))
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.stage) == (code, "a")
+    assert result.outputs == {}
+
+
+def test_a_failure_is_located_and_classified() -> None:
+    """The run's failure names stage and run, and says whether a retry may help."""
+
+    async def unreachable(ctx: StageContext) -> StageOutput:
+        raise ConnectionRefusedError("no answer")
+
+    result = run(StageSpec("a", unreachable))
+    assert result.failure is not None
+    assert result.failure.stage == "a"
+    assert result.failure.pipeline_run_id == result.pipeline_run_id
+    assert (result.failure.category, result.failure.retryable) == (ErrorCategory.TRANSIENT, True)
+    data = only(result.events, "stage.a.failed").data
+    assert (data["error_category"], data["retryable"]) == ("transient", True)
+
+
+def test_a_condition_that_raises_fails_its_stage() -> None:
+    """As if the stage itself had raised."""
+
+    def broken(ctx: StageContext) -> bool:
+        raise ValueError("no idea")
+
+    result = run(make_spec("a", condition=broken))
+    assert result.error == "stage 'a': ValueError: no idea"
+
+
+# ── skips ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_stage_whose_condition_does_not_hold_is_skipped() -> None:
+    """It never runs, its end says why, and its dependents go on without its output."""
+    seen: list[Any] = []
+
+    async def look(ctx: StageContext) -> StageOutput:
+        seen.append(ctx.get("x"))
+        return StageOutput.ok()
+
+    result = run(
+        make_spec(
+            "a",
+            ending="raise",
+            inputs=("wanted",),
+            outputs=("x",),
+            condition=lambda ctx: bool(ctx["wanted"]),
+        ),
+        StageSpec("b", look, ("a",), inputs=("x",)),
+        inputs={"wanted": False},
+    )
+    assert result.status is RunStatus.COMPLETED
+    assert only(result.events, "stage.a.skipped").data["reason"] == "its condition does not hold"
+    assert seen == [None]
+
+
+def test_a_stage_whose_condition_holds_runs() -> None:
+    """The condition sees the declared inputs."""
+    result = run(
+        make_spec("a", inputs=("wanted",), outputs=("x",), condition=lambda ctx: ctx["wanted"]),
+        inputs={"wanted": True},
+    )
+    assert result.outputs == {"x": "x by a"}
+
+
+def test_a_stage_may_find_that_it_has_nothing_to_do() -> None:
+    """It is skipped with its own reason."""
+    result = run(make_spec("a", ending="skip", outputs=("x",), pauses_s=(1.0,)))
+    skipped = only(result.events, "stage.a.skipped")
+    assert skipped.data == {"reason": "as its script says", "duration_ms": 1000.0}
+    assert result.status is RunStatus.COMPLETED
+
+
+# ── limits ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_stage_that_takes_too_long_fails_at_its_limit() -> None:
+    """Not later, and its error names the limit."""
+    result = run(make_spec("a", pauses_s=(9.0,), timeout_s=1.5))
+    assert isinstance(result.failure, StageTimeoutError)
+    assert result.failure.timeout_s == 1.5
+    assert result.duration_ms == 1500.0
+    assert only(result.events, "stage.a.failed").data["error_code"] == "stage_timeout"
+
+
+def test_an_optional_stage_that_takes_too_long_is_left_out() -> None:
+    """The run goes on at the limit, without its output."""
+    result = run(
+        make_spec("a", pauses_s=(9.0,), timeout_s=1, required=False, outputs=("x",)),
+        make_spec("b", "a", pauses_s=(1.0,), outputs=("y",)),
+    )
+    assert (result.status, result.duration_ms) == (RunStatus.COMPLETED, 2000.0)
+    assert result.outputs == {"y": "y by b"}
+
+
+def test_each_stage_has_a_limit_of_its_own() -> None:
+    """One that is near does not shorten one that is far, and one that was kept does not fire."""
+    result = run(
+        make_spec("a", pauses_s=(0.5,), timeout_s=1),
+        make_spec("b", pauses_s=(5.0,), timeout_s=6),
+        make_spec("c", "a", pauses_s=(3.0,), timeout_s=4),
+    )
+    assert (result.status, result.duration_ms) == (RunStatus.COMPLETED, 5000.0)
+
+
+def test_a_deadline_bounds_the_whole_run() -> None:
+    """What is under way is cancelled, what has not begun is skipped, what is done stays."""
+    result = run(
+        make_spec("a", outputs=("x",), pauses_s=(1.0,)),
+        make_spec("b", "a", pauses_s=(9.0,)),
+        make_spec("c", "b"),
+        deadline_s=3,
+    )
+    assert (result.status, result.duration_ms) == (RunStatus.FAILED, 3000.0)
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.category) == (
+        "deadline_exceeded",
+        ErrorCategory.SYSTEMIC,
+    )
+    assert statuses(result) == {"a": "completed", "b": "cancelled", "c": "skipped"}
+    assert result.outputs == {"x": "x by a"}
+    assert "deadline" in result.stages["b"].detail["reason"]
+
+
+def test_a_deadline_holds_although_an_optional_stage_swallows_its_cancellation() -> None:
+    """What it returns after the deadline counts no more for the run's end."""
+
+    async def deaf(ctx: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1)
+        return StageOutput.ok()
+
+    pipeline = make_pipeline(StageSpec("a", deaf, required=False))
+    ctx = PipelineContext(deadline_s=2)
+    result = run_virtual(lambda: pipeline.run(ctx))
+    assert result.status is RunStatus.FAILED
+    assert result.failure is not None
+    assert result.failure.code == "deadline_exceeded"
+    assert result.duration_ms == 3000.0
+    assert_events_sound(pipeline, result.events)
+
+
+# ── cancellation ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_cancelled_run_waits_for_the_clean_up_of_its_stages() -> None:
+    """Every stage has ended, with its event, before the caller has control again."""
+    cleaned: list[str] = []
+
+    async def careful(ctx: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            await asyncio.sleep(1)
+            cleaned.append(ctx.name)
+        return StageOutput.ok()
+
+    pipeline = make_pipeline(
+        StageSpec("a", careful), StageSpec("b", careful), make_spec("c", "a", "b")
+    )
+    ctx = PipelineContext()
+
+    async def main() -> float:
+        task = asyncio.create_task(pipeline.run(ctx))
+        await asyncio.sleep(2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main) == 3.0
+    assert sorted(cleaned) == ["a", "b"]
+    events = ctx.get_events()
+    assert_events_sound(pipeline, events)
+    assert (ctx.status, events[-1].type) == (RunStatus.CANCELLED, "pipeline.cancelled")
+    assert only(events, "stage.a.cancelled").data["reason"] == "the run was cancelled"
+    assert only(events, "stage.c.skipped").data["reason"] == "the run was cancelled"
+
+
+def test_what_was_done_before_a_cancellation_stays_readable() -> None:
+    """On the context, for want of a result."""
+    pipeline = make_pipeline(make_spec("a", outputs=("x",)), make_spec("b", "a", pauses_s=(9.0,)))
+    ctx = PipelineContext()
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pipeline.run(ctx), 1)
+
+    run_virtual(main)
+    assert dict(ctx.bag) == {"x": "x by a"}
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_the_stage() -> None:
+    """A stage that awaits something cancelled elsewhere fails; the run is not cancelled."""
+
+    async def stray(ctx: StageContext) -> StageOutput:
+        other = asyncio.ensure_future(asyncio.sleep(9))
+        asyncio.get_running_loop().call_later(1, other.cancel)
+        await other
+        return StageOutput.ok()
+
+    result = run(StageSpec("a", stray))
+    assert result.failure is not None
+    assert result.failure.code == "stray_cancellation"
+
+
+# ── replay ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_with_the_same_seed_is_the_same_byte_for_byte() -> None:
+    """Ids, random numbers, times and order: all come from the seed and the loop."""
+
+    async def draw(ctx: StageContext) -> StageOutput:
+        await asyncio.sleep(ctx.random.random())
+        return StageOutput.ok({f"{ctx.name}.drawn": ctx.random.random()})
+
+    pipeline = Pipeline(
+        "p", [StageSpec(name, draw, outputs=(f"{name}.drawn",)) for name in ("a", "b", "c")]
+    )
+
+    def replay(seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        ctx = PipelineContext(seed=seed, wall_clock=lambda: 1_000_000.0)
+        result = run_virtual(lambda: pipeline.run(ctx))
+        return [event.to_dict() for event in result.events], result.outputs
+
+    assert replay(7) == replay(7)
+    assert replay(7) != replay(8)
+
+
+def test_events_of_a_stage_come_in_pairs_around_its_work() -> None:
+    """Started, then one end, each with run id and timestamp."""
+    result = run(make_spec("a", pauses_s=(1.0,)), StageSpec("b", do_nothing, ("a",)))
+    for name in ("a", "b"):
+        pair = events_of(result.events, name)
+        assert [event.what for event in pair] == ["started", "completed"]
+        assert {event.pipeline_run_id for event in pair} == {result.pipeline_run_id}
+        assert pair[0].timestamp <= pair[1].timestamp
