@@ -1,0 +1,31 @@
+"""Faults for any provider, by the name under which it is registered.
+
+Three lines put a provider of your own in trouble::
+
+    with inject_fault("llm", FaultType.TIMEOUT, duration_ms=5000) as llm:
+        result = await pipeline.run(ctx)
+        assert llm.injected == 1
+"""
+
+from stageflow.testing.faults.errors import InjectedDatabaseError, InjectedHTTPError
+from stageflow.testing.faults.injector import (
+    DbFaultInjector,
+    FaultInjector,
+    FaultType,
+    LlmFaultInjector,
+    SttFaultInjector,
+    TtsFaultInjector,
+    inject_fault,
+)
+
+__all__ = [
+    "DbFaultInjector",
+    "FaultInjector",
+    "FaultType",
+    "InjectedDatabaseError",
+    "InjectedHTTPError",
+    "LlmFaultInjector",
+    "SttFaultInjector",
+    "TtsFaultInjector",
+    "inject_fault",
+]
