@@ -10,6 +10,7 @@ it is handed the clock, and what it does is returned.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
@@ -17,7 +18,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
-from stageflow.errors import CircuitOpenError, InvalidConfigError
+from stageflow.classification import classify
+from stageflow.errors import CircuitOpenError, ErrorCategory, InvalidConfigError
+
+#: Errors that speak against a provider. A bug or a refusal says nothing about its health.
+_AGAINST = frozenset({ErrorCategory.TRANSIENT, ErrorCategory.SYSTEMIC})
+
+
+def speaks_against_provider(error: BaseException) -> bool:
+    """Whether a call that ended with `error` shows that the provider is not well."""
+    # A cancellation says nothing of the provider, nor does the rejection by a breaker.
+    if isinstance(error, asyncio.CancelledError | CircuitOpenError):
+        return False
+    return classify(error).category in _AGAINST
 
 
 class BreakerState(StrEnum):

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from stageflow.breaker import BreakerChange, BreakerRegistry
-from stageflow.classification import classify
+from stageflow.breaker import BreakerChange, BreakerRegistry, speaks_against_provider
 from stageflow.context import StageContext
-from stageflow.errors import CircuitOpenError, ErrorCategory
 from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.stage import StageOutput, StageSpec, StageStatus
-
-#: Errors that speak against the provider. A bug or a refusal says nothing about its health.
-_AGAINST = frozenset({ErrorCategory.TRANSIENT, ErrorCategory.SYSTEMIC})
 
 _COMPLETED = StageStatus.COMPLETED
 
@@ -44,7 +37,7 @@ class BreakerInterceptor(Interceptor):
         try:
             output = await call_next(ctx)
         except BaseException as error:
-            if ctx.timed_out or _speaks_against(error):
+            if ctx.timed_out or speaks_against_provider(error):
                 _report(ctx, breaker.fail(permit, ctx.now))
             else:
                 breaker.release(permit)
@@ -60,13 +53,6 @@ class BreakerInterceptor(Interceptor):
             # A stage that had nothing to do has not called its provider.
             breaker.release(permit)
         return output
-
-
-def _speaks_against(error: BaseException) -> bool:
-    # A cancellation says nothing of the provider, nor does the rejection by another breaker.
-    if isinstance(error, asyncio.CancelledError | CircuitOpenError):
-        return False
-    return classify(error).category in _AGAINST
 
 
 def _report(ctx: StageContext, change: BreakerChange | None) -> None:
