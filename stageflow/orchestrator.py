@@ -13,15 +13,17 @@ import asyncio
 import contextvars
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from stageflow import events as ev
 from stageflow.classification import classify
 from stageflow.context import PipelineContext, RunScope, RunStatus, StageContext
 from stageflow.dispatch import EventDispatcher
+from stageflow.dlq.capture import bury
 from stageflow.errors import (
     DeadlineExceededError,
+    ErrorCategory,
     MissingRunInputError,
     StageflowError,
     StageTimeoutError,
@@ -29,6 +31,7 @@ from stageflow.errors import (
 )
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor, fold
+from stageflow.letter import LetterBox, StageRecord
 from stageflow.result import RunResult
 from stageflow.stage import (
     Condition,
@@ -92,9 +95,16 @@ class _Plan:
     10,000.
     """
 
-    __slots__ = ("counts", "nodes", "opens", "producers", "roots")
+    __slots__ = ("counts", "dead_letters", "graph", "nodes", "opens", "producers", "roots")
 
-    def __init__(self, graph: StageGraph, interceptors: Sequence[Interceptor]) -> None:
+    def __init__(
+        self,
+        graph: StageGraph,
+        interceptors: Sequence[Interceptor],
+        dead_letters: LetterBox | None,
+    ) -> None:
+        self.graph = graph
+        self.dead_letters = dead_letters
         self.nodes = tuple(_Node(spec, interceptors) for spec in graph.specs)
         self.producers = {key: spec.name for spec in graph.specs for key in spec.outputs}
         behind: dict[tuple[int, ...], list[int]] = {}
@@ -124,6 +134,7 @@ class PipelineOrchestrator:
         *,
         interceptors: Sequence[Interceptor] = (),
         dispatcher: EventDispatcher | None = None,
+        dead_letters: LetterBox | None = None,
     ) -> None:
         """Bind a graph to its interceptors.
 
@@ -131,11 +142,13 @@ class PipelineOrchestrator:
             graph: What to run; from `Pipeline.build`.
             interceptors: Middleware around each stage, the outermost first.
             dispatcher: Where events go besides the run's own log.
+            dead_letters: Where runs that fail for good are kept; child runs are not, as their
+                failure is part of their parent's.
         """
         self.graph = graph
         self.interceptors = tuple(interceptors)
         self._dispatcher = dispatcher
-        self._plan = _Plan(graph, self.interceptors)
+        self._plan = _Plan(graph, self.interceptors, dead_letters)
 
     async def run(self, ctx: PipelineContext) -> RunResult:
         """Run the graph once.
@@ -155,6 +168,30 @@ class PipelineOrchestrator:
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
         return await _Run(scope, self._plan).execute()
+
+    async def resume(
+        self, ctx: PipelineContext, finished: Mapping[str, StageRecord], *, reason: str
+    ) -> RunResult:
+        """Run the graph without the stages that have finished before.
+
+        Their outputs are in the bag from the start, with their writers, and their events say
+        that they were skipped. The run leaves no dead letter.
+
+        Args:
+            ctx: The context, with the inputs of the earlier run.
+            finished: What the stages that are not to run have left, by name; all of them are
+                stages of the graph.
+            reason: Why they are skipped.
+
+        Returns:
+            How the run ended; raises as `run` does.
+        """
+        self._check_inputs(ctx)
+        loop = asyncio.get_running_loop()
+        scope = ctx.begin_run(self.graph.name, loop, self._plan.producers)
+        if self._dispatcher is not None:
+            self._dispatcher.attach(scope.log)
+        return await _Run(scope, self._plan).execute(finished, reason)
 
     async def run_stage(self, ctx: PipelineContext, name: str) -> StageOutput:
         """Run a single stage as the engine would: events, limits, interceptors, checks.
@@ -273,12 +310,16 @@ class _Run:
 
     # ── the run as a whole ──────────────────────────────────────────────────────────────────
 
-    async def execute(self) -> RunResult:
-        """Bring the run to its end; see `PipelineOrchestrator.run`."""
+    async def execute(
+        self, finished: Mapping[str, StageRecord] | None = None, reason: str = ""
+    ) -> RunResult:
+        """Bring the run to its end; see `PipelineOrchestrator.run` and `resume`."""
         scope = self._scope
         self._log.append((ev.RUN_STARTED, scope.started_at, None, self._origin()))
         if scope.own_deadline is not None:
             scope.watchdog.watch(scope.own_deadline, self._pass_deadline)
+        if finished is not None:
+            self._restore(finished, reason)
         if self._ready:
             self._spawn(1)
         while self._tasks:
@@ -289,7 +330,41 @@ class _Run:
                 self._cancelled = True
                 self._stop(_CANCELLED)
         scope.watchdog.close()
-        return self._conclude()
+        result = self._conclude()
+        if self._stopping is not None:
+            if finished is None:
+                await self._bury(result)
+            if self._cancelled or result.failure is None:
+                raise asyncio.CancelledError(_CANCELLED)
+        return result
+
+    def _restore(self, finished: Mapping[str, StageRecord], reason: str) -> None:
+        """Take stages as done, and find out which may start then."""
+        plan, scope = self._plan, self._scope
+        opened = list(plan.roots)
+        for node in plan.nodes:
+            record = finished.get(node.name)
+            if record is None:
+                continue
+            scope.bag.put_all(record.outputs, node.name)
+            data = {"reason": f"{reason}: {record.ending}"}
+            self._log.append((node.skipped, scope.started_at, node.name, data))
+            for gate in node.gates:
+                self._waiting[gate] -= 1
+                if not self._waiting[gate]:
+                    opened.extend(plan.opens[gate])
+        self._ready = deque(n for n in opened if plan.nodes[n].name not in finished)
+
+    async def _bury(self, result: RunResult) -> None:
+        """Keep a dead letter if one is due; a cancellation meanwhile has to wait for it."""
+        scope, plan, failure = self._scope, self._plan, self._failure
+        box = plan.dead_letters if plan.dead_letters is not None else scope.context.dead_letters
+        if box is None or failure is None or scope.context.parent is not None:
+            return
+        if failure.category is not ErrorCategory.POLICY:
+            burial = await bury(box, scope, plan.graph, failure)
+            result.dead_letter_error = burial.error
+            self._cancelled = self._cancelled or burial.cancelled
 
     def _origin(self) -> dict[str, Any]:
         context = self._scope.context
@@ -318,8 +393,6 @@ class _Run:
                 status, kind = RunStatus.CANCELLED, ev.RUN_CANCELLED
         self._log.append((kind, ended_at, None, data))
         scope.status = status
-        if self._cancelled or status is RunStatus.CANCELLED:
-            raise asyncio.CancelledError(_CANCELLED)
         return RunResult(
             scope.pipeline_name,
             scope.pipeline_run_id,
@@ -415,7 +488,7 @@ class _Run:
                 task.uncancel()
             if watch is not None and timeout_s is not None:
                 watch.released = True
-                if watch.expired and self._stopping is None:
+                if watch.expired:
                     # Whatever the stage made of it: too late is too late.
                     raise StageTimeoutError(timeout_s)
 

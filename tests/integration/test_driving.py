@@ -133,6 +133,31 @@ def test_a_task_group_inside_a_stage_works(siblings: int) -> None:
     run_virtual(main)
 
 
+def test_what_one_stage_leaves_of_a_cancellation_does_not_reach_the_next() -> None:
+    """Two stages in a row whose TaskGroups fail both catch their own errors, and no more."""
+    caught: list[str] = []
+
+    async def fail() -> None:
+        await asyncio.sleep(1)
+        raise ValueError("from within")
+
+    async def grouping(ctx: StageContext) -> StageOutput:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        except* ValueError:
+            caught.append(ctx.name)
+        return StageOutput.ok()
+
+    async def main() -> RunResult:
+        names = ["a", "b", "c"]
+        specs = [StageSpec(n, grouping, tuple(names[:i])) for i, n in enumerate(names)]
+        return await Pipeline("groups", specs).run()
+
+    assert run_virtual(main).status is RunStatus.COMPLETED
+    assert caught == ["a", "b", "c"]
+
+
 @both_ways
 def test_context_variables_do_not_leak_between_stages(siblings: int) -> None:
     """What a stage sets in a context variable is seen by no other stage, nor by the caller."""
@@ -257,23 +282,55 @@ def test_the_caller_can_go_on_after_a_failed_run() -> None:
 def test_a_cancelled_caller_stays_cancelled_when_the_run_fails_too(siblings: int) -> None:
     """A cancellation that arrives while a failed run cleans up is not lost."""
 
-    async def fail(ctx: StageContext) -> StageOutput:
+    async def slow_to_go(ctx: StageContext) -> StageOutput:
         try:
-            await asyncio.sleep(1)
-            raise RuntimeError("broken")
+            await asyncio.sleep(1_000)
         finally:
             await asyncio.sleep(10)
+        return StageOutput.ok()
+
+    async def fail(ctx: StageContext) -> StageOutput:
+        await asyncio.sleep(1)
+        raise RuntimeError("broken")
 
     async def main() -> None:
         ctx = PipelineContext()
-        run = asyncio.create_task(pipeline_of(fail, siblings, fail).run(ctx))
+        pipeline = pipeline_of(slow_to_go, siblings, slow_to_go).compose(
+            Pipeline("failing", [StageSpec("failing", fail)])
+        )
+        run = asyncio.create_task(pipeline.run(ctx))
         await asyncio.sleep(5)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
-        assert types_of(ctx.get_events())[-1].startswith("pipeline.")
+        assert types_of(ctx.get_events())[-1] == "pipeline.failed"
+        assert ctx.get_events()[-1].offset_ms == 11_000
 
     run_virtual(main)
+
+
+@both_ways
+def test_a_clean_up_is_not_cut_short_by_the_timeout_of_the_work(siblings: int) -> None:
+    """A stage that cleans up after a sibling's failure may take longer than its own timeout."""
+
+    async def slow_to_go(ctx: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            await asyncio.sleep(20)
+        return StageOutput.ok()
+
+    async def fail(ctx: StageContext) -> StageOutput:
+        await asyncio.sleep(5)
+        raise RuntimeError("broken")
+
+    async def main() -> RunResult:
+        pipeline = pipeline_of(slow_to_go, siblings, slow_to_go, timeout_s=10.0).compose(
+            Pipeline("failing", [StageSpec("failing", fail)])
+        )
+        return await pipeline.run()
+
+    assert run_virtual(main).duration_ms == 25_000
 
 
 @both_ways
@@ -585,6 +642,28 @@ def test_ready_stages_that_suspend_overlap() -> None:
         return await Pipeline("wide", [StageSpec(f"s{n}", wait) for n in range(100)]).run()
 
     assert run_virtual(main).duration_ms == 10_000
+
+
+def test_ready_stages_are_all_under_way_within_three_passes_of_the_loop() -> None:
+    """However many stages are ready, none waits for the loop to go round for each of the others."""
+    started = 0
+
+    async def wait(ctx: StageContext) -> StageOutput:
+        nonlocal started
+        started += 1
+        await asyncio.sleep(10)
+        return StageOutput.ok()
+
+    async def main() -> None:
+        run = asyncio.create_task(
+            Pipeline("wide", [StageSpec(f"s{n}", wait) for n in range(100)]).run()
+        )
+        for _ in range(4):  # the first pass only lets the caller begin
+            await asyncio.sleep(0)
+        assert started == 100
+        await run
+
+    run_virtual(main)
 
 
 def test_stages_that_never_suspend_cost_at_most_one_task() -> None:
