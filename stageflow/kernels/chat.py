@@ -8,6 +8,7 @@ from stageflow.context import StageContext
 from stageflow.errors import InvalidContextError
 from stageflow.kernels.conversation import conversation, recall, remember
 from stageflow.pipeline import Pipeline
+from stageflow.providers.replies import valid_answer
 from stageflow.stage import StageKind, StageOutput, stage
 
 MAX_TEXT_CHARS = 8_000
@@ -49,6 +50,7 @@ async def guard(ctx: StageContext) -> StageOutput:
     kind=StageKind.ENRICH,
     required=False,
     timeout_s=1.0,
+    provider="db",
 )
 async def memory(ctx: StageContext) -> StageOutput:
     """What was said before."""
@@ -61,13 +63,14 @@ async def memory(ctx: StageContext) -> StageOutput:
     outputs=["answer"],
     kind=StageKind.AGENT,
     timeout_s=15.0,
+    provider="llm",
 )
 async def llm(ctx: StageContext) -> StageOutput:
     """The model's answer, or the guard's refusal without the model having been asked."""
     if ctx["refusal"] is not None:
         return StageOutput.ok(answer=ctx["refusal"])
     messages = conversation(ctx["text"], ctx.get("history"))
-    return StageOutput.ok(answer=await ctx.llm.complete(messages))
+    return StageOutput.ok(answer=valid_answer(await ctx.llm.complete(messages)))
 
 
 @stage(
@@ -76,6 +79,7 @@ async def llm(ctx: StageContext) -> StageOutput:
     kind=StageKind.WORK,
     required=False,
     timeout_s=2.0,
+    provider="db",
 )
 async def persist(ctx: StageContext) -> StageOutput:
     """The turn, refused or not, kept for the next one."""

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stageflow.context import StageContext
+from stageflow.errors import InvalidReplyError
 from stageflow.providers.ports import Message
+from stageflow.providers.replies import valid_record
 
 PROFILES = "profiles"
 CONVERSATIONS = "conversations"
@@ -28,9 +30,18 @@ Turn = Mapping[str, Any]
 
 
 async def recall(ctx: StageContext) -> list[Turn]:
-    """The newest turns of the run's user, oldest first; empty at the first turn."""
-    record = await ctx.db.get(CONVERSATIONS, ctx["user_id"])
-    return list(record["turns"]) if record is not None else []
+    """The newest turns of the run's user, oldest first; empty at the first turn.
+
+    Raises:
+        InvalidReplyError: The database holds something else.
+    """
+    record = valid_record(await ctx.db.get(CONVERSATIONS, ctx["user_id"]))
+    if record is None:
+        return []
+    turns = record.get("turns")
+    if not isinstance(turns, list):
+        raise InvalidReplyError(f"the record of a conversation holds no list of turns: {turns!r}")
+    return list(turns)
 
 
 async def remember(ctx: StageContext, *, user: str, assistant: str, refused: bool = False) -> None:

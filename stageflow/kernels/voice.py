@@ -5,15 +5,21 @@ from __future__ import annotations
 from stageflow.context import StageContext
 from stageflow.kernels.conversation import PROFILES, conversation, recall, remember
 from stageflow.pipeline import Pipeline
+from stageflow.providers.replies import (
+    valid_answer,
+    valid_record,
+    valid_sound,
+    valid_transcript,
+)
 from stageflow.stage import StageKind, StageOutput, stage
 
 NOTHING_HEARD = "Sorry, I did not hear anything. Please say it again."
 
 
-@stage(inputs=["audio"], outputs=["transcript"], timeout_s=5.0)
+@stage(inputs=["audio"], outputs=["transcript"], timeout_s=5.0, provider="stt")
 async def stt(ctx: StageContext) -> StageOutput:
     """What the user says."""
-    transcript = await ctx.stt.transcribe(ctx["audio"])
+    transcript = valid_transcript(await ctx.stt.transcribe(ctx["audio"]))
     return StageOutput.ok(transcript=transcript.strip())
 
 
@@ -24,10 +30,11 @@ async def stt(ctx: StageContext) -> StageOutput:
     kind=StageKind.ENRICH,
     required=False,
     timeout_s=1.0,
+    provider="db",
 )
 async def profile(ctx: StageContext) -> StageOutput:
     """Who the user is."""
-    record = await ctx.db.get(PROFILES, ctx["user_id"])
+    record = valid_record(await ctx.db.get(PROFILES, ctx["user_id"]))
     if record is None:
         return StageOutput.skip("the user has no profile")
     return StageOutput.ok(profile=record)
@@ -40,6 +47,7 @@ async def profile(ctx: StageContext) -> StageOutput:
     kind=StageKind.ENRICH,
     required=False,
     timeout_s=1.0,
+    provider="db",
 )
 async def memory(ctx: StageContext) -> StageOutput:
     """What was said before."""
@@ -52,6 +60,7 @@ async def memory(ctx: StageContext) -> StageOutput:
     outputs=["answer"],
     kind=StageKind.AGENT,
     timeout_s=15.0,
+    provider="llm",
 )
 async def llm(ctx: StageContext) -> StageOutput:
     """The answer; if nothing was said, a request to say it again."""
@@ -59,13 +68,13 @@ async def llm(ctx: StageContext) -> StageOutput:
     if not transcript:
         return StageOutput.ok(answer=NOTHING_HEARD)
     messages = conversation(transcript, ctx.get("history"), ctx.get("profile"))
-    return StageOutput.ok(answer=await ctx.llm.complete(messages))
+    return StageOutput.ok(answer=valid_answer(await ctx.llm.complete(messages)))
 
 
-@stage(dependencies=["llm"], inputs=["answer"], outputs=["speech"], timeout_s=5.0)
+@stage(dependencies=["llm"], inputs=["answer"], outputs=["speech"], timeout_s=5.0, provider="tts")
 async def tts(ctx: StageContext) -> StageOutput:
     """The answer as sound."""
-    return StageOutput.ok(speech=await ctx.tts.synthesize(ctx["answer"]))
+    return StageOutput.ok(speech=valid_sound(await ctx.tts.synthesize(ctx["answer"])))
 
 
 @stage(
@@ -74,6 +83,7 @@ async def tts(ctx: StageContext) -> StageOutput:
     kind=StageKind.WORK,
     required=False,
     timeout_s=2.0,
+    provider="db",
 )
 async def persist(ctx: StageContext) -> StageOutput:
     """The turn, kept for the next one."""
