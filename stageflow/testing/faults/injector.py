@@ -163,7 +163,7 @@ class FaultInjector:
         try:
             kind = FaultType(found)  # type: ignore[arg-type]
         except ValueError:
-            hint = nearest(str(found).lower(), list(FaultType))
+            hint = nearest(str(found).lower(), map(str, FaultType))
             mend = f"did you mean {hint!r}?" if hint else f"give one of {', '.join(FaultType)}"
             raise InvalidConfigError(type(self).__name__, field, found, mend) from None
         if kind not in self.kinds and kind is not FaultType.INTERMITTENT:
