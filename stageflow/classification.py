@@ -1,15 +1,21 @@
 """What an exception from anywhere means: the one place that knows.
 
-Libraries are recognised by what their exceptions carry, not by importing them: HTTP clients by a
-status code, PostgreSQL drivers by an SQLSTATE, SQLAlchemy by the exception that it wraps.
+Libraries are recognised without importing them: by what their exceptions carry (HTTP clients a
+status code, PostgreSQL drivers an SQLSTATE, SQLite a result code), by what they were raised from,
+and, where that says nothing, by the name of their class.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import math
+import socket
 import sqlite3
-from collections.abc import Mapping
+import ssl
+from collections import deque
+from collections.abc import Iterator, Mapping
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -31,9 +37,25 @@ from stageflow.errors import (
 _BY_TYPE: tuple[tuple[type[BaseException], type[StageRaisedError]], ...] = (
     (TimeoutError, OperationTimeoutError),
     (ConnectionError, ConnectionFailedError),
+    (asyncio.IncompleteReadError, ConnectionFailedError),
+    (socket.gaierror, ConnectionFailedError),
+    (ssl.SSLError, ConnectionFailedError),
     (MemoryError, OutOfResourcesError),
     (RecursionError, OutOfResourcesError),
 )
+
+# Other 4xx are rejections, other 5xx mean that the service is unavailable.
+_BY_STATUS: Mapping[int, type[StageRaisedError]] = {
+    401: CredentialsRejectedError,
+    403: CredentialsRejectedError,
+    407: CredentialsRejectedError,
+    408: OperationTimeoutError,
+    425: ServiceUnavailableError,  # too early
+    429: RateLimitedError,
+    501: RequestRejectedError,  # not implemented
+    504: OperationTimeoutError,
+    505: RequestRejectedError,
+}
 
 _BY_ERRNO: Mapping[int, type[StageRaisedError]] = {
     errno.ENOSPC: StorageFailedError,
@@ -44,8 +66,20 @@ _BY_ERRNO: Mapping[int, type[StageRaisedError]] = {
     errno.ENFILE: OutOfResourcesError,
     errno.ENOMEM: OutOfResourcesError,
     errno.EHOSTUNREACH: ConnectionFailedError,
+    errno.EHOSTDOWN: ConnectionFailedError,
+    errno.ENETDOWN: ConnectionFailedError,
     errno.ENETUNREACH: ConnectionFailedError,
     errno.ETIMEDOUT: OperationTimeoutError,
+}
+
+# Library and class of what carries nothing that could be read.
+_BY_NAME: Mapping[str, type[StageRaisedError]] = {
+    "aiohttp.ClientConnectionError": ConnectionFailedError,
+    "aiohttp.ClientPayloadError": ConnectionFailedError,
+    "httpx.TimeoutException": OperationTimeoutError,
+    "httpx.TransportError": ConnectionFailedError,
+    "httpx.UnsupportedProtocol": RequestRejectedError,
+    "sqlalchemy.TimeoutError": DatabaseBusyError,  # no connection of the pool is free
 }
 
 # Classes and codes of PostgreSQL's Appendix A, by their first characters, the longest first.
@@ -54,7 +88,9 @@ _BY_SQLSTATE: tuple[tuple[str, type[StageRaisedError]], ...] = (
     ("57014", OperationTimeoutError),  # query_canceled, by a statement_timeout
     ("40", DatabaseBusyError),  # serialization failure, deadlock
     ("08", ConnectionFailedError),
+    ("25006", ServiceUnavailableError),  # read-only, as a standby is until it takes over
     ("28", CredentialsRejectedError),
+    ("42501", CredentialsRejectedError),  # insufficient_privilege
     ("53100", StorageFailedError),  # disk_full
     ("53", DatabaseBusyError),  # out of connections or memory
     ("57P", ServiceUnavailableError),  # shutting down, starting up
@@ -65,77 +101,134 @@ _BY_SQLSTATE: tuple[tuple[str, type[StageRaisedError]], ...] = (
 _BY_SQLITE: Mapping[int, type[StageRaisedError]] = {
     sqlite3.SQLITE_BUSY: DatabaseBusyError,
     sqlite3.SQLITE_LOCKED: DatabaseBusyError,
+    sqlite3.SQLITE_PROTOCOL: DatabaseBusyError,  # lost the race for a lock
     sqlite3.SQLITE_FULL: StorageFailedError,
     sqlite3.SQLITE_IOERR: StorageFailedError,
     sqlite3.SQLITE_READONLY: StorageFailedError,
     sqlite3.SQLITE_CANTOPEN: StorageFailedError,
+    sqlite3.SQLITE_PERM: StorageFailedError,
     sqlite3.SQLITE_CORRUPT: StorageFailedError,
+    sqlite3.SQLITE_NOTADB: StorageFailedError,
     sqlite3.SQLITE_NOMEM: OutOfResourcesError,
 }
 
 
 def classify(error: BaseException) -> StageflowError:
-    """Turn whatever a stage raised into a `StageflowError`; the original is its `__cause__`."""
+    """Turn whatever a stage raised into a `StageflowError`; the original is its `__cause__`.
+
+    What an exception itself says goes before what it was raised from. For a group stands its
+    first member that no retry can mend, or if there is none its first.
+    """
     if isinstance(error, StageflowError):
         return error
-    status = _http_status(error)
-    if status == 429:
-        return RateLimitedError(error, _retry_after_s(error))
-    becomes = (
-        _by_http(status)
-        or _by_sqlstate(error)
-        or _by_sqlite(error)
-        or _by_type(error)
-        or _by_wrapped(error)
-        or StageRaisedError
-    )
-    return becomes(error)
+    if isinstance(error, BaseExceptionGroup):
+        failures = [classify(member) for member in error.exceptions]
+        return next((f for f in failures if not f.retryable), failures[0])
+    for link in _chain(error):
+        status = _http_status(link)
+        becomes = (
+            _by_http(status)
+            or _by_sqlstate(link)
+            or _by_sqlite(link)
+            or _by_type(link)
+            or _by_name(link)
+        )
+        if becomes is not None:
+            return _told(becomes(error), link if status is not None else None)
+    if any(_attribute(link, "connection_invalidated") is True for link in _chain(error)):
+        return ConnectionFailedError(error)
+    return StageRaisedError(error)
+
+
+def _told(failure: StageRaisedError, reply: BaseException | None) -> StageRaisedError:
+    """The failure, with the time to wait that an HTTP reply names."""
+    if reply is not None and failure.retryable:
+        failure.retry_after_s = _retry_after_s(reply)
+    return failure
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, and what it was raised from, the nearest first; each once."""
+    waiting, seen = deque([error]), {id(error)}
+    while waiting:
+        link = waiting.popleft()
+        yield link
+        # SQLAlchemy keeps the driver's exception in `orig`, also where it is not the cause.
+        for inner in (_attribute(link, "orig"), link.__cause__):
+            if isinstance(inner, BaseException) and id(inner) not in seen:
+                seen.add(id(inner))
+                # What was raised from an error of ours was made of it on purpose.
+                if not isinstance(inner, StageflowError):
+                    waiting.append(inner)
+
+
+def _attribute(holder: object, name: str) -> Any:
+    """An attribute, or None; those of foreign exceptions may be properties that raise."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:
+        return None
+
+
+# ── HTTP ────────────────────────────────────────────────────────────────────────────────────
 
 
 def _http_status(error: BaseException) -> int | None:
-    for holder in (error, getattr(error, "response", None)):
+    for holder in (error, _attribute(error, "response")):
         for name in ("status_code", "status"):
-            status = getattr(holder, name, None)
+            status = _attribute(holder, name)
             if isinstance(status, int) and 400 <= status <= 599:
-                return status
+                return int(status)
     return None
 
 
 def _by_http(status: int | None) -> type[StageRaisedError] | None:
     if status is None:
         return None
-    if status in (401, 403):
-        return CredentialsRejectedError
-    if status in (408, 504):
-        return OperationTimeoutError
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
     return ServiceUnavailableError if status >= 500 else RequestRejectedError
 
 
 def _retry_after_s(error: BaseException) -> float | None:
     """The Retry-After header (RFC 9110, section 10.2.3): seconds, or a date."""
-    given = getattr(error, "retry_after_s", None)
-    headers: Any = getattr(getattr(error, "response", None), "headers", None) or {}
-    if given is None:
-        given = headers.get("Retry-After", headers.get("retry-after"))
-    if given is None:
-        return None
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = _seconds_between(headers.get("Date", headers.get("date")), given)
-    return seconds if 0 <= seconds < math.inf else None
+    seconds = _attribute(error, "retry_after_s")
+    if not isinstance(seconds, int | float):
+        headers = _attribute(_attribute(error, "response"), "headers")
+        if headers is None:
+            headers = _attribute(error, "headers")
+        given = _header(headers, "Retry-After")
+        if given is None:
+            return None
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = _seconds_between(_header(headers, "Date"), given)
+    return float(seconds) if 0 <= seconds < math.inf else None
 
 
-def _seconds_between(start: Any, end: Any) -> float:
+def _header(headers: Any, name: str) -> str | None:
+    # Not every client's mapping ignores the case of names.
+    if isinstance(headers, Mapping | Message):
+        for key, value in headers.items():
+            if isinstance(key, str) and key.lower() == name.lower() and isinstance(value, str):
+                return value
+    return None
+
+
+def _seconds_between(start: str | None, end: str) -> float:
     # By the server's own clock, which is the one that its date was taken from.
     try:
-        return (parsedate_to_datetime(end) - parsedate_to_datetime(start)).total_seconds()
+        return (parsedate_to_datetime(end) - parsedate_to_datetime(start or "")).total_seconds()
     except (TypeError, ValueError):
         return math.nan
 
 
+# ── databases, sockets, libraries ───────────────────────────────────────────────────────────
+
+
 def _by_sqlstate(error: BaseException) -> type[StageRaisedError] | None:
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    state = _attribute(error, "sqlstate") or _attribute(error, "pgcode")
     if isinstance(state, str):
         for start, becomes in _BY_SQLSTATE:
             if state.startswith(start):
@@ -144,7 +237,7 @@ def _by_sqlstate(error: BaseException) -> type[StageRaisedError] | None:
 
 
 def _by_sqlite(error: BaseException) -> type[StageRaisedError] | None:
-    code = getattr(error, "sqlite_errorcode", None)
+    code = _attribute(error, "sqlite_errorcode")
     # The low byte of an extended result code is the primary one.
     return _BY_SQLITE.get(code & 0xFF) if isinstance(code, int) else None
 
@@ -158,13 +251,9 @@ def _by_type(error: BaseException) -> type[StageRaisedError] | None:
     return None
 
 
-def _by_wrapped(error: BaseException) -> type[StageRaisedError] | None:
-    """What a library's own exception was raised from says more than its name."""
-    for inner in (getattr(error, "orig", None), error.__cause__):
-        if isinstance(inner, BaseException) and inner is not error:
-            if isinstance(inner, StageflowError):
-                return None
-            found = type(classify(inner))
-            if issubclass(found, StageRaisedError) and found is not StageRaisedError:
-                return found
+def _by_name(error: BaseException) -> type[StageRaisedError] | None:
+    for kind in type(error).__mro__:
+        name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+        if name in _BY_NAME:
+            return _BY_NAME[name]
     return None

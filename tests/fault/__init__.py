@@ -1,0 +1,1 @@
+"""Providers fail, turns survive."""
