@@ -72,9 +72,10 @@ class BreakerPolicy:
     successes: int = 1
 
     def __post_init__(self) -> None:
-        for field, low in (("failures", 1), ("minimum_calls", 1), ("probes", 1), ("successes", 1)):
+        for field in ("failures", "minimum_calls", "probes", "successes"):
             value = getattr(self, field)
-            if value is not None and (not isinstance(value, int) or value < low):
+            left_out = value is None and field == "failures"
+            if not left_out and (not isinstance(value, int) or value < 1):
                 raise InvalidConfigError("BreakerPolicy", field, value, "give a positive integer")
         for field in ("window_s", "cooldown_s"):
             value = getattr(self, field)

@@ -1,0 +1,534 @@
+"""The circuit breaker, as the runs of a pipeline meet it whose provider fails."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from stageflow import (
+    Event,
+    Interceptor,
+    RunResult,
+    StageContext,
+    StageOutput,
+    TimeoutInterceptor,
+)
+from stageflow.breaker import BreakerPolicy, BreakerRegistry, BreakerState
+from stageflow.errors import CircuitOpenError, InvalidConfigError
+from stageflow.interceptors.breaker import BreakerInterceptor
+from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
+from tests.utils.assertions import only
+from tests.utils.factories import make_pipeline, make_spec
+from tests.utils.scripted import ASKED, ScriptedLLM, Step, asking, context
+from tests.utils.virtual_time import run_virtual
+
+CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
+
+
+class Service:
+    """A pipeline of one stage that asks a language model, with a breaker around it."""
+
+    def __init__(
+        self,
+        *script: Step,
+        inside: tuple[Interceptor, ...] = (),
+        outside: tuple[Interceptor, ...] = (),
+        fields: dict[str, Any] | None = None,
+        **policy: Any,
+    ) -> None:
+        self.llm = ScriptedLLM(*script)
+        self.breakers = BreakerRegistry(BreakerPolicy(**policy))
+        self.pipeline = make_pipeline(asking(**(fields or {})))
+        self.interceptors = (*outside, BreakerInterceptor(self.breakers), *inside)
+
+    @property
+    def state(self) -> BreakerState:
+        return self.breakers["llm"].state
+
+    async def turn(self, **fields: Any) -> RunResult:
+        ctx = context(self.llm, **fields)
+        return await self.pipeline.run(ctx, interceptors=self.interceptors)
+
+    async def turns(self, count: int) -> list[str]:
+        """The status of so many turns, one after another."""
+        return [(await self.turn()).status for _ in range(count)]
+
+
+def fails(count: int) -> list[Step]:
+    """So many calls that fail in a way that speaks against the provider."""
+    return [ConnectionError("connection refused") for _ in range(count)]
+
+
+def changes(result: RunResult) -> list[Event]:
+    """The events of a run that tell of a change of the breaker's state."""
+    return [event for event in result.events if ".breaker_" in event.type]
+
+
+def played(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a test in virtual time."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        run_virtual(test)
+
+    # Or pytest would see the coroutine function behind it.
+    del run.__dict__["__wrapped__"]
+    return run
+
+
+# ── closed, and how it opens ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5])
+def test_opens_after_n_failures(limit: int) -> None:
+    """The N-th failure in a row opens it, no earlier one does, and the run says so by an event."""
+
+    async def main() -> None:
+        service = Service(*fails(limit), failures=limit)
+        for _ in range(limit - 1):
+            assert not changes(await service.turn())
+            assert service.state is CLOSED
+        last = await service.turn()
+        assert service.state is OPEN
+        assert service.llm.calls == limit
+        assert only(last.events, "stage.llm.breaker_open").data == {
+            "provider": "llm",
+            "before": "closed",
+            "after": "open",
+            "reason": f"{limit} failures in a row",
+        }
+
+    run_virtual(main)
+
+
+@played
+async def test_a_success_in_between_starts_the_count_anew() -> None:
+    """Failures count in a row only."""
+    service = Service(*fails(2), "ok", *fails(2), "ok", *fails(3), failures=3)
+    await service.turns(8)
+    assert service.state is CLOSED
+    await service.turn()
+    assert service.state is OPEN
+
+
+@played
+async def test_opens_at_a_failure_rate() -> None:
+    """More than the share of failures opens it; the share itself does not, nor too few calls."""
+    service = Service(
+        *fails(1), "ok", "ok", *fails(2), failures=None, failure_rate=0.5, minimum_calls=4
+    )
+    await service.turns(4)
+    assert service.state is CLOSED
+    last = await service.turn()
+    assert service.state is OPEN
+    assert changes(last)[0].data["reason"] == "60% of 5 calls failed"
+
+
+@played
+async def test_the_rate_forgets_what_is_older_than_its_window() -> None:
+    """Three failures of an hour ago do not count; as many in one window do."""
+    service = Service(
+        *fails(3), "ok", "ok", *fails(4),
+        failures=None, failure_rate=0.6, minimum_calls=4, window_s=60.0,
+    )  # fmt: skip
+    await service.turns(3)
+    await asyncio.sleep(60.0)
+    await service.turns(5)
+    assert service.state is CLOSED
+    await service.turn()
+    assert service.state is OPEN
+
+
+# ── open ────────────────────────────────────────────────────────────────────────────────────
+
+
+@played
+async def test_requests_fail_fast_when_open() -> None:
+    """The provider is not called, no time passes, and the error says what happened."""
+    service = Service(*fails(2), failures=2, cooldown_s=30.0)
+    await service.turns(2)
+    await asyncio.sleep(10.0)
+    result = await service.turn()
+    assert service.llm.calls == 2
+    assert result.duration_ms == 0.0
+    assert result.error is not None
+    assert "circuit breaker open" in result.error.lower()
+    assert isinstance(result.failure, CircuitOpenError)
+    assert result.failure.retry_after_s == 20.0
+    assert "try again" in result.failure.user_message
+    failed = only(result.events, "stage.llm.failed")
+    assert failed.data["error_code"] == "circuit_open"
+
+
+@played
+async def test_rejected_calls_are_no_observation() -> None:
+    """A thousand rejections while it is open neither prolong the cool-down nor end it."""
+    service = Service(*fails(1), failures=1, cooldown_s=17.0)
+    await service.turn()
+    for _ in range(1024):
+        await service.turn()
+        await asyncio.sleep(1 / 64)
+    assert (service.state, service.llm.calls) == (OPEN, 1)
+    await asyncio.sleep(1.0)
+    assert (await service.turn()).status == "completed"
+
+
+# ── half-open ───────────────────────────────────────────────────────────────────────────────
+
+
+@played
+async def test_half_opens_after_the_cool_down() -> None:
+    """Until then every call is rejected; the first one after it is let through as a probe."""
+    service = Service(*fails(1), failures=1, cooldown_s=32.0, successes=2)
+    await service.turn()
+    await asyncio.sleep(31.75)
+    assert (await service.turn()).status == "failed"
+    assert (service.state, service.llm.calls) == (OPEN, 1)
+    await asyncio.sleep(0.25)
+    probe = await service.turn()
+    assert probe.status == "completed"
+    assert (service.state, service.llm.calls) == (HALF_OPEN, 2)
+    assert [event.type for event in changes(probe)] == ["stage.llm.breaker_half_open"]
+
+
+@played
+async def test_closes_after_a_successful_probe() -> None:
+    """The probe's answer closes it, an event says so, and calls pass as before."""
+    service = Service(*fails(2), failures=2, cooldown_s=30.0)
+    await service.turns(2)
+    await asyncio.sleep(30.0)
+    probe = await service.turn()
+    assert service.state is CLOSED
+    assert [(e.type, e.data["reason"]) for e in changes(probe)] == [
+        ("stage.llm.breaker_half_open", "the cool-down is over"),
+        ("stage.llm.breaker_closed", "the probes were answered"),
+    ]
+    assert await service.turns(3) == ["completed"] * 3
+
+
+@played
+async def test_it_forgets_old_failures_when_it_closes() -> None:
+    """After a recovery it takes the full number of failures again."""
+    service = Service(*fails(2), "ok", *fails(2), failures=2, cooldown_s=1.0)
+    await service.turns(2)
+    await asyncio.sleep(1.0)
+    await service.turns(2)
+    assert service.state is CLOSED
+    await service.turn()
+    assert service.state is OPEN
+
+
+@played
+async def test_opens_again_when_a_probe_fails() -> None:
+    """One failed probe, and the whole cool-down begins anew."""
+    service = Service(*fails(4), failures=3, cooldown_s=30.0)
+    await service.turns(3)
+    await asyncio.sleep(30.0)
+    probe = await service.turn()
+    assert service.state is OPEN
+    assert changes(probe)[-1].data["reason"] == "a probe failed"
+    await asyncio.sleep(29.0)
+    await service.turn()
+    assert (service.state, service.llm.calls) == (OPEN, 4)
+    await asyncio.sleep(1.0)
+    assert (await service.turn()).status == "completed"
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_of_1000_callers_at_half_open_only_the_probes_pass(probes: int) -> None:
+    """All others are rejected at once, and none of these rejections counts."""
+
+    async def main() -> None:
+        service = Service(
+            *fails(1), *[1.0] * probes, failures=1, cooldown_s=5.0, probes=probes, successes=probes
+        )
+        await service.turn()
+        await asyncio.sleep(5.0)
+        results = await asyncio.gather(*(service.turn() for _ in range(1000)))
+        assert service.llm.calls == 1 + probes
+        passed = [result for result in results if result.status == "completed"]
+        rejected = [r for r in results if isinstance(r.failure, CircuitOpenError)]
+        assert (len(passed), len(rejected)) == (probes, 1000 - probes)
+        assert {result.duration_ms for result in rejected} == {0.0}
+        assert service.state is CLOSED
+
+    run_virtual(main)
+
+
+@played
+async def test_a_cancelled_probe_frees_its_place() -> None:
+    """While a probe is under way nobody else passes; once it is cancelled, the next one does."""
+    service = Service(*fails(1), 60.0, failures=1, cooldown_s=5.0)
+    await service.turn()
+    await asyncio.sleep(5.0)
+    probe = asyncio.create_task(service.turn())
+    await asyncio.sleep(1.0)
+    assert isinstance((await service.turn()).failure, CircuitOpenError)
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    assert service.state is HALF_OPEN
+    assert (await service.turn()).status == "completed"
+    assert service.state is CLOSED
+
+
+@pytest.mark.parametrize("outcome", ["answer", "failure", "refusal", "cancellation"])
+def test_calls_admitted_before_a_change_of_state_have_no_say(outcome: str) -> None:
+    """A call from the closed time that ends in the half-open one moves nothing, frees nothing."""
+    ending: dict[str, list[Step]] = {
+        "answer": [9.0, "late"],
+        "failure": [9.0, ConnectionError()],
+        "refusal": [9.0, ValueError()],
+        "cancellation": [99.0],
+    }
+
+    async def main() -> None:
+        service = Service(ending[outcome], *fails(1), 20.0, failures=1, cooldown_s=5.0)
+        late = asyncio.create_task(service.turn())
+        await asyncio.sleep(1.0)
+        await service.turn()
+        await asyncio.sleep(5.0)
+        probe = asyncio.create_task(service.turn())
+        await asyncio.sleep(2.0)
+        if outcome == "cancellation":
+            late.cancel()
+        await asyncio.wait([late])
+        await asyncio.sleep(2.0)
+        assert service.state is HALF_OPEN
+        assert isinstance((await service.turn()).failure, CircuitOpenError)
+        assert (await probe).status == "completed"
+        assert service.state is CLOSED
+
+    run_virtual(main)
+
+
+# ── what counts ─────────────────────────────────────────────────────────────────────────────
+
+
+class HttpError(Exception):
+    """What an HTTP client raises."""
+
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"HTTP {status_code}")
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (ConnectionError(), True),
+        (TimeoutError(), True),
+        (HttpError(500), True),
+        (HttpError(503), True),
+        (HttpError(429), True),
+        (HttpError(401), True),
+        (HttpError(400), False),
+        (HttpError(422), False),
+        (ValueError("a bug"), False),
+        (CircuitOpenError("another", 1.0), False),
+    ],
+    ids=repr,
+)
+def test_what_speaks_against_a_provider(error: Exception, counts: bool) -> None:
+    """Failures of the service do; refusals, bugs and the word of another breaker do not."""
+
+    async def main() -> None:
+        service = Service(error, failures=1)
+        await service.turn()
+        assert service.state is (OPEN if counts else CLOSED)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("limit", ["of the stage", "of an interceptor"])
+def test_a_timeout_speaks_against_a_provider(limit: str) -> None:
+    """Whichever limit strikes."""
+
+    async def main() -> None:
+        service = Service(
+            9.0,
+            failures=1,
+            fields={"timeout_s": 1.0} if limit == "of the stage" else {},
+            inside=(TimeoutInterceptor(1.0),) if limit == "of an interceptor" else (),
+        )
+        result = await service.turn()
+        assert result.duration_ms == 1000.0
+        assert service.state is OPEN
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("ending", ["answers", "raises"])
+def test_a_timeout_counts_whatever_the_stage_makes_of_it(ending: str) -> None:
+    """A stage that swallows its cancellation, or raises a bug instead, has timed out."""
+
+    async def stubborn(ctx: StageContext) -> StageOutput:
+        try:
+            await ctx.llm.complete(ASKED)
+        except asyncio.CancelledError:
+            if ending == "raises":
+                raise ValueError("while cleaning up") from None
+        return StageOutput.ok(answer="too late")
+
+    async def main() -> None:
+        service = Service(9.0, failures=1, fields={"runner": stubborn, "timeout_s": 1.0})
+        await service.turn()
+        assert service.state is OPEN
+
+    run_virtual(main)
+
+
+@played
+async def test_the_deadline_of_the_run_says_nothing_of_a_provider() -> None:
+    """A run may be late for reasons of its own."""
+    service = Service(9.0, failures=1)
+    assert (await service.turn(deadline_s=1.0)).status == "failed"
+    assert service.state is CLOSED
+
+
+@played
+async def test_a_stage_that_skips_has_proved_nothing() -> None:
+    """Its probe has no say, and its place is free again."""
+
+    async def skip_when_told(ctx: StageContext) -> StageOutput:
+        answer = await ctx.llm.complete(ASKED)
+        return StageOutput.skip("told so") if answer == "skip" else StageOutput.ok(answer=answer)
+
+    service = Service(
+        *fails(1), "skip", failures=1, cooldown_s=1.0, fields={"runner": skip_when_told}
+    )
+    await service.turn()
+    await asyncio.sleep(1.0)
+    await service.turn()
+    assert service.state is HALF_OPEN
+    await service.turn()
+    assert service.state is CLOSED
+
+
+@played
+async def test_inside_of_a_retry_each_attempt_is_a_call() -> None:
+    """Three attempts of one run open it, and the retry does not run against the open breaker."""
+    retry = RetryInterceptor(RetryPolicy(attempts=9, base_delay_s=0.1))
+    service = Service(*fails(9), failures=3, outside=(retry,))
+    result = await service.turn()
+    assert service.llm.calls == 3
+    assert isinstance(result.failure, CircuitOpenError)
+    assert [e.type for e in result.events if e.stage and "retry" in e.type] == [
+        "stage.llm.retrying"
+    ] * 3
+
+
+# ── by hand, and by name ────────────────────────────────────────────────────────────────────
+
+
+@played
+async def test_forced_open_it_stays_open_until_reset() -> None:
+    """No cool-down ends it; the reset lets calls pass at once."""
+    service = Service(cooldown_s=1.0)
+    clock = asyncio.get_running_loop().time
+    change = service.breakers["llm"].force_open(clock)
+    assert change is not None
+    assert (change.before, change.after, change.reason) == (CLOSED, OPEN, "forced open")
+    await asyncio.sleep(1e6)
+    rejected = await service.turn()
+    assert isinstance(rejected.failure, CircuitOpenError)
+    assert (service.state, service.llm.calls) == (OPEN, 0)
+    assert service.breakers["llm"].force_open(clock) is None
+    change = service.breakers["llm"].reset(clock)
+    assert change is not None
+    assert (change.after, change.at_s) == (CLOSED, 1e6)
+    assert (await service.turn()).status == "completed"
+
+
+@played
+async def test_a_reset_forgets_failures() -> None:
+    """Also of a breaker that was not open."""
+    service = Service(*fails(3), failures=2)
+    await service.turn()
+    assert service.breakers["llm"].reset(asyncio.get_running_loop().time) is None
+    await service.turn()
+    assert service.state is CLOSED
+    await service.turn()
+    assert service.state is OPEN
+
+
+@played
+async def test_each_provider_has_a_breaker_of_its_own() -> None:
+    """One that is open stops no stage of another provider, nor one that names none."""
+    breakers = BreakerRegistry(llm=BreakerPolicy(failures=1))
+    pipeline = make_pipeline(
+        asking(required=False), make_spec("a", provider="stt"), make_spec("b", "a")
+    )
+    for _ in range(2):
+        ctx = context(ScriptedLLM(*fails(1)))
+        result = await pipeline.run(ctx, interceptors=[BreakerInterceptor(breakers)])
+    assert {name: str(end.status) for name, end in result.stages.items()} == {
+        "llm": "failed",
+        "a": "completed",
+        "b": "completed",
+    }
+    assert {name: str(breaker.state) for name, breaker in breakers.items()} == {
+        "llm": "open",
+        "stt": "closed",
+    }
+
+
+@played
+async def test_runs_share_a_breaker_through_the_registry_alone() -> None:
+    """Two interceptors of one registry see one state; one with its own sees another."""
+    service, llm = Service(failures=1), ScriptedLLM(*fails(1))
+    await service.pipeline.run(context(llm), interceptors=[BreakerInterceptor(service.breakers)])
+    assert isinstance((await service.turn()).failure, CircuitOpenError)
+    alone = await service.pipeline.run(context(llm), interceptors=[BreakerInterceptor()])
+    assert alone.status == "completed"
+
+
+@played
+async def test_five_failed_turns_and_the_next_is_short_circuited() -> None:
+    """By default, as the specification's example has it."""
+    breaker = BreakerInterceptor()
+    pipeline = make_pipeline(asking())
+    for _ in range(5):
+        await pipeline.run(context(ScriptedLLM(*fails(1))), interceptors=[breaker])
+    result = await pipeline.run(context(ScriptedLLM()), interceptors=[breaker])
+    assert result.error is not None
+    assert "circuit breaker open" in result.error.lower()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("failures", 0),
+        ("failures", 1.5),
+        ("minimum_calls", 0),
+        ("probes", 0),
+        ("probes", None),
+        ("successes", -1),
+        ("window_s", 0),
+        ("window_s", float("nan")),
+        ("cooldown_s", float("inf")),
+        ("cooldown_s", "1"),
+        ("failure_rate", 1),
+        ("failure_rate", -0.1),
+        ("failure_rate", "half"),
+        ("failures", None),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(field: str, value: Any) -> None:
+    """Where it is made, naming the field and the value."""
+    with pytest.raises(InvalidConfigError, match=f"BreakerPolicy: {field} is ") as refused:
+        BreakerPolicy(**{field: value})
+    assert (refused.value.field, refused.value.found) == (field, value)
+
+
+def test_without_the_interceptor_there_is_no_breaker() -> None:
+    """However often a provider fails."""
+    pipeline = make_pipeline(asking())
+    for _ in range(10):
+        result = run_virtual(lambda: pipeline.run(context(ScriptedLLM(*fails(1)))))
+        assert result.failure is not None
+        assert result.failure.code == "connection_failed"
