@@ -20,6 +20,7 @@ from stageflow.errors import (
     UndeclaredInputError,
 )
 from stageflow.events import STARTED, TERMINAL, Event, EventLog, stage_event_type
+from stageflow.letter import DeadLetter, LetterBox
 from stageflow.providers.ports import LLM, STT, TTS, Database
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.watchdog import Watch, Watchdog
@@ -38,11 +39,16 @@ class RunStatus(StrEnum):
 
 
 class RunScope:
-    """Everything that belongs to one run and to no other."""
+    """Everything that belongs to one run and to no other.
+
+    Attributes:
+        dead_letter: What was kept of the run; set only if it failed for good.
+    """
 
     __slots__ = (
         "bag",
         "context",
+        "dead_letter",
         "deadline",
         "inputs",
         "log",
@@ -55,6 +61,8 @@ class RunScope:
         "status",
         "watchdog",
     )
+
+    dead_letter: DeadLetter
 
     def __init__(
         self,
@@ -103,6 +111,7 @@ class PipelineContext:
         correlation_id: str | None = None,
         seed: int | None = None,
         wall_clock: Callable[[], float] = time.time,
+        dead_letters: LetterBox | None = None,
     ) -> None:
         """Prepare a context.
 
@@ -114,6 +123,7 @@ class PipelineContext:
                 if left out.
             seed: Makes ids and random numbers repeat; None draws them from the system.
             wall_clock: Seconds since the epoch; read once a run.
+            dead_letters: Where runs that fail for good are kept, unless the orchestrator says.
 
         Raises:
             InvalidContextError: An input's key is not a string, or the deadline is no positive
@@ -132,7 +142,9 @@ class PipelineContext:
         self.inputs: Mapping[str, Any] = MappingProxyType(given)
         self.providers = providers if providers is not None else ProviderRegistry()
         self.deadline_s = deadline_s
+        self.seed = seed
         self.wall_clock = wall_clock
+        self.dead_letters = dead_letters
         self.parent: RunScope | None = None
         self.parent_stage_id: str | None = None
         self._correlation_id = correlation_id
@@ -178,6 +190,11 @@ class PipelineContext:
     def parent_outputs(self) -> Mapping[str, Any]:
         """A read-only view of what the parent run has written so far; empty without a parent."""
         return MappingProxyType(self.parent.bag) if self.parent is not None else _NO_VALUES
+
+    @property
+    def dlq_entry(self) -> DeadLetter | None:
+        """The dead letter of the latest run, as it was when put; None if the run left none."""
+        return getattr(self._scope, "dead_letter", None)
 
     def get_events(self) -> tuple[Event, ...]:
         """The events of the latest run, in order."""

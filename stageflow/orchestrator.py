@@ -348,7 +348,8 @@ class _Run:
                 continue
             scope.bag.put_all(record.outputs, node.name)
             data = {"reason": f"{reason}: {record.ending}"}
-            self._log.append((node.skipped, scope.started_at, node.name, data))
+            skipped = node.event_type(ev.SKIPPED)
+            self._log.append((skipped, scope.started_at, node.name, data))
             for gate in node.gates:
                 self._waiting[gate] -= 1
                 if not self._waiting[gate]:
@@ -357,12 +358,12 @@ class _Run:
 
     async def _bury(self, result: RunResult) -> None:
         """Keep a dead letter if one is due; a cancellation meanwhile has to wait for it."""
-        scope, plan, failure = self._scope, self._plan, self._failure
+        scope, plan, failure = self._scope, self._plan, result.failure
         box = plan.dead_letters if plan.dead_letters is not None else scope.context.dead_letters
         if box is None or failure is None or scope.context.parent is not None:
             return
         if failure.category is not ErrorCategory.POLICY:
-            burial = await bury(box, scope, plan.graph, failure)
+            burial = await bury(box, scope, plan.graph, result)
             result.dead_letter_error = burial.error
             self._cancelled = self._cancelled or burial.cancelled
 

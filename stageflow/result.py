@@ -40,6 +40,8 @@ class RunResult:
         bag: What the stages have written, also when the run failed.
         log: What happened.
         failure: Why the run failed; None if it did not.
+        dead_letter_error: Why the failed run could not be kept as a dead letter; None if it was,
+            or did not have to be.
     """
 
     pipeline: str
@@ -49,6 +51,7 @@ class RunResult:
     bag: ContextBag
     log: EventLog
     failure: StageflowError | None = None
+    dead_letter_error: StageflowError | None = None
 
     @property
     def outputs(self) -> dict[str, Any]:

@@ -120,10 +120,34 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
     ),
     (err.StageFailedError("no luck"), ("no luck",)),
     (err.InvalidContextError("deadline_s is -1; give a positive number"), ("deadline_s", "give")),
+    (
+        err.DeadLetterStoreError("write", "letters.db", OSError("no room")),
+        ("write", "letters.db", "OSError: no room", "disk"),
+    ),
+    (err.DeadLetterStoreError("write", "letters.db", "closed"), ("letters.db (closed)",)),
+    (
+        err.InvalidDeadLetterStoreError("letters.db", "is no SQLite database; give another file"),
+        ("letters.db", "no SQLite", "give another"),
+    ),
+    (err.UnknownDeadLetterError("a1", "letters.db"), ("'a1'", "letters.db", "list")),
+    (err.DuplicateDeadLetterError("a1", "letters.db"), ("'a1'", "letters.db", "seeds")),
+    (err.DeadLetterClaimedError("a1", "noon"), ("'a1'", "somebody else", "until noon")),
+    (err.DeadLetterReplayedError("a1", "run-2"), ("'a1'", "already", "run-2", "once")),
+    (err.DeadLetterLeaseLostError("a1"), ("'a1'", "ran out", "lease_s")),
+    (
+        err.UnstorableValueError("a1", [("socket", "socket.socket")]),
+        ("'a1'", "socket (of type socket.socket)", "plain values", "codec"),
+    ),
+    (
+        err.DeadLetterMismatchError("a1", "chat", "it has no stage 'llm'"),
+        ("'a1'", "'chat'", "no stage 'llm'", "version"),
+    ),
+    (err.CorruptDeadLetterError("no 'id'"), ("no 'id'", "another version")),
 ]
 
 #: Bases: they group others, and are never raised themselves.
 BASES = {
+    err.DeadLetterError,
     err.DefinitionError,
     err.BagError,
     err.ProviderError,

@@ -1,0 +1,149 @@
+"""From a run that failed to its dead letter, and the letter to its store, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Coroutine, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from stageflow.classification import classify
+from stageflow.context import PipelineContext, RunScope
+from stageflow.errors import StageflowError, StrayCancellationError
+from stageflow.events import COMPLETED, FAILED, SKIPPED, STARTED, TERMINAL, Event
+from stageflow.graph import StageGraph
+from stageflow.letter import DeadLetter, LetterBox, LetterError, StageEnding, StageRecord
+from stageflow.result import RunResult
+
+T = TypeVar("T")
+
+_log = logging.getLogger("stageflow.dlq")
+
+
+class Burial(NamedTuple):
+    """What became of an attempt to keep a letter.
+
+    Attributes:
+        error: Why it could not be kept; None if it was.
+        cancelled: Whether the caller was cancelled meanwhile.
+    """
+
+    error: StageflowError | None
+    cancelled: bool
+
+
+async def bury(box: LetterBox, scope: RunScope, graph: StageGraph, result: RunResult) -> Burial:
+    """Put a dead letter of a run that failed into `box`, and hang it to the run.
+
+    It never raises: the run ends with its own failure whatever becomes of the letter, and says
+    at the level CRITICAL that it could not be kept. A cancellation of the caller does not keep
+    the letter from being written.
+    """
+    writing, cancelled = await see_through(_put(box, scope, graph, result))
+    if writing.cancelled():
+        return Burial(_lost(result, StrayCancellationError()), cancelled)
+    error = writing.exception()
+    return Burial(None if error is None else _lost(result, error), cancelled)
+
+
+async def _put(box: LetterBox, scope: RunScope, graph: StageGraph, result: RunResult) -> None:
+    letter = letter_of_run(scope.context, graph, result)
+    await box.put(letter)
+    scope.dead_letter = letter
+
+
+def _lost(result: RunResult, error: BaseException) -> StageflowError:
+    _log.critical(
+        "DEAD LETTER LOST: run %s of pipeline %r failed (%s), and could not be kept: %s",
+        result.pipeline_run_id,
+        result.pipeline,
+        result.error,
+        error,
+        exc_info=error,
+    )
+    return classify(error)
+
+
+async def see_through(work: Coroutine[Any, Any, T]) -> tuple[asyncio.Future[T], bool]:
+    """Wait for `work` to end even if the caller is cancelled meanwhile.
+
+    Returns:
+        The ended work, and whether the caller was cancelled; it is up to them to go on with that.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    return task, cancelled
+
+
+def letter_of_run(context: PipelineContext, graph: StageGraph, result: RunResult) -> DeadLetter:
+    """The dead letter of a run that has failed; the latest of `context`."""
+    failure, events = result.failure, result.events
+    assert failure is not None, "a run that has not failed leaves no dead letter"
+    failed = _failed_stage(events, graph, failure)
+    created_at = events[-1].timestamp
+    # Seeded runs may repeat their ids; the moment tells their letters apart.
+    named = f"{result.pipeline_run_id} {created_at.isoformat()}"
+    return DeadLetter(
+        id=hashlib.sha256(named.encode()).hexdigest()[:32],
+        created_at=created_at,
+        pipeline=result.pipeline,
+        pipeline_run_id=result.pipeline_run_id,
+        correlation_id=context.correlation_id,
+        failed_stage=failed,
+        error=LetterError(
+            failure.code,
+            str(failure.category),
+            str(failure),
+            failure.user_message,
+            failure.retryable,
+            None if failed is None else graph[failed].provider,
+        ),
+        inputs=dict(context.inputs),
+        stages=dict(_records(result, graph, failed, context.deadline_s)),
+        events=events,
+        seed=context.seed,
+        deadline_s=context.deadline_s,
+    )
+
+
+def _failed_stage(
+    events: tuple[Event, ...], graph: StageGraph, failure: StageflowError
+) -> str | None:
+    """The first required stage that failed: an error can carry the name of a child's stage."""
+    if failure.stage is None:
+        return None
+    failures = (event.stage for event in events if event.what == FAILED)
+    return next((name for name in failures if name is not None and graph[name].required), None)
+
+
+def _records(
+    result: RunResult, graph: StageGraph, failed: str | None, deadline_s: float | None
+) -> Iterator[tuple[str, StageRecord]]:
+    events = result.events
+    started = {event.stage for event in events if event.what == STARTED}
+    limit_ms = (deadline_s or 0.0) * 1000.0
+    stopped = False
+    for event in events:
+        name, what = event.stage, event.what
+        if name is None or what not in TERMINAL:
+            continue
+        # What fails after the run was stopped was cancelled, and answered with an error.
+        stopped = stopped or name == failed or (failed is None and event.offset_ms >= limit_ms)
+        by_itself = what in (COMPLETED, SKIPPED) or (what == FAILED and not stopped)
+        reason = event.data.get("error_message") or event.data.get("reason")
+        keys = graph[name].outputs if what == COMPLETED else ()
+        yield (
+            name,
+            StageRecord(
+                StageEnding(what),
+                final=by_itself and name in started,
+                reason=reason,
+                outputs={key: result.bag[key] for key in keys},
+            ),
+        )
