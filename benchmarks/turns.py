@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import stageflow as sf
-from benchmarks.support import run
+from benchmarks.support import run, run_precisely
 
 # An older commit may lack them; its benchmarks then skip before anything here is called.
 with contextlib.suppress(ImportError):
@@ -114,11 +114,17 @@ def _messages(
     return [*messages, sf.Message("user", text)]
 
 
-def latencies_s(turns: Sequence[Turn], apart_s: float) -> list[float]:
+def latencies_s(turns: Sequence[Turn], apart_s: float, *, precise: bool = False) -> list[float]:
     """How long each turn takes, in seconds, when one starts every `apart_s` seconds.
 
     A turn hardly computes but mostly waits, so with a few milliseconds between their starts many
     turns share a loop without being in each other's way, and 200 of them take 1.5 s.
+
+    Args:
+        turns: What is timed.
+        apart_s: The distance between two starts.
+        precise: Whether timers are kept more precisely than the usual loop does, so that small
+            differences can be seen.
     """
 
     async def timed(turn: Turn, delay_s: float) -> float:
@@ -132,7 +138,7 @@ def latencies_s(turns: Sequence[Turn], apart_s: float) -> list[float]:
         delayed = (timed(turn, number * apart_s) for number, turn in enumerate(turns))
         return await asyncio.gather(*delayed)
 
-    return run(all_timed())
+    return run_precisely(all_timed()) if precise else run(all_timed())
 
 
 def voice_pairs_s(pairs: int, apart_s: float, scale: float = 1.0) -> list[tuple[float, float]]:
@@ -144,7 +150,7 @@ def voice_pairs_s(pairs: int, apart_s: float, scale: float = 1.0) -> list[tuple[
     for number in range(pairs):
         pair = [voice_turn(number, scale), hand_voice_turn(number, scale)]
         turns += pair if number % 2 else reversed(pair)
-    took = latencies_s(turns, apart_s)
+    took = latencies_s(turns, apart_s, precise=True)
     both = zip(took[::2], took[1::2], strict=True)
     return [pair if number % 2 else (pair[1], pair[0]) for number, pair in enumerate(both)]
 

@@ -33,7 +33,7 @@ from benchmarks import (
     voice,
 )
 from benchmarks.handwritten import BareGraph, FeaturedGraph, Run, write_once
-from benchmarks.support import requires, run
+from benchmarks.support import requires, run, run_precisely
 from benchmarks.workloads import (
     SHAPES,
     Shape,
@@ -63,6 +63,11 @@ CASES = [
 ]
 
 
+def _make_waiting_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    for runner in ("run", "run_precisely"):
+        monkeypatch.setattr(turns, runner, lambda main: run_virtual(lambda: main))
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few rounds and turns as still go through all code, and no real waiting."""
@@ -70,7 +75,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "ROUNDS", 1)
     for module in (chat, voice):
         monkeypatch.setattr(module, "TURNS", 2)
-    monkeypatch.setattr(turns, "run", lambda main: run_virtual(lambda: main))
+    _make_waiting_free(monkeypatch)
 
 
 # ── what asv sees ───────────────────────────────────────────────────────────────────────────
@@ -336,13 +341,28 @@ def test_voice_by_hand_answers_the_same() -> None:
 
 def test_pairs_of_turns_wait_equally_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only waiting moves, the two of each pair take the same time, each its own."""
-    monkeypatch.setattr(turns, "run", lambda main: run_virtual(lambda: main))
+    _make_waiting_free(monkeypatch)
     took = turns.voice_pairs_s(5, apart_s=0.005)
     assert len(took) == 5
     for kernel, by_hand in took:
         assert kernel == pytest.approx(by_hand, abs=1e-6)
         assert 0.2 < kernel < 1.2
     assert len({round(kernel, 6) for kernel, _ in took}) == 5
+
+
+def test_precise_loop_does_not_round_up() -> None:
+    """Waits of 0.1 ms end sooner there than in whole milliseconds."""
+
+    async def shortest_s() -> float:
+        loop = asyncio.get_running_loop()
+        found = []
+        for _ in range(50):
+            started_at = loop.time()
+            await asyncio.sleep(0.0001)
+            found.append(loop.time() - started_at)
+        return min(found)
+
+    assert 0.0001 <= run_precisely(shortest_s()) < 0.0009
 
 
 # ── measuring ───────────────────────────────────────────────────────────────────────────────
@@ -487,7 +507,7 @@ def test_compare_measures_every_group(
     monkeypatch.setattr(compare, "BUILD_SIZES", (20, 100))
     monkeypatch.setattr(compare, "PAIRS_A_ROUND", 2)
     monkeypatch.setattr(pairs, "CONCURRENT_RUNS", 20)
-    monkeypatch.setattr(turns, "run", lambda main: run_virtual(lambda: main))
+    _make_waiting_free(monkeypatch)
     assert compare.main(["--rounds", "1", "--json"]) == 0
     groups = json.loads(capsys.readouterr().out)["groups"]
     assert set(groups) == {group.__name__ for group in compare.GROUPS}
