@@ -1,0 +1,141 @@
+"""A broken language model: the turn ends, in time, on record, and with words for the user."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from stageflow import LoggingInterceptor, RunResult
+from stageflow.context import RunStatus
+from stageflow.kernels.voice import voice
+from stageflow.testing.faults import FaultType, inject_fault
+from tests.fault.turns import (
+    HEALTHY_MS,
+    LLM_MS,
+    READ_MS,
+    STT_MS,
+    is_fit_for_users,
+    statuses,
+    taken,
+)
+from tests.utils.assertions import assert_run_sound, only
+
+BEFORE_MS = STT_MS + READ_MS
+LIMIT_MS = 15_000.0  # the kernel's own limit for the model
+
+
+@pytest.fixture
+def timed_out() -> RunResult:
+    """A turn whose model gave no answer within 5 s."""
+    return taken(inject_fault("llm", FaultType.TIMEOUT, duration_ms=5000))
+
+
+def test_pipeline_handles_llm_timeout(timed_out: RunResult) -> None:
+    """What came before stays readable, what depends on the model is skipped, and time is kept."""
+    assert_run_sound(voice(), timed_out)
+    assert statuses(timed_out) == {
+        "stt": "completed",
+        "profile": "completed",
+        "memory": "completed",
+        "llm": "failed",
+        "tts": "skipped",
+        "persist": "skipped",
+    }
+    assert timed_out.outputs["transcript"] == "Hello?"
+    assert timed_out.duration_ms == pytest.approx(BEFORE_MS + 5000)
+
+
+def test_pipeline_status_is_failed(timed_out: RunResult) -> None:
+    """The run has failed, and its error says by what and where."""
+    assert timed_out.status is RunStatus.FAILED
+    assert str(timed_out.status) == "failed"
+    assert timed_out.error is not None
+    assert "timeout" in timed_out.error.lower()
+    assert "stage 'llm'" in timed_out.error
+    assert is_fit_for_users(timed_out.user_message)
+
+
+def test_error_event_is_emitted(timed_out: RunResult) -> None:
+    """The stage's event carries code, text, category and whether to retry; the run's repeats it."""
+    failed = only(timed_out.events, "stage.llm.failed").data
+    assert failed["error_code"] == "operation_timeout"
+    assert "no answer from 'llm' within 5000 ms" in failed["error_message"]
+    assert failed["error_category"] == "transient"
+    assert failed["retryable"] is True
+    ended = timed_out.events[-1]
+    assert ended.type == "pipeline.failed"
+    assert (ended.data["failed_stage"], ended.data["error_code"]) == ("llm", "operation_timeout")
+
+
+def test_timeout_is_logged_with_context(caplog: pytest.LogCaptureFixture) -> None:
+    """One record at ERROR tells stage, pipeline, run and the exception itself."""
+    with caplog.at_level(logging.ERROR):
+        result = taken(
+            inject_fault("llm", FaultType.TIMEOUT, duration_ms=5000),
+            interceptors=[LoggingInterceptor()],
+        )
+    (record,) = caplog.records
+    known: dict[str, Any] = vars(record)
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == "stage llm failed"
+    assert (known["stage"], known["pipeline"]) == ("llm", "voice")
+    assert known["pipeline_run_id"] == known["correlation_id"] == result.pipeline_run_id
+    assert known["duration_ms"] == pytest.approx(5000)
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], TimeoutError)
+
+
+@pytest.mark.parametrize(
+    ("fault_type", "options", "code", "after_ms"),
+    [
+        (FaultType.TIMEOUT, {"duration_ms": 20_000}, "stage_timeout", LIMIT_MS),
+        (FaultType.STALL, {}, "stage_timeout", LIMIT_MS),
+        (FaultType.SLOW, {"duration_ms": 20_000}, "stage_timeout", LIMIT_MS),
+        (FaultType.ERROR, {}, "service_unavailable", 0),
+        (FaultType.ERROR, {"status_code": 401}, "credentials_rejected", 0),
+        (FaultType.ERROR, {"status_code": 400}, "request_rejected", 0),
+        (FaultType.RATE_LIMITED, {"retry_after_s": 3}, "rate_limited", 0),
+        (FaultType.CUT, {}, "connection_failed", LLM_MS),
+        (FaultType.DISCONNECT, {}, "connection_failed", 0),
+        (FaultType.EMPTY, {}, "invalid_reply", 0),
+        (FaultType.EMPTY, {"reply": " \n"}, "invalid_reply", 0),
+        (FaultType.INVALID, {}, "invalid_reply", 0),
+        (FaultType.INVALID, {"reply": {"text": "hi"}}, "invalid_reply", 0),
+        (FaultType.INTERMITTENT, {"script": "fail"}, "service_unavailable", 0),
+    ],
+)
+def test_each_fault_has_its_code_its_time_and_words_for_the_user(
+    fault_type: FaultType, options: dict[str, Any], code: str, after_ms: float
+) -> None:
+    """Whatever is wrong with the model, the run fails with its code, in its time, and kindly."""
+    llm = inject_fault("llm", fault_type, **options)
+    result = taken(llm)
+    assert_run_sound(voice(), result)
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.stage) == (code, "llm")
+    assert result.duration_ms == pytest.approx(BEFORE_MS + after_ms)
+    assert is_fit_for_users(result.user_message)
+    assert llm.injected == 1
+
+
+def test_a_slow_model_costs_only_time() -> None:
+    """A model that is slow within its limit makes the turn late by as much, and no more."""
+    result = taken(inject_fault("llm", FaultType.SLOW, duration_ms=2500))
+    assert result.unwrap()["answer"] == "You said: Hello?"
+    assert result.duration_ms == pytest.approx(HEALTHY_MS + 2500)
+
+
+def test_an_invalid_reply_is_told_from_a_bug() -> None:
+    """The error shows what the model sent, cut to a length that a log can bear."""
+    result = taken(inject_fault("llm", FaultType.INVALID, reply=["x" * 10_000]))
+    assert "the language model answered with no text: ['xxx" in str(result.error)
+    assert len(str(result.error)) < 200
+
+
+def test_the_turn_after_the_fault_is_well() -> None:
+    """With the fault gone, the next turn is answered."""
+    with inject_fault("llm", FaultType.ERROR):
+        pass
+    assert taken().unwrap()["answer"] == "You said: Hello?"

@@ -1,0 +1,79 @@
+"""Broken speech to text: the turn ends at its first step, and the user is told what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stageflow.context import RunStatus
+from stageflow.kernels.voice import NOTHING_HEARD, voice
+from stageflow.providers.fake import text_of_speech
+from stageflow.testing.faults import FaultType, inject_fault
+from tests.fault.turns import HEALTHY_MS, is_fit_for_users, statuses, taken
+from tests.utils.assertions import assert_run_sound, only
+
+LIMIT_MS = 5_000.0  # the kernel's own limit for speech to text
+
+
+def test_pipeline_handles_stt_error() -> None:
+    """The run fails at once with what the service said; nothing after it starts."""
+    stt = inject_fault("stt", FaultType.ERROR, message="Service unavailable")
+    result = taken(stt)
+    assert_run_sound(voice(), result)
+    assert result.status is RunStatus.FAILED
+    assert str(result.status) == "failed"
+    assert "Service unavailable" in str(result.error)
+    assert statuses(result) == {"stt": "failed"} | dict.fromkeys(
+        ("profile", "memory", "llm", "tts", "persist"), "skipped"
+    )
+    assert result.duration_ms == 0
+    assert only(result.events, "stage.stt.failed").data["error_code"] == "service_unavailable"
+    assert stt.injected == 1
+
+
+def test_user_receives_an_appropriate_message() -> None:
+    """The user reads that it is not their fault and what to do, and nothing of the inside."""
+    result = taken(inject_fault("stt", FaultType.ERROR, message="Service unavailable"))
+    assert result.user_message == (
+        "A service we need is having trouble. Please try again in a moment."
+    )
+    assert result.events[-1].data["user_message"] == result.user_message
+
+
+@pytest.mark.parametrize(
+    ("fault_type", "options", "code", "after_ms"),
+    [
+        (FaultType.TIMEOUT, {"duration_ms": 2000}, "operation_timeout", 2000),
+        (FaultType.TIMEOUT, {"duration_ms": 9000}, "stage_timeout", LIMIT_MS),
+        (FaultType.STALL, {}, "stage_timeout", LIMIT_MS),
+        (FaultType.RATE_LIMITED, {}, "rate_limited", 0),
+        (FaultType.DISCONNECT, {}, "connection_failed", 0),
+        (FaultType.INVALID, {}, "invalid_reply", 0),
+        (FaultType.INVALID, {"reply": None}, "invalid_reply", 0),
+    ],
+)
+def test_each_fault_has_its_code_its_time_and_words_for_the_user(
+    fault_type: FaultType, options: dict[str, Any], code: str, after_ms: float
+) -> None:
+    """Whatever is wrong, the run fails with its code, in its time, and kindly."""
+    result = taken(inject_fault("stt", fault_type, **options))
+    assert_run_sound(voice(), result)
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.stage) == (code, "stt")
+    assert result.duration_ms == pytest.approx(after_ms)
+    assert is_fit_for_users(result.user_message)
+
+
+def test_an_empty_transcript_is_answered() -> None:
+    """Where nothing was heard the user is asked, by voice, to say it again."""
+    result = taken(inject_fault("stt", FaultType.EMPTY))
+    assert result.unwrap()["answer"] == NOTHING_HEARD
+    assert text_of_speech(result.outputs["speech"]) == NOTHING_HEARD
+    assert statuses(result)["persist"] == "skipped"
+
+
+def test_slow_speech_to_text_costs_only_time() -> None:
+    """A service that is slow within its limit makes the turn late by as much."""
+    result = taken(inject_fault("stt", FaultType.SLOW, duration_ms=900))
+    assert result.duration_ms == pytest.approx(HEALTHY_MS + 900)
