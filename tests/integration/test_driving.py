@@ -43,6 +43,29 @@ async def nothing(ctx: StageContext) -> StageOutput:
     return StageOutput.ok()
 
 
+def cleaning_up_for(duration_s: float) -> Body:
+    """A stage that would take long, and takes some seconds to go when it is cancelled."""
+
+    async def body(ctx: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            await asyncio.sleep(duration_s)
+        return StageOutput.ok()
+
+    return body
+
+
+def failing_after(duration_s: float) -> Body:
+    """A stage that fails after some seconds."""
+
+    async def body(ctx: StageContext) -> StageOutput:
+        await asyncio.sleep(duration_s)
+        raise RuntimeError("broken")
+
+    return body
+
+
 def pipeline_of(body: Body, siblings: int, sibling: Body = rest_a_day, **spec: object) -> Pipeline:
     """`body` as the stage ``subject``, behind another stage and beside as many as asked for."""
     first = StageSpec("first", nothing)
@@ -239,9 +262,7 @@ def test_a_failing_sibling_cancels_at_once(siblings: int) -> None:
             await asyncio.sleep(4)
         return StageOutput.ok()
 
-    async def fail(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(3)
-        raise RuntimeError("broken")
+    fail = failing_after(3)
 
     async def main() -> RunResult:
         pipeline = pipeline_of(body, siblings, body).compose(
@@ -282,16 +303,8 @@ def test_the_caller_can_go_on_after_a_failed_run() -> None:
 def test_a_cancelled_caller_stays_cancelled_when_the_run_fails_too(siblings: int) -> None:
     """A cancellation that arrives while a failed run cleans up is not lost."""
 
-    async def slow_to_go(ctx: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(1_000)
-        finally:
-            await asyncio.sleep(10)
-        return StageOutput.ok()
-
-    async def fail(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(1)
-        raise RuntimeError("broken")
+    slow_to_go = cleaning_up_for(10)
+    fail = failing_after(1)
 
     async def main() -> None:
         ctx = PipelineContext()
@@ -313,16 +326,8 @@ def test_a_cancelled_caller_stays_cancelled_when_the_run_fails_too(siblings: int
 def test_a_clean_up_is_not_cut_short_by_the_timeout_of_the_work(siblings: int) -> None:
     """A stage that cleans up after a sibling's failure may take longer than its own timeout."""
 
-    async def slow_to_go(ctx: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(1_000)
-        finally:
-            await asyncio.sleep(20)
-        return StageOutput.ok()
-
-    async def fail(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(5)
-        raise RuntimeError("broken")
+    slow_to_go = cleaning_up_for(20)
+    fail = failing_after(5)
 
     async def main() -> RunResult:
         pipeline = pipeline_of(slow_to_go, siblings, slow_to_go, timeout_s=10.0).compose(
@@ -469,16 +474,8 @@ def test_the_deadline_bounds_the_run(siblings: int) -> None:
 def test_the_deadline_also_ends_a_clean_up(siblings: int) -> None:
     """A clean-up that takes too long after a failure is cut short at the run's deadline."""
 
-    async def slow_to_go(ctx: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(1_000)
-        finally:
-            await asyncio.sleep(500)
-        return StageOutput.ok()
-
-    async def fail(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(1)
-        raise RuntimeError("broken")
+    slow_to_go = cleaning_up_for(500)
+    fail = failing_after(1)
 
     async def main() -> RunResult:
         pipeline = pipeline_of(slow_to_go, siblings, slow_to_go).compose(
