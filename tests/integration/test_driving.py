@@ -302,7 +302,6 @@ def test_the_caller_can_go_on_after_a_failed_run() -> None:
 @both_ways
 def test_a_cancelled_caller_stays_cancelled_when_the_run_fails_too(siblings: int) -> None:
     """A cancellation that arrives while a failed run cleans up is not lost."""
-
     slow_to_go = cleaning_up_for(10)
     fail = failing_after(1)
 
@@ -325,7 +324,6 @@ def test_a_cancelled_caller_stays_cancelled_when_the_run_fails_too(siblings: int
 @both_ways
 def test_a_clean_up_is_not_cut_short_by_the_timeout_of_the_work(siblings: int) -> None:
     """A stage that cleans up after a sibling's failure may take longer than its own timeout."""
-
     slow_to_go = cleaning_up_for(20)
     fail = failing_after(5)
 
@@ -473,7 +471,6 @@ def test_the_deadline_bounds_the_run(siblings: int) -> None:
 @both_ways
 def test_the_deadline_also_ends_a_clean_up(siblings: int) -> None:
     """A clean-up that takes too long after a failure is cut short at the run's deadline."""
-
     slow_to_go = cleaning_up_for(500)
     fail = failing_after(1)
 
