@@ -474,3 +474,42 @@ def test_events_of_a_stage_come_in_pairs_around_its_work() -> None:
         assert [event.what for event in pair] == ["started", "completed"]
         assert {event.pipeline_run_id for event in pair} == {result.pipeline_run_id}
         assert pair[0].timestamp <= pair[1].timestamp
+
+
+def test_a_failure_while_cleaning_up_does_not_replace_the_first_one() -> None:
+    """What a sibling raises when it is cancelled is its own end, and not why the run failed."""
+
+    async def clumsy(ctx: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            raise ValueError("while cleaning up")
+
+    result = run(StageSpec("clumsy", clumsy), make_spec("broken", pauses_s=(1.0,), ending="raise"))
+    assert result.failure is not None
+    assert result.failure.stage == "broken"
+    assert statuses(result) == {"broken": "failed", "clumsy": "failed"}
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3], ids="after {} passes of the loop".format)
+def test_cancelling_every_task_that_there_is_ends_a_run_in_order(passes: int) -> None:
+    """As the end of asyncio.run does: before the first stage, between two, or within one."""
+    length = 1_000
+    pipeline = Pipeline(
+        "p", [StageSpec(f"s{n}", do_nothing, (f"s{n - 1}",) if n else ()) for n in range(length)]
+    )
+    ctx = PipelineContext()
+
+    async def main() -> None:
+        task = asyncio.create_task(pipeline.run(ctx))
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        for other in asyncio.all_tasks() - {asyncio.current_task()}:
+            other.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run_virtual(main)
+    assert ctx.status is RunStatus.CANCELLED
+    assert_events_sound(pipeline, ctx.get_events())
+    assert only(ctx.get_events(), f"stage.s{length - 1}.skipped").data["reason"]

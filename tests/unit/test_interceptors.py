@@ -17,7 +17,7 @@ from stageflow import (
     StageSpec,
     StageStatus,
 )
-from stageflow.errors import InvalidOutputError, StageFailedError
+from stageflow.errors import InvalidOutputError, StageFailedError, StageTimeoutError
 from stageflow.interceptors.base import CallNext, fold
 from tests.utils.factories import chain, do_nothing, make_pipeline, make_spec
 from tests.utils.mocks import ScriptedError
@@ -385,3 +385,10 @@ def test_one_instance_serves_stages_that_run_at_the_same_time() -> None:
     pipeline = Pipeline("p", [make_spec(f"s{n}", pauses_s=(3.0 - n,)) for n in range(3)])
     run_virtual(lambda: pipeline.run(interceptors=[Noting()]))
     assert lines == ["s0.before", "s1.before", "s2.before", "s2.after", "s1.after", "s0.after"]
+
+
+def test_the_timeout_of_its_stage_reaches_an_observer_as_a_timeout() -> None:
+    """And not as the cancellation by which it is carried out."""
+    failed = FailedOnly()
+    run(make_spec("a", pauses_s=(9.0,), timeout_s=1), [failed])
+    assert [type(error) for error in failed.errors] == [StageTimeoutError]

@@ -169,3 +169,64 @@ def test_a_limit_that_was_kept_does_not_fire_later() -> None:
 def test_repr_names_the_limit() -> None:
     """So that the order of a stack of interceptors can be read."""
     assert repr(TimeoutInterceptor(1.5)) == "TimeoutInterceptor(1.5)"
+
+
+class Abandoning(Interceptor):
+    """Gives up on what is inside after its first step, without waiting for it."""
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        call: Any = call_next(ctx)
+        call.send(None)
+        call.close()
+        return StageOutput.skip("abandoned")
+
+
+def test_a_call_that_is_given_up_is_closed() -> None:
+    """The stage's clean-up runs, and its limit does not fire later."""
+    cleaned: list[float] = []
+
+    async def careful(ctx: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            cleaned.append(ctx.now())
+        return StageOutput.ok()
+
+    pipeline = make_pipeline(StageSpec("a", careful), make_spec("b", pauses_s=(5.0,)))
+    result = run_virtual(lambda: pipeline.run(interceptors=[OnlyA(), TimeoutInterceptor(6)]))
+    assert (result.status, result.duration_ms, cleaned) == ("completed", 5000.0, [0.0])
+
+
+class OnlyA(Abandoning):
+    def applies_to(self, spec: StageSpec) -> bool:
+        return spec.name == "a"
+
+
+def test_a_call_may_suspend_any_number_of_times_within_the_limit() -> None:
+    """What the stage awaits, and catches on the way, reaches it as without the interceptor."""
+
+    async def busy(ctx: StageContext) -> StageOutput:
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await asyncio.sleep(9)
+        await asyncio.sleep(0.1)
+        return StageOutput.ok(at=round(ctx.now(), 6))
+
+    assert run(StageSpec("a", busy, outputs=("at",)), TimeoutInterceptor(1)).outputs == {"at": 0.5}
+
+
+def test_an_exception_thrown_into_the_first_wait_reaches_the_stage() -> None:
+    """The stage may catch it and go on, or return at once."""
+
+    async def forgiving(ctx: StageContext) -> StageOutput:
+        try:
+            async with asyncio.timeout(0.1):
+                await asyncio.sleep(9)
+        except TimeoutError:
+            return StageOutput.ok(at=ctx.now())
+        return StageOutput.ok(at=None)
+
+    result = run(StageSpec("a", forgiving, outputs=("at",)), TimeoutInterceptor(1))
+    assert result.outputs == {"at": 0.1}
