@@ -467,6 +467,19 @@ async def test_closing_a_stream_early_closes_the_real_one() -> None:
 
 
 @in_virtual_time
+async def test_a_provider_of_two_may_fail() -> None:
+    """An injector can be put around a provider by hand; it strikes while its block is entered."""
+    injector = inject_fault("llm", FaultType.ERROR)
+    registry = ProviderRegistry(llm=injector.around(FakeLLM("first")), other=FakeLLM("second"))
+    assert await answer(registry) == "first"
+    with injector:
+        assert await answer(registry) == "service_unavailable"
+        assert await registry["other"].complete(QUESTION) == "second"
+    assert await answer(registry) == "first"
+    assert (injector.calls, injector.injected) == (1, 1)
+
+
+@in_virtual_time
 async def test_other_adapters_keep_their_place() -> None:
     """An adapter of another kind that stands between two faults is kept."""
     seen: list[str] = []

@@ -140,12 +140,18 @@ class FaultInjector:
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────
 
-    def _adapt(self, provider: Any) -> Any:
-        if self._block is None:
-            return provider  # the block is left; a task has kept its context
+    def around(self, provider: Any) -> Any:
+        """A provider with this fault in front of it, which strikes while the block is entered.
+
+        For a provider that is not registered itself, such as one of two behind a fallback.
+        """
         while isinstance(provider, FaultyProvider):
             provider = provider.__wrapped__
         return FaultyProvider(provider, self)
+
+    def _adapt(self, provider: Any) -> Any:
+        # Where the block is left, a task may have kept its context.
+        return provider if self._block is None else self.around(provider)
 
     def fault_for(self, method: str) -> Fault:
         """The fault for a call of `method` that begins now; it is counted."""
