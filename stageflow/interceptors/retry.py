@@ -74,14 +74,25 @@ class RetryInterceptor(Interceptor):
 
     def _delay_s(self, ctx: StageContext, attempt: int, failure: StageflowError) -> float | None:
         policy = self.policy
-        if not failure.retryable or attempt >= policy.attempts:
+        if not failure.retryable or attempt >= policy.attempts or _is_cancelled():
             return None
         ceiling_s = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** (attempt - 1))
         delay_s = max(ctx.random.uniform(0.0, ceiling_s), failure.retry_after_s or 0.0)
-        left_s = ctx.remaining_s()
-        if left_s is not None and delay_s >= left_s:
-            return None
-        return delay_s
+        return delay_s if delay_s < _left_s(ctx) else None
 
     def __repr__(self) -> str:
         return f"RetryInterceptor({self.policy!r})"
+
+
+def _is_cancelled() -> bool:
+    """Whether a cancellation is under way that the stage turned into an error of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _left_s(ctx: StageContext) -> float:
+    """Seconds until the run's deadline or the stage's timeout, whichever is nearer."""
+    left_s = ctx.remaining_s()
+    # Known from the moment in which the stage first suspended.
+    timeout_s: float = getattr(ctx, "timeout_s", math.inf)
+    return min(math.inf if left_s is None else left_s, ctx.started_at + timeout_s - ctx.now())

@@ -205,6 +205,10 @@ class Watched(_Wrapper):
 
 
 def _calls_for_another(error: Exception) -> bool:
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        # The provider made an error of the cancellation: nobody waits for an answer any more.
+        return False
     return isinstance(error, CircuitOpenError) or speaks_against_provider(error)
 
 
