@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from stageflow.errors import ErrorCategory, InvalidConfigError, ProviderError
@@ -45,6 +46,7 @@ _TABLE = Table(
 _READ = select(_TABLE.c.record).where(
     _TABLE.c.collection == bindparam("collection"), _TABLE.c.key == bindparam("key")
 )
+_FAREWELL_S = 0.1
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 
@@ -78,6 +80,7 @@ class SqlDatabase:
         *,
         pool_size: int = 5,
         pool_timeout_s: float = 1.0,
+        lock_timeout_s: float = 1.0,
         statement_timeout_s: float = 2.0,
         call_timeout_s: float = 5.0,
     ) -> None:
@@ -88,8 +91,8 @@ class SqlDatabase:
                 ``postgresql://user:password@host:port/database``.
             pool_size: How many connections are open at most.
             pool_timeout_s: How long a call waits for one of them to be free, in seconds.
-            statement_timeout_s: How long the database may work on a call, or wait for a lock, in
-                seconds.
+            lock_timeout_s: How long the database waits for a lock that another holds, in seconds.
+            statement_timeout_s: How long it may work on a call, in seconds (PostgreSQL only).
             call_timeout_s: Limit of a whole call, connecting included, in seconds: it ends a call
                 to which nothing answers.
 
@@ -101,6 +104,7 @@ class SqlDatabase:
             raise InvalidConfigError("SqlDatabase", "pool_size", pool_size, "give 1 or more")
         for field, timeout_s in (
             ("pool_timeout_s", pool_timeout_s),
+            ("lock_timeout_s", lock_timeout_s),
             ("statement_timeout_s", statement_timeout_s),
             ("call_timeout_s", call_timeout_s),
         ):
@@ -110,8 +114,21 @@ class SqlDatabase:
                 )
         self._url = _parsed(url)
         self._call_timeout_s = call_timeout_s
-        self._engine = _engine(self._url, pool_size, pool_timeout_s, statement_timeout_s)
-        self._write = _upsert(self._url.get_backend_name())
+        self._engine = create_async_engine(
+            self._url,
+            # A call is one statement: no other transaction is needed than its own.
+            isolation_level="AUTOCOMMIT",
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=pool_timeout_s,
+            **_driver_options(self._url, lock_timeout_s, statement_timeout_s),
+        )
+        if _is_sqlite(self._url):
+            event.listen(self._engine.sync_engine, "connect", _read_while_written)
+        else:
+            event.listen(self._engine.sync_engine, "invalidate", _part_quickly)
+        self._write = _upsert(self._url)
         self._has_table = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[asyncio.Future[None]] = set()
@@ -216,9 +233,13 @@ def _parsed(url: str) -> URL:
     return parsed.set(drivername=_DRIVERS[backend])
 
 
-def _upsert(backend: str) -> Executable:
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _upsert(url: URL) -> Executable:
     insert: sqlite.Insert | postgresql.Insert = (
-        sqlite.insert(_TABLE) if backend == "sqlite" else postgresql.insert(_TABLE)
+        sqlite.insert(_TABLE) if _is_sqlite(url) else postgresql.insert(_TABLE)
     )
     return insert.on_conflict_do_update(
         index_elements=[_TABLE.c.collection, _TABLE.c.key],
@@ -226,36 +247,26 @@ def _upsert(backend: str) -> Executable:
     )
 
 
-def _engine(
-    url: URL, pool_size: int, pool_timeout_s: float, statement_timeout_s: float
-) -> AsyncEngine:
-    local = url.get_backend_name() == "sqlite"
-    limit_ms = str(math.ceil(statement_timeout_s * 1000.0))
-    engine = create_async_engine(
-        url,
-        # A call is one statement: no other transaction is needed than its own.
-        isolation_level="AUTOCOMMIT",
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=pool_timeout_s,
-        # A server may have been restarted since the last call; a file has not.
-        pool_pre_ping=not local,
-        connect_args=(
-            {"timeout": statement_timeout_s}
-            if local
-            else {"server_settings": {"statement_timeout": limit_ms, "lock_timeout": limit_ms}}
-        ),
-    )
-    if local:
-        event.listen(engine.sync_engine, "connect", _read_while_written)
-    return engine
+def _driver_options(url: URL, lock_timeout_s: float, statement_timeout_s: float) -> dict[str, Any]:
+    if _is_sqlite(url):
+        return {"connect_args": {"timeout": lock_timeout_s}}
+    limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
+    in_ms = {name: str(math.ceil(limit_s * 1000.0)) for name, limit_s in limits.items()}
+    # A server may have been restarted since the last call; a file has not.
+    return {"pool_pre_ping": True, "connect_args": {"server_settings": in_ms}}
 
 
 def _read_while_written(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()
+
+
+def _part_quickly(connection: Any, _record: Any, _error: BaseException | None) -> None:
+    # Left to itself, SQLAlchemy waits 2 s for a farewell that a mute server never sends. Some
+    # time it does need: asyncpg is telling the server to give up the call.
+    with suppress(Exception):  # asyncpg aborts a connection that it cannot close
+        connection.run_async(lambda driver: driver.close(timeout=_FAREWELL_S))
 
 
 async def _make_table(connection: AsyncConnection) -> None:

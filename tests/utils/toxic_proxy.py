@@ -1,0 +1,186 @@
+"""A TCP proxy on this machine that does to connections what networks do."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Self, TypeAlias
+
+Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+_CHUNK_BYTES = 4096
+
+
+class Ending(StrEnum):
+    """What becomes of a connection."""
+
+    CUT = "cut"  # closed in the ordinary way, but too early
+    RESET = "reset"  # the client meets ECONNRESET
+    BLACK_HOLE = "black_hole"  # open, and nothing comes through any more, either way
+    HALF_OPEN = "half_open"  # the server is gone and nobody says so, until the client sends again
+
+
+@dataclass(frozen=True, slots=True)
+class Toxics:
+    """What is done to one connection.
+
+    Attributes:
+        latency_s: How long each piece of what the server sends is held back, in seconds.
+        bandwidth_bytes_per_s: How fast the server's bytes come through.
+        ending: How the connection ends; None lets it live.
+        after_bytes: How many of the server's bytes come through before that.
+    """
+
+    latency_s: float = 0.0
+    bandwidth_bytes_per_s: float = math.inf
+    ending: Ending | None = None
+    after_bytes: int = 0
+
+
+HEALTHY = Toxics()
+
+
+@dataclass(eq=False)
+class _Link:
+    """One connection through the proxy."""
+
+    client: Streams
+    server: Streams
+    toxics: Toxics
+    passed_bytes: int = 0
+    ended: Ending | None = None
+
+
+class ToxicProxy:
+    """Forwards connections to a server, with toxics.
+
+    Attributes:
+        toxics: What is done to connections from now on.
+        script: What is done to the next ones, one after another, before `toxics` holds.
+        accepted: How many connections have come.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
+        """Say how the server is reached."""
+        self.toxics = HEALTHY
+        self.script: deque[Toxics] = deque()
+        self.accepted = 0
+        self.port = 0
+        self._connect = connect
+        self._links: set[asyncio.Task[None]] = set()
+        self._open: set[_Link] = set()
+        self._listening: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._listening.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._listening is not None
+        self._listening.close()
+        for link in self._links:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+
+    def poison_open(self, toxics: Toxics) -> None:
+        """Change what is done to the connections that are open now, counting bytes anew."""
+        for link in self._open:
+            link.toxics = toxics
+            link.passed_bytes = 0
+
+    async def abandon_open(self) -> None:
+        """Take the server away from the connections that are open, without a word to clients."""
+        for link in self._open:
+            link.ended = Ending.HALF_OPEN
+            await _close(link.server)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._links.add(task)
+        try:
+            await self._serve((reader, writer))
+        except (asyncio.CancelledError, OSError):
+            # The proxy closes, or one of the two ends has gone: the connection is over.
+            pass
+        finally:
+            self._links.discard(task)
+            await _close((reader, writer))
+
+    async def _serve(self, client: Streams) -> None:
+        self.accepted += 1
+        toxics = self.script.popleft() if self.script else self.toxics
+        link = _Link(client, await self._connect(), toxics)
+        if toxics == Toxics(ending=Ending.BLACK_HOLE):
+            link.ended = Ending.BLACK_HOLE
+        self._open.add(link)
+        up, down = asyncio.create_task(_send_up(link)), asyncio.create_task(_send_down(link))
+        try:
+            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+            down.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
+            self._open.discard(link)
+            await _close(link.server)
+
+
+async def _send_up(link: _Link) -> None:
+    """Forward what the client sends until it has no more to say."""
+    while data := await link.client[0].read(_CHUNK_BYTES):
+        if link.ended is Ending.HALF_OPEN:
+            _reset(link.client[1])
+            return
+        if link.ended is None:
+            link.server[1].write(data)
+            await link.server[1].drain()
+
+
+async def _send_down(link: _Link) -> None:
+    """Forward what the server sends, as the toxics have it."""
+    while link.ended is None and (data := await link.server[0].read(_CHUNK_BYTES)):
+        toxics = link.toxics
+        await asyncio.sleep(toxics.latency_s + len(data) / toxics.bandwidth_bytes_per_s)
+        left_bytes = toxics.after_bytes - link.passed_bytes
+        ends = toxics.ending is not None and len(data) > left_bytes
+        link.client[1].write(data[:left_bytes] if ends else data)
+        await link.client[1].drain()
+        link.passed_bytes += len(data)
+        if ends:
+            link.ended = toxics.ending
+    if link.ended is Ending.RESET:
+        _reset(link.client[1])
+    elif link.ended is Ending.HALF_OPEN:
+        await _close(link.server)
+    if link.ended in (Ending.BLACK_HOLE, Ending.HALF_OPEN):
+        await asyncio.get_running_loop().create_future()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    # To linger for 0 s is to close with RST in place of FIN.
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
+
+
+async def _close(streams: Streams) -> None:
+    writer = streams[1]
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except OSError:
+        # It was broken before; closed it is all the same.
+        return
