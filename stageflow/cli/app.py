@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from stageflow import __version__
-from stageflow.cli import draw, run
+from stageflow.cli import dlq, draw, run
 from stageflow.cli.errors import UsageError
 from stageflow.cli.options import complain, described
 from stageflow.errors import StageflowError
@@ -29,6 +29,7 @@ examples:
   stageflow run chat --text "Hi" --json     the same for a chat, as JSON
   stageflow run shop.turns:order            a Pipeline of your own
   stageflow graph voice                     the graph as a Mermaid flowchart
+  stageflow dlq list --store letters.db     runs that failed and were kept (run --dlq)
   stageflow pulse bench                     measure this repository's newest commits
 
 exit codes:
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     run.add_command(commands)
     draw.add_commands(commands)
+    dlq.add_commands(commands)
     pulse = described(
         commands,
         "pulse",

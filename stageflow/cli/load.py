@@ -33,13 +33,12 @@ def load_pipeline(name: str) -> Pipeline:
     """
     if name in KERNELS:
         return KERNELS[name]()
-    module_name, _, attribute = name.partition(":")
-    if not (module_name and attribute):
+    if not all(name.partition(":")):
         raise UsageError(
             f"there is no pipeline {name!r}; give voice, chat, or module:attribute of your own"
             f"{_did_you_mean(name, KERNELS)}"
         )
-    found = _attribute(_module(module_name), attribute)
+    found = load(name)
     if callable(found):
         try:
             found = found()
@@ -48,6 +47,18 @@ def load_pipeline(name: str) -> Pipeline:
     if not isinstance(found, Pipeline):
         raise UsageError(f"{name} is of type {type(found).__name__}, not a Pipeline")
     return found
+
+
+def load(name: str) -> Any:
+    """What stands at ``module:attribute``; modules are looked for in the current folder first.
+
+    Raises:
+        UsageError: There is no such thing.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not (module_name and attribute):
+        raise UsageError(f"{name!r} is not module:attribute")
+    return _attribute(_module(module_name), attribute)
 
 
 def _module(name: str) -> ModuleType:

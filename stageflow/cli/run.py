@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import json
 import math
+import shlex
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
@@ -25,9 +27,14 @@ from stageflow.cli.options import (
     write_text,
 )
 from stageflow.context import PipelineContext
+from stageflow.dlq.sqlite import SQLiteDeadLetterStore
+from stageflow.errors import StageflowError
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.orchestrator import PipelineOrchestrator
+from stageflow.pipeline import Pipeline
 from stageflow.providers.ports import Audio
 from stageflow.result import RunResult
+from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
 from stageflow.timeline import timeline_svg, timeline_text
 
 _EXAMPLES = """\
@@ -35,6 +42,7 @@ _EXAMPLES = """\
   stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
   stageflow run chat --scale 0 --json
   stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
+  stageflow run voice --inject llm=error --dlq letters.db     one that fails, and is kept
   stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
 """
 
@@ -77,6 +85,20 @@ def add_command(commands: Commands) -> None:
         "--deadline-s", type=positive, metavar="S", help="fail the run after so many seconds"
     )
     parser.add_argument(
+        "--inject",
+        action="append",
+        type=_fault,
+        default=[],
+        metavar="PROVIDER=FAULT",
+        help=f"put a provider (llm, stt, tts, db) in trouble: {', '.join(FaultType)}; may be"
+        " repeated",
+    )
+    parser.add_argument(
+        "--dlq",
+        metavar="FILE",
+        help="keep the run as a dead letter in this file if it fails for good; see stageflow dlq",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the result and its events as JSON instead"
     )
     parser.add_argument("--svg", metavar="FILE", help="draw the timeline to a file, too")
@@ -93,20 +115,48 @@ def _run(arguments: argparse.Namespace) -> int:
         deadline_s=arguments.deadline_s,
         seed=arguments.seed,
     )
-    result = asyncio.run(pipeline.run(context))
+    with ExitStack() as faults:
+        for injector in arguments.inject:
+            faults.enter_context(injector)
+        result = asyncio.run(_run_kept(pipeline, context, arguments.dlq))
     if arguments.json:
-        say(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+        say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
     else:
-        _report(result, wants_color(arguments.color))
+        report(result, wants_color(arguments.color))
     if arguments.events is not None:
         lines = (json.dumps(plain(e.to_dict()), ensure_ascii=False) + "\n" for e in result.events)
         write_text(arguments.events, "".join(lines))
     if arguments.svg is not None:
         write_text(arguments.svg, timeline_svg(result.events))
+    if context.dlq_entry is not None:
+        letter_id = context.dlq_entry.id
+        complain(f"kept as dead letter {letter_id}; resume it with")
+        complain(f"  stageflow dlq replay {letter_id[:8]} --store {shlex.quote(arguments.dlq)}")
+    if result.dead_letter_error is not None:
+        complain(f"error: NOT kept as a dead letter: {result.dead_letter_error}")
     return 0 if result.failure is None else 1
 
 
-def _report(result: RunResult, color: bool) -> None:
+async def _run_kept(pipeline: Pipeline, context: PipelineContext, file: str | None) -> RunResult:
+    if file is None:
+        return await pipeline.run(context)
+    async with SQLiteDeadLetterStore(file) as store:
+        return await PipelineOrchestrator(pipeline.build(), dead_letters=store).run(context)
+
+
+def _fault(text: str) -> FaultInjector:
+    """The type of an option ``PROVIDER=FAULT``."""
+    provider, equals, fault = text.partition("=")
+    if not (provider and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PROVIDER=FAULT")
+    try:
+        return inject_fault(provider, fault)
+    except StageflowError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def report(result: RunResult, color: bool) -> None:
+    """Print the outputs of a run, its timeline, and why it failed."""
     if "answer" in result.outputs:
         say(f"{result.outputs['answer']}\n")
     elif result.outputs:
@@ -120,7 +170,8 @@ def _report(result: RunResult, color: bool) -> None:
         complain(f"the user is told: {result.user_message}")
 
 
-def _as_json(result: RunResult) -> dict[str, Any]:
+def as_json(result: RunResult) -> dict[str, Any]:
+    """A run's result as JSON can hold it."""
     return {
         "pipeline": result.pipeline,
         "pipeline_run_id": result.pipeline_run_id,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
+import random
 from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -88,9 +88,9 @@ def letter_of_run(context: PipelineContext, graph: StageGraph, result: RunResult
     failed = _failed_stage(events, graph, failure)
     created_at = events[-1].timestamp
     # Seeded runs may repeat their ids; the moment tells their letters apart.
-    named = f"{result.pipeline_run_id} {created_at.isoformat()}"
+    named = random.Random(f"{result.pipeline_run_id} {created_at.isoformat()}")
     return DeadLetter(
-        id=hashlib.sha256(named.encode()).hexdigest()[:32],
+        id=f"{named.getrandbits(128):032x}",
         created_at=created_at,
         pipeline=result.pipeline,
         pipeline_run_id=result.pipeline_run_id,

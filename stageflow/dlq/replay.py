@@ -117,6 +117,15 @@ def check_fits(letter: DeadLetter, graph: StageGraph) -> None:
     problem = _misfit(letter, graph)
     if problem is not None:
         raise DeadLetterMismatchError(letter.id, graph.name, problem)
+    check_storable(letter)
+
+
+def check_storable(letter: DeadLetter) -> None:
+    """Check that a letter holds all values that its run needs.
+
+    Raises:
+        UnstorableValueError: Some could not be stored.
+    """
     unstorable = letter.unstorable()
     if unstorable:
         described = [(path, found.type_name) for path, found in unstorable.items()]
