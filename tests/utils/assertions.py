@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from stageflow import Event, Pipeline, RunResult
 
 _STAGE_ENDS = {"completed", "failed", "skipped", "cancelled"}
+_BETWEEN = {"retrying", "breaker_open", "breaker_half_open", "breaker_closed"}
 _RUN_ENDS = {"pipeline.completed", "pipeline.failed", "pipeline.cancelled"}
 
 
@@ -51,6 +52,9 @@ def assert_events_sound(pipeline: Pipeline, events: Sequence[Event]) -> None:
             assert event.stage not in started, f"{event.stage} started twice"
             assert dependencies[event.stage] <= ends.keys(), f"{event.stage} started too early"
             started.add(event.stage)
+        elif what in _BETWEEN:
+            assert event.stage in started
+            assert event.stage not in ends, f"{event.type} after the end of the stage"
         else:
             assert what in _STAGE_ENDS, f"unknown event {event.type}"
             assert what == "skipped" or event.stage in started

@@ -1,0 +1,323 @@
+"""Cancellation at every await: five pipelines, bare and with each interceptor around each stage.
+
+A run is begun again and again, and its caller cancelled at the first pass of the event loop, at
+the second, and so on, until a run comes to its end before its cancellation would be due. A stage
+can only be cancelled where it awaits, and every await takes at least one pass, so none is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from stageflow import (
+    Interceptor,
+    LoggingInterceptor,
+    MetricsInterceptor,
+    Pipeline,
+    PipelineContext,
+    ProviderRegistry,
+    RunStatus,
+    StageContext,
+    StageOutput,
+    StageSpec,
+    TimeoutInterceptor,
+    TracingInterceptor,
+    stage,
+    subpipeline,
+)
+from stageflow.breaker import BreakerPolicy, BreakerRegistry, BreakerState
+from stageflow.errors import CircuitOpenError
+from stageflow.interceptors.breaker import BreakerInterceptor
+from stageflow.interceptors.metrics import InMemoryMetrics
+from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
+from stageflow.interceptors.tracing import InMemoryTracer
+from stageflow.kernels.chat import chat
+from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.kernels.voice import voice
+from stageflow.providers.fake import speech_of_text
+from stageflow.providers.resilience import Fallback, Watched
+from tests.utils.assertions import assert_events_sound
+from tests.utils.factories import make_pipeline
+from tests.utils.scripted import ASKED, ScriptedLLM
+from tests.utils.virtual_time import VirtualTimeLoop
+
+PROBES = 50
+
+
+# ── a loop that cancels ─────────────────────────────────────────────────────────────────────
+
+
+class CancellingLoop(VirtualTimeLoop):
+    """Calls a function once, at the start of its n-th pass.
+
+    Attributes:
+        passes: How many passes there were since the function was set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+        self._due: tuple[int, Callable[[], object]] | None = None
+        select = self._clock.select
+
+        def counting(timeout: float | None = None) -> Any:
+            self.passes += 1
+            if self._due is not None and self._due[0] == self.passes:
+                self._due[1]()
+                # What was called has work for this pass: no time is waited for.
+                return select(0)
+            return select(timeout)
+
+        self._clock.select = counting  # type: ignore[method-assign]
+
+    def at_pass(self, number: int, callback: Callable[[], object]) -> None:
+        self.passes, self._due = 0, (number, callback)
+
+
+# ── what is run ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Ledger:
+    """The calls of providers: how many were begun, and how many cleaned up behind them."""
+
+    begun: int = 0
+    cleaned_up: int = 0
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """One call, whose clean-up takes a pass of the loop: it can be cancelled there, too."""
+        self.begun += 1
+        try:
+            yield
+        finally:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                self.cleaned_up += 1
+
+
+@dataclass
+class Tracked:
+    """A provider whose every call is in the ledger."""
+
+    provider: Any
+    ledger: Ledger
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        async with self.ledger.call():
+            return await getattr(self.provider, method)(*args)
+
+    async def complete(self, *args: Any) -> Any:
+        return await self._call("complete", *args)
+
+    async def transcribe(self, *args: Any) -> Any:
+        return await self._call("transcribe", *args)
+
+    async def synthesize(self, *args: Any) -> Any:
+        return await self._call("synthesize", *args)
+
+    async def get(self, *args: Any) -> Any:
+        return await self._call("get", *args)
+
+    async def put(self, *args: Any) -> Any:
+        return await self._call("put", *args)
+
+    async def stream(self, *args: Any) -> AsyncIterator[Any]:
+        async with self.ledger.call(), aclosing(self.provider.stream(*args)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+def asks(name: str, *dependencies: str, **fields: Any) -> StageSpec:
+    """A stage that asks the language model."""
+
+    async def runner(ctx: StageContext) -> StageOutput:
+        await ctx.llm.complete(ASKED)
+        return StageOutput.ok()
+
+    return StageSpec(name, runner, dependencies, provider="llm", **fields)
+
+
+@stage(dependencies=["first"], outputs=["streamed"], provider="llm", timeout_s=60.0)
+async def streaming(ctx: StageContext) -> StageOutput:
+    """Read a stream whose first provider stalls before its first piece."""
+    async with aclosing(ctx.provider("resilient").stream(ASKED)) as pieces:
+        return StageOutput.ok(streamed=[piece async for piece in pieces])
+
+
+@stage(dependencies=["first"], required=False)
+async def flaky(ctx: StageContext) -> StageOutput:
+    """Fail twice before it succeeds."""
+    await ctx.provider("flaky").complete(ASKED)
+    return StageOutput.ok()
+
+
+def fan() -> Pipeline:
+    """One stage, four at once, one after them."""
+    middle = [asks(f"m{n}", "source", required=n > 1) for n in range(4)]
+    return make_pipeline(
+        asks("source"), *middle, asks("sink", *(s.name for s in middle), timeout_s=9.0)
+    )
+
+
+def nested() -> Pipeline:
+    """A child run beside another stage."""
+    child = Pipeline("child", [asks("c1"), asks("c2", "c1")])
+    return make_pipeline(asks("first"), subpipeline("inner", child), asks("last", "inner", "first"))
+
+
+def resilient() -> Pipeline:
+    """Providers that fail and stall."""
+    return make_pipeline(asks("first"), streaming, flaky, asks("last", "streaming", "flaky"))
+
+
+PIPELINES: dict[str, Callable[[], Pipeline]] = {
+    "voice": voice,
+    "chat": chat,
+    "fan": fan,
+    "nested": nested,
+    "resilient": resilient,
+}
+
+
+def providers(pipeline: str, ledger: Ledger) -> ProviderRegistry:
+    """Fakes for one run, each tracked."""
+    if pipeline in ("voice", "chat"):
+        given = dict(default_providers())
+    else:
+        first = ScriptedLLM(["x", 9.0, "y"], [5.0, "x"])
+        stalls, answers = ScriptedLLM([99.0, "x"]), ScriptedLLM(["a", 0.1, "b"])
+        given = {
+            "llm": ScriptedLLM(0.5, 0.25, 0.5, 0.75, 1.0),
+            "flaky": ScriptedLLM([0.1, ConnectionError()], [0.1, ConnectionError()], 0.1),
+            "resilient": Fallback(Watched(Tracked(stalls, ledger), 1.0), Tracked(answers, ledger)),
+            "unused": first,
+        }
+    return ProviderRegistry(**{name: Tracked(given[name], ledger) for name in given})
+
+
+# ── what stands around it ───────────────────────────────────────────────────────────────────
+
+
+def half_open_breakers() -> BreakerRegistry:
+    """Breakers that are about to let probes through: each permit that gets lost would show."""
+    policy = BreakerPolicy(failures=1, cooldown_s=1.0, probes=PROBES, successes=PROBES)
+    breakers = BreakerRegistry(policy)
+    for name in ("llm", "stt", "tts", "db"):
+        breakers[name].fail(breakers[name].acquire(long_ago), long_ago)
+    return breakers
+
+
+def long_ago() -> float:
+    return -100.0
+
+
+@dataclass
+class Around:
+    """One of each interceptor, and what it writes to."""
+
+    breakers: BreakerRegistry = field(default_factory=half_open_breakers)
+    tracer: InMemoryTracer = field(default_factory=InMemoryTracer)
+    metrics: InMemoryMetrics = field(default_factory=InMemoryMetrics)
+
+    def interceptors(self, name: str) -> list[Interceptor]:
+        """The one of that name, all or none of them."""
+        logger = logging.Logger("silent", logging.DEBUG)
+        every: dict[str, Interceptor] = {
+            "tracing": TracingInterceptor(self.tracer),
+            "metrics": MetricsInterceptor(self.metrics),
+            "logging": LoggingInterceptor(logger),
+            "retry": RetryInterceptor(RetryPolicy(base_delay_s=0.2)),
+            "breaker": BreakerInterceptor(self.breakers),
+            "timeout": TimeoutInterceptor(30.0),
+        }
+        return list(every.values()) if name == "all" else [every[name]] if name in every else []
+
+    def assert_nothing_is_kept(self, started: int) -> None:
+        """Every permit is back, every span closed, every execution measured."""
+        for name, breaker in self.breakers.items():
+            if breaker.state is BreakerState.HALF_OPEN:
+                for _ in range(PROBES):
+                    breaker.acquire(long_ago)
+                with pytest.raises(CircuitOpenError, match=name):
+                    breaker.acquire(long_ago)
+        assert all(span.ended for span in self.tracer.spans)
+        measured = sum(map(len, self.metrics.durations_ms.values()))
+        assert measured in (0, started)
+
+
+# ── the test ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Ended:
+    """How one run ended."""
+
+    untouched: bool
+    cancelled_stages: set[str]
+    context: PipelineContext
+
+
+def run_and_cancel(name: str, around_with: str, number: int) -> Ended:
+    """Run a pipeline, cancel its caller at that pass of the loop, and check what is left."""
+    ledger, around, pipeline = Ledger(), Around(), PIPELINES[name]()
+    given = {"audio": speech_of_text("hello"), "text": "hello", "user_id": KNOWN_USER}
+    inputs = {key: given[key] for key in pipeline.inputs}
+    ctx = PipelineContext(inputs, providers=providers(name, ledger), seed=1)
+    with asyncio.Runner(loop_factory=CancellingLoop) as runner:
+        untouched = runner.run(
+            _cancelled_at(pipeline, ctx, around.interceptors(around_with), number)
+        )
+    assert ledger.begun == ledger.cleaned_up
+    events = ctx.get_events()
+    assert_events_sound(pipeline, events)
+    cancelled = {event.stage for event in events if event.type.endswith(".cancelled")}
+    if not untouched:
+        assert ctx.status is not RunStatus.RUNNING
+    started = sum(e.type.endswith(".started") and e.stage is not None for e in events)
+    around.assert_nothing_is_kept(started)
+    return Ended(untouched, {stage for stage in cancelled if stage}, ctx)
+
+
+async def _cancelled_at(
+    pipeline: Pipeline, ctx: PipelineContext, interceptors: list[Interceptor], number: int
+) -> bool:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, CancellingLoop)
+    run = asyncio.create_task(pipeline.run(ctx, interceptors=interceptors))
+    asked: list[bool] = []
+    loop.at_pass(number, lambda: asked.append(run.cancel()))
+    await asyncio.wait([run])
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks were left behind: {left}"
+    # A task that has ended refuses: only then may the run have come to its end.
+    assert run.cancelled() == (asked == [True]), "a cancellation was swallowed"
+    return not run.cancelled()
+
+
+@pytest.mark.parametrize(
+    "around", ["none", "tracing", "metrics", "logging", "retry", "breaker", "timeout", "all"]
+)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_run_can_be_cancelled_at_every_await(name: str, around: str) -> None:
+    """No task is left, clean-ups have run, terminal events are written, permits are returned."""
+    # In the first pass its task would not even have begun.
+    number, ended = 2, run_and_cancel(name, around, 2)
+    caught: set[str] = set()
+    while not ended.untouched:
+        caught |= ended.cancelled_stages
+        number += 1
+        ended = run_and_cancel(name, around, number)
+    assert ended.context.status is RunStatus.COMPLETED
+    # The chat's guard awaits nothing, so there is no place to catch it at.
+    begun = {event.stage for event in ended.context.get_events() if event.stage}
+    assert caught == begun - {"guard"}
+    assert number > 10
