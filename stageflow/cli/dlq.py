@@ -49,8 +49,7 @@ _SHOW_EXAMPLES = """\
 """
 _REPLAY_EXAMPLES = """\
   stageflow dlq replay 3f0c6b --store letters.db
-  stageflow dlq replay 3f0c6b --store letters.db --pipeline shop.turns:order \\
-      --providers shop.services:providers
+  stageflow dlq replay 3f0c6b --pipeline shop.turns:order --providers shop.services:real
 """
 _EXPORT_EXAMPLES = """\
   stageflow dlq export 3f0c6b --store letters.db > test_3f0c6b.py && pytest test_3f0c6b.py

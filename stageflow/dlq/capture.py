@@ -6,17 +6,21 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from stageflow.classification import classify
 from stageflow.context import PipelineContext, RunScope
-from stageflow.errors import StageflowError, StrayCancellationError
+from stageflow.errors import DuplicateDeadLetterError, StageflowError, StrayCancellationError
 from stageflow.events import COMPLETED, FAILED, SKIPPED, STARTED, TERMINAL, Event
 from stageflow.graph import StageGraph
 from stageflow.letter import DeadLetter, LetterBox, LetterError, StageEnding, StageRecord
 from stageflow.result import RunResult
 
 T = TypeVar("T")
+
+#: How many other letters may have the id that a letter would get.
+_SAME_IDS = 100
 
 _log = logging.getLogger("stageflow.dlq")
 
@@ -49,8 +53,21 @@ async def bury(box: LetterBox, scope: RunScope, graph: StageGraph, result: RunRe
 
 async def _put(box: LetterBox, scope: RunScope, graph: StageGraph, result: RunResult) -> None:
     letter = letter_of_run(scope.context, graph, result)
-    await box.put(letter)
+    for _ in range(_SAME_IDS):
+        try:
+            await box.put(letter)
+        except DuplicateDeadLetterError:
+            # Simulations may repeat ids and moments; the letters differ all the same.
+            letter = replace(letter, id=_id_from(letter.id))
+        else:
+            break
+    else:
+        await box.put(letter)
     scope.dead_letter = letter
+
+
+def _id_from(text: str) -> str:
+    return f"{random.Random(text).getrandbits(128):032x}"
 
 
 def _lost(result: RunResult, error: BaseException) -> StageflowError:
@@ -87,10 +104,9 @@ def letter_of_run(context: PipelineContext, graph: StageGraph, result: RunResult
     assert failure is not None, "a run that has not failed leaves no dead letter"
     failed = _failed_stage(events, graph, failure)
     created_at = events[-1].timestamp
-    # Seeded runs may repeat their ids; the moment tells their letters apart.
-    named = random.Random(f"{result.pipeline_run_id} {created_at.isoformat()}")
     return DeadLetter(
-        id=f"{named.getrandbits(128):032x}",
+        # Seeded runs may repeat their ids; the moment tells their letters apart.
+        id=_id_from(f"{result.pipeline_run_id} {created_at.isoformat()}"),
         created_at=created_at,
         pipeline=result.pipeline,
         pipeline_run_id=result.pipeline_run_id,

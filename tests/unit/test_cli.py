@@ -415,7 +415,9 @@ def test_help_has_examples_that_parse() -> None:
     """Every command of ours has examples in its help, and each of them parses."""
     parser = app.make_parser()
     shown = {name: text for name, text in parsers(parser, "stageflow") if "pulse " not in name}
-    assert set(shown) == {f"stageflow{c}" for c in ("", " run", " graph", " timeline", " pulse")}
+    dlq = (" dlq", " dlq list", " dlq show", " dlq replay", " dlq export")
+    ours = ("", " run", " graph", " timeline", *dlq, " pulse")
+    assert set(shown) == {f"stageflow{command}" for command in ours}
     for name, text in shown.items():
         examples = re.findall(r"^  (?:.* \| )?stageflow (.+?)(?:   .*| >.*)?$", text, re.MULTILINE)
         assert examples, f"{name} has no example"
