@@ -513,3 +513,14 @@ def test_cancelling_every_task_that_there_is_ends_a_run_in_order(passes: int) ->
     assert ctx.status is RunStatus.CANCELLED
     assert_events_sound(pipeline, ctx.get_events())
     assert only(ctx.get_events(), f"stage.s{length - 1}.skipped").data["reason"]
+
+
+def test_nothing_starts_once_the_run_has_failed() -> None:
+    """Not even what was ready, and had a driver of its own coming."""
+    result = run(
+        make_spec("suspends", pauses_s=(1.0,)),
+        make_spec("fails", ending="raise"),
+        make_spec("ready", outputs=("x",)),
+    )
+    assert statuses(result)["ready"] == "skipped"
+    assert result.outputs == {}

@@ -50,6 +50,16 @@ def test_a_run_fails_exactly_when_a_required_stage_does_or_the_deadline_passes(
 
 
 @given(event_sequences())
+def test_nothing_starts_once_a_required_stage_has_failed(run: RecordedRun) -> None:
+    """What follows are ends alone."""
+    required = {spec.name for spec in run.pipeline.stages if spec.required}
+    failed = False
+    for e in run.events:
+        assert not (failed and e.what == "started"), f"{e.stage} started after a failure"
+        failed = failed or (e.what == "failed" and e.stage in required)
+
+
+@given(event_sequences())
 def test_each_end_says_what_it_owes(run: RecordedRun) -> None:
     """Durations, error codes, reasons; and a duration is the time between the two events."""
     begun: dict[str | None, float] = {}
