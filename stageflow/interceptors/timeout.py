@@ -83,9 +83,6 @@ def _go_on(
         try:
             yield awaited
             break
-        except GeneratorExit:
-            call.close()
-            raise
         except BaseException as error:
             try:
                 awaited = call.throw(error)

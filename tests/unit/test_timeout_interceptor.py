@@ -23,7 +23,7 @@ from stageflow.interceptors.base import CallNext
 from tests.utils.assertions import only
 from tests.utils.factories import make_pipeline, make_spec
 from tests.utils.mocks import ScriptedError
-from tests.utils.virtual_time import run_virtual
+from tests.utils.virtual_time import VirtualTimeLoop, run_virtual
 
 
 def run(spec: StageSpec, *interceptors: Interceptor, **context: Any) -> RunResult:
@@ -230,3 +230,16 @@ def test_an_exception_thrown_into_the_first_wait_reaches_the_stage() -> None:
 
     result = run(StageSpec("a", forgiving, outputs=("at",)), TimeoutInterceptor(1))
     assert result.outputs == {"at": 0.1}
+
+
+def test_work_before_the_first_await_counts() -> None:
+    """A call that has worked for 0.75 s before it waits has 0.25 s left of its one second."""
+
+    async def busy(ctx: StageContext) -> StageOutput:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.pass_time(0.75)
+        await asyncio.sleep(9)
+        return StageOutput.ok()
+
+    assert_timed_out(run(StageSpec("a", busy), TimeoutInterceptor(1)), 1)

@@ -51,6 +51,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Seconds since the loop was made, in its own time."""
         return self._clock.now_s
 
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass as work does that holds the loop."""
+        self._clock.now_s += seconds
+
 
 def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `main` in a loop of virtual time, and make sure that no task outlives it.
