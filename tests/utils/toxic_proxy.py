@@ -65,6 +65,7 @@ class ToxicProxy:
         toxics: What is done to connections from now on.
         script: What is done to the next ones, one after another, before `toxics` holds.
         accepted: How many connections have come.
+        reached: Set when the first one has.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
@@ -72,9 +73,10 @@ class ToxicProxy:
         self.toxics = HEALTHY
         self.script: deque[Toxics] = deque()
         self.accepted = 0
+        self.reached = asyncio.Event()
         self.port = 0
         self._connect = connect
-        self._links: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[_Link] = set()
         self._listening: asyncio.Server | None = None
 
@@ -91,9 +93,9 @@ class ToxicProxy:
     ) -> None:
         assert self._listening is not None
         self._listening.close()
-        for link in self._links:
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def poison_open(self, toxics: Toxics) -> None:
         """Change what is done to the connections that are open now, counting bytes anew."""
@@ -101,41 +103,43 @@ class ToxicProxy:
             link.toxics = toxics
             link.passed_bytes = 0
 
-    async def abandon_open(self) -> None:
+    def abandon_open(self) -> None:
         """Take the server away from the connections that are open, without a word to clients."""
         for link in self._open:
             link.ended = Ending.HALF_OPEN
-            await _close(link.server)
+            link.server[1].transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self.reached.set()
+        toxics = self.script.popleft() if self.script else self.toxics
         task = asyncio.current_task()
         assert task is not None
-        self._links.add(task)
+        self._tasks.add(task)
         try:
-            await self._serve((reader, writer))
+            await self._serve(_Link((reader, writer), await self._connect(), toxics))
         except (asyncio.CancelledError, OSError):
             # The proxy closes, or one of the two ends has gone: the connection is over.
             pass
         finally:
-            self._links.discard(task)
-            await _close((reader, writer))
+            writer.close()
+            self._tasks.discard(task)
 
-    async def _serve(self, client: Streams) -> None:
-        self.accepted += 1
-        toxics = self.script.popleft() if self.script else self.toxics
-        link = _Link(client, await self._connect(), toxics)
-        if toxics == Toxics(ending=Ending.BLACK_HOLE):
+    async def _serve(self, link: _Link) -> None:
+        if link.toxics == Toxics(ending=Ending.BLACK_HOLE):
             link.ended = Ending.BLACK_HOLE
         self._open.add(link)
-        up, down = asyncio.create_task(_send_up(link)), asyncio.create_task(_send_down(link))
+        ways = [asyncio.create_task(way(link)) for way in (_send_up, _send_down)]
+        self._tasks.update(ways)
         try:
-            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            up.cancel()
-            down.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
+            link.server[1].transport.abort()
             self._open.discard(link)
-            await _close(link.server)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            self._tasks.difference_update(ways)
 
 
 async def _send_up(link: _Link) -> None:
@@ -164,7 +168,7 @@ async def _send_down(link: _Link) -> None:
     if link.ended is Ending.RESET:
         _reset(link.client[1])
     elif link.ended is Ending.HALF_OPEN:
-        await _close(link.server)
+        link.server[1].transport.abort()
     if link.ended in (Ending.BLACK_HOLE, Ending.HALF_OPEN):
         await asyncio.get_running_loop().create_future()
 
@@ -174,13 +178,3 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     linger = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     writer.transport.abort()
-
-
-async def _close(streams: Streams) -> None:
-    writer = streams[1]
-    writer.close()
-    try:
-        await writer.wait_closed()
-    except OSError:
-        # It was broken before; closed it is all the same.
-        return
