@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -421,6 +423,46 @@ async def test_a_task_that_outlives_the_block_is_restored_too() -> None:
     await task
     assert heard == ["service_unavailable", HEALTHY, HEALTHY]
     assert llm.calls == 1
+
+
+@in_virtual_time
+async def test_a_task_that_outlives_the_inner_block_meets_the_outer_fault() -> None:
+    """To a task from an inner block that is left, the outer block's fault is back as to others."""
+    registry = providers()
+
+    async def ask_later() -> str:
+        await asyncio.sleep(1)
+        return await answer(registry)
+
+    with inject_fault("llm", FaultType.ERROR):
+        with inject_fault("llm", FaultType.DISCONNECT):
+            task = asyncio.create_task(ask_later())
+        assert await task == "service_unavailable"
+
+
+@in_virtual_time
+async def test_a_block_leaves_nothing_behind() -> None:
+    """Once its block is left nothing holds on to an injector."""
+    injector = inject_fault("llm", FaultType.ERROR)
+    with injector:
+        await answer(providers())
+    kept = weakref.ref(injector)
+    del injector
+    gc.collect()
+    assert kept() is None
+
+
+@in_virtual_time
+async def test_a_call_that_never_begins_is_no_call() -> None:
+    """A call that is cancelled before it begins is not counted, and reaches nobody."""
+    search = Search()
+    with inject_fault("search", FaultType.SLOW) as injector:
+        task = asyncio.create_task(ProviderRegistry(search=search)["search"].find("x"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    gc.collect()  # what was made and never awaited would warn here, and warnings are errors
+    assert injector.calls == 0
 
 
 @in_virtual_time

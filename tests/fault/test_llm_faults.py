@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from stageflow import LoggingInterceptor, RunResult
+from stageflow import LoggingInterceptor, PipelineContext, PipelineOrchestrator, RunResult
+from stageflow.breaker import BreakerPolicy, BreakerRegistry
 from stageflow.context import RunStatus
+from stageflow.interceptors.breaker import BreakerInterceptor
+from stageflow.kernels.chat import chat
 from stageflow.kernels.voice import voice
 from stageflow.testing.faults import FaultType, inject_fault
 from tests.fault.turns import (
@@ -17,10 +20,12 @@ from tests.fault.turns import (
     READ_MS,
     STT_MS,
     is_fit_for_users,
+    providers,
     statuses,
     taken,
 )
 from tests.utils.assertions import assert_run_sound, only
+from tests.utils.virtual_time import run_virtual
 
 BEFORE_MS = STT_MS + READ_MS
 LIMIT_MS = 15_000.0  # the kernel's own limit for the model
@@ -132,6 +137,32 @@ def test_an_invalid_reply_is_told_from_a_bug() -> None:
     result = taken(inject_fault("llm", FaultType.INVALID, reply=["x" * 10_000]))
     assert "the language model answered with no text: ['xxx" in str(result.error)
     assert len(str(result.error)) < 200
+
+
+@pytest.mark.parametrize(
+    ("fault_type", "code"),
+    [
+        (FaultType.EMPTY, "invalid_reply"),
+        (FaultType.INVALID, "invalid_reply"),
+        (FaultType.ERROR, "service_unavailable"),
+    ],
+)
+def test_a_chat_fails_as_kindly(fault_type: FaultType, code: str) -> None:
+    """The chat kernel, too, takes nothing for an answer that is none, and names its model."""
+
+    async def main() -> None:
+        breaker = BreakerInterceptor(BreakerRegistry(BreakerPolicy(failures=2)))
+        orchestrator = PipelineOrchestrator(chat().build(), interceptors=[breaker])
+        codes = []
+        with inject_fault("llm", fault_type):
+            for _ in range(3):
+                ctx = PipelineContext({"text": "hi", "user_id": "ada"}, providers=providers())
+                result = await orchestrator.run(ctx)
+                assert is_fit_for_users(result.user_message)
+                codes.append(result.failure.code if result.failure else None)
+        assert codes == [code, code, "circuit_open"]
+
+    run_virtual(main)
 
 
 def test_the_turn_after_the_fault_is_well() -> None:

@@ -20,7 +20,7 @@ from stageflow.breaker import BreakerPolicy, BreakerRegistry
 from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.interceptors.breaker import BreakerInterceptor
 from stageflow.kernels.voice import voice
-from stageflow.testing.faults import FaultType, inject_fault
+from tests.fault.injection import FaultType, inject_fault
 from tests.fault.turns import context
 from tests.utils.virtual_time import run_virtual
 
