@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Self
 
 from stageflow.errors import InvalidConfigError, nearest
 from stageflow.providers.registry import adapted
-from stageflow.testing.faults import kinds
-from stageflow.testing.faults.kinds import Fault, refused
+from stageflow.testing.faults import kinds, replies
+from stageflow.testing.faults.kinds import Fault
+from stageflow.testing.faults.options import refused
 from stageflow.testing.faults.proxy import FaultyProvider
 
 
@@ -45,8 +46,8 @@ _KINDS: Mapping[FaultType, type[Fault]] = {
     FaultType.STALL: kinds.Stall,
     FaultType.CUT: kinds.Cut,
     FaultType.RATE_LIMITED: kinds.RateLimited,
-    FaultType.EMPTY: kinds.Reply,
-    FaultType.INVALID: kinds.Reply,
+    FaultType.EMPTY: replies.Reply,
+    FaultType.INVALID: replies.Reply,
     FaultType.DISCONNECT: kinds.Disconnect,
 }
 
@@ -243,7 +244,7 @@ def _script(script: str | Sequence[str]) -> list[bool]:
 class LlmFaultInjector(FaultInjector):
     """Faults of a language model: all."""
 
-    kinds = _kinds(EMPTY=kinds.EmptyAnswer, INVALID=kinds.InvalidAnswer)
+    kinds = _kinds(EMPTY=replies.EmptyAnswer, INVALID=replies.InvalidAnswer)
 
     def __init__(
         self, fault_type: FaultType | str, *, provider: str = "llm", **options: Any
@@ -254,7 +255,7 @@ class LlmFaultInjector(FaultInjector):
 class SttFaultInjector(FaultInjector):
     """Faults of speech to text: all but CUT, as a transcript comes in one piece."""
 
-    kinds = _kinds(FaultType.CUT, EMPTY=kinds.EmptyTranscript, INVALID=kinds.InvalidTranscript)
+    kinds = _kinds(FaultType.CUT, EMPTY=replies.EmptyTranscript, INVALID=replies.InvalidTranscript)
 
     def __init__(
         self, fault_type: FaultType | str, *, provider: str = "stt", **options: Any
@@ -265,7 +266,7 @@ class SttFaultInjector(FaultInjector):
 class TtsFaultInjector(FaultInjector):
     """Faults of text to speech: all but CUT, as the sound comes in one piece."""
 
-    kinds = _kinds(FaultType.CUT, EMPTY=kinds.EmptySound, INVALID=kinds.InvalidSound)
+    kinds = _kinds(FaultType.CUT, EMPTY=replies.EmptySound, INVALID=replies.InvalidSound)
 
     def __init__(
         self, fault_type: FaultType | str, *, provider: str = "tts", **options: Any
@@ -280,8 +281,8 @@ class DbFaultInjector(FaultInjector):
         FaultType.CUT,
         FaultType.RATE_LIMITED,
         ERROR=kinds.DatabaseRaises,
-        EMPTY=kinds.NoRecord,
-        INVALID=kinds.InvalidRecord,
+        EMPTY=replies.NoRecord,
+        INVALID=replies.InvalidRecord,
     )
 
     def __init__(

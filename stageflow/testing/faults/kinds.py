@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
-from stageflow.errors import InvalidConfigError
-from stageflow.providers.ports import Audio
 from stageflow.testing.faults.errors import (
     InjectedDatabaseError,
     InjectedHTTPError,
     connection_reset,
 )
+from stageflow.testing.faults.options import is_integer, refused, require_amount, require_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,119 +286,3 @@ class RateLimited(Fault):
         wait_s = self.retry_after_s
         headers = {} if wait_s is None else {"Retry-After": f"{wait_s:g}"}
         raise InjectedHTTPError(f"{call.provider!r}: too many requests", 429, headers)
-
-
-# ── answers that are none ───────────────────────────────────────────────────────────────────
-
-_NOT_GIVEN: Any = object()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply(Fault):
-    """The provider answers at once, with `reply` in place of an answer."""
-
-    reply: Any = _NOT_GIVEN
-
-    #: What is answered if no reply is given, by method; other methods are left alone.
-    by_method: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-
-    def __post_init__(self) -> None:
-        if self.reply is _NOT_GIVEN and not self.by_method:
-            raise refused(
-                "EMPTY and INVALID",
-                "reply",
-                None,
-                "say what the provider shall answer, reply=…; only the ports have a default (with"
-                " LlmFaultInjector(…, provider=…), say, a provider of another name is one)",
-            )
-
-    def affects(self, method: str) -> bool:
-        """Whether there is something to answer in place of that method."""
-        return self.reply is not _NOT_GIVEN or method in self.by_method
-
-    def _reply_to(self, call: Call) -> Any:
-        return self.by_method[call.method] if self.reply is _NOT_GIVEN else self.reply
-
-    async def answer(self, call: Call) -> Any:
-        """The reply."""
-        return self._reply_to(call)
-
-    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
-        """The reply as the only piece, unless it is a list or tuple of pieces."""
-        reply = self._reply_to(call)
-        for piece in reply if isinstance(reply, list | tuple) else (reply,):
-            yield piece
-
-
-class EmptyAnswer(Reply):
-    """The model has nothing to say."""
-
-    by_method = MappingProxyType({"complete": "", "stream": ()})
-
-
-class InvalidAnswer(Reply):
-    """The model's answer holds no text, as where its content is null."""
-
-    by_method = MappingProxyType({"complete": None, "stream": (None,)})
-
-
-class EmptyTranscript(Reply):
-    """Nothing was heard."""
-
-    by_method = MappingProxyType({"transcribe": ""})
-
-
-class InvalidTranscript(Reply):
-    """The body of an error, served as if it were a transcript."""
-
-    by_method = MappingProxyType({"transcribe": {"error": "decoder crashed"}})
-
-
-class EmptySound(Reply):
-    """Sound without a sample."""
-
-    by_method = MappingProxyType({"synthesize": Audio(b"")})
-
-
-class InvalidSound(Reply):
-    """Sound torn in the middle of a 16-bit sample."""
-
-    by_method = MappingProxyType({"synthesize": Audio(b"\x00\x10\x00")})
-
-
-class NoRecord(Reply):
-    """The database holds nothing, whatever was put there."""
-
-    by_method = MappingProxyType({"get": None})
-
-
-class InvalidRecord(Reply):
-    """A record that was torn when it was written, and so comes back as the text that it is."""
-
-    by_method = MappingProxyType({"get": '{"turns": [{"user": "hel'})
-
-
-# ── options ─────────────────────────────────────────────────────────────────────────────────
-
-
-def refused(kind: str, field: str, found: object, mend: str) -> InvalidConfigError:
-    """What is raised for an option that does not fit."""
-    return InvalidConfigError(f"fault {kind}", field, found, mend)
-
-
-def is_integer(found: object) -> bool:
-    """Whether it is an integer; True and False are none."""
-    return isinstance(found, int) and not isinstance(found, bool)
-
-
-def require_amount(kind: str, field: str, found: object, unit: str) -> None:
-    """Let finite numbers from 0 up pass, and nothing else."""
-    number = isinstance(found, float) or is_integer(found)
-    if not number or not 0 <= found < math.inf:  # type: ignore[operator]
-        raise refused(kind, field, found, f"give a number of {unit}, 0 or more")
-
-
-def require_count(kind: str, field: str, found: object) -> None:
-    """Let integers from 0 up pass, and nothing else."""
-    if not is_integer(found) or found < 0:  # type: ignore[operator]
-        raise refused(kind, field, found, "give an integer, 0 or more")
