@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stageflow.cli.errors import UsageError
-from stageflow.cli.load import KERNELS, load, load_pipeline
+from stageflow.cli.load import KERNELS, load, load_pipeline, made
 from stageflow.cli.options import (
     Commands,
     add_color,
@@ -266,9 +266,7 @@ def _pipeline_name(letter: DeadLetter, given: str | None) -> str:
 def _providers(name: str | None, seed: int, scale: float) -> ProviderRegistry:
     if name is None:
         return default_providers(seed=seed, scale=scale)
-    found = load(name)
-    if callable(found):
-        found = found()
+    found = made(name)
     if not isinstance(found, ProviderRegistry):
         raise UsageError(f"{name} is of type {type(found).__name__}, not a ProviderRegistry")
     return found

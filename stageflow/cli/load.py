@@ -38,12 +38,7 @@ def load_pipeline(name: str) -> Pipeline:
             f"there is no pipeline {name!r}; give voice, chat, or module:attribute of your own"
             f"{_did_you_mean(name, KERNELS)}"
         )
-    found = load(name)
-    if callable(found):
-        try:
-            found = found()
-        except Exception as error:
-            raise UsageError(f"calling {name} failed: {_described(error)}") from error
+    found = made(name)
     if not isinstance(found, Pipeline):
         raise UsageError(f"{name} is of type {type(found).__name__}, not a Pipeline")
     return found
@@ -59,6 +54,21 @@ def load(name: str) -> Any:
     if not (module_name and attribute):
         raise UsageError(f"{name!r} is not module:attribute")
     return _attribute(_module(module_name), attribute)
+
+
+def made(name: str) -> Any:
+    """The same, or if it can be called, what it returns.
+
+    Raises:
+        UsageError: There is no such thing, or calling it failed.
+    """
+    found = load(name)
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise UsageError(f"calling {name} failed: {_described(error)}") from error
 
 
 def _module(name: str) -> ModuleType:

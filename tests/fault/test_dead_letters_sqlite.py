@@ -171,6 +171,26 @@ def test_many_stores_may_make_the_same_file_at_once(path: Path) -> None:
     assert sorted(ids(path)) == sorted(make_letter(n).id for n in range(1, 13))
 
 
+def test_a_lock_that_sqlite_itself_does_not_wait_for_is_waited_for(path: Path) -> None:
+    """The first try meets a lock; it is gone at the second, and the work is done."""
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    hasty = sqlite3.connect(path, isolation_level=None, timeout=0)
+    tries = 0
+
+    def work() -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            blocker.execute("COMMIT")
+        return str(hasty.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+
+    assert SQLiteDeadLetterStore(path)._patiently(work) == "wal"
+    assert tries == 2
+    hasty.close()
+    blocker.close()
+
+
 # ── files that are not ours ─────────────────────────────────────────────────────────────────
 
 
@@ -386,6 +406,26 @@ def test_a_full_disk_ends_no_run_and_is_said_loudly(path: Path) -> None:
         assert_loud(line, path)
     assert ids(path) == kept
     put(path, make_letter())
+
+
+def test_a_store_goes_on_when_the_disk_has_room_again(path: Path) -> None:
+    """A letter that did not fit leaves nothing behind; the next one does fit."""
+
+    async def work(store: SQLiteDeadLetterStore) -> None:
+        await store.put(make_letter(1))
+
+        def allow(pages: int) -> None:
+            assert store._connection is not None
+            store._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+        await store._in_worker(allow, 5)
+        with pytest.raises(err.DeadLetterStoreError, match="full"):
+            await store.put(make_letter(2, inputs={"filler": "x" * 100_000}))
+        await store._in_worker(allow, 1_000)
+        await store.put(make_letter(3))
+
+    with_store(path, work)
+    assert ids(path) == [make_letter(1).id, make_letter(3).id]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root can")
