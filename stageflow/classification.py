@@ -211,10 +211,15 @@ def _retry_after_s(error: BaseException) -> float | None:
 
 
 def _header(headers: Any, name: str) -> str | None:
-    # Not every client's mapping ignores the case of names.
-    if isinstance(headers, Mapping) or callable(_attribute(headers, "items")):
-        for key, value in headers.items():
-            if isinstance(key, str) and key.lower() == name.lower() and isinstance(value, str):
+    # Not every client's mapping ignores the case of names, and not every one is a Mapping.
+    items = _attribute(headers, "items")
+    try:
+        pairs = list(items()) if callable(items) else []
+    except Exception:
+        return None
+    for pair in pairs:
+        match pair:
+            case (str(key), str(value)) if key.lower() == name.lower():
                 return value
     return None
 

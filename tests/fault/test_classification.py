@@ -16,13 +16,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import asyncpg  # type: ignore[import-untyped]
 import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from stageflow import errors as err
 from stageflow.classification import classify
 from stageflow.errors import ErrorCategory, StageflowError
+from tests.utils.postgres import PostgresServer
 
 _URL = "http://127.0.0.1/v1"
 
@@ -158,6 +165,14 @@ def test_an_error_that_wraps_a_reply_keeps_its_time_to_wait() -> None:
     assert type(failure) is err.RateLimitedError
     assert failure.retry_after_s == 9.0
     assert failure.__cause__ is raised
+
+
+@pytest.mark.parametrize("headers", [None, 5, [("Retry-After", "5")], Mock(), {5: b"5"}, "text"])
+def test_headers_of_no_known_kind_name_no_time_to_wait(headers: object) -> None:
+    """Whatever stands in the place of the headers, the status is understood."""
+    raised = AttributeStatusError(429, headers)  # type: ignore[arg-type]
+    failure = classify(raised)
+    assert (type(failure), failure.retry_after_s) == (err.RateLimitedError, None)
 
 
 @pytest.mark.parametrize("status", [200, 302, 399, 600, None, "500", 404.0])
@@ -366,6 +381,107 @@ def test_a_real_sqlite_file_in_trouble_is_understood(
     failure = classify(raised.value)
     assert type(failure) is becomes
     assert failure.retryable is (becomes is err.DatabaseBusyError)
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"),
+    [
+        ("SQLITE_BUSY", err.DatabaseBusyError),
+        ("SQLITE_BUSY_SNAPSHOT", err.DatabaseBusyError),
+        ("SQLITE_LOCKED_SHAREDCACHE", err.DatabaseBusyError),
+        ("SQLITE_PROTOCOL", err.DatabaseBusyError),
+        ("SQLITE_FULL", err.StorageFailedError),
+        ("SQLITE_IOERR", err.StorageFailedError),
+        ("SQLITE_IOERR_FSYNC", err.StorageFailedError),
+        ("SQLITE_READONLY_DBMOVED", err.StorageFailedError),
+        ("SQLITE_CANTOPEN", err.StorageFailedError),
+        ("SQLITE_PERM", err.StorageFailedError),
+        ("SQLITE_CORRUPT", err.StorageFailedError),
+        ("SQLITE_NOTADB", err.StorageFailedError),
+        ("SQLITE_NOMEM", err.OutOfResourcesError),
+        ("SQLITE_ERROR", err.StageRaisedError),
+        ("SQLITE_CONSTRAINT_UNIQUE", err.StageRaisedError),
+        ("SQLITE_MISUSE", err.StageRaisedError),
+    ],
+)
+def test_the_result_codes_of_sqlite_are_known_by_their_numbers(
+    name: str, becomes: type[StageflowError]
+) -> None:
+    """The numbers are those that the sqlite3 module itself gives to the names."""
+    raised = sqlite3.OperationalError("trouble")
+    raised.sqlite_errorcode = getattr(sqlite3, name)
+    assert type(classify(raised)) is becomes
+
+
+# ── PostgreSQL ──────────────────────────────────────────────────────────────────────────────
+
+
+def _raising(sqlstate: str) -> str:
+    return f"DO $$ BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '{sqlstate}'; END $$"
+
+
+_TROUBLE = [
+    ("SET lock_timeout = 1; SELECT pg_advisory_lock(4711)", err.DatabaseBusyError),
+    ("SET statement_timeout = 1; SELECT pg_sleep(9)", err.OperationTimeoutError),
+    ("SET default_transaction_read_only = on; CREATE TABLE t ()", err.ServiceUnavailableError),
+    ("SET ROLE pg_monitor; CREATE TABLE t ()", err.CredentialsRejectedError),
+    ("SELECT pg_terminate_backend(pg_backend_pid())", err.ConnectionFailedError),
+    ("SELECT nothing FROM nowhere", err.StageRaisedError),
+    ("SELECT 1/0", err.StageRaisedError),
+    (_raising("40001"), err.DatabaseBusyError),  # serialization_failure
+    (_raising("40P01"), err.DatabaseBusyError),  # deadlock_detected
+    (_raising("08006"), err.ConnectionFailedError),  # connection_failure
+    (_raising("28000"), err.CredentialsRejectedError),  # invalid_authorization
+    (_raising("53100"), err.StorageFailedError),  # disk_full
+    (_raising("53300"), err.DatabaseBusyError),  # too_many_connections
+    (_raising("57P03"), err.ServiceUnavailableError),  # cannot_connect_now
+    (_raising("58030"), err.StorageFailedError),  # io_error
+]
+
+
+@pytest.mark.parametrize(("sql", "becomes"), _TROUBLE, ids=[sql for sql, _ in _TROUBLE])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["asyncpg", "SQLAlchemy"])
+async def test_what_a_real_postgresql_says_is_understood(
+    postgres: PostgresServer, sql: str, becomes: type[StageflowError], wrapped: bool
+) -> None:
+    """The same trouble means the same, whether the driver or SQLAlchemy around it tells of it."""
+    expected: type[Exception] = DBAPIError if wrapped else asyncpg.PostgresError
+    holder = await asyncpg.connect(postgres.url)
+    await holder.execute("SELECT pg_advisory_lock(4711)")
+    engine = create_async_engine(
+        postgres.url.replace("postgresql:", "postgresql+asyncpg:"), poolclass=NullPool
+    )
+    try:
+        async with engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+
+            async def execute(statement: str) -> None:
+                if wrapped:
+                    await connection.execute(text(statement))
+                else:
+                    await driver.execute(statement)
+
+            *before, last = sql.split("; ") if sql.startswith("SET") else [sql]
+            for statement in before:
+                await driver.execute(statement)
+            with pytest.raises(expected) as raised:
+                await execute(last)
+    finally:
+        await engine.dispose()
+        await holder.close()
+    failure = classify(raised.value)
+    assert type(failure) is becomes
+    assert failure.__cause__ is raised.value
+
+
+async def test_a_database_that_does_not_exist_is_no_passing_trouble(
+    postgres: PostgresServer,
+) -> None:
+    """A wrong URL is not retried."""
+    with pytest.raises(asyncpg.InvalidCatalogNameError) as raised:
+        await asyncpg.connect(postgres.url, database="no_such_database")
+    assert not classify(raised.value).retryable
 
 
 # ── chains and groups ───────────────────────────────────────────────────────────────────────
