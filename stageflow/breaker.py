@@ -147,6 +147,7 @@ class CircuitBreaker:
         self._permit = Permit(0)
         self._opens_again_at_s = -math.inf
         self._in_a_row = 0
+        self._keeps_window = self.policy.failure_rate is not None
         #: When each call of the window ended, and whether it failed.
         self._recent: deque[tuple[float, bool]] = deque()
         self._recent_failures = 0
@@ -179,12 +180,13 @@ class CircuitBreaker:
 
     def succeed(self, permit: Permit, clock: Clock) -> BreakerChange | None:
         """The call was answered."""
-        if permit.epoch != self._permit.epoch:
-            return None
-        if self._state is _CLOSED:
+        if permit is self._permit:
+            # Every call of a closed breaker has the same one: this is the way of nearly all.
             self._in_a_row = 0
-            if self.policy.failure_rate is not None:
+            if self._keeps_window:
                 self._observe(clock(), failed=False)
+            return None
+        if permit.epoch != self._permit.epoch:
             return None
         self._under_way -= 1
         self._successes += 1
@@ -200,7 +202,8 @@ class CircuitBreaker:
         if self._state is _HALF_OPEN:
             return self._enter(_OPEN, now_s, "a probe failed")
         self._in_a_row += 1
-        self._observe(now_s, failed=True)
+        if self._keeps_window:
+            self._observe(now_s, failed=True)
         reason = self._reason_to_open()
         return self._enter(_OPEN, now_s, reason) if reason else None
 
@@ -220,8 +223,6 @@ class CircuitBreaker:
         return self._enter(_CLOSED, clock(), "reset")
 
     def _observe(self, now_s: float, *, failed: bool) -> None:
-        if self.policy.failure_rate is None:
-            return
         recent = self._recent
         recent.append((now_s, failed))
         self._recent_failures += failed

@@ -97,9 +97,30 @@ def _meaning(ctx: StageContext, error: BaseException) -> BaseException:
     return error
 
 
+def _observed_by_one(
+    call: StageFunction, declared: frozenset[str], observer: Interceptor
+) -> CallNext:
+    """As `_observed`: where nobody else has to be told, no account of who was is kept."""
+    before, after, failed = observer.before, observer.after, observer.failed
+
+    async def observed(ctx: StageContext) -> StageOutput:
+        before(ctx)
+        try:
+            output = check_output(await call(ctx), declared)
+        except BaseException as error:
+            failed(ctx, _meaning(ctx, error))
+            raise
+        after(ctx, output)
+        return output
+
+    return observed
+
+
 def _observed(
     call: StageFunction, declared: frozenset[str], observers: Sequence[Interceptor]
 ) -> CallNext:
+    if len(observers) == 1:
+        return _observed_by_one(call, declared, observers[0])
     befores = tuple(
         (position, observer.before)
         for position, observer in enumerate(observers)

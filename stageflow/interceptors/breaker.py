@@ -33,7 +33,8 @@ class BreakerInterceptor(Interceptor):
         assert provider is not None, "it applies to no other stage"
         breaker = self.breakers[provider]
         permit = breaker.acquire(ctx.now)
-        _report(ctx, permit.change)
+        if permit.change is not None:
+            _report(ctx, permit.change)
         try:
             output = await call_next(ctx)
         except BaseException as error:

@@ -69,31 +69,34 @@ class TracingInterceptor(Interceptor):
 
     def __init__(self, tracer: Tracer) -> None:
         """Choose where the spans go."""
-        self._tracer = tracer
+        self._start, self._end = tracer.start, tracer.end
         self._open: dict[tuple[str, str], Any] = {}
+        #: What all stages of a run share, kept from one to the next: most often it is the same run.
+        self._shared: dict[str, Any] = {"pipeline_run_id": None}
 
     def before(self, ctx: StageContext, /) -> None:
         """Open the stage's span."""
         scope, stage = ctx.scope, ctx.name
         context, run_id = scope.context, scope.pipeline_run_id
-        attributes = {
-            "stage": stage,
-            "pipeline": scope.pipeline_name,
-            "pipeline_run_id": run_id,
-            "correlation_id": context.correlation_id,
-        }
+        if self._shared["pipeline_run_id"] != run_id:
+            self._shared = {
+                "pipeline": scope.pipeline_name,
+                "pipeline_run_id": run_id,
+                "correlation_id": context.correlation_id,
+            }
+        attributes = {"stage": stage, **self._shared}
         parent = None if context.parent is None else self._parent(context)
-        self._open[run_id, stage] = self._tracer.start(f"stage {stage}", parent, attributes)
+        self._open[run_id, stage] = self._start(f"stage {stage}", parent, attributes)
 
     def after(self, ctx: StageContext, output: StageOutput, /) -> None:
         """Close the span of a stage that went well."""
-        self._tracer.end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), None)
+        self._end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), None)
 
     def failed(self, ctx: StageContext, error: BaseException, /) -> None:
         """Close the span of a stage that failed or was cancelled."""
         cancelled = isinstance(error, asyncio.CancelledError)
         error_code = "cancelled" if cancelled else classify(error).code
-        self._tracer.end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), error_code)
+        self._end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), error_code)
 
     def _parent(self, context: PipelineContext) -> Any | None:
         assert context.parent is not None, "only a child run has one"
