@@ -169,7 +169,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     puts=st.lists(
         st.tuples(
@@ -553,7 +553,7 @@ async def test_a_connection_that_cannot_be_made_ends_in_time(
     before = open_descriptors()
     async with (
         proxied(postgres) as (proxy, url),
-        SqlDatabase(url, call_timeout_s=0.15) as database,
+        SqlDatabase(url, call_timeout_s=0.4) as database,
     ):
         proxy.toxics = toxics
         failure = await failure_of(database.get("c", "key"))
@@ -582,7 +582,7 @@ async def test_a_mute_connection_is_thrown_away(postgres: PostgresServer) -> Non
     before = open_descriptors()
     async with (
         proxied(postgres) as (proxy, url),
-        SqlDatabase(url, pool_size=1, call_timeout_s=0.3) as database,
+        SqlDatabase(url, pool_size=1, call_timeout_s=0.4) as database,
     ):
         await database.put(collection, "key", {"n": 1})
         proxy.poison_open(Toxics(ending=Ending.BLACK_HOLE))
@@ -591,7 +591,8 @@ async def test_a_mute_connection_is_thrown_away(postgres: PostgresServer) -> Non
         failure = await failure_of(database.get(collection, "key"))
         took_s = time.monotonic() - began
         assert type(failure) is err.OperationTimeoutError
-        assert 0.3 <= took_s < 1.0
+        # SQLAlchemy alone would take 2 s more.
+        assert 0.4 <= took_s < 1.5
         proxy.toxics = Toxics()
         assert await database.get(collection, "key") == {"n": 1}
     assert asyncio.all_tasks() == {asyncio.current_task()}
