@@ -211,7 +211,8 @@ class PipelineOrchestrator:
             interceptors=self.interceptors,
             dispatcher=self._dispatcher,
         )
-        result = await alone.run(ctx)
+        # Resumed with nothing behind it: a stage on its own is no run to keep a letter of.
+        result = await alone.resume(ctx, {}, reason="")
         result.unwrap()
         ended = result.stages[name]
         if ended.status is StageStatus.SKIPPED:

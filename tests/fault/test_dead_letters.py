@@ -588,6 +588,20 @@ def test_a_cancelled_run_and_a_completed_one_leave_none() -> None:
     run_virtual(main)
 
 
+def test_a_stage_that_is_run_on_its_own_leaves_none() -> None:
+    """Its letter could not be replayed: it is no run of the pipeline."""
+
+    async def main() -> None:
+        shop, store = Shop(), InMemoryDeadLetterStore()
+        shop.failing = {"pick": BROKE}
+        ctx = context(dead_letters=store)
+        with pytest.raises(err.StageFailedError):
+            await shop.pipeline.stage("pick").execute(ctx)
+        assert (ctx.dlq_entry, await store.letters()) == (None, ())
+
+    run_virtual(main)
+
+
 def test_a_child_run_leaves_none_of_its_own() -> None:
     """The parent's letter is the only one, and names the parent's stage."""
 
