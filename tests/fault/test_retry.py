@@ -91,11 +91,11 @@ def test_each_retry_is_an_event_between_start_and_end() -> None:
 def test_delays_grow_twofold_with_full_jitter() -> None:
     """Each is drawn evenly from 0 up to a bound that doubles, and stays at the maximum."""
     policy = RetryPolicy(attempts=6, base_delay_s=1.0, max_delay_s=6.0)
-    rows = [delays_s(run(ScriptedLLM(*fails(6)), policy, seed=seed)) for seed in range(400)]
+    rows = [delays_s(run(ScriptedLLM(*fails(6)), policy, seed=seed)) for seed in range(200)]
     for drawn, bound_s in zip(zip(*rows, strict=True), [1.0, 2.0, 4.0, 6.0, 6.0], strict=True):
-        assert 0.0 <= min(drawn) < 0.05 * bound_s
-        assert 0.95 * bound_s < max(drawn) <= bound_s
-        assert statistics.fmean(drawn) == pytest.approx(bound_s / 2, rel=0.12)
+        assert 0.0 <= min(drawn) < 0.1 * bound_s
+        assert 0.9 * bound_s < max(drawn) <= bound_s
+        assert statistics.fmean(drawn) == pytest.approx(bound_s / 2, rel=0.15)
 
 
 def test_the_same_seed_gives_the_same_delays() -> None:
