@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -27,6 +26,7 @@ from stageflow.providers.database import InvalidRecordError, SqlDatabase
 from stageflow.providers.fake import FakeDatabase, FakeLLM
 from stageflow.providers.ports import Database
 from stageflow.providers.registry import ProviderRegistry
+from tests.utils.descriptors import open_descriptors
 from tests.utils.postgres import PostgresServer
 from tests.utils.toxic_proxy import Ending, ToxicProxy, Toxics
 
@@ -54,11 +54,6 @@ ADDRESSES = [
 def fresh_collection() -> str:
     """A collection that no other test has used: the server is shared."""
     return uuid.uuid4().hex
-
-
-def open_descriptors() -> int:
-    """How many file descriptors this process holds."""
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -430,7 +425,7 @@ async def test_a_locked_sqlite_file_is_busy_and_passes(tmp_path: Path) -> None:
     async with SqlDatabase(f"sqlite:///{path}", lock_timeout_s=0.05) as database:
         await database.put("c", "key", {"n": 1})
         with closing(sqlite_connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+            other.execute("BEGIN EXCLUSIVE")
             failure = await failure_of(database.put("c", "key", {"n": 2}))
             assert await database.get("c", "key") == {"n": 1}
         assert type(failure) is err.DatabaseBusyError

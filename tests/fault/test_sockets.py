@@ -7,7 +7,6 @@ a test asserts bounds that a slow machine keeps too.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,6 +34,7 @@ from stageflow.providers.fake import FakeLLM
 from stageflow.providers.ports import LLM, Message
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.providers.resilience import Fallback, Watched
+from tests.utils.descriptors import open_descriptors
 from tests.utils.http_llm import HttpLLM
 from tests.utils.llm_server import LlmServer, Reply
 from tests.utils.toxic_proxy import Ending, ToxicProxy, Toxics
@@ -110,11 +110,6 @@ async def _complete(ctx: StageContext) -> StageOutput:
 async def _stream(ctx: StageContext) -> StageOutput:
     pieces = [piece async for piece in ctx.llm.stream([Message("user", TEXT)])]
     return StageOutput.ok(answer="".join(pieces))
-
-
-def open_descriptors() -> int:
-    """How many file descriptors this process holds."""
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 @asynccontextmanager
