@@ -243,3 +243,25 @@ def test_work_before_the_first_await_counts() -> None:
         return StageOutput.ok()
 
     assert_timed_out(run(StageSpec("a", busy), TimeoutInterceptor(1)), 1)
+
+
+def test_a_call_that_is_closed_in_the_middle_cleans_up() -> None:
+    """A loop that is torn down closes what still waits in it."""
+    cleaned: list[str] = []
+
+    async def waiting(ctx: StageContext) -> StageOutput:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            cleaned.append(ctx.name)
+        return StageOutput.ok()
+
+    class Closes(Interceptor):
+        async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+            call = call_next(ctx)
+            call.send(None)
+            call.close()
+            return StageOutput.skip("closed")
+
+    result = run(StageSpec("a", waiting), Closes(), TimeoutInterceptor(1))
+    assert (result.status, cleaned) == ("completed", ["a"])
