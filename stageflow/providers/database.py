@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -258,8 +259,15 @@ def _driver_options(url: URL, lock_timeout_s: float, statement_timeout_s: float)
 
 def _read_while_written(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.close()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        # SQLite does not wait here for the lock of whoever is about to set the very same mode,
+        # which then holds for the file.
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+    finally:
+        cursor.close()
 
 
 def _part_quickly(connection: Any, _record: Any, _error: BaseException | None) -> None:
