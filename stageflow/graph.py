@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from stageflow.errors import UnknownStageError
 from stageflow.stage import StageSpec
 
 
@@ -89,7 +90,10 @@ class StageGraph:
         return name in self._index
 
     def __getitem__(self, name: str) -> StageSpec:
-        return self.specs[self._index[name]]
+        try:
+            return self.specs[self._index[name]]
+        except KeyError:
+            raise UnknownStageError(self.name, name, self._index) from None
 
     def __repr__(self) -> str:
         edges = sum(self.in_degrees)

@@ -203,7 +203,7 @@ class PipelineOrchestrator:
 
         Raises:
             StageflowError: The stage failed.
-            KeyError: The graph has no such stage.
+            UnknownStageError: The graph has no such stage.
         """
         spec = self.graph[name]
         alone = PipelineOrchestrator(

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stageflow.context import PipelineContext
-from stageflow.errors import ComposeConflictError, PipelineDefinitionError
+from stageflow.errors import ComposeConflictError, InvalidConfigError, PipelineDefinitionError
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.result import RunResult
 from stageflow.stage import StageOutput, StageSpec
-from stageflow.validation import lasting_problems, open_problems, spec_problems
+from stageflow.validation import (
+    check_header,
+    lasting_problems,
+    open_problems,
+    readable,
+    spec_problems,
+)
 
 
 class Pipeline:
@@ -41,14 +47,17 @@ class Pipeline:
         Raises:
             PipelineDefinitionError: Something is wrong that no composition could mend: in a
                 single spec, two stages of one name, a cycle, two producers of one output.
+            InvalidConfigError: The name is no text, or the specs or inputs are no list.
         """
+        check_header(name, specs, inputs)
         self.name = name
         self.stages: tuple[StageSpec, ...] = tuple(specs)
         self.inputs: tuple[str, ...] = tuple(inputs)
         problems = spec_problems(name, self.stages)
-        if not problems:
-            self._graph = StageGraph(self.stages, name=name, inputs=self.inputs)
-            problems = lasting_problems(self._graph)
+        # What can be read of a faulty pipeline is judged, too: all its problems come at once.
+        specs = readable(self.stages) if problems else self.stages
+        self._graph = StageGraph(specs, name=name, inputs=self.inputs)
+        problems += lasting_problems(self._graph)
         if problems:
             raise PipelineDefinitionError(name, problems)
 
@@ -60,7 +69,10 @@ class Pipeline:
         Raises:
             ComposeConflictError: Both have a stage of the same name, defined differently.
             PipelineDefinitionError: Together they have a cycle, or two producers of one output.
+            InvalidConfigError: The other is no pipeline.
         """
+        if not _is_pipeline(other):
+            raise InvalidConfigError("Pipeline.compose", "other", other, "give a Pipeline")
         own = {spec.name: spec for spec in self.stages}
         conflicts = [s.name for s in other.stages if s.name in own and own[s.name] != s]
         if conflicts:
@@ -105,7 +117,7 @@ class Pipeline:
         """One stage with the engine around it, to be run on its own; made for tests.
 
         Raises:
-            KeyError: There is no such stage.
+            UnknownStageError: There is no such stage.
         """
         spec = self._graph[name]
         return BoundStage(spec.name, PipelineOrchestrator(self._graph, interceptors=interceptors))
@@ -124,6 +136,10 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, [{', '.join(spec.name for spec in self.stages)}])"
+
+
+def _is_pipeline(candidate: object) -> bool:
+    return isinstance(candidate, Pipeline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from stageflow.errors import (
     CycleError,
     DefinitionError,
     DuplicateOutputError,
     DuplicateStageError,
+    InvalidConfigError,
     InvalidDeclarationError,
     InvalidNameError,
     InvalidRunnerError,
@@ -27,9 +28,41 @@ from stageflow.stage import StageSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _CO_COROUTINE = inspect.CO_COROUTINE
+#: How many problems come with a suggestion.
+_HINTS = 20
 #: How many producers are looked up in one pass over the graph; bounds the memory of a pass to
 #: 512 bytes a stage.
 _BATCH = 4096
+
+
+def check_header(name: object, specs: object, inputs: object) -> None:
+    """Refuse what makes no pipeline at all.
+
+    Raises:
+        InvalidConfigError: The name is no text, or the specs or inputs are no list.
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidConfigError("Pipeline", "name", name, "give a text")
+    owner = f"pipeline {name!r}"
+    if isinstance(specs, str) or not isinstance(specs, Iterable):
+        raise InvalidConfigError(owner, "specs", specs, "give a list of StageSpecs")
+    if not isinstance(inputs, list | tuple) or not all(isinstance(key, str) for key in inputs):
+        raise InvalidConfigError(owner, "inputs", inputs, "give a list of names")
+    if len(set(inputs)) < len(inputs):
+        raise InvalidConfigError(owner, "inputs", inputs, "name each input once")
+
+
+def readable(specs: Sequence[object]) -> list[StageSpec]:
+    """The specs that can stand in a graph, whatever else may be wrong with them."""
+    return [
+        spec
+        for spec in specs
+        if isinstance(spec, StageSpec)
+        and all(
+            isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+            for names in ((spec.name,), spec.dependencies, spec.inputs, spec.outputs)
+        )
+    ]
 
 
 def spec_problems(pipeline: str, specs: Sequence[object]) -> list[DefinitionError]:
@@ -130,11 +163,14 @@ def lasting_problems(graph: StageGraph) -> list[DefinitionError]:
 def open_problems(graph: StageGraph) -> list[DefinitionError]:
     """What another pipeline may still bring: dependencies, and producers of inputs."""
     problems: list[DefinitionError] = []
+    known = [spec.name for spec in graph.specs]
     for number, spec in enumerate(graph.specs):
         if len(graph.predecessors[number]) < len(spec.dependencies):
-            known = [other.name for other in graph.specs if other is not spec]
+            # The search for the nearest name is long; after some errors nobody reads the hints.
+            hinted = len(problems) < _HINTS
+            nearby = [name for name in known if name != spec.name] if hinted else ()
             problems.extend(
-                UnknownDependencyError(graph.name, spec.name, dependency, known)
+                UnknownDependencyError(graph.name, spec.name, dependency, nearby)
                 for dependency in spec.dependencies
                 if dependency not in graph
             )

@@ -1,0 +1,156 @@
+"""Every error that stageflow raises: one root, and what a caller needs to act on it.
+
+The tree:
+
+    StageflowError
+    ├── DefinitionError           one defect of a pipeline's definition, found by validation
+    ├── PipelineDefinitionError   all defects of one definition, reported together
+    ├── ComposeConflictError      two pipelines name different stages alike
+    ├── BagError                  the write-once store refused (conflict, bad key, missing key)
+    ├── ContextInUseError         a context was asked to carry two runs at once
+    ├── MissingRunInputError      a run was started without an input that it needs
+    ├── DeadLetterError           a dead letter could not be kept, found or replayed
+    ├── ProviderError             no such provider, or not one of that kind
+    └── StageError                a stage, or the run that holds it, failed
+"""
+
+from stageflow.errors.base import GENERIC_USER_MESSAGE, ErrorCategory, StageflowError, nearest
+from stageflow.errors.data import (
+    BagError,
+    ContextInUseError,
+    DataConflictError,
+    InvalidConfigError,
+    InvalidContextError,
+    InvalidKeyError,
+    MissingKeyError,
+    MissingRunInputError,
+)
+from stageflow.errors.dead_letter import (
+    CorruptDeadLetterError,
+    DeadLetterClaimedError,
+    DeadLetterError,
+    DeadLetterLeaseLostError,
+    DeadLetterMismatchError,
+    DeadLetterReplayedError,
+    DeadLetterStoreError,
+    DuplicateDeadLetterError,
+    InvalidDeadLetterStoreError,
+    UnknownDeadLetterError,
+    UnstorableValueError,
+)
+from stageflow.errors.definition import (
+    ComposeConflictError,
+    CycleError,
+    DefinitionError,
+    DuplicateOutputError,
+    DuplicateStageError,
+    InvalidDeclarationError,
+    InvalidNameError,
+    InvalidRunnerError,
+    InvalidSpecError,
+    InvalidTimeoutError,
+    MissingProducerError,
+    PipelineDefinitionError,
+    SelfDependencyError,
+    UnknownDependencyError,
+    UnknownStageError,
+)
+from stageflow.errors.provider import (
+    CircuitOpenError,
+    InvalidProviderError,
+    InvalidReplyError,
+    NoProgressError,
+    ProviderError,
+    UnintelligibleAudioError,
+    UnknownProviderError,
+)
+from stageflow.errors.stage import (
+    AbsentInputError,
+    ChildRunError,
+    ConnectionFailedError,
+    CredentialsRejectedError,
+    DatabaseBusyError,
+    DeadlineExceededError,
+    InvalidOutputError,
+    OperationTimeoutError,
+    OutOfResourcesError,
+    OutputMismatchError,
+    RateLimitedError,
+    RequestRejectedError,
+    ServiceUnavailableError,
+    StageError,
+    StageFailedError,
+    StageRaisedError,
+    StageTimeoutError,
+    StorageFailedError,
+    StrayCancellationError,
+    UndeclaredInputError,
+)
+
+__all__ = [
+    "GENERIC_USER_MESSAGE",
+    "AbsentInputError",
+    "BagError",
+    "ChildRunError",
+    "CircuitOpenError",
+    "ComposeConflictError",
+    "ConnectionFailedError",
+    "ContextInUseError",
+    "CorruptDeadLetterError",
+    "CredentialsRejectedError",
+    "CycleError",
+    "DataConflictError",
+    "DatabaseBusyError",
+    "DeadLetterClaimedError",
+    "DeadLetterError",
+    "DeadLetterLeaseLostError",
+    "DeadLetterMismatchError",
+    "DeadLetterReplayedError",
+    "DeadLetterStoreError",
+    "DeadlineExceededError",
+    "DefinitionError",
+    "DuplicateDeadLetterError",
+    "DuplicateOutputError",
+    "DuplicateStageError",
+    "ErrorCategory",
+    "InvalidConfigError",
+    "InvalidContextError",
+    "InvalidDeadLetterStoreError",
+    "InvalidDeclarationError",
+    "InvalidKeyError",
+    "InvalidNameError",
+    "InvalidOutputError",
+    "InvalidProviderError",
+    "InvalidReplyError",
+    "InvalidRunnerError",
+    "InvalidSpecError",
+    "InvalidTimeoutError",
+    "MissingKeyError",
+    "MissingProducerError",
+    "MissingRunInputError",
+    "NoProgressError",
+    "OperationTimeoutError",
+    "OutOfResourcesError",
+    "OutputMismatchError",
+    "PipelineDefinitionError",
+    "ProviderError",
+    "RateLimitedError",
+    "RequestRejectedError",
+    "SelfDependencyError",
+    "ServiceUnavailableError",
+    "StageError",
+    "StageFailedError",
+    "StageRaisedError",
+    "StageTimeoutError",
+    "StageflowError",
+    "StorageFailedError",
+    "StrayCancellationError",
+    "UndeclaredInputError",
+    "UnintelligibleAudioError",
+    "UnknownDeadLetterError",
+    "UnknownDependencyError",
+    "UnknownProviderError",
+    "UnknownStageError",
+    "UnstorableValueError",
+    "nearest",
+]
