@@ -20,6 +20,8 @@ FLOORS: Mapping[str, float] = {
     "stageflow/interceptors/": 95.0,
     "stageflow/orchestrator.py": 95.0,
     "stageflow/pipeline.py": 100.0,
+    "stageflow/plan.py": 95.0,
+    "stageflow/run.py": 95.0,
     "stageflow/validation.py": 100.0,
 }
 

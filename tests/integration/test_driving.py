@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -546,6 +547,21 @@ def test_the_end_of_the_loop_ends_a_run() -> None:
     with asyncio.Runner() as runner:
         runner.run(main())
     assert ctx.status is RunStatus.CANCELLED
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_is_closed_in_the_middle_of_a_run_complains_of_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The coroutines of an abandoned run can be collected without an error of their own."""
+    loop = asyncio.new_event_loop()
+    run = loop.create_task(pipeline_of(rest_a_day, 3).run())
+    for _ in range(5):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del run
+    gc.collect()
+    assert all("was destroyed but it is pending" in record.message for record in caplog.records)
 
 
 # ── fairness and order ──────────────────────────────────────────────────────────────────────

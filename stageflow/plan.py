@@ -1,0 +1,82 @@
+"""A graph with its interceptors, compiled so that a run looks nothing up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stageflow import events as ev
+from stageflow.graph import StageGraph
+from stageflow.interceptors.base import Interceptor, fold
+from stageflow.letter import LetterBox
+from stageflow.stage import Condition, StageFunction, StageSpec
+
+
+class Node:
+    """One stage, compiled: everything a run needs, without a look-up."""
+
+    __slots__ = (
+        "completed",
+        "condition",
+        "execute",
+        "gates",
+        "inputs",
+        "name",
+        "outputs",
+        "provider",
+        "required",
+        "started",
+        "timeout_s",
+    )
+
+    def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
+        self.name = spec.name
+        self.execute: StageFunction = fold(spec, interceptors) if interceptors else spec.execute
+        #: The gates that this stage counts down when it ends.
+        self.gates: tuple[int, ...] = ()
+        self.inputs = frozenset(spec.inputs)
+        self.outputs = frozenset(spec.outputs)
+        self.provider = spec.provider
+        self.required = spec.required
+        self.timeout_s = spec.timeout_s
+        self.condition: Condition | None = spec.condition
+        self.started = ev.stage_event_type(spec.name, ev.STARTED)
+        self.completed = ev.stage_event_type(spec.name, ev.COMPLETED)
+
+    def event_type(self, what: str) -> str:
+        """The type of an event too rare to keep the text of."""
+        return ev.stage_event_type(self.name, what)
+
+
+class Plan:
+    """A graph, compiled for running.
+
+    Stages that wait for the same stages share one *gate*, which counts these down and then lets
+    all of them through: two layers of 100 stages that are fully connected cost 200 steps, not
+    10,000.
+    """
+
+    __slots__ = ("counts", "dead_letters", "graph", "nodes", "opens", "producers", "roots")
+
+    def __init__(
+        self,
+        graph: StageGraph,
+        interceptors: Sequence[Interceptor],
+        dead_letters: LetterBox | None,
+    ) -> None:
+        self.graph = graph
+        self.dead_letters = dead_letters
+        self.nodes = tuple(Node(spec, interceptors) for spec in graph.specs)
+        self.producers = {key: spec.name for spec in graph.specs for key in spec.outputs}
+        behind: dict[tuple[int, ...], list[int]] = {}
+        for number, before in enumerate(graph.predecessors):
+            behind.setdefault(before, []).append(number)
+        self.roots = tuple(behind.pop((), ()))
+        #: For each gate, how many stages it waits for, and the stages that it lets through.
+        self.counts = tuple(map(len, behind))
+        self.opens = tuple(map(tuple, behind.values()))
+        gates: list[list[int]] = [[] for _ in self.nodes]
+        for gate, before in enumerate(behind):
+            for number in before:
+                gates[number].append(gate)
+        for node, counted in zip(self.nodes, gates, strict=True):
+            node.gates = tuple(counted)
