@@ -396,11 +396,11 @@ async def table_locked(postgres: PostgresServer) -> AsyncIterator[asyncpg.Connec
         await connection.close()
 
 
-async def waiting_for_locks(connection: asyncpg.Connection, count: int) -> None:
-    """Return once as many other connections wait for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+async def waiting(connection: asyncpg.Connection, count: int, what: str = "Lock") -> None:
+    """Return once as many other connections wait for that: a lock, or a timeout to sleep."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = $1 AND datid IS NOT NULL"
     async with asyncio.timeout(5.0):
-        while await connection.fetchval(query) != count:
+        while await connection.fetchval(query, what) != count:
             # What is shown is kept for the length of a transaction.
             await connection.execute("SELECT pg_stat_clear_snapshot()")
 
@@ -443,7 +443,7 @@ async def test_a_pool_without_a_free_connection_is_busy_and_passes(
         await database.put(collection, "key", {"n": 1})
         async with table_locked(postgres) as holder:
             held = [asyncio.ensure_future(database.get(collection, "key")) for _ in range(2)]
-            await waiting_for_locks(holder, 2)
+            await waiting(holder, 2)
             failure = await failure_of(database.get(collection, "key"))
         assert await asyncio.gather(*held) == [{"n": 1}] * 2
         assert type(failure) is err.DatabaseBusyError
@@ -462,6 +462,9 @@ async def slow_writes(postgres: PostgresServer, seconds: float) -> AsyncIterator
     try:
         yield
     finally:
+        await connection.close()
+        # Another one: the server may have been restarted meanwhile.
+        connection = await asyncpg.connect(postgres.url)
         await connection.execute("DROP FUNCTION dawdle CASCADE")
         await connection.close()
 
@@ -489,12 +492,12 @@ async def test_a_cancelled_query_gives_its_connection_back(postgres: PostgresSer
         async with table_locked(postgres) as holder:
             for _ in range(3):
                 call = asyncio.ensure_future(database.put(collection, "key", {"is": "new"}))
-                await waiting_for_locks(holder, 1)
+                await waiting(holder, 1)
                 call.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await call
                 # The server was told: it does not go on waiting for the lock.
-                await waiting_for_locks(holder, 0)
+                await waiting(holder, 0)
         assert await database.get(collection, "key") == {"is": "old"}
     assert open_descriptors() == before
 
@@ -504,22 +507,22 @@ async def test_a_server_that_stops_in_the_middle_of_a_call_says_so(
 ) -> None:
     """A call that was waiting when the server was stopped fails as transient, and works later."""
     collection = fresh_collection()
-    options: dict[str, Any] = {"lock_timeout_s": 30.0, "statement_timeout_s": 30.0}
-    async with SqlDatabase(postgres.url, call_timeout_s=30.0, **options) as database:
-        await database.put(collection, "key", {"n": 1})
-        holder = await asyncpg.connect(postgres.url)
-        await holder.execute("BEGIN; LOCK TABLE stageflow_records IN ACCESS EXCLUSIVE MODE")
-        call = asyncio.ensure_future(failure_of(database.get(collection, "key")))
-        await waiting_for_locks(holder, 1)
-        await asyncio.to_thread(postgres.stop)
-        try:
-            failure = await call
-        finally:
-            await asyncio.to_thread(postgres.start)
-            holder.terminate()
+    options: dict[str, Any] = {"statement_timeout_s": 30.0, "call_timeout_s": 30.0}
+    async with SqlDatabase(postgres.url, **options) as database:
+        await database.put(collection, "key", {"is": "old"})
+        async with slow_writes(postgres, 30.0):
+            watcher = await asyncpg.connect(postgres.url)
+            call = asyncio.ensure_future(failure_of(database.put(collection, "key", {"is": "new"})))
+            await waiting(watcher, 1, "Timeout")
+            await asyncio.to_thread(postgres.stop)
+            try:
+                failure = await call
+            finally:
+                await asyncio.to_thread(postgres.start)
+                watcher.terminate()
         assert type(failure) in (err.ServiceUnavailableError, err.ConnectionFailedError)
         assert failure.retryable
-        assert await database.get(collection, "key") == {"n": 1}
+        assert await database.get(collection, "key") == {"is": "old"}
 
 
 @asynccontextmanager
