@@ -256,19 +256,17 @@ def test_it_does_what_the_model_does() -> None:
     """Over 20,000 random steps, in which every way from state to state is gone, and counted."""
     BreakerMachine.steps = BreakerMachine.rejected = BreakerMachine.without_a_say = 0
     BreakerMachine.seen = Counter()
-    run_state_machine_as_test(
-        BreakerMachine,
-        settings=settings(
-            # Not every example goes to the last of its steps.
-            max_examples=STEPS // 37,
-            stateful_step_count=STEPS_AN_EXAMPLE,
-            database=None,
-        ),
-    )
+    # Not every example goes to the last of its steps, so their number tells only roughly.
+    while BreakerMachine.steps < STEPS:
+        run_state_machine_as_test(
+            BreakerMachine,
+            settings=settings(
+                max_examples=200, stateful_step_count=STEPS_AN_EXAMPLE, database=None
+            ),
+        )
     # Shown by -rP.
     print(f"{BreakerMachine.steps} steps, {BreakerMachine.rejected} calls rejected")
     print(*sorted(BreakerMachine.seen.items()), sep="\n")
-    assert BreakerMachine.steps >= STEPS
     assert set(BreakerMachine.seen) == TRANSITIONS
     assert min(BreakerMachine.seen.values()) >= 3, BreakerMachine.seen
     assert BreakerMachine.rejected >= 100
