@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import random
 import time
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stageflow.bag import ContextBag
+from stageflow.durations import is_duration
 from stageflow.errors import (
     AbsentInputError,
     ContextInUseError,
@@ -133,9 +133,7 @@ class PipelineContext:
         for key in given:
             if not isinstance(key, str):
                 raise InvalidContextError(f"the input {key!r} has no string as its key")
-        if deadline_s is not None and not (
-            isinstance(deadline_s, int | float) and 0 < deadline_s < math.inf
-        ):
+        if deadline_s is not None and not is_duration(deadline_s):
             raise InvalidContextError(
                 f"deadline_s is {deadline_s!r}; give a positive number of seconds, or None"
             )
@@ -366,12 +364,16 @@ class StageContext:
         """Put an event ``stage.<name>.<what>`` on record.
 
         Args:
-            what: Any word but those by which the engine records the life of a stage.
+            what: Any word but those by which the engine records the life of a stage; no dots.
             data: What else there is to say.
+
+        Raises:
+            InvalidContextError: It is such a word, or no word.
         """
-        if what == STARTED or what in TERMINAL:
+        if not what.replace("_", "a").isalnum() or what == STARTED or what in TERMINAL:
             raise InvalidContextError(
-                f"stage {self.name!r}: the event {what!r} is the engine's own"
+                f"stage {self.name!r} emitted {what!r}: give a word of letters, digits and '_'"
+                f" other than {STARTED}, {', '.join(sorted(TERMINAL))}"
             )
         kind = stage_event_type(self.name, what)
         self._scope.log.append((kind, self.now(), self.name, data))

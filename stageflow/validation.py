@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from stageflow.durations import is_duration
 from stageflow.errors import (
     CycleError,
     DefinitionError,
@@ -89,7 +89,7 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
     if isinstance(spec.runner, type) or not _is_async(spec.execute):
         yield InvalidRunnerError(pipeline, name, spec.runner)
     timeout_s = spec.timeout_s
-    if timeout_s is not None and not _is_duration(timeout_s):
+    if timeout_s is not None and not is_duration(timeout_s):
         yield InvalidTimeoutError(pipeline, name, timeout_s)
     if not _is_condition(spec.condition):
         yield InvalidDeclarationError(
@@ -117,14 +117,6 @@ def _is_async(function: object) -> bool:
 def _is_condition(condition: object) -> bool:
     # What an async function returns is a coroutine, and that counts as true.
     return condition is None or (callable(condition) and not _is_async(condition))
-
-
-def _is_duration(timeout_s: object) -> bool:
-    return (
-        isinstance(timeout_s, int | float)
-        and not isinstance(timeout_s, bool)
-        and 0 < timeout_s < math.inf
-    )
 
 
 def _declaration_problems(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import types
 from collections.abc import Coroutine, Generator
 from typing import Any
 
 from stageflow.context import StageContext
+from stageflow.durations import is_duration
 from stageflow.errors import InvalidContextError, StageTimeoutError
 from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.stage import StageOutput
@@ -30,7 +30,7 @@ class TimeoutInterceptor(Interceptor):
         Raises:
             InvalidContextError: It is no positive, finite number.
         """
-        if not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
+        if not is_duration(timeout_s):
             raise InvalidContextError(
                 f"TimeoutInterceptor: timeout_s is {timeout_s!r}; give a positive number of seconds"
             )

@@ -54,7 +54,7 @@ def see(look: Any, ctx: PipelineContext | None = None, *, inputs: tuple[str, ...
 # ── PipelineContext ─────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("deadline_s", [0, -1, math.inf, math.nan, "5"])
+@pytest.mark.parametrize("deadline_s", [0, -1, math.inf, math.nan, "5", True])
 def test_a_deadline_is_a_positive_finite_number(deadline_s: Any) -> None:
     """Anything else is refused when the context is made, naming the value."""
     with pytest.raises(InvalidContextError, match=r"deadline_s is .*positive number"):
@@ -243,3 +243,33 @@ def test_a_provider_that_is_not_there_is_named() -> None:
     error = see(look)
     assert isinstance(error, UnknownProviderError)
     assert error.name == "llm"
+
+
+@pytest.mark.parametrize("what", ["started", "failed", "x.failed", "", "two words"])
+def test_a_stage_cannot_emit_what_looks_like_the_engines_own_events(what: str) -> None:
+    """No event of a stage's own can be taken for a step of its life."""
+
+    async def emitting(ctx: StageContext) -> StageOutput:
+        ctx.emit(what)
+        return StageOutput.ok()
+
+    result = run_virtual(Pipeline("p", [StageSpec("a", emitting)]).run)
+    assert result.failure is not None
+    assert result.failure.code == "invalid_context"
+    assert [e.what for e in result.events if e.stage == "a"] == ["started", "failed"]
+
+
+def test_a_stage_can_emit_events_of_its_own() -> None:
+    """What a stage emits stands between its start and its end, with its data."""
+
+    async def emitting(ctx: StageContext) -> StageOutput:
+        ctx.emit("half_way", done=5)
+        return StageOutput.ok()
+
+    result = run_virtual(Pipeline("p", [StageSpec("a", emitting)]).run)
+    assert [e.type for e in result.events][1:4] == [
+        "stage.a.started",
+        "stage.a.half_way",
+        "stage.a.completed",
+    ]
+    assert dict(result.events[2].data) == {"done": 5}

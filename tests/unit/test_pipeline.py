@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from stageflow import (
@@ -15,7 +17,12 @@ from stageflow import (
     StageOutput,
     StageStatus,
 )
-from stageflow.errors import CycleError, DuplicateOutputError, StageTimeoutError
+from stageflow.errors import (
+    CycleError,
+    DuplicateOutputError,
+    InvalidConfigError,
+    StageTimeoutError,
+)
 from tests.utils.assertions import types_of
 from tests.utils.factories import chain, make_pipeline, make_spec, names
 from tests.utils.mocks import ScriptedError
@@ -219,3 +226,43 @@ def test_a_stage_that_does_not_exist_cannot_be_bound() -> None:
     """The name is in the error."""
     with pytest.raises(KeyError, match="ghost"):
         chain(1).stage("ghost")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ((5, []), "name"),
+        (("", []), "name"),
+        (("p", None), "specs"),
+        (("p", "specs"), "specs"),
+        (("p", [], "abc"), "inputs"),
+        (("p", [], [5]), "inputs"),
+        (("p", [], ["a", "a"]), "inputs"),
+    ],
+)
+def test_what_makes_no_pipeline_is_refused_by_name(arguments: tuple[Any, ...], field: str) -> None:
+    """A name, specs or inputs of the wrong kind are named, with the mend."""
+    name, specs, *inputs = arguments
+    with pytest.raises(InvalidConfigError, match=r"give|name each") as caught:
+        Pipeline(name, specs, inputs=inputs[0] if inputs else ())
+    assert caught.value.field == field
+
+
+def test_only_pipelines_compose() -> None:
+    """Composing with anything else says what to give."""
+    other: Any = None
+    with pytest.raises(InvalidConfigError, match="give a Pipeline"):
+        Pipeline("p", []).compose(other)
+
+
+def test_a_cycle_is_reported_beside_a_bad_timeout() -> None:
+    """Problems of single stages do not hide those of the graph."""
+    specs = [
+        make_spec("a", "b", timeout_s=-1.0),
+        make_spec("b", "a"),
+        make_spec("c", "c"),
+    ]
+    with pytest.raises(PipelineDefinitionError) as caught:
+        Pipeline("p", specs)
+    codes = [problem.code for problem in caught.value.problems]
+    assert codes == ["invalid_timeout", "self_dependency", "cycle"]
