@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
-from stageflow.errors import DataConflictError, InvalidKeyError, MissingKeyError
+from stageflow.errors import BagError, DataConflictError, InvalidKeyError, MissingKeyError
 
 
 class ContextBag(Mapping[str, Any]):
@@ -49,14 +50,21 @@ class ContextBag(Mapping[str, Any]):
 
     def put_all(self, outputs: Mapping[str, Any], writer: str) -> None:
         """Write several keys, all or none; raises as `write` does."""
-        values = self._values
-        for key in outputs:
+        values, writers = self._values, self._writers
+        for key, value in outputs.items():
             if type(key) is not str or key in values:
-                self._refuse(key, writer)
-        values.update(outputs)
-        writers = self._writers
-        for key in outputs:
+                try:
+                    self._refuse(key, writer)
+                except BagError:
+                    self._take_back(outputs, key)
+                    raise
+            values[key] = value
             writers[key] = writer
+
+    def _take_back(self, outputs: Mapping[str, Any], refused: Any) -> None:
+        """Undo the part of `outputs` before the key that was refused."""
+        for key in takewhile(lambda key: key is not refused, outputs):
+            del self._values[key], self._writers[key]
 
     def _refuse(self, key: Any, writer: str) -> None:
         if not isinstance(key, str):
