@@ -19,13 +19,26 @@ from stageflow.errors import (
     InvalidContextError,
     UndeclaredInputError,
 )
-from stageflow.events import STARTED, TERMINAL, Event, EventLog, stage_event_type
+from stageflow.events import (
+    CANCELLED,
+    FAILED,
+    SKIPPED,
+    STARTED,
+    TERMINAL,
+    Event,
+    EventLog,
+    stage_event_type,
+)
 from stageflow.letter import DeadLetter, LetterBox
 from stageflow.providers.ports import LLM, STT, TTS, Database
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.watchdog import Watch, Watchdog
 
 _NO_VALUES: Mapping[str, Any] = MappingProxyType({})
+
+
+#: What is said of a stage by the last event that it had.
+_ENDED = {FAILED: "failed", SKIPPED: "was skipped", CANCELLED: "was cancelled"}
 
 
 class RunStatus(StrEnum):
@@ -118,7 +131,8 @@ class PipelineContext:
         Args:
             inputs: The inputs of the run, by key; what a pipeline declares as its inputs.
             providers: What stages call.
-            deadline_s: Limit of each run in seconds, child runs included; None for no limit.
+            deadline_s: Limit of each run in seconds, child runs included; None for no limit. It
+                strikes where stages await: code that blocks the loop cannot be interrupted.
             correlation_id: Id that a run shares with all its child runs; the first run's own id
                 if left out.
             seed: Makes ids and random numbers repeat; None draws them from the system.
@@ -129,6 +143,12 @@ class PipelineContext:
             InvalidContextError: An input's key is not a string, or the deadline is no positive
                 number.
         """
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise InvalidContextError(f"inputs is {inputs!r}; give a mapping of keys to values")
+        if providers is not None and not isinstance(providers, ProviderRegistry):
+            raise InvalidContextError(
+                f"providers is a {type(providers).__name__}; give ProviderRegistry(llm=…, …)"
+            )
         given = dict(inputs) if inputs is not None else {}
         for key in given:
             if not isinstance(key, str):
@@ -291,7 +311,8 @@ class StageContext:
         ended = [e for e in self._scope.log.snapshot() if e.stage == producer][-1:]
         for event in ended:
             why = event.data.get("error_message") or event.data.get("reason") or "no reason given"
-            return f"stage {producer!r}, which provides it, was {event.what} ({why})"
+            how = _ENDED.get(event.what, event.what)
+            return f"stage {producer!r}, which provides it, {how} ({why})"
         return f"stage {producer!r}, which provides it, has not run"
 
     def get(self, key: str, default: Any = None) -> Any:

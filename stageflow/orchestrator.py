@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stageflow.context import PipelineContext
 from stageflow.dispatch import EventDispatcher
-from stageflow.errors import MissingRunInputError
+from stageflow.errors import InvalidConfigError, MissingRunInputError
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor
 from stageflow.letter import LetterBox, StageRecord
@@ -41,7 +41,7 @@ class PipelineOrchestrator:
                 failure is part of their parent's.
         """
         self.graph = graph
-        self.interceptors = tuple(interceptors)
+        self.interceptors = _checked(interceptors)
         self._dispatcher = dispatcher
         self._plan = Plan(graph, self.interceptors, dead_letters)
 
@@ -107,6 +107,10 @@ class PipelineOrchestrator:
         return StageOutput.ok(result.bag)
 
     def _begin(self, ctx: PipelineContext) -> Run:
+        if not isinstance(ctx, PipelineContext):
+            raise InvalidConfigError(
+                f"run of pipeline {self.graph.name!r}", "ctx", ctx, "give PipelineContext({…})"
+            )
         missing = [key for key in self.graph.inputs if key not in ctx.inputs]
         if missing:
             raise MissingRunInputError(self.graph.name, missing, ctx.inputs)
@@ -115,3 +119,17 @@ class PipelineOrchestrator:
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
         return Run(scope, self._plan)
+
+
+def _checked(interceptors: object) -> tuple[Interceptor, ...]:
+    if not isinstance(interceptors, list | tuple):
+        raise InvalidConfigError(
+            "PipelineOrchestrator", "interceptors", interceptors, "give a list of interceptors"
+        )
+    for interceptor in interceptors:
+        if not isinstance(interceptor, Interceptor):
+            mend = "call it: interceptors=[RetryInterceptor()]"
+            if not isinstance(interceptor, type):
+                mend = "give objects of a class that derives from Interceptor"
+            raise InvalidConfigError("PipelineOrchestrator", "interceptors", interceptor, mend)
+    return tuple(interceptors)

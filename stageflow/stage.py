@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, overload
 
 from stageflow.context import StageContext
-from stageflow.errors import InvalidOutputError, OutputMismatchError, StageFailedError
+from stageflow.errors import (
+    InvalidConfigError,
+    InvalidOutputError,
+    OutputMismatchError,
+    StageFailedError,
+)
 
 
 class StageKind(StrEnum):
@@ -52,7 +57,15 @@ class StageOutput(NamedTuple):
 
     @classmethod
     def ok(cls, outputs: Mapping[str, Any] | None = None, /, **named: Any) -> Self:
-        """A completed stage with its outputs, given as a mapping, by name, or both."""
+        """A completed stage with its outputs, given as a mapping, by name, or both.
+
+        Raises:
+            InvalidConfigError: What stands in the mapping's place is none.
+        """
+        if outputs is not None and not isinstance(outputs, Mapping):
+            raise InvalidConfigError(
+                "StageOutput.ok", "outputs", outputs, "name each output: StageOutput.ok(key=value)"
+            )
         everything = {**outputs, **named} if outputs else named
         # Each stage of each run comes by here, and this is half the price of cls(…).
         return tuple.__new__(cls, (_COMPLETED, everything, None, False))
@@ -153,6 +166,7 @@ class StageSpec:
         required: Whether the run fails when the stage does. The dependents of a stage that is
             not required see its outputs as absent when it failed.
         timeout_s: Limit of one execution in seconds, interceptors included; None for no limit.
+            It strikes where the stage awaits: code that blocks the loop cannot be interrupted.
         condition: Asked before the stage runs; when it says no, the stage is skipped.
         provider: Name of the provider that the stage calls, if it is one: interceptors that keep
             an eye on providers, such as the circuit breaker, go by it.
@@ -181,6 +195,11 @@ class StageSpec:
         return getattr(self.runner, "execute", self.runner)  # type: ignore[arg-type]
 
 
+@overload
+def stage(name: StageFunction, /) -> StageSpec: ...
+
+
+@overload
 def stage(
     name: str | None = None,
     *,
@@ -192,7 +211,21 @@ def stage(
     timeout_s: float | None = None,
     condition: Condition | None = None,
     provider: str | None = None,
-) -> Callable[[StageFunction], StageSpec]:
+) -> Callable[[StageFunction], StageSpec]: ...
+
+
+def stage(
+    name: str | StageFunction | None = None,
+    *,
+    dependencies: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    kind: StageKind = StageKind.TRANSFORM,
+    required: bool = True,
+    timeout_s: float | None = None,
+    condition: Condition | None = None,
+    provider: str | None = None,
+) -> Callable[[StageFunction], StageSpec] | StageSpec:
     """Declare a stage where its function stands.
 
     Example:
@@ -201,7 +234,7 @@ def stage(
         ...     return StageOutput.ok(transcript=await ctx.stt.transcribe(ctx["audio"]))
 
     Args:
-        name: The stage's name; the function's own if left out.
+        name: The stage's name; the function's own if left out, as in a bare ``@stage``.
         dependencies: See `StageSpec`, as for everything else.
         inputs: Keys that the stage may read.
         outputs: Keys that the stage writes.
@@ -217,11 +250,12 @@ def stage(
 
     def declare(function: StageFunction) -> StageSpec:
         return StageSpec(
-            name=name if name is not None else getattr(function, "__name__", repr(function)),
+            name=name if isinstance(name, str) else getattr(function, "__name__", repr(function)),
             runner=function,
-            dependencies=tuple(dependencies),
-            inputs=tuple(inputs),
-            outputs=tuple(outputs),
+            # Whatever is no list is left for the pipeline to judge: a text is not its letters.
+            dependencies=dependencies,  # type: ignore[arg-type]
+            inputs=inputs,  # type: ignore[arg-type]
+            outputs=outputs,  # type: ignore[arg-type]
             kind=kind,
             required=required,
             timeout_s=timeout_s,
@@ -229,4 +263,4 @@ def stage(
             provider=provider,
         )
 
-    return declare
+    return declare(name) if callable(name) else declare

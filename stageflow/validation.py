@@ -127,7 +127,8 @@ def _declaration_problems(
         return
     for name in names:
         if not isinstance(name, str):
-            yield InvalidDeclarationError(pipeline, stage, field, name, "names are strings")
+            mend = f"write {name.name!r}" if isinstance(name, StageSpec) else "names are strings"
+            yield InvalidDeclarationError(pipeline, stage, field, name, mend)
     if len(names) > 1:
         for name, count in Counter(filter(lambda n: isinstance(n, str), names)).items():
             if count > 1:

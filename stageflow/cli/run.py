@@ -117,6 +117,8 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     with ExitStack() as faults:
         for injector in arguments.inject:
+            # A fault on a provider that nobody calls would show a healthy turn.
+            context.providers[injector.provider]
             faults.enter_context(injector)
         result = asyncio.run(_run_kept(pipeline, context, arguments.dlq))
     if arguments.json:

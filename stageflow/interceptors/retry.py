@@ -48,13 +48,24 @@ class RetryPolicy:
 class RetryInterceptor(Interceptor):
     """Runs a stage again when it failed in a way that may pass.
 
-    Only what is ``retryable`` is retried, and only as long as the delay ends before the run's
-    deadline and the stage's timeout. Each retry is an event ``stage.<name>.retrying``. The delay
-    is spent on the loop's clock, and its length drawn from the stage's own random numbers.
+    Only what is ``retryable`` is retried: what the network, a rate limit or a busy server did
+    (docs/errors.md has a line for each), not an exception that means a mistake in the stage. A
+    stage may say so itself, by ``StageOutput.fail(reason, retryable=True)``. And it is retried
+    only as long as the delay ends before the run's deadline and the stage's timeout. Each retry is
+    an event ``stage.<name>.retrying``. The delay is spent on the loop's clock, and its length
+    drawn from the stage's own random numbers.
     """
 
     def __init__(self, policy: RetryPolicy | None = None) -> None:
-        """Choose the policy."""
+        """Choose the policy.
+
+        Raises:
+            InvalidConfigError: It is something else.
+        """
+        if policy is not None and not isinstance(policy, RetryPolicy):
+            raise InvalidConfigError(
+                "RetryInterceptor", "policy", policy, "give RetryPolicy(attempts=…)"
+            )
         self.policy = policy if policy is not None else RetryPolicy()
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:

@@ -290,3 +290,10 @@ def test_repr_names_the_policy() -> None:
     assert repr(RetryInterceptor(RetryPolicy(attempts=2))).startswith(
         "RetryInterceptor(RetryPolicy(attempts=2"
     )
+
+
+def test_a_number_is_no_policy() -> None:
+    """`RetryInterceptor(3)` says how to write it."""
+    number: Any = 3
+    with pytest.raises(InvalidConfigError, match="RetryPolicy"):
+        RetryInterceptor(number)

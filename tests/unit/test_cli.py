@@ -499,3 +499,11 @@ def test_width_is_the_terminal_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """The timeline fills the terminal."""
     monkeypatch.setenv("COLUMNS", "123")
     assert options.terminal_width() == 123
+
+
+def test_a_fault_on_a_provider_that_nobody_has_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A misspelled provider does not show a healthy turn."""
+    assert main(["run", "voice", "--scale", "0", "--inject", "lmm=error"]) == 1
+    assert "did you mean 'llm'" in capsys.readouterr().err

@@ -273,3 +273,15 @@ def test_a_stage_can_emit_events_of_its_own() -> None:
         "stage.a.completed",
     ]
     assert dict(result.events[2].data) == {"done": 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [({"inputs": ["q"]}, "give a mapping"), ({"providers": {"llm": 1}}, "ProviderRegistry")],
+)
+def test_a_context_refuses_inputs_and_providers_of_the_wrong_kind(
+    arguments: dict[str, Any], mend: str
+) -> None:
+    """What is no mapping, or no registry, is refused where it is given."""
+    with pytest.raises(InvalidContextError, match=mend):
+        PipelineContext(**arguments)

@@ -12,9 +12,11 @@ from stageflow import (
     Pipeline,
     PipelineContext,
     PipelineDefinitionError,
+    PipelineOrchestrator,
     RunStatus,
     StageContext,
     StageOutput,
+    StageSpec,
     StageStatus,
 )
 from stageflow.errors import (
@@ -23,6 +25,7 @@ from stageflow.errors import (
     InvalidConfigError,
     StageTimeoutError,
 )
+from stageflow.interceptors import RetryInterceptor
 from tests.utils.assertions import types_of
 from tests.utils.factories import chain, make_pipeline, make_spec, names
 from tests.utils.mocks import ScriptedError
@@ -266,3 +269,34 @@ def test_a_cycle_is_reported_beside_a_bad_timeout() -> None:
         Pipeline("p", specs)
     codes = [problem.code for problem in caught.value.problems]
     assert codes == ["invalid_timeout", "self_dependency", "cycle"]
+
+
+@pytest.mark.parametrize(
+    ("interceptors", "mend"),
+    [
+        (RetryInterceptor, "give a list"),
+        (RetryInterceptor(), "give a list"),
+        ([RetryInterceptor], "call it"),
+        ([print], "derives from Interceptor"),
+    ],
+)
+def test_what_is_no_list_of_interceptors_is_refused(interceptors: Any, mend: str) -> None:
+    """Interceptors of the wrong kind are named, with the mend."""
+    graph = Pipeline("p", []).build()
+    with pytest.raises(InvalidConfigError, match=mend):
+        PipelineOrchestrator(graph, interceptors=interceptors)
+
+
+def test_a_run_wants_a_context() -> None:
+    """A dict in place of the context says what to give."""
+    context: Any = {"question": "?"}
+    with pytest.raises(InvalidConfigError, match="give PipelineContext"):
+        run_virtual(lambda: Pipeline("p", []).run(context))
+
+
+def test_a_dependency_given_as_a_spec_says_which_name_to_write() -> None:
+    """`dependencies=[look_up]` is answered with `write 'look_up'`."""
+    look_up = make_spec("look_up")
+    wrong: Any = (look_up,)
+    with pytest.raises(PipelineDefinitionError, match="write 'look_up'"):
+        Pipeline("p", [look_up, StageSpec("answer", look_up.runner, dependencies=wrong)])

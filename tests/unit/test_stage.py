@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
-from stageflow import StageContext, StageKind, StageOutput, StageSpec, StageStatus, stage
+from stageflow import (
+    Pipeline,
+    PipelineDefinitionError,
+    StageContext,
+    StageKind,
+    StageOutput,
+    StageSpec,
+    StageStatus,
+    stage,
+)
+from stageflow.errors import InvalidConfigError
 from tests.utils.factories import do_nothing
 
 
@@ -123,3 +134,33 @@ def test_an_output_can_be_written_as_json(output: StageOutput) -> None:
     plain = json.loads(json.dumps(output.to_dict()))
     back = StageOutput(StageStatus(plain.pop("status")), **plain)
     assert back == output
+
+
+def test_a_bare_decorator_declares_too() -> None:
+    """`@stage` without parentheses takes the function's name and declares nothing else."""
+
+    @stage
+    async def bare(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok()
+
+    assert bare == StageSpec("bare", bare.runner)
+
+
+def test_a_text_in_place_of_a_list_of_names_is_not_taken_letter_by_letter() -> None:
+    """`inputs="question"` is refused as what it is."""
+
+    @stage(inputs="question")
+    async def asking(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok()
+
+    with pytest.raises(PipelineDefinitionError) as caught:
+        Pipeline("p", [asking])
+    assert [problem.code for problem in caught.value.problems] == ["invalid_declaration"]
+    assert "inputs holds 'question'; give a list of names" in str(caught.value)
+
+
+def test_outputs_that_are_no_mapping_are_refused_where_they_are_given() -> None:
+    """`StageOutput.ok("text")` says how to name an output."""
+    text: Any = "text"
+    with pytest.raises(InvalidConfigError, match=r"StageOutput\.ok\(key=value\)"):
+        StageOutput.ok(text)
