@@ -6,7 +6,7 @@ import re
 
 from stageflow.context import StageContext
 from stageflow.errors import InvalidContextError
-from stageflow.kernels.conversation import conversation, recall, remember
+from stageflow.kernels.conversation import conversation, memory, remember
 from stageflow.pipeline import Pipeline
 from stageflow.providers.replies import valid_answer
 from stageflow.stage import StageKind, StageOutput, stage
@@ -42,19 +42,6 @@ async def guard(ctx: StageContext) -> StageOutput:
     if len(text) > MAX_TEXT_CHARS:
         return StageOutput.ok(refusal=TOO_LONG)
     return StageOutput.ok(refusal=REFUSAL if REFUSED.search(text) else None)
-
-
-@stage(
-    inputs=["user_id"],
-    outputs=["history"],
-    kind=StageKind.ENRICH,
-    required=False,
-    timeout_s=1.0,
-    provider="db",
-)
-async def memory(ctx: StageContext) -> StageOutput:
-    """What was said before."""
-    return StageOutput.ok(history=await recall(ctx))
 
 
 @stage(

@@ -15,6 +15,7 @@ from stageflow.context import StageContext
 from stageflow.errors import InvalidReplyError
 from stageflow.providers.ports import Message
 from stageflow.providers.replies import valid_record
+from stageflow.stage import StageKind, StageOutput, stage
 
 PROFILES = "profiles"
 CONVERSATIONS = "conversations"
@@ -42,6 +43,19 @@ async def recall(ctx: StageContext) -> list[Turn]:
     if not isinstance(turns, list):
         raise InvalidReplyError(f"the record of a conversation holds no list of turns: {turns!r}")
     return list(turns)
+
+
+@stage(
+    inputs=["user_id"],
+    outputs=["history"],
+    kind=StageKind.ENRICH,
+    required=False,
+    timeout_s=1.0,
+    provider="db",
+)
+async def memory(ctx: StageContext) -> StageOutput:
+    """What was said before."""
+    return StageOutput.ok(history=await recall(ctx))
 
 
 async def remember(ctx: StageContext, *, user: str, assistant: str, refused: bool = False) -> None:

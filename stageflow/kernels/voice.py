@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stageflow.context import StageContext
-from stageflow.kernels.conversation import PROFILES, conversation, recall, remember
+from stageflow.kernels import conversation as any_turn
+from stageflow.kernels.conversation import PROFILES, conversation, remember
 from stageflow.pipeline import Pipeline
 from stageflow.providers.replies import (
     valid_answer,
@@ -40,18 +43,8 @@ async def profile(ctx: StageContext) -> StageOutput:
     return StageOutput.ok(profile=record)
 
 
-@stage(
-    dependencies=["stt"],
-    inputs=["user_id"],
-    outputs=["history"],
-    kind=StageKind.ENRICH,
-    required=False,
-    timeout_s=1.0,
-    provider="db",
-)
-async def memory(ctx: StageContext) -> StageOutput:
-    """What was said before."""
-    return StageOutput.ok(history=await recall(ctx))
+#: As in any turn, but asked for once something was said.
+memory = replace(any_turn.memory, dependencies=("stt",))
 
 
 @stage(
