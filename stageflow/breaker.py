@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 from stageflow.classification import classify
+from stageflow.durations import is_duration
 from stageflow.errors import CircuitOpenError, ErrorCategory, InvalidConfigError
 
 #: Errors that speak against a provider. A bug or a refusal says nothing about its health.
@@ -79,7 +80,7 @@ class BreakerPolicy:
                 raise InvalidConfigError("BreakerPolicy", field, value, "give a positive integer")
         for field in ("window_s", "cooldown_s"):
             value = getattr(self, field)
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
+            if not is_duration(value):
                 raise InvalidConfigError(
                     "BreakerPolicy", field, value, "give a positive number of seconds"
                 )

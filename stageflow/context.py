@@ -399,10 +399,6 @@ class StageContext:
         kind = stage_event_type(self.name, what)
         self._scope.log.append((kind, self.now(), self.name, data))
 
-    def watch(self, timeout_s: float, on_expiry: Callable[[], object]) -> Watch:
-        """Have `on_expiry` called in `timeout_s` seconds, unless the watch is released."""
-        return self._scope.watchdog.watch(self.now() + timeout_s, on_expiry)
-
     # ── providers ───────────────────────────────────────────────────────────────────────────
 
     def provider(self, name: str) -> Any:

@@ -34,6 +34,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from stageflow.durations import is_duration
 from stageflow.errors import ErrorCategory, InvalidConfigError, ProviderError
 
 _TABLE = Table(
@@ -109,7 +110,7 @@ class SqlDatabase:
             ("statement_timeout_s", statement_timeout_s),
             ("call_timeout_s", call_timeout_s),
         ):
-            if not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
+            if not is_duration(timeout_s):
                 raise InvalidConfigError(
                     "SqlDatabase", field, timeout_s, "give a positive number of seconds"
                 )

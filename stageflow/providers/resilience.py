@@ -7,7 +7,6 @@ has shown no progress for two seconds.
 from __future__ import annotations
 
 import asyncio
-import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from stageflow.breaker import BreakerPolicy, CircuitBreaker, speaks_against_provider
+from stageflow.durations import is_duration
 from stageflow.errors import CircuitOpenError, InvalidConfigError, NoProgressError
 from stageflow.providers.registry import PORTS
 
@@ -172,7 +172,7 @@ class Watched(_Wrapper):
             InvalidConfigError: The time is no positive, finite number.
         """
         limit = progress_timeout_s
-        if not (isinstance(limit, int | float) and 0 < limit < math.inf):
+        if not is_duration(limit):
             raise InvalidConfigError(
                 "Watched", "progress_timeout_s", limit, "give a positive number of seconds"
             )

@@ -7,8 +7,9 @@ import json
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.utils.listener import Listener
 
 PATH = "/v1/chat/completions"
 
@@ -34,7 +35,7 @@ class Reply:
     piece_pause_s: float = 0.0
 
 
-class LlmServer:
+class LlmServer(Listener):
     """Answers each conversation by repeating its last message.
 
     Attributes:
@@ -44,37 +45,19 @@ class LlmServer:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.script: deque[Reply] = deque()
         self.requests: list[dict[str, Any]] = []
-        self.port = 0
-        self._connections: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Self:
-        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._listening.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._listening is not None
-        self._listening.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to it, for a proxy."""
         return await asyncio.open_connection("127.0.0.1", self.port)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self.tasks.add(task)
         try:
             while True:
                 await self._answer(await _request(reader), writer)
@@ -82,7 +65,7 @@ class LlmServer:
             # The server closes, or the client has gone.
             pass
         finally:
-            self._connections.discard(task)
+            self.tasks.discard(task)
             writer.transport.abort()
 
     async def _answer(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:

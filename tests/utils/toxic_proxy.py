@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
+
+from tests.utils.listener import Listener
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -58,7 +59,7 @@ class _Link:
     ended: Ending | None = None
 
 
-class ToxicProxy:
+class ToxicProxy(Listener):
     """Forwards connections to a server, with toxics.
 
     Attributes:
@@ -70,32 +71,13 @@ class ToxicProxy:
 
     def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
         """Say how the server is reached."""
+        super().__init__()
         self.toxics = HEALTHY
         self.script: deque[Toxics] = deque()
         self.accepted = 0
         self.reached = asyncio.Event()
-        self.port = 0
         self._connect = connect
-        self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[_Link] = set()
-        self._listening: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Self:
-        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._listening.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._listening is not None
-        self._listening.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def poison_open(self, toxics: Toxics) -> None:
         """Change what is done to the connections that are open now, counting bytes anew."""
@@ -109,13 +91,14 @@ class ToxicProxy:
             link.ended = Ending.HALF_OPEN
             link.server[1].transport.abort()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take one connection, and pass it on."""
         self.accepted += 1
         self.reached.set()
         toxics = self.script.popleft() if self.script else self.toxics
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self.tasks.add(task)
         try:
             await self._serve(_Link((reader, writer), await self._connect(), toxics))
         except (asyncio.CancelledError, OSError):
@@ -123,14 +106,14 @@ class ToxicProxy:
             pass
         finally:
             writer.close()
-            self._tasks.discard(task)
+            self.tasks.discard(task)
 
     async def _serve(self, link: _Link) -> None:
         if link.toxics == Toxics(ending=Ending.BLACK_HOLE):
             link.ended = Ending.BLACK_HOLE
         self._open.add(link)
         ways = [asyncio.create_task(way(link)) for way in (_send_up, _send_down)]
-        self._tasks.update(ways)
+        self.tasks.update(ways)
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -139,7 +122,7 @@ class ToxicProxy:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            self._tasks.difference_update(ways)
+            self.tasks.difference_update(ways)
 
 
 async def _send_up(link: _Link) -> None:
