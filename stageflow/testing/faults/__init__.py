@@ -17,14 +17,17 @@ from stageflow.testing.faults.injector import (
     TtsFaultInjector,
     inject_fault,
 )
+from stageflow.testing.faults.plan import FaultPlan, PlannedFault
 
 __all__ = [
     "DbFaultInjector",
     "FaultInjector",
+    "FaultPlan",
     "FaultType",
     "InjectedDatabaseError",
     "InjectedHTTPError",
     "LlmFaultInjector",
+    "PlannedFault",
     "SttFaultInjector",
     "TtsFaultInjector",
     "inject_fault",

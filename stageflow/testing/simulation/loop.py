@@ -76,6 +76,15 @@ class _Future(_Numbered, asyncio.Future[Any]):
         super().__init__(loop=loop)
 
 
+def _refused(operation: str) -> Any:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise RealIOError(operation)
+
+    refuse.__name__ = operation
+    refuse.__doc__ = "Refuse: this is real I/O."
+    return refuse
+
+
 class SimulationLoop(asyncio.AbstractEventLoop):
     """The loop. Its clock starts at 0 s, and jumps to the next timer when nothing is ready.
 
@@ -119,7 +128,7 @@ class SimulationLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self,
         callback: Callable[[Unpack[Args]], object],
-        *args: Unpack[Args],
+        *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         """As asyncio's; what is called next among the ready is up to the schedule."""
@@ -132,7 +141,7 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         self,
         delay: float,
         callback: Callable[[Unpack[Args]], object],
-        *args: Unpack[Args],
+        *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """As asyncio's, in seconds of virtual time."""
@@ -142,7 +151,7 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         self,
         when: float,
         callback: Callable[[Unpack[Args]], object],
-        *args: Unpack[Args],
+        *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """As asyncio's, in seconds of virtual time."""
@@ -327,24 +336,40 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         """As asyncio's."""
         self._debug = enabled
 
+    # ── the real world ──────────────────────────────────────────────────────────────────────
 
-def _refusal(operation: str) -> Callable[..., NoReturn]:
-    def refuse(self: SimulationLoop, *_: Any, **__: Any) -> NoReturn:
-        raise RealIOError(operation)
-
-    refuse.__name__ = operation
-    refuse.__doc__ = "Refuse: this is real I/O."
-    return refuse
-
-
-def _refuse_the_rest() -> None:
-    """Whatever else a loop can be asked for is real I/O, in this Python and in later ones."""
-    for name in vars(asyncio.AbstractEventLoop):
-        if not name.startswith("_") and name not in vars(SimulationLoop):
-            setattr(SimulationLoop, name, _refusal(name))
-
-
-_refuse_the_rest()
+    call_soon_threadsafe = _refused("call_soon_threadsafe")
+    run_in_executor = _refused("run_in_executor")
+    set_default_executor = _refused("set_default_executor")
+    getaddrinfo = _refused("getaddrinfo")
+    getnameinfo = _refused("getnameinfo")
+    create_connection = _refused("create_connection")
+    create_server = _refused("create_server")
+    sendfile = _refused("sendfile")
+    start_tls = _refused("start_tls")
+    create_unix_connection = _refused("create_unix_connection")
+    create_unix_server = _refused("create_unix_server")
+    connect_accepted_socket = _refused("connect_accepted_socket")
+    create_datagram_endpoint = _refused("create_datagram_endpoint")
+    connect_read_pipe = _refused("connect_read_pipe")
+    connect_write_pipe = _refused("connect_write_pipe")
+    subprocess_shell = _refused("subprocess_shell")
+    subprocess_exec = _refused("subprocess_exec")
+    add_reader = _refused("add_reader")
+    remove_reader = _refused("remove_reader")
+    add_writer = _refused("add_writer")
+    remove_writer = _refused("remove_writer")
+    sock_recv = _refused("sock_recv")
+    sock_recv_into = _refused("sock_recv_into")
+    sock_recvfrom = _refused("sock_recvfrom")
+    sock_recvfrom_into = _refused("sock_recvfrom_into")
+    sock_sendall = _refused("sock_sendall")
+    sock_sendto = _refused("sock_sendto")
+    sock_connect = _refused("sock_connect")
+    sock_accept = _refused("sock_accept")
+    sock_sendfile = _refused("sock_sendfile")
+    add_signal_handler = _refused("add_signal_handler")
+    remove_signal_handler = _refused("remove_signal_handler")
 
 
 def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
