@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
+# By hand and not by its entry point, which would import the package before coverage looks.
+pytest_plugins = ["stageflow.testing.plugin"]
+
 # Chosen by --hypothesis-profile; a failure prints the line that reproduces it.
 _COMMON = settings(
     deadline=None,

@@ -17,6 +17,7 @@ from stageflow.events import Event
 from stageflow.pipeline import Pipeline
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.result import RunResult
+from stageflow.testing.faults import FaultInjector
 from stageflow.testing.simulation.loop import Schedule, SimulationLoop, run_in
 from stageflow.testing.simulation.token import Scenario, Token, can_travel, name_of
 
@@ -36,10 +37,17 @@ class Simulation:
     Attributes:
         loop: The event loop.
         random: Random numbers from the seed.
+        faults: The injectors of the scenario's faults, in order.
     """
 
-    def __init__(self, loop: SimulationLoop, scenario: Scenario) -> None:
+    def __init__(
+        self,
+        loop: SimulationLoop,
+        scenario: Scenario,
+        faults: tuple[FaultInjector, ...] = (),
+    ) -> None:
         self.loop = loop
+        self.faults = faults
         self.random = random.Random(f"contexts of {scenario.seed}")
         self._cancel_at_step = scenario.cancel_at_step
         self._contexts: list[PipelineContext] = []
@@ -271,9 +279,9 @@ def _simulated(
     call: int,
 ) -> Outcome[T]:
     loop = SimulationLoop(Schedule(scenario.seed, scenario.switches))
-    sim = Simulation(loop, scenario)
     try:
-        with scenario.faults.injected():
+        with scenario.faults.injected() as injectors:
+            sim = Simulation(loop, scenario, injectors)
             value = run_in(loop, main(sim, *args))
     except BaseException as error:
         _tell(error, _token(main, args, scenario, call))
