@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import pytest_asyncio.plugin
 
 from stageflow.testing import plugin
+from tests.utils.plugin_project import project, run_tests
 
 pytest_plugins = ["pytester"]
+__all__ = ["project"]  # a fixture
 
 PREAMBLE = """
 import asyncio
@@ -29,22 +30,8 @@ async def ask():
 """
 
 
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project whose pytest knows this plugin and the one for asyncio, and no other."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makeini(
-        "[pytest]\naddopts = --strict-markers\nasyncio_mode = auto\nfilterwarnings = error\n"
-        "asyncio_default_fixture_loop_scope = function\n"
-    )
-    return pytester
-
-
 def run(project: pytest.Pytester, tests: str) -> pytest.RunResult:
-    project.makepyfile(PREAMBLE + tests)
-    return project.runpytest_inprocess(
-        "-p", "no:cacheprovider", plugins=[pytest_asyncio.plugin, plugin]
-    )
+    return run_tests(project, PREAMBLE + tests)
 
 
 def test_marker_injects_into_sync_and_async_tests(project: pytest.Pytester) -> None:
@@ -157,7 +144,7 @@ async def test_next():
 
 def test_marker_is_described(project: pytest.Pytester) -> None:
     """`pytest --markers` says what the marker does."""
-    shown = project.runpytest_inprocess("--markers", plugins=[pytest_asyncio.plugin, plugin])
+    shown = run_tests(project, "", "--markers")
     shown.stdout.fnmatch_lines(["@pytest.mark.fault(provider, fault_type, *"])
 
 
