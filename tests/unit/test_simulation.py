@@ -184,6 +184,20 @@ def test_work_can_take_time_that_holds_the_loop() -> None:
     assert simulate(works).value == 2.5
 
 
+def test_the_clock_never_runs_backwards() -> None:
+    """A timer that fell due while work held the loop is called late, at the later time."""
+
+    async def works(sim: Simulation) -> list[float]:
+        called_at_s: list[float] = []
+        sim.loop.call_later(1, lambda: called_at_s.append(sim.loop.time()))
+        sim.loop.pass_time(5)
+        await asyncio.sleep(0)
+        await asyncio.sleep(1)
+        return called_at_s
+
+    assert simulate(works).value == [5.0]
+
+
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])
 @pytest.mark.parametrize("pipeline", [voice(), chat()], ids=lambda pipeline: str(pipeline.name))
 def test_a_kernel_takes_as_long_as_its_critical_path(pipeline: Pipeline, seed: int | None) -> None:

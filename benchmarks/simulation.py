@@ -1,0 +1,73 @@
+"""Turns in virtual time, which is exact on every machine; and what a simulated run costs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+
+import stageflow as sf
+from benchmarks import plain
+from benchmarks.support import CpuTimed, requires
+from benchmarks.turns import NEEDS, Turn, chat_turn, voice_turn
+
+# An older commit may lack it; its benchmarks then skip before anything here is called.
+with contextlib.suppress(ImportError):
+    from stageflow.testing.simulation import Simulation, simulate, simulate_pipeline
+
+setup = requires(*NEEDS, "testing.simulation")
+
+TURNS = 200
+RUNS_A_CALL = 20
+
+
+class VirtualLatency:
+    """How long 200 turns take in virtual time: what the providers take, and nothing by chance.
+
+    A change here is a change of what the kernel waits for, however small: a call more, or two
+    calls one after another that ran side by side.
+    """
+
+    version = "1"
+    unit = "seconds"
+
+    def track_voice_turn(self) -> dict[str, object]:
+        """Latencies as samples: P50, P95 and P99, the same ones on every machine."""
+        return {"samples": [_virtual_s(voice_turn(n)) for n in range(TURNS)], "number": 1}
+
+    def track_chat_turn(self) -> dict[str, object]:
+        """Latencies as samples: P50, P95 and P99, the same ones on every machine."""
+        return {"samples": [_virtual_s(chat_turn(n)) for n in range(TURNS)], "number": 1}
+
+
+class Cpu(CpuTimed):
+    """CPU time of 20 simulated runs of eight stages that each suspend once."""
+
+    version = "1"
+
+    def time_20_runs(self) -> None:
+        """Each in a loop and an order of its own: what a storm of 16,000 is made of."""
+        for seed in range(RUNS_A_CALL):
+            simulate_pipeline(_eight_stages(), seed=seed)
+
+
+def _virtual_s(turn: Turn) -> float:
+    async def main(sim: Simulation) -> None:
+        await turn()
+
+    return simulate(main, seed=None).elapsed_s
+
+
+@functools.cache
+def _eight_stages() -> sf.Pipeline:
+    async def nap(ctx: sf.StageContext) -> sf.StageOutput:
+        await asyncio.sleep(0.01)
+        return sf.StageOutput.ok()
+
+    return sf.Pipeline(
+        "eight", [sf.StageSpec(f"s{n}", nap, (f"s{n - 2}",) if n > 1 else ()) for n in range(8)]
+    )
+
+
+if __name__ == "__main__":
+    plain.main()
