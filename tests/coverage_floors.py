@@ -1,6 +1,6 @@
-"""Holds parts of the package to coverage floors of their own, branches included.
+"""Holds parts of the package to coverage floors of their own, branches included; prints the table.
 
-coverage knows one floor for everything; the specification has one for each component::
+coverage knows one floor for everything; here each component has its own::
 
     coverage json -o coverage.json && python tests/coverage_floors.py coverage.json
 """
@@ -37,11 +37,7 @@ def shortfalls(report: Mapping[str, Any], floors: Mapping[str, float] = FLOORS) 
         return ["branches were not measured; run pytest with --cov-branch"]
     found = []
     for path, floor in floors.items():
-        files = {
-            name: file
-            for name, file in report["files"].items()
-            if name == path or (path.endswith("/") and name.startswith(path))
-        }
+        files = {name: file for name, file in report["files"].items() if _belongs(name, path)}
         if not files:
             found.append(f"{path}: was not measured; run the tests with --cov=stageflow")
         for name, file in sorted(files.items()):
@@ -56,14 +52,45 @@ def shortfalls(report: Mapping[str, Any], floors: Mapping[str, float] = FLOORS) 
     return found
 
 
+def table(report: Mapping[str, Any], floors: Mapping[str, float] = FLOORS) -> list[str]:
+    """One line for each floor, and one for the whole: what is asked, and what was measured.
+
+    Of a folder the least covered file counts, as each of its files has to keep the floor.
+
+    Args:
+        report: What ``coverage json`` writes.
+        floors: Least coverage in per cent, by file or folder.
+    """
+    width = max(map(len, [*floors, "everything"]))
+    lines = [f"{'coverage, branches included':{width}}   asked  measured"]
+    for path, floor in floors.items():
+        measured = [
+            file["summary"]["percent_covered"]
+            for name, file in report["files"].items()
+            if _belongs(name, path)
+        ]
+        least = f"{min(measured):.1f} %" if measured else "nothing"
+        lines.append(f"{path:{width}}  {floor:4g} %  {least:>8}")
+    if "totals" in report:
+        lines.append(
+            f"{'everything':{width}}       -  {report['totals']['percent_covered']:6.1f} %"
+        )
+    return lines
+
+
+def _belongs(name: str, path: str) -> bool:
+    return name == path or (path.endswith("/") and name.startswith(path))
+
+
 def main(argv: list[str]) -> int:
     """Judge a report; the exit code is 1 if something is below its floor, 2 without a report."""
     if len(argv) != 1 or not Path(argv[0]).is_file():
-        print(
-            "usage: coverage_floors.py REPORT, where REPORT is written by: coverage json -o REPORT"
-        )
+        print("there is no report of a run yet; `make test` writes one, and so does")
+        print("coverage json -o REPORT && python -m tests.coverage_floors REPORT")
         return 2
-    problems = shortfalls(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+    report = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    print("\n".join(table(report)))
+    problems = shortfalls(report)
     for problem in problems:
         print(problem)
     if not problems:

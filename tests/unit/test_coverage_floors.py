@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.coverage_floors import FLOORS, main, shortfalls
+from tests.coverage_floors import FLOORS, main, shortfalls, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +50,16 @@ def test_what_was_not_measured_does_not_pass() -> None:
     assert "--cov-branch" in branchless
 
 
+def test_the_table_shows_what_is_asked_and_what_was_measured() -> None:
+    """A line for each floor; of a folder its least covered file, of nothing that it is nothing."""
+    measured = report(a_py=100.0, b_py=96.25) | {"totals": {"percent_covered": 97.0}}
+    _, file, folder, missing, whole = table(measured, {"pkg/a.py": 100, "pkg/": 95, "x.py": 90})
+    assert file.split() == ["pkg/a.py", "100", "%", "100.0", "%"]
+    assert folder.split() == ["pkg/", "95", "%", "96.2", "%"]
+    assert missing.split() == ["x.py", "90", "%", "nothing"]
+    assert whole.split() == ["everything", "-", "97.0", "%"]
+
+
 @pytest.mark.parametrize("path", FLOORS)
 def test_each_floor_is_of_something_that_exists(path: str) -> None:
     """A renamed module would otherwise be reported as unmeasured only after a whole run."""
@@ -69,6 +79,8 @@ def test_the_command_tells_by_its_exit_code(
     del whole["files"]["stageflow/bag.py"]
     kept.write_text(json.dumps(whole), encoding="utf-8")
     assert main([str(kept)]) == 1
-    assert "stageflow/bag.py: was not measured" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "stageflow/bag.py: was not measured" in shown
+    assert "asked  measured" in shown
     assert main([str(tmp_path / "none.json")]) == 2
     assert main([]) == 2
