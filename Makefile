@@ -6,9 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMMITS ?= 5
 PYTEST_ARGS ?=
+SCHEDULES ?= 16000
+MUTANTS_ARGS ?=
+REPEATS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test lint format compare site serve browser clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format compare site serve browser clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,9 +31,22 @@ $(READY): pyproject.toml
 bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
 	@$(BIN)/python -m stageflow pulse bench --commits $(COMMITS)
 
-test: $(READY) browser ## Run all tests and hold the coverage floors. PYTEST_ARGS="-k bag"
-	@$(BIN)/python -m pytest --cov --cov-report=json:.coverage.json --cov-report= $(PYTEST_ARGS)
+test: $(READY) browser ## Run all tests, in random order, on all cores; hold the coverage floors. PYTEST_ARGS="-k bag"
+	@$(BIN)/python -m pytest -n auto --dist worksteal --random-order \
+	  --cov --cov-report=json:.coverage.json --cov-report= $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(BIN)/python -m tests.coverage_floors .coverage.json)
+
+coverage: $(READY) ## Print the coverage of the last `make test`, beside what is asked.
+	@$(BIN)/python -m tests.coverage_floors .coverage.json
+
+storm: $(READY) ## Run the storm, and the planted bugs that it has to find. SCHEDULES=16000
+	@$(BIN)/python -m tests.property.storm --schedules $(SCHEDULES) --planted
+
+mutants: $(READY) ## Change the code in thousands of ways, and count what no test notices. MUTANTS_ARGS="--help"
+	@$(BIN)/python -m tests.mutation $(MUTANTS_ARGS)
+
+flakes: $(READY) browser ## Run the fast tests again and again, each time in another order. REPEATS=20
+	@$(BIN)/python -m tests.flakes --repeats $(REPEATS)
 
 lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/ruff check .

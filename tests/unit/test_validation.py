@@ -109,7 +109,7 @@ def test_a_timeout_is_a_positive_finite_number(timeout_s: Any) -> None:
     assert problem.timeout_s is timeout_s
 
 
-@pytest.mark.parametrize("condition", [5, "yes", configured], ids=repr)
+@pytest.mark.parametrize("condition", [5, "yes", configured], ids=["number", "text", "async"])
 def test_a_condition_is_a_plain_function(condition: Any) -> None:
     """An async one would return a coroutine, which always counts as true."""
     (problem,) = problems_of(make_spec("a", condition=condition))
