@@ -21,6 +21,7 @@ from stageflow import (
     StageTimeoutError,
 )
 from stageflow.errors import MissingRunInputError
+from stageflow.testing.scripted import do_nothing
 from tests.utils.assertions import (
     assert_events_sound,
     assert_run_sound,
@@ -28,7 +29,7 @@ from tests.utils.assertions import (
     only,
     types_of,
 )
-from tests.utils.factories import do_nothing, make_pipeline, make_spec
+from tests.utils.factories import make_pipeline, make_spec
 from tests.utils.virtual_time import run_virtual
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stageflow import Pipeline, PipelineDefinitionError, StageGraph, StageSpec
+from stageflow.testing.scripted import do_nothing
 from tests.property.strategies import Broken, broken_specs, stage_specs
-from tests.utils.factories import do_nothing
 
 
 @given(stage_specs())

@@ -42,8 +42,8 @@ from stageflow.kernels.voice import voice
 from stageflow.pipeline import BoundStage
 from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS, speech_of_text
 from stageflow.providers.latency import LatencyProfile
+from stageflow.testing.scripted import do_nothing
 from tests.property.strategies import events, pipelines, stage_specs
-from tests.utils.factories import do_nothing
 
 # ── fixtures, and what the examples call by name ────────────────────────────────────────────
 

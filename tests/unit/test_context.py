@@ -26,7 +26,8 @@ from stageflow.errors import (
     UndeclaredInputError,
     UnknownProviderError,
 )
-from tests.utils.factories import chain, do_nothing
+from stageflow.testing.scripted import do_nothing
+from tests.utils.factories import chain
 from tests.utils.mocks import FakeDatabase
 from tests.utils.virtual_time import run_virtual
 

@@ -19,8 +19,8 @@ from stageflow import (
 )
 from stageflow.errors import InvalidOutputError, StageFailedError, StageTimeoutError
 from stageflow.interceptors.base import CallNext, fold
-from tests.utils.factories import chain, do_nothing, make_pipeline, make_spec
-from tests.utils.mocks import ScriptedError
+from stageflow.testing.scripted import ScriptedError, do_nothing
+from tests.utils.factories import chain, make_pipeline, make_spec
 from tests.utils.virtual_time import run_virtual
 
 

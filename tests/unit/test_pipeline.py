@@ -26,9 +26,9 @@ from stageflow.errors import (
     StageTimeoutError,
 )
 from stageflow.interceptors import RetryInterceptor
+from stageflow.testing.scripted import ScriptedError
 from tests.utils.assertions import types_of
 from tests.utils.factories import chain, make_pipeline, make_spec, names
-from tests.utils.mocks import ScriptedError
 from tests.utils.virtual_time import run_virtual
 
 

@@ -19,7 +19,7 @@ from stageflow import (
     stage,
 )
 from stageflow.errors import InvalidConfigError
-from tests.utils.factories import do_nothing
+from stageflow.testing.scripted import do_nothing
 
 
 def test_a_bare_decorator_call_takes_the_functions_name() -> None:

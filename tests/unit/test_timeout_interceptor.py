@@ -20,9 +20,9 @@ from stageflow import (
 )
 from stageflow.errors import InvalidContextError
 from stageflow.interceptors.base import CallNext
+from stageflow.testing.scripted import ScriptedError
 from tests.utils.assertions import only
 from tests.utils.factories import make_pipeline, make_spec
-from tests.utils.mocks import ScriptedError
 from tests.utils.virtual_time import VirtualTimeLoop, run_virtual
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from stageflow import Pipeline, PipelineDefinitionError, StageContext, StageOutput, StageSpec
 from stageflow import errors as err
+from stageflow.testing.scripted import do_nothing
 from stageflow.validation import _BATCH
-from tests.utils.factories import do_nothing, make_pipeline, make_spec
+from tests.utils.factories import make_pipeline, make_spec
 
 
 def problems_of(*specs: Any, inputs: tuple[str, ...] = ()) -> list[err.DefinitionError]:

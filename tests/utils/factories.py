@@ -8,12 +8,7 @@ from typing import Any
 from stageflow import Pipeline, StageContext, StageOutput, StageSpec, stage
 from stageflow.events import EventLog
 from stageflow.stage import StageKind
-from tests.utils.mocks import ScriptedStage
-
-
-async def do_nothing(ctx: StageContext) -> StageOutput:
-    """Run as a stage without outputs."""
-    return StageOutput.ok()
+from stageflow.testing.scripted import ScriptedStage, do_nothing
 
 
 def make_spec(

@@ -21,6 +21,7 @@ from stageflow.testing.simulation.errors import (
 )
 from stageflow.testing.simulation.loop import Schedule, SimulationLoop, run_in
 from stageflow.testing.simulation.simulate import (
+    EPOCH_S,
     Outcome,
     Simulation,
     explore,
@@ -31,6 +32,7 @@ from stageflow.testing.simulation.simulate import (
 from stageflow.testing.simulation.token import Scenario, Token
 
 __all__ = [
+    "EPOCH_S",
     "DeadlockError",
     "LeftBehindError",
     "LivelockError",

@@ -1,0 +1,37 @@
+"""Hypothesis strategies for everything that a pipeline is made of.
+
+Whatever is drawn comes from Hypothesis alone, ids and times included, so a failure replays; and
+everything shrinks, so that what is left of a failure is what matters.
+"""
+
+from stageflow.testing.strategies.broken import Broken, broken_specs
+from stageflow.testing.strategies.context import context_bags, context_keys, context_values
+from stageflow.testing.strategies.definitions import (
+    dependencies,
+    open_pipelines,
+    pipeline_pairs,
+    pipelines,
+    stage_names,
+    stage_specs,
+)
+from stageflow.testing.strategies.events import RecordedRun, event_sequences, events
+from stageflow.testing.strategies.scenarios import fault_plans, scenarios
+
+__all__ = [
+    "Broken",
+    "RecordedRun",
+    "broken_specs",
+    "context_bags",
+    "context_keys",
+    "context_values",
+    "dependencies",
+    "event_sequences",
+    "events",
+    "fault_plans",
+    "open_pipelines",
+    "pipeline_pairs",
+    "pipelines",
+    "scenarios",
+    "stage_names",
+    "stage_specs",
+]

@@ -1,0 +1,138 @@
+"""The strategies themselves: what they draw is valid, shrinks to little, and can be drawn again."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
+
+from stageflow import Event, Pipeline, PipelineDefinitionError, StageSpec
+from stageflow.testing.faults import FaultInjector, FaultPlan
+from stageflow.testing.scripted import ScriptedStage, do_nothing
+from stageflow.testing.simulation import Scenario, Token
+from stageflow.testing.strategies import (
+    Broken,
+    RecordedRun,
+    broken_specs,
+    context_bags,
+    event_sequences,
+    fault_plans,
+    open_pipelines,
+    pipeline_pairs,
+    pipelines,
+    scenarios,
+    stage_names,
+    stage_specs,
+)
+
+PROVIDERS = ("llm", "stt", "tts", "db", "search")
+QUIET = settings(database=None, max_examples=300, derandomize=True)
+
+
+@given(fault_plans(providers=PROVIDERS))
+def test_every_drawn_fault_fits_its_provider(plan: FaultPlan) -> None:
+    """All of a plan can be injected together, and it survives being written down."""
+    with plan.injected() as injectors:
+        assert all(isinstance(injector, FaultInjector) for injector in injectors)
+        assert [i.provider for i in injectors] == [fault.provider for fault in plan.faults]
+    assert FaultPlan.from_dict(plan.to_dict()).to_dict() == plan.to_dict()
+
+
+@given(scenarios(providers=PROVIDERS, max_steps=100))
+def test_a_scenario_travels_in_a_token(scenario: Scenario) -> None:
+    """Written as a token and read again, it says the same."""
+    again = Token.parse(str(Token(scenario))).scenario
+    assert again.to_dict() == scenario.to_dict()
+
+
+@given(broken_specs())
+def test_the_named_defect_is_the_one_that_is_found(broken: Broken) -> None:
+    """Whatever else is reported would be a second defect."""
+    with pytest.raises(PipelineDefinitionError) as caught:
+        Pipeline("broken", broken.specs).build()
+    assert {type(problem) for problem in caught.value.problems} == {broken.defect}
+
+
+def smallest(strategy: st.SearchStrategy[Any], wanted: Callable[[Any], bool]) -> Any:
+    """What Hypothesis makes of the first example that is wanted."""
+    return find(strategy, wanted, settings=QUIET)
+
+
+def test_specs_shrink_to_the_stages_that_matter() -> None:
+    """A dependency needs two stages, a chain of three needs three, and names get short."""
+    two = smallest(stage_specs(), lambda specs: any(spec.dependencies for spec in specs))
+    assert len(two) == 2
+    assert sum(len(spec.name) for spec in two) <= 3
+    assert all(not spec.outputs and spec.runner == ScriptedStage() for spec in two)
+
+    def has_chain(specs: list[StageSpec]) -> bool:
+        before = {spec.name: spec.dependencies for spec in specs}
+        return any(before[middle] for names in before.values() for middle in names)
+
+    assert len(smallest(stage_specs(), has_chain)) == 3
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wanted", "size"),
+    [
+        (pipelines(), lambda drawn: len(drawn.stages) > 0, lambda drawn: len(drawn.stages)),
+        (open_pipelines(), lambda drawn: len(drawn.stages) > 0, lambda drawn: len(drawn.stages)),
+        (
+            pipeline_pairs(),
+            lambda pair: any(s.dependencies for s in pair[0].stages),
+            lambda pair: len(pair[0].stages) - 1,
+        ),
+        (context_bags(), lambda bag: len(bag) > 0, len),
+        (fault_plans(), lambda plan: bool(plan.faults), lambda plan: len(plan.faults)),
+        (scenarios(), lambda scenario: scenario.switches > 0, lambda found: found.switches),
+        (
+            stage_specs(endings=("ok", "fail", "raise")),
+            lambda specs: any(spec.runner.ending == "raise" for spec in specs),
+            len,
+        ),
+    ],
+    ids=["pipelines", "open", "pairs", "bags", "faults", "scenarios", "specs"],
+)
+def test_what_is_drawn_shrinks_to_one(
+    strategy: st.SearchStrategy[Any],
+    wanted: Callable[[Any], bool],
+    size: Callable[[Any], int],
+) -> None:
+    """Where one of something is enough, one is left."""
+    assert size(smallest(strategy, wanted)) == 1
+
+
+def test_a_scenario_shrinks_to_a_calm_one() -> None:
+    """No fault, no cancellation, no switch, unless they matter."""
+    calm = smallest(scenarios(providers=PROVIDERS, max_steps=50), lambda _: True)
+    assert calm == Scenario(seed=0, switches=0)
+
+
+def test_the_same_seed_draws_the_same_runs() -> None:
+    """Ids, time stamps and orders included: a failure that was seen once can be seen again."""
+
+    def drawn() -> list[tuple[Event, ...]]:
+        seen: list[tuple[Event, ...]] = []
+
+        @settings(database=None, max_examples=30, derandomize=True, phases=[Phase.generate])
+        @given(event_sequences())
+        def collect(run: RecordedRun) -> None:
+            seen.append(run.events)
+
+        collect()
+        return seen
+
+    first, second = drawn(), drawn()
+    assert first == second
+    stamps = {event.timestamp for events in first for event in events}
+    assert min(stamps) >= dt.datetime(2001, 9, 9, tzinfo=dt.UTC)
+
+
+@given(st.sets(stage_names(), max_size=20))
+def test_every_drawn_name_names_a_stage(names: set[str]) -> None:
+    """A pipeline takes it."""
+    Pipeline("named", [StageSpec(name, do_nothing) for name in sorted(names)]).build()
