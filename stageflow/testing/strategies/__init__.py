@@ -16,6 +16,7 @@ from stageflow.testing.strategies.definitions import (
 )
 from stageflow.testing.strategies.events import RecordedRun, event_sequences, events
 from stageflow.testing.strategies.scenarios import fault_plans, scenarios
+from stageflow.testing.strategies.workloads import workloads
 
 __all__ = [
     "Broken",
@@ -34,4 +35,5 @@ __all__ = [
     "scenarios",
     "stage_names",
     "stage_specs",
+    "workloads",
 ]
