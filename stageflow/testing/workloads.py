@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,11 +149,11 @@ class Record:
 
     Attributes:
         begun: For each attempt its stage, and how many events the run had by then.
-        ended: The stages whose work came to its end, in order; once for each attempt.
+        swallowed: The stages that went on although they were cancelled; once for each attempt.
     """
 
     begun: list[tuple[str, int]] = field(default_factory=list)
-    ended: list[str] = field(default_factory=list)
+    swallowed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,7 @@ class _Runner:
         except asyncio.CancelledError:
             if stage.ending != "stubborn":
                 raise
-        finally:
-            self.record.ended.append(stage.name)
+            self.record.swallowed.append(stage.name)
         recovered = 0 < stage.recovers_at <= attempt
         return self._end("ok" if recovered else stage.ending)
 
@@ -206,6 +205,9 @@ class _TimedLLM:
     async def complete(self, messages: Sequence[Message]) -> str:
         await asyncio.sleep(self.call_s)
         return "ok"
+
+    async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
+        yield await self.complete(messages)
 
 
 def _never(ctx: object) -> bool:

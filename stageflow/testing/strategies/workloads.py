@@ -22,17 +22,17 @@ def _stages() -> st.SearchStrategy[tuple[list[int], int, WorkStage]]:
         stage_names(),
         naps_s=st.lists(_SECONDS, max_size=2).map(tuple),
         calls=st.sampled_from([0, 1, 1, 2]),
-        ending=st.sampled_from([*["ok"] * 6, *ENDINGS[1:]]),
+        ending=st.sampled_from([*["ok"] * 6, *ENDINGS[1:], "stubborn", "transient"]),
         recovers_at=st.integers(0, 3),
-        required=st.sampled_from([True, True, False]),
+        required=st.sampled_from([True, False]),
         runs=st.sampled_from([True, True, True, True, False]),
-        timeout_s=st.sampled_from([None, None, 1.5, 4.0]),
+        timeout_s=st.sampled_from([None, None, None, 1.5, 4.0]),
         cleanup_s=st.sampled_from([0.0, 0.0, 0.25, 3.0]),
     )
     return st.tuples(st.lists(st.integers(0, 4), max_size=2, unique=True), st.integers(0, 2), stage)
 
 
-def workloads(*, max_size: int = 6) -> st.SearchStrategy[Workload]:
+def workloads(*, max_size: int = 8) -> st.SearchStrategy[Workload]:
     """Workloads of few stages, some with retries, a breaker, timeouts and a deadline.
 
     Shrinks to one stage that does nothing, without any policy.
@@ -45,9 +45,9 @@ def workloads(*, max_size: int = 6) -> st.SearchStrategy[Workload]:
         st.lists(_stages(), min_size=1, max_size=max_size),
         call_s=st.sampled_from([1.0, 0.0, 3.0]),
         deadline_s=st.sampled_from([None, None, 100.0, 6.0, 2.0]),
-        attempts=st.sampled_from([1, 3, 2]),
-        failures=st.sampled_from([None, 1, 2, 3]),
-        cooldown_s=st.sampled_from([1.0, 0.25, 30.0]),
+        attempts=st.sampled_from([1, 3, 2, 4]),
+        failures=st.sampled_from([None, 1, 1, 2, 3]),
+        cooldown_s=st.sampled_from([1.0, 0.25, 0.25, 30.0]),
         attempt_timeout_s=st.sampled_from([None, None, 1.25]),
     )
 

@@ -1,0 +1,299 @@
+"""Bugs planted in the engine, to see whether the storm finds them.
+
+Each is a patch of the engine for the length of a block. Some show in every order of the ready
+callbacks, some in a few only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest import mock
+
+from stageflow import breaker, context, events, plan, watchdog
+from stageflow.interceptors import retry
+from stageflow.run import Run
+from stageflow.testing.simulation import SimulationError
+from tests.property.storm import ORDERS, Tally, storm
+
+#: Within so many schedules each has to be found.
+MOST_SCHEDULES = 2_000
+
+Bug = Callable[[], AbstractContextManager[Any]]
+
+
+def _log(append: Callable[[list[Any], Any], None]) -> Bug:
+    """Another way to put an event on record."""
+
+    class Log(events.EventLog):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.append = lambda raw: append(self._raw, raw)
+
+    return lambda: mock.patch.object(context, "EventLog", Log)
+
+
+def _is(raw: Any, what: str) -> bool:
+    return raw[2] is not None and str(raw[0]).endswith(f".{what}")
+
+
+def _drop(what: str) -> Bug:
+    return _log(lambda log, raw: None if _is(raw, what) else log.append(raw))
+
+
+def _twice(what: str) -> Bug:
+    return _log(lambda log, raw: log.extend([raw, raw] if _is(raw, what) else [raw]))
+
+
+def _end_before_the_last(log: list[Any], raw: Any) -> None:
+    log.append(raw)
+    if raw[2] is None and len(log) > 2:
+        log[-2:] = reversed(log[-2:])
+
+
+@contextmanager
+def _skip_a_number() -> Iterator[None]:
+    number = events.EventLog.event_at
+
+    def skipping(self: events.EventLog, position: int) -> events.Event:
+        return number(self, position) if position < 3 else _later(number(self, position))
+
+    def _later(event: events.Event) -> events.Event:
+        fields = {name: getattr(event, name) for name in event.__slots__}
+        return events.Event(**{**fields, "sequence": event.sequence + 1})
+
+    with mock.patch.object(events.EventLog, "event_at", skipping):
+        yield
+
+
+@contextmanager
+def _start_early() -> Iterator[None]:
+    made = plan.Plan.__init__
+
+    def impatient(self: plan.Plan, *args: Any) -> None:
+        made(self, *args)
+        # A gate that waits for several lets its stages through with the last but one.
+        self.counts = tuple(max(1, count - 1) for count in self.counts)
+
+    with mock.patch.object(plan.Plan, "__init__", impatient):
+        yield
+
+
+def _after(owner: type, name: str, then: Callable[..., Any]) -> Bug:
+    """A method after which something else happens."""
+    original = getattr(owner, name)
+
+    def both(self: Any, *args: Any) -> Any:
+        result = original(self, *args)
+        then(self, *args)
+        return result
+
+    return lambda: mock.patch.object(owner, name, both)
+
+
+def _instead(owner: Any, name: str, then: Any) -> Bug:
+    return lambda: mock.patch.object(owner, name, then)
+
+
+def _cancel_one(self: Run) -> None:
+    for task in tuple(self._suspended)[:1]:
+        task.cancel()
+
+
+def _cancel_in_any_order(self: Run) -> None:
+    tasks = list(self._suspended)
+    random.SystemRandom().shuffle(tasks)
+    for task in tasks:
+        task.cancel()
+
+
+def _leak_a_task(self: Run) -> None:
+    _LEAKED.append(self._loop.create_task(asyncio.sleep(0.5)))
+
+
+_LEAKED: list[asyncio.Task[Any]] = []
+
+
+def _write_of_a_failed_stage(self: Run, node: Any, *_: Any) -> None:
+    self._scope.bag.put_all({key: f"{key} by {node.name}" for key in node.outputs}, node.name)
+
+
+async def _no_letter(self: Run, result: Any) -> None:
+    pass
+
+
+@contextmanager
+def _two_letters() -> Iterator[None]:
+    bury = Run._bury
+
+    async def twice(self: Run, result: Any) -> None:
+        await bury(self, result)
+        await bury(self, result)
+
+    with mock.patch.object(Run, "_bury", twice):
+        yield
+
+
+def _count_twice(self: breaker.CircuitBreaker, permit: Any, clock: Any) -> None:
+    if self.state is breaker.BreakerState.CLOSED:
+        self._in_a_row += 1
+
+
+def _always_permit(self: breaker.CircuitBreaker, clock: Any) -> Any:
+    return self._permit
+
+
+def _forget_the_cooldown(self: breaker.CircuitBreaker, *_: Any) -> None:
+    self._opens_again_at_s = 0.0
+
+
+@contextmanager
+def _one_attempt_more() -> Iterator[None]:
+    delay_s = retry.RetryInterceptor._delay_s
+
+    def generous(self: Any, ctx: Any, attempt: int, failure: Any) -> float | None:
+        return delay_s(self, ctx, attempt - 1, failure) if attempt > 1 else 0.1
+
+    with mock.patch.object(retry.RetryInterceptor, "_delay_s", generous):
+        yield
+
+
+@contextmanager
+def _never_expires() -> Iterator[None]:
+    watch = watchdog.Watchdog.watch
+
+    def forgetful(self: Any, when: float, on_expiry: Any) -> Any:
+        return watch(self, when + 50.0, on_expiry)
+
+    with mock.patch.object(watchdog.Watchdog, "watch", forgetful):
+        yield
+
+
+@contextmanager
+def _forgive_lateness() -> Iterator[None]:
+    """A stage that swallows the cancellation of its timeout has completed."""
+
+    class Forgiving(watchdog.Watch):
+        __slots__ = ()
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, False if name == "expired" else value)
+
+    with mock.patch.object(watchdog, "Watch", Forgiving):
+        yield
+
+
+def _every_stage(**fields: Any) -> Bug:
+    made = plan.Node.__init__
+
+    def changed(self: plan.Node, *args: Any) -> None:
+        made(self, *args)
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    return _instead(plan.Node, "__init__", changed)
+
+
+@contextmanager
+def _keep_ready_stages() -> Iterator[None]:
+    """A run that stops forgets to clear what is ready; drivers that are under way begin it."""
+    stop = Run._stop
+
+    def forgetful(self: Run, reason: str) -> None:
+        ready = tuple(self._ready)
+        stop(self, reason)
+        self._ready.extend(ready)
+
+    with mock.patch.object(Run, "_stop", forgetful):
+        yield
+
+
+@contextmanager
+def _lose_a_driver() -> Iterator[None]:
+    """Of several stages that become ready together, one driver too few is started."""
+    spawn = Run._spawn
+
+    def stingy(self: Run, wanted: int) -> None:
+        spawn(self, min(wanted, 1))
+
+    with mock.patch.object(Run, "_spawn", stingy):
+        yield
+
+
+def _work_afterwards(self: Run) -> None:
+    """The first stage is run once more when the run has ended."""
+    node = self._plan.nodes[0]
+    ctx = context.StageContext(self._scope, node.name, node.inputs, 0.0, node.provider)
+
+    async def again() -> None:
+        try:
+            await node.execute(ctx)
+        except Exception:
+            return
+
+    _LEAKED.append(self._loop.create_task(again()))
+
+
+BUGS: Mapping[str, Bug] = {
+    "the failed event of a stage is dropped": _drop("failed"),
+    "the cancelled event of a stage is dropped": _drop("cancelled"),
+    "a stage completes twice": _twice("completed"),
+    "the run's terminal event is not the last": _log(_end_before_the_last),
+    "a sequence number is skipped": _skip_a_number,
+    "a dependent starts early": _start_early,
+    "a cancellation is swallowed": _instead(Run, "_cancel_suspended", lambda self: None),
+    "only one of several stages is cancelled": _instead(Run, "_cancel_suspended", _cancel_one),
+    "stages are cancelled in the order of a set": _instead(
+        Run, "_cancel_suspended", _cancel_in_any_order
+    ),
+    "a task is leaked": _after(Run, "_conclude", _leak_a_task),
+    "a stage runs after the end of the run": _after(Run, "_conclude", _work_afterwards),
+    "a stage that was ready starts although the run stops": _keep_ready_stages,
+    "the outputs of a failed stage are written": _after(
+        Run, "_accept_error", _write_of_a_failed_stage
+    ),
+    "no dead letter is kept": _instead(Run, "_bury", _no_letter),
+    "two dead letters are kept": _two_letters,
+    "the breaker counts a failure twice": _after(breaker.CircuitBreaker, "fail", _count_twice),
+    "an open breaker lets calls through": _instead(
+        breaker.CircuitBreaker, "acquire", _always_permit
+    ),
+    "the breaker forgets its cool-down": _after(
+        breaker.CircuitBreaker, "_enter", _forget_the_cooldown
+    ),
+    "one attempt too many is made": _one_attempt_more,
+    "limits of time are not kept": _never_expires,
+    "a stage that swallows its timeout completes": _forgive_lateness,
+    "an optional stage fails the run": _every_stage(required=True),
+    "a required stage does not fail the run": _every_stage(required=False),
+    "conditions are not looked at": _every_stage(condition=None),
+}
+
+
+def search(name: str, chance: int = 0) -> int | None:
+    """Let the storm look for a bug.
+
+    Args:
+        name: Of `BUGS`.
+        chance: Seed of the examples.
+
+    Returns:
+        After how many schedules it was found; None if it was not, within `MOST_SCHEDULES`.
+    """
+    seen = Tally()
+
+    def remember(tally: Tally) -> None:
+        seen.schedules = tally.schedules
+
+    try:
+        with BUGS[name]():
+            storm(MOST_SCHEDULES - ORDERS, chance, remember)
+    except (AssertionError, SimulationError, ExceptionGroup):
+        # Counted up to the end of the example in which it showed.
+        return min(seen.schedules + ORDERS + 1, MOST_SCHEDULES)
+    finally:
+        _LEAKED.clear()
+    return None

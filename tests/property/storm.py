@@ -1,0 +1,348 @@
+"""The storm: whatever is run, with whatever goes wrong, in whatever order, what must hold holds.
+
+One example is a workload with faults and conditions; each is run in several orders, since drawing
+one costs more than running it. ``python -m tests.property.storm --help`` runs it by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import importlib
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from stageflow import Event, PipelineContext, PipelineOrchestrator, RunResult
+from stageflow.dlq.store import InMemoryDeadLetterStore
+from stageflow.letter import DeadLetter
+from stageflow.testing.invariants import check_events
+from stageflow.testing.simulation import Outcome, Scenario, Simulation, simulate
+from stageflow.testing.strategies import scenarios, workloads
+from stageflow.testing.workloads import Record, Workload
+
+#: Different orders in which each example is run.
+ORDERS = 20
+
+#: Seconds of virtual time in which whatever still goes on after a run would show itself.
+AFTERWARDS_S = 1_000.0
+
+
+class Letters(InMemoryDeadLetterStore):
+    """Counts what it is given; each letter takes a moment to be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.puts: list[DeadLetter] = []
+
+    async def put(self, letter: DeadLetter) -> None:
+        self.puts.append(letter)
+        await asyncio.sleep(0)
+        await super().put(letter)
+
+
+# ── what is simulated ───────────────────────────────────────────────────────────────────────
+
+
+async def weather(sim: Simulation, workload: Workload) -> Counter[str]:
+    """Run a workload once, and hold all that must hold; returns what happened, counted."""
+    record, letters = Record(), Letters()
+    pipeline = workload.pipeline(record)
+    orchestrator = PipelineOrchestrator(
+        pipeline.build(), interceptors=workload.interceptors(), dead_letters=letters
+    )
+    ctx = sim.context(providers=workload.providers(), deadline_s=workload.deadline_s)
+    result: RunResult | None = None
+    try:
+        result = await sim.interruptible(orchestrator.run(ctx))
+    except asyncio.CancelledError:
+        assert ctx.status in ("created", "cancelled", "failed"), f"cancelled, but {ctx.status}"
+    sim.loop.check_nothing_left()
+    took_s, begun = sim.loop.time(), len(record.begun)
+    events = ctx.get_events()
+    if not events:
+        # The caller was cancelled before it had begun.
+        return Counter(["never begun"])
+    await asyncio.sleep(AFTERWARDS_S)
+    assert len(record.begun) == begun, f"{record.begun[begun:]} began after the run had ended"
+    assert ctx.get_events() == events, "there are events after the end of the run"
+    check_events(pipeline, events)
+    _check_bag(workload, ctx)
+    _check_ending(workload, result, events)
+    _check_letters(ctx, events, letters)
+    _check_limits(workload, events, took_s)
+    _check_order(workload, events, record)
+    _check_breaker(workload, events, record)
+    return Counter(_happenings(workload, events))
+
+
+def _ended(events: Sequence[Event], what: str) -> set[str]:
+    return {event.stage for event in events if event.stage is not None and event.what == what}
+
+
+def _check_bag(workload: Workload, ctx: PipelineContext) -> None:
+    completed = _ended(ctx.get_events(), "completed")
+    expected = {key: s.name for s in workload.stages if s.name in completed for key in s.outputs}
+    found = {key: ctx.bag.writer_of(key) for key in ctx.bag}
+    assert found == expected, f"the bag holds {found}, completed stages declare {expected}"
+    assert all(ctx.bag[key] == f"{key} by {name}" for key, name in found.items())
+
+
+def _check_ending(workload: Workload, result: RunResult | None, events: Sequence[Event]) -> None:
+    last = events[-1]
+    by_name = {stage.name: stage for stage in workload.stages}
+    failed = {name for name in _ended(events, "failed") if by_name[name].required}
+    code = last.data.get("error_code")
+    if last.what == "completed":
+        assert not failed, f"the run completed although {failed} failed"
+        assert not _ended(events, "cancelled"), "the run completed, and cancelled stages"
+    elif last.what == "failed":
+        assert failed or code == "deadline_exceeded", "the run failed, and no required stage did"
+    else:
+        assert result is None, "the run was cancelled, and its caller was not told"
+    if result is not None:
+        assert result.status == last.what
+    for name in _ended(events, "completed"):
+        stage = by_name[name]
+        well = stage.ending in ("ok", "stubborn") or 0 < stage.recovers_at <= workload.attempts
+        assert stage.runs, f"{name} completed, and its condition does not hold"
+        assert well, f"{name} completed, and ends by {stage.ending}"
+
+
+def _check_letters(ctx: PipelineContext, events: Sequence[Event], letters: Letters) -> None:
+    last = events[-1]
+    due = last.what == "failed" and last.data["error_category"] != "policy"
+    assert len(letters.puts) == due, f"{len(letters.puts)} dead letters of a run that {last.what}"
+    assert (ctx.dlq_entry is not None) == due
+
+
+def _check_limits(workload: Workload, events: Sequence[Event], took_s: float) -> None:
+    """Limits hold, but for the clean-up that they set off."""
+    slack_s = 1e-6
+    slowest_s = max(stage.cleanup_s for stage in workload.stages)
+    if workload.deadline_s is not None:
+        limit_s = workload.deadline_s + slowest_s + slack_s
+        assert took_s <= limit_s, f"the run took {took_s} s of {workload.deadline_s} s"
+    started = {event.stage: event.offset_ms for event in events if event.what == "started"}
+    for stage in workload.stages:
+        end = next(e for e in events if e.stage == stage.name and e.what in _ENDS)
+        if stage.timeout_s is None or stage.name not in started:
+            continue
+        ran_s = (end.offset_ms - started[stage.name]) / 1000.0
+        # A run that stops lets a stage clean up, and the clean-up may end in a completion.
+        in_time = end.what == events[-1].what == "completed"
+        extra_s = 0.0 if in_time else stage.cleanup_s
+        assert ran_s <= stage.timeout_s + extra_s + slack_s, (
+            f"{stage.name} {end.what} after {ran_s} s of {stage.timeout_s} s"
+        )
+
+
+_ENDS = {"completed", "failed", "skipped", "cancelled"}
+
+
+def _check_order(workload: Workload, events: Sequence[Event], record: Record) -> None:
+    """Work begins behind its dependencies, and as often as the policy says."""
+    tries: Counter[str] = Counter()
+    retries = Counter(event.stage for event in events if event.what == "retrying")
+    dependencies = {stage.name: set(stage.dependencies) for stage in workload.stages}
+    for name, seen in record.begun:
+        ended = {e.stage for e in events[:seen] if e.stage is not None and e.what in _ENDS}
+        assert dependencies[name] <= ended, f"{name} began before {dependencies[name] - ended}"
+        tries[name] += 1
+    for name, count in tries.items():
+        assert count <= workload.attempts, f"{name} was tried {count} times"
+        assert count <= 1 + retries[name], f"{name} was tried {count} times without an event"
+    ran = _ended(events, "completed") - set(tries)
+    assert not ran, f"{ran} completed and never ran"
+    if events[-1].what == "completed":
+        swallowed = Counter(record.swallowed)
+        late = {n for n in _ended(events, "completed") if swallowed[n] == tries[n]}
+        assert not late, f"{late} completed although they were cancelled"
+
+
+def _check_breaker(workload: Workload, events: Sequence[Event], record: Record) -> None:
+    """It opens only for enough failures, and then lets nothing through until its cool-down."""
+    if workload.failures is None:
+        return
+    calling = {stage.name for stage in workload.stages if stage.calls}
+    failures, opened_at = 0, math.inf
+    for event in events:
+        if event.what == "breaker_open":
+            needed = workload.failures if math.isinf(opened_at) else 1
+            assert failures + 1 >= needed, f"the breaker opened after {failures + 1} failures"
+            opened_at, opened = event.offset_ms, event.sequence
+            closed = [e for e in events[opened:] if e.what == "breaker_half_open"]
+            until = closed[0].sequence if closed else math.inf
+            through = [n for n, seen in record.begun if n in calling and opened <= seen < until]
+            assert not through, f"{through} passed the open breaker"
+        elif event.what == "breaker_half_open":
+            waited_s = (event.offset_ms - opened_at) / 1000.0
+            assert waited_s >= workload.cooldown_s - 1e-6, f"half-open after {waited_s} s"
+        elif event.stage in calling and event.what in ("failed", "retrying"):
+            failures += 1
+
+
+def _happenings(workload: Workload, events: Sequence[Event]) -> set[str]:
+    """What happened, in the words of the table."""
+    found = {f"run {events[-1].what}"}
+    required = {stage.name: stage.required for stage in workload.stages}
+    for event in events[1:-1]:
+        assert event.stage is not None
+        if event.what in ("retrying", "breaker_open", "breaker_half_open", "breaker_closed"):
+            found.add(event.what)
+        if event.what in ("skipped", "cancelled"):
+            found.add(f"stage {event.what}")
+        if event.what == "failed":
+            found.add("stage failed" if required[event.stage] else "optional stage failed")
+            if event.data["error_code"] == "stage_timeout":
+                found.add("stage timed out")
+            if event.data["error_code"] == "circuit_open":
+                found.add("rejected by the breaker")
+    if events[-1].data.get("error_code") == "deadline_exceeded":
+        found.add("deadline passed")
+    return found
+
+
+# ── how it is explored ──────────────────────────────────────────────────────────────────────
+
+Example = tuple[Workload, Scenario]
+
+
+def examples() -> st.SearchStrategy[Example]:
+    """A workload with a model that is in trouble, and conditions."""
+    return st.builds(_bounded, workloads(), scenarios(providers=["llm"], max_steps=12))
+
+
+def _bounded(workload: Workload, scenario: Scenario) -> Example:
+    """A model that falls silent for ever needs a limit somewhere."""
+    if scenario.faults.faults and workload.deadline_s is None:
+        workload = dataclasses.replace(workload, deadline_s=500.0)
+    return workload, scenario
+
+
+@dataclasses.dataclass
+class Tally:
+    """What a storm has seen.
+
+    Attributes:
+        schedules: How many runs there were, each in an order of its own.
+        happened: In how many of them what happened.
+    """
+
+    schedules: int = 0
+    happened: Counter[str] = dataclasses.field(default_factory=Counter)
+
+
+def blow(example: Example, tally: Tally, orders: int = ORDERS, first: int = 0) -> None:
+    """Run one example in several orders, cancelled a step later each time; and one of them twice.
+
+    Args:
+        example: What to run.
+        tally: Where to count.
+        orders: How many orders.
+        first: Number of the first order, so that parts of a storm differ.
+    """
+    workload, drawn = example
+    outcome: Outcome[Counter[str]] | None = None
+    assert drawn.seed is not None
+    for number in range(first, first + orders):
+        at = None if drawn.cancel_at_step is None else drawn.cancel_at_step + number - first
+        scenario = dataclasses.replace(drawn, seed=drawn.seed + number, cancel_at_step=at)
+        outcome = simulate(weather, workload, scenario=scenario)
+        tally.schedules += 1
+        tally.happened.update(outcome.value.keys())
+    if outcome is not None:
+        again = simulate(weather, workload, scenario=scenario)
+        tally.schedules += 1
+        assert again.log == outcome.log, f"two runs of one seed differ: {outcome.token}"
+
+
+def storm(schedules: int, chance: int, progress: Callable[[Tally], object] | None = None) -> Tally:
+    """Explore so many schedules, without shrinking what fails.
+
+    Args:
+        schedules: How many at least.
+        chance: Seed of the examples.
+        progress: Called after each example.
+
+    Raises:
+        AssertionError: Something does not hold; its note says how to run it again.
+    """
+    tally = Tally()
+
+    @seed(chance)
+    @settings(
+        max_examples=math.ceil(schedules / (ORDERS + 1)),
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(examples())
+    def every(example: Example) -> None:
+        blow(example, tally)
+        if progress is not None:
+            progress(tally)
+
+    every()
+    return tally
+
+
+# ── by hand ─────────────────────────────────────────────────────────────────────────────────
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the storm, and print what it has seen; the exit code is 1 if something does not hold."""
+    parser = argparse.ArgumentParser("python -m tests.property.storm", description=__doc__)
+    parser.add_argument("--schedules", type=int, default=16_000, help="how many runs at least")
+    parser.add_argument("--seed", type=int, default=0, help="of the examples; another, others")
+    parser.add_argument("--planted", action="store_true", help="then look for the planted bugs")
+    given_args = parser.parse_args(argv)
+    began = shown = time.perf_counter()
+
+    def progress(tally: Tally) -> None:
+        nonlocal shown
+        now = time.perf_counter()
+        if now - shown < 0.5:
+            return
+        shown = now
+        rate = tally.schedules / (now - began)
+        print(
+            f"\r{tally.schedules:8,} of {given_args.schedules:,} schedules, {rate:,.0f} a second",
+            end="",
+            file=sys.stderr,
+        )
+
+    try:
+        tally = storm(given_args.schedules, given_args.seed, progress)
+    except Exception as broken:
+        print("\n" + "\n".join([f"{type(broken).__name__}: {broken}", *broken.__notes__]))
+        return 1
+    took_s = time.perf_counter() - began
+    print(f"\r{tally.schedules:,} schedules held, {tally.schedules / took_s:,.0f} a second")
+    for what, count in tally.happened.most_common():
+        print(f"  {what:24} in {count:7,} of them ({count / tally.schedules:6.1%})")
+    return _print_planted() if given_args.planted else 0
+
+
+def _print_planted() -> int:
+    from tests.property.planted import BUGS, MOST_SCHEDULES, search  # noqa: PLC0415 - it uses this
+
+    print(f"planted bugs, and after how many schedules they were found (at most {MOST_SCHEDULES}):")
+    missed = 0
+    for name in BUGS:
+        found = search(name)
+        missed += found is None
+        print(f"  {name:60} {'not found' if found is None else f'{found:5,}'}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    # By its own name and not as __main__, so that tokens name a module that others can import.
+    sys.exit(importlib.import_module("tests.property.storm").main())
