@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from stageflow.kernels.chat import chat
 from stageflow.kernels.defaults import default_providers
 from stageflow.kernels.voice import voice
 from stageflow.providers.fake import speech_of_text
+from stageflow.testing.contracts import FoundStage, get_all_stages, skip_contract_tests
+from stageflow.testing.scripted import do_nothing
 from tests.contract.base import StageCase, StageContractTest
 from tests.utils.factories import sample_pipeline
 
-KERNELS = (voice(), chat())
-
-#: A value for each input that some stage of a kernel declares.
+#: A value for each input that some stage of a kernel declares, and another.
 INPUTS: dict[str, Any] = {
     "answer": "Good morning, Ada.",
     "audio": speech_of_text("Good morning"),
@@ -29,29 +30,53 @@ INPUTS: dict[str, Any] = {
     "transcript": "Good morning",
     "user_id": "ada",
 }
+OTHER_INPUTS = INPUTS | {
+    "answer": "Good night, Ada.",
+    "audio": speech_of_text("Good night"),
+    "history": [],
+    "text": "Good night",
+    "transcript": "Good night",
+}
 
 
-def cases(pipelines: tuple[Pipeline, ...]) -> list[Any]:
-    """A parameter for each stage of some pipelines."""
+def parameters(*places: ModuleType | Pipeline) -> list[Any]:
+    """A pytest parameter for each stage that is found there; those that are marked are skipped."""
     return [
-        pytest.param((pipeline, spec.name), id=f"{pipeline.name}.{spec.name}")
-        for pipeline in pipelines
-        for spec in pipeline.stages
+        pytest.param(
+            found,
+            id=str(found),
+            marks=[pytest.mark.skip(reason=found.skipped)] if found.skipped else [],
+        )
+        for found in get_all_stages(*places)
     ]
 
 
 class TestKernelStages(StageContractTest):
-    @pytest.fixture(params=cases(KERNELS))
-    def case(self, request: pytest.FixtureRequest) -> StageCase:
-        pipeline, name = request.param
-        return StageCase(pipeline, name, INPUTS, default_providers())
+    @pytest.fixture(params=parameters(voice(), chat()), autouse=True)
+    def found(self, request: pytest.FixtureRequest) -> None:
+        self.stage: FoundStage = request.param
+
+    def make_stage(self) -> StageCase:
+        return StageCase(
+            self.stage.pipeline, self.stage.name, INPUTS, default_providers(), OTHER_INPUTS
+        )
 
 
 class TestSampleStages(StageContractTest):
-    @pytest.fixture(params=cases((sample_pipeline(),)))
-    def case(self, request: pytest.FixtureRequest) -> StageCase:
-        pipeline, name = request.param
-        return StageCase(pipeline, name, {"text": "one please", "words": ["one", "please"]})
+    @pytest.fixture(params=parameters(sample_pipeline()), autouse=True)
+    def found(self, request: pytest.FixtureRequest) -> None:
+        self.stage: FoundStage = request.param
+
+    def make_stage(self) -> StageCase:
+        inputs = {"text": "one please", "words": ["one", "please"]}
+        return StageCase(self.stage.pipeline, self.stage.name, inputs)
+
+
+class TestStageThatCannotFail(StageContractTest):
+    cannot_fail = "it does nothing"
+
+    def make_stage(self) -> StageCase:
+        return StageCase(Pipeline("idle", [StageSpec("idle", do_nothing)]), "idle")
 
 
 def test_no_stage_of_a_kernel_goes_without_the_contract() -> None:
@@ -62,6 +87,45 @@ def test_no_stage_of_a_kernel_goes_without_the_contract() -> None:
         for name, value in vars(importlib.import_module(module.name)).items()
         if isinstance(value, StageSpec)
     }
-    checked = {id(spec) for pipeline in KERNELS for spec in pipeline.stages}
+    checked = {id(found.spec) for found in get_all_stages(voice(), chat())}
     assert len(defined) >= 10
     assert {name for key, name in defined.items() if key not in checked} == set()
+
+
+def test_all_registered_stages_are_found() -> None:
+    """Those of the ready pipelines without being named, each once, by modules or by pipelines."""
+    found = get_all_stages()
+    by_pipeline = {id(stage.spec) for stage in get_all_stages(voice(), chat())}
+    assert {id(stage.spec) for stage in found} == by_pipeline
+    assert len(found) == len(by_pipeline)
+    for stage in found:
+        stage.pipeline.build()
+
+
+def test_a_marked_stage_is_found_with_its_reason() -> None:
+    """A runner or a spec can be marked, and neither is lost."""
+
+    @skip_contract_tests(reason="it talks to a machine that we do not have")
+    async def runner(ctx: object) -> Any: ...
+
+    spec = skip_contract_tests(reason="another")(StageSpec("b", type("Runner", (), {})()))
+    assert getattr(spec.runner, "__skip_contract_tests__", None) == "another"
+    (found,) = get_all_stages(Pipeline("p", [StageSpec("a", runner)]))
+    assert found.skipped == "it talks to a machine that we do not have"
+    (parameter,) = parameters(Pipeline("p", [StageSpec("a", runner)]))
+    assert parameter.marks[0].kwargs["reason"] == found.skipped
+
+
+@pytest.mark.parametrize("reason", ["", "  ", None])
+def test_a_mark_needs_a_reason(reason: Any) -> None:
+    """Nothing is left out without a word."""
+    with pytest.raises(ValueError, match="say why"):
+        skip_contract_tests(reason=reason)
+
+
+def test_stages_of_a_module_are_found() -> None:
+    """Pipelines and specs at its top level; a stage of a pipeline is found in it."""
+    module = ModuleType("shop.stages")
+    inside, outside = StageSpec("inside", do_nothing), StageSpec("outside", do_nothing, ("x",))
+    vars(module).update(pipeline=Pipeline("shop", [inside]), inside=inside, outside=outside)
+    assert [str(found) for found in get_all_stages(module)] == ["shop.inside", "stages.outside"]

@@ -1,0 +1,255 @@
+"""Each test of the stage's contract can fail: a wrong stage for each, and it is found."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stageflow import Pipeline, PipelineContext, ProviderRegistry, StageContext, StageOutput, stage
+from stageflow.events import EventLog
+from stageflow.providers.fake import FakeLLM
+from stageflow.testing.contracts import (
+    ContractOverrideError,
+    StageCase,
+    StageContractTest,
+    overrides_contract,
+)
+
+
+def declared(runner: Any, **fields: Any) -> Callable[[], StageCase]:
+    """Makes a case of a runner that reads ``words`` and writes ``count``."""
+    given = {"inputs": ["words"], "outputs": ["count"], "name": "count"} | fields
+    inputs = {"words": ["one", "two"], "secret": 7}
+    other = {"words": ["three"], "secret": 8}
+
+    def make() -> StageCase:
+        spec = stage(**given)(runner() if isinstance(runner, type) else runner)
+        pipeline = Pipeline("words", [spec], inputs=["words", "secret"])
+        return StageCase(pipeline, "count", inputs, ProviderRegistry(llm=FakeLLM("x")), other)
+
+    return make
+
+
+async def right(ctx: StageContext) -> StageOutput:
+    words = ctx["words"]
+    await asyncio.sleep(0.1)
+    return StageOutput.ok(count=len(words))
+
+
+async def raises(ctx: StageContext) -> StageOutput:
+    raise ValueError("broken")
+
+
+async def never_fails(ctx: StageContext) -> StageOutput:
+    return StageOutput.ok(count=0)
+
+
+async def returns_nothing(ctx: StageContext) -> Any:
+    await asyncio.sleep(0)
+
+
+async def skips(ctx: StageContext) -> StageOutput:
+    return StageOutput.skip("no time")
+
+
+async def writes_less(ctx: StageContext) -> StageOutput:
+    return StageOutput.ok()
+
+
+async def writes_what_cannot_be_stored(ctx: StageContext) -> StageOutput:
+    return StageOutput.ok(count=iter(ctx["words"]))
+
+
+async def reads_more(ctx: StageContext) -> StageOutput:
+    return StageOutput.ok(count=ctx["secret"])
+
+
+async def changes_its_input(ctx: StageContext) -> StageOutput:
+    ctx["words"].sort(reverse=True)
+    return StageOutput.ok(count=0)
+
+
+async def swallows_cancellation(ctx: StageContext) -> StageOutput:
+    words = ctx["words"]
+    try:
+        await asyncio.sleep(1)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0)
+    return StageOutput.ok(count=len(words))
+
+
+async def cleans_up_for_ever(ctx: StageContext) -> StageOutput:
+    words = ctx["words"]
+    try:
+        await asyncio.sleep(1)
+    finally:
+        await asyncio.sleep(60)
+    return StageOutput.ok(count=len(words))
+
+
+async def leaves_a_task(ctx: StageContext) -> StageOutput:
+    words = ctx["words"]
+    asyncio.get_running_loop().create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    return StageOutput.ok(count=len(words))
+
+
+async def holds_the_loop(ctx: StageContext) -> StageOutput:
+    words = ctx["words"]
+    until = time.perf_counter() + 0.2
+    while time.perf_counter() < until:
+        pass
+    return StageOutput.ok(count=len(words))
+
+
+class KeepsState:
+    """Holds its input on itself while it waits."""
+
+    words: Any = None
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        self.words = ctx["words"]
+        await asyncio.sleep(0.1)
+        return StageOutput.ok(count=len(self.words))
+
+
+class CountsRuns:
+    """Gives another answer each time."""
+
+    runs = 0
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        self.runs += len(ctx["words"])
+        return StageOutput.ok(count=self.runs)
+
+
+WRONG: dict[str, list[Callable[[], StageCase]]] = {
+    "test_emits_a_completed_event_when_all_goes_well": [declared(raises), declared(skips)],
+    "test_emits_a_failed_event_when_it_fails": [declared(never_fails)],
+    "test_returns_an_output_with_a_valid_status": [declared(returns_nothing), declared(skips)],
+    "test_returns_the_outputs_that_it_declares": [declared(writes_less), declared(skips)],
+    "test_returns_outputs_that_can_be_stored": [declared(writes_what_cannot_be_stored)],
+    "test_reads_only_what_it_declares": [declared(reads_more)],
+    "test_leaves_its_inputs_as_they_are": [declared(changes_its_input)],
+    "test_can_be_cancelled_wherever_it_waits": [
+        declared(swallows_cancellation),
+        declared(cleans_up_for_ever),
+        declared(leaves_a_task),
+    ],
+    "test_does_not_hold_the_loop": [declared(holds_the_loop)],
+    "test_two_runs_at_once_do_not_mix": [declared(KeepsState), declared(CountsRuns)],
+}
+
+#: What only a broken engine, or a false declaration, can violate; shown by tests of their own.
+OTHERWISE = {
+    "test_emits_a_started_event",
+    "test_cannot_fail_only_if_it_says_so",
+    "test_a_failure_can_be_told_to_the_user",
+}
+
+FOUND = (AssertionError, RuntimeError)
+
+
+def contract(make: Callable[[], StageCase], **fields: Any) -> StageContractTest:
+    """The contract of a case."""
+    methods = {"make_stage": lambda self: make(), **fields}
+    made: StageContractTest = type("Contract", (StageContractTest,), methods)()
+    return made
+
+
+def names_of_tests(owner: type) -> set[str]:
+    """The names of the tests of a class."""
+    return {name for name in dir(owner) if name.startswith("test_")}
+
+
+@pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest)))
+def test_a_right_stage_passes(name: str) -> None:
+    """No contract asks for more than it says."""
+    getattr(contract(declared(right)), name)()
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, n) for name, cases in WRONG.items() for n in range(len(cases))]
+)
+def test_a_wrong_stage_is_found(name: str, number: int) -> None:
+    """By the test that is there for it."""
+    with pytest.raises(FOUND) as caught:
+        getattr(contract(WRONG[name][number]), name)()
+    assert str(caught.value)
+
+
+def test_every_test_of_the_contract_is_shown_red() -> None:
+    """None is left that could not fail."""
+    assert names_of_tests(StageContractTest) == WRONG.keys() | OTHERWISE
+
+
+def test_the_place_that_holds_the_loop_is_named() -> None:
+    """File, line and function."""
+    with pytest.raises(AssertionError, match=r"test_stage_contracts_find\.py:\d+ in holds_the"):
+        contract(declared(holds_the_loop)).test_does_not_hold_the_loop()
+
+
+def test_a_stage_that_can_fail_must_not_say_that_it_cannot() -> None:
+    """A false declaration is found."""
+    liar = contract(declared(right), cannot_fail="so I say")
+    with pytest.raises(AssertionError, match="failed after all"):
+        liar.test_cannot_fail_only_if_it_says_so()
+
+
+def test_an_engine_without_started_events_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contract does not take the engine's word for it."""
+    snapshot = EventLog.snapshot
+    monkeypatch.setattr(
+        EventLog,
+        "snapshot",
+        lambda self: tuple(e for e in snapshot(self) if e.what != "started" or not e.stage),
+    )
+    with pytest.raises(AssertionError, match="0 events 'stage"):
+        contract(declared(right)).test_emits_a_started_event()
+
+
+def test_an_error_that_is_shown_to_the_user_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user message that quotes the error."""
+    made = contract(declared(right))
+    real = PipelineContext.get_events
+
+    def leaking(self: PipelineContext) -> Any:
+        return tuple(
+            dataclasses.replace(
+                event,
+                data={**event.data, "user_message": f"Sorry: {event.data.get('error_message')}."},
+            )
+            for event in real(self)
+        )
+
+    monkeypatch.setattr(PipelineContext, "get_events", leaking)
+    with pytest.raises(AssertionError, match="shown the error"):
+        made.test_a_failure_can_be_told_to_the_user()
+
+
+def test_a_replaced_test_has_to_be_declared() -> None:
+    """Whether it is replaced or deleted; with a reason it may be."""
+    with pytest.raises(ContractOverrideError, match=r"Sly replaces the contract's test_does_not"):
+        type("Sly", (StageContractTest,), {"test_does_not_hold_the_loop": lambda self: None})
+    with pytest.raises(ContractOverrideError, match="Sly"):
+        type("Sly", (StageContractTest,), {"test_does_not_hold_the_loop": None})
+
+    class Open(StageContractTest):
+        @overrides_contract(reason="it computes, in a process of its own")
+        def test_does_not_hold_the_loop(self) -> None: ...
+
+    with pytest.raises(ContractOverrideError, match="Slyer"):
+        type("Slyer", (Open,), {"test_does_not_hold_the_loop": lambda self: None})
+    with pytest.raises(ValueError, match="say why"):
+        overrides_contract(reason=" ")
+
+
+def test_a_subclass_has_to_say_which_stage() -> None:
+    """With the method to write."""
+    with pytest.raises(NotImplementedError, match="make_stage"):
+        StageContractTest().test_emits_a_started_event()
