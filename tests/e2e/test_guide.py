@@ -1,0 +1,96 @@
+"""What the testing guide shows works, in a project that has nothing but the package."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guides" / "testing.md"
+_LISTING = re.compile(r"^```python\n# (\S+\.py)(: fails)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def listings() -> dict[str, tuple[str, bool]]:
+    """The guide's listings by the file that they belong to, and whether they are to fail."""
+    text = GUIDE.read_text(encoding="utf-8")
+    found = {name: (code, bool(fails)) for name, fails, code in _LISTING.findall(text)}
+    assert len(found) == text.count("```python\n"), "a listing begins with the name of its file"
+    return found
+
+
+TESTS = [name for name in listings() if name.startswith("tests/")]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project made of the guide's listings."""
+    root = tmp_path_factory.mktemp("guide")
+    (root / "pytest.ini").write_text("[pytest]\npythonpath = .\nfilterwarnings = error\n")
+    for name, (code, _) in listings().items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code, encoding="utf-8")
+    return root
+
+
+def run_pytest(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest there, without the plugin that would run async tests in a real loop."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:asyncio", "-p", "no:cacheprovider", *args],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_listing_ends_as_the_guide_says(project: Path, name: str) -> None:
+    """Those that are to pass do, and the one that shows a failure fails, by its assertion."""
+    _, fails = listings()[name]
+    done = run_pytest(project, name)
+    assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
+    assert ("AssertionError" in done.stdout) == fails
+
+
+def test_the_failure_is_replayed_by_its_token(project: Path) -> None:
+    """The command that the failing listing prints fails again, in its one test."""
+    (name,) = [name for name, (_, fails) in listings().items() if fails]
+    failed = run_pytest(project, name)
+    found = re.search(r"pytest (--simulate=\S+)", failed.stdout)
+    assert found is not None, failed.stdout
+    again = run_pytest(project, found.group(1))
+    assert again.returncode == 1, again.stdout + again.stderr
+    assert "1 failed" in again.stdout
+    assert "passed" not in again.stdout
+
+
+def test_the_benchmark_measures(project: Path) -> None:
+    """Run by itself in this repository, it prints a line with a time."""
+    (name,) = [name for name in listings() if name.startswith("benchmarks/")]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(project / name)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^Json\.time_100_stages +[\d.]+ [mµn]s", done.stdout), done.stdout
+
+
+def test_the_guide_speaks_of_every_kind_of_test() -> None:
+    """Each room of the kit that its first table names has a listing that imports it."""
+    rooms = re.findall(r"`(stageflow\.testing\.\w+)` \|$", GUIDE.read_text(), re.MULTILINE)
+    code = "".join(code for code, _ in listings().values())
+    assert len(rooms) == 4
+    assert [room for room in rooms if f"from {room}" not in code] == []
