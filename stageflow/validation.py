@@ -95,13 +95,13 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
         yield InvalidDeclarationError(
             pipeline, name, "condition", spec.condition, "give a plain function of the StageContext"
         )
-    if spec.dependencies:
+    if spec.dependencies != ():
         yield from _declaration_problems(pipeline, name, "dependencies", spec.dependencies)
         if isinstance(spec.dependencies, tuple) and name in spec.dependencies:
             yield SelfDependencyError(pipeline, name)
-    if spec.inputs:
+    if spec.inputs != ():
         yield from _declaration_problems(pipeline, name, "inputs", spec.inputs)
-    if spec.outputs:
+    if spec.outputs != ():
         yield from _declaration_problems(pipeline, name, "outputs", spec.outputs)
 
 

@@ -244,7 +244,7 @@ class LetterCodec:
                 seed=self.from_plain(data["seed"]),
                 deadline_s=data["deadline_s"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptDeadLetterError(f"{type(error).__name__}: {error}") from error
 
     def describe(self, letter: DeadLetter) -> dict[str, Any]:

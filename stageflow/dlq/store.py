@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
 from stageflow.errors import (
+    CorruptDeadLetterError,
     DeadLetterClaimedError,
     DeadLetterLeaseLostError,
     DeadLetterReplayedError,
@@ -92,15 +93,22 @@ def letter_of(codec: LetterCodec, body: str, *standing: Any) -> DeadLetter:
         codec: What wrote the body.
         body: The letter's content.
         standing: State, attempts, end of the lease in seconds since the epoch, id of the replay.
+
+    Raises:
+        CorruptDeadLetterError: It cannot be read.
     """
     state, attempts, lease_until, replay_run_id = standing
-    return replace(
-        codec.decode(body),
-        state=LetterState(state),
-        attempts=attempts,
-        lease_expires_at=None if lease_until is None else moment(lease_until),
-        replay_run_id=replay_run_id,
-    )
+    letter = codec.decode(body)
+    try:
+        return replace(
+            letter,
+            state=LetterState(state),
+            attempts=attempts,
+            lease_expires_at=None if lease_until is None else moment(lease_until),
+            replay_run_id=replay_run_id,
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CorruptDeadLetterError(f"{type(error).__name__}: {error}") from error
 
 
 def moment(seconds: float) -> datetime:

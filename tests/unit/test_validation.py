@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -326,3 +327,19 @@ def test_a_definition_error_names_all_problems_in_its_text() -> None:
     assert [
         f for f in ("'test'", "2 problems", "'a'", "positive", "'b'", "remove") if f not in text
     ] == []
+
+
+@pytest.mark.parametrize("field", ["dependencies", "inputs", "outputs"])
+@pytest.mark.parametrize("nothing", [None, 0, "", {}, False], ids=repr)
+def test_what_is_empty_and_no_list_is_refused(field: str, nothing: object) -> None:
+    """Only an empty tuple or list says that there is none."""
+    spec = dataclasses.replace(StageSpec("a", do_nothing), **{field: nothing})  # type: ignore[arg-type]
+    with pytest.raises(PipelineDefinitionError) as caught:
+        Pipeline("p", [spec])
+    assert [type(problem) for problem in caught.value.problems] == [err.InvalidDeclarationError]
+
+
+def test_a_time_that_no_clock_can_hold_is_refused() -> None:
+    """An integer beyond all floats is no number of seconds."""
+    with pytest.raises(PipelineDefinitionError):
+        Pipeline("p", [StageSpec("a", do_nothing, timeout_s=10**400)])

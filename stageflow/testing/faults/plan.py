@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +74,9 @@ class FaultPlan:
         return cls(tuple(_planned(plain.get("faults", ()))))
 
 
-def _planned(faults: Iterable[Any]) -> Iterator[PlannedFault]:
+def _planned(faults: object) -> Iterator[PlannedFault]:
+    if not isinstance(faults, list | tuple):
+        raise refused("plan", "faults", faults, "give a list of faults")
     for fault in faults:
         if not isinstance(fault, Mapping) or not {"provider", "type"} <= fault.keys():
             raise refused("plan", "faults", fault, 'write {"provider": …, "type": …, option: …}')
