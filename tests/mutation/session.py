@@ -1,0 +1,405 @@
+"""The pytest session: collects the tests once, learns what each reaches, tries each mutant.
+
+All of it happens within ``pytest_runtestloop``, in which all tests are collected and none has run.
+The process that forks runs no test itself, so each child begins with the same clean state.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.mutation.activation import LiveFunctions, MutantFinder, forget
+from tests.mutation.mutants import Mutant, Source
+from tests.mutation.processes import BROKEN, Pool
+
+#: Tests that start servers, browsers or processes of their own, or measure: they would judge the
+#: machine, or code on disk that no mutant is in.
+LEFT_OUT = (
+    "tests/e2e/",
+    "tests/fault/test_dead_letters_kill.py",
+    "tests/fault/test_sockets.py",
+    "tests/integration/test_bench.py",
+    "tests/integration/test_continuous.py",
+    "tests/integration/test_other_loops_and_pythons.py",
+    "tests/unit/test_benchmarks.py",
+    "tests/unit/test_coverage_floors.py",
+    "tests/unit/test_mutation_runner.py",
+    "tests/unit/test_results.py",
+    "tests/unit/test_site.py",
+)
+_SERVERS = frozenset({"postgres", "pytester"})
+_MEMORY_BYTES = 4 << 30
+_KILLED, _SURVIVED = 1, 0
+
+
+class Outcome(StrEnum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    TIMED_OUT = "timed out"
+    SURVIVED = "survived"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one mutant.
+
+    Attributes:
+        tests: How many tests run its line.
+        test: The test that killed it, or in which it hung; empty for one that survived.
+    """
+
+    mutant: Mutant
+    outcome: Outcome
+    tests: int
+    test: str = ""
+
+
+@dataclass
+class Reach:
+    """What the tests did on the code as it is.
+
+    Attributes:
+        duration_s: How long each took, by test; only those that passed.
+        tests: Which tests ran a line, by file and line.
+        failed: Tests that did not pass.
+    """
+
+    duration_s: dict[str, float] = field(default_factory=dict)
+    tests: dict[str, dict[int, set[str]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+    failed: list[str] = field(default_factory=list)
+
+    def of(self, path: Path, lines: Iterable[int]) -> set[str]:
+        """The tests that run one of these lines."""
+        by_line = self.tests.get(str(path), {})
+        return {test for line in lines for test in by_line.get(line, ())} & self.duration_s.keys()
+
+    def of_file(self, path: Path) -> set[str]:
+        """The tests that run any line of a file."""
+        return self.of(path, self.tests.get(str(path), {}))
+
+
+class _Watcher:
+    """Notes whether a report is of a failure."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed = self.failed or report.failed
+
+
+class Plugin:
+    """Runs mutants in place of tests.
+
+    Attributes:
+        results: What became of each mutant.
+        reach: What the tests reach.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        wanted: Callable[[Mutant], bool],
+        *,
+        jobs: int,
+        examples: int,
+        patience_s: float,
+        tell: Callable[[str], None],
+        progress: Callable[[int, int, Counter[Outcome]], None],
+    ) -> None:
+        self._sources = {source.name: source for source in sources}
+        self._wanted = wanted
+        self._jobs = jobs
+        self._examples = examples
+        self._patience_s = patience_s
+        self._tell = tell
+        self._progress = progress
+        self._kills: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self._watcher = _Watcher()
+        self.results: list[Result] = []
+        self.reach = Reach()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what cannot judge a mutant; make property tests short and repeatable."""
+        items[:] = [item for item in items if _judges(item)]
+        for item in items:
+            _shorten(item, self._examples)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Learn what the tests reach, then try the mutants."""
+        session.config.pluginmanager.register(self._watcher)
+        items = {item.nodeid: item for item in session.items}
+        live = LiveFunctions([source.path for source in self._sources.values()])
+        _warm_up()
+        gc.collect()
+        gc.freeze()
+        with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+            scratch = Path(folder)
+            self._learn(list(items.values()), scratch)
+            self._try_all(items, live, scratch)
+        return True
+
+    # ── what the tests reach ────────────────────────────────────────────────────────────────
+
+    def _learn(self, items: list[pytest.Item], scratch: Path) -> None:
+        self._tell(f"{len(items)} tests run once on the code as it is …")
+        shares = {share: items[share :: self._jobs] for share in range(self._jobs)}
+        pool = Pool(self._jobs)
+
+        def child(share: int) -> Callable[[], int]:
+            return lambda: self._observe(shares[share], scratch / f"share-{share}")
+
+        for share, end in pool.run((share, child(share)) for share in shares):
+            if end.signal or end.code:
+                raise pytest.UsageError(f"the tests do not run to their end: {end}")
+            found: Reach = pickle.loads((scratch / f"share-{share}").read_bytes())
+            self.reach.duration_s.update(found.duration_s)
+            self.reach.failed.extend(found.failed)
+            for path, lines in found.tests.items():
+                for line, tests in lines.items():
+                    self.reach.tests[path][line] |= tests
+        self._tell(f"they take {sum(self.reach.duration_s.values()):.0f} s in all")
+        for test in sorted(self.reach.failed):
+            self._tell(f"left out, as it fails on the code as it is: {test}")
+
+    def _observe(self, items: list[pytest.Item], answer: Path) -> int:
+        _settle(answer.with_suffix(".tmp"), items)
+        reach = Reach()
+        paths = [str(source.path) for source in self._sources.values()]
+        tracer = coverage.Coverage(data_file=None, include=paths, config_file=False)
+        tracer.start()
+        clock = os.times
+        for item in items:
+            tracer.switch_context(item.nodeid)
+            began = clock().elapsed
+            if self._passes(item):
+                reach.duration_s[item.nodeid] = clock().elapsed - began
+            else:
+                reach.failed.append(item.nodeid)
+        tracer.stop()
+        data = tracer.get_data()
+        tests: dict[str, dict[int, set[str]]] = {}
+        for path in data.measured_files():
+            by_line = data.contexts_by_lineno(path)
+            tests[path] = {line: set(contexts) - {""} for line, contexts in by_line.items()}
+        reach.tests = tests
+        answer.write_bytes(pickle.dumps(reach))
+        return 0
+
+    def _passes(self, item: pytest.Item) -> bool:
+        self._watcher.failed = False
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        except BaseException:  # even one that is to end the whole session ends only this test
+            return False
+        return not self._watcher.failed
+
+    # ── mutants ─────────────────────────────────────────────────────────────────────────────
+
+    def _try_all(
+        self, items: Mapping[str, pytest.Item], live: LiveFunctions, scratch: Path
+    ) -> None:
+        mutants = [
+            mutant
+            for source in self._sources.values()
+            for mutant in source.mutants
+            if self._wanted(mutant)
+        ]
+        chosen: dict[int, list[str]] = {}
+        count: Counter[Outcome] = Counter()
+        self._progress(0, len(mutants), count)
+
+        def child(number: int) -> Callable[[], int]:
+            mutant = mutants[number]
+            tests = chosen[number] = self._choose(mutant)
+            return lambda: self._try(mutant, tests, items, live, scratch / str(number))
+
+        jobs = ((number, child(number)) for number in range(len(mutants)))
+        for number, end in Pool(self._jobs).run(jobs):
+            shutil.rmtree(scratch / str(number), ignore_errors=True)
+            mutant, tests = mutants[number], chosen[number]
+            last = tests[end.said] if end.said is not None and end.said < len(tests) else ""
+            if end.code == BROKEN:
+                raise RuntimeError(f"the runner cannot make this mutant: {mutant}")
+            if end.signal in {signal.SIGALRM, signal.SIGPROF}:
+                outcome = Outcome.TIMED_OUT
+            elif end.signal or end.code != _SURVIVED:
+                outcome = Outcome.KILLED
+            else:
+                outcome, last = Outcome.SURVIVED, ""
+            if last and outcome is Outcome.KILLED:
+                self._kills[_family(mutant)][last] += 1
+            self.results.append(Result(mutant, outcome, len(tests), last))
+            count[outcome] += 1
+            self._progress(len(self.results), len(mutants), count)
+
+    def _choose(self, mutant: Mutant) -> list[str]:
+        """The tests that reach a mutant: those that killed its neighbours first, then the fast."""
+        path = self._sources[mutant.identity.module].path
+        reached = self.reach.of(path, mutant.lines) if mutant.lines else set()
+        kills = self._kills[_family(mutant)]
+        ordered = sorted(
+            reached or (self.reach.of_file(path) if mutant.at_import else set()),
+            key=lambda test: (-kills[test], self.reach.duration_s[test], test),
+        )
+        spent_s = accumulate(self.reach.duration_s[test] for test in ordered)
+        return [test for test, s in zip(ordered, spent_s, strict=True) if s <= self._patience_s]
+
+    def _try(
+        self,
+        mutant: Mutant,
+        tests: list[str],
+        items: Mapping[str, pytest.Item],
+        live: LiveFunctions,
+        scratch: Path,
+    ) -> int:
+        source = self._sources[mutant.identity.module]
+        _settle(scratch, list(items.values())[:1])
+        if mutant.at_import:
+            return self._import_anew(mutant, source, tests)
+        if not live.activate(mutant, source):
+            return _SURVIVED
+        for number, test in enumerate(tests):
+            _limit(self.reach.duration_s[test])
+            Pool.say(number)
+            if not self._passes(items[test]):
+                return _KILLED
+        return _SURVIVED
+
+    def _import_anew(self, mutant: Mutant, source: Source, tests: list[str]) -> int:
+        """Import everything once more, with the mutant, and run the tests in a new session."""
+        root = source.path.parents[source.name.count("/")]
+        name = source.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        code = mutant.make(source.tree, str(source.path))
+        _limit(30.0)
+        os.chdir(root)
+        forget(root, but="tests.mutation")
+        sys.meta_path.insert(0, MutantFinder(name, code))
+        files = sorted({test.split("::")[0] for test in tests})
+        again = _Again(tests, self.reach, self._examples)
+        status = pytest.main(["-x", *OPTIONS, *files], plugins=[again])
+        return _SURVIVED if status == pytest.ExitCode.OK else _KILLED
+
+
+#: How pytest is called, for the tests of the mutants and for nothing else.
+OPTIONS = (
+    "-q",
+    "-s",
+    "--tb=no",
+    *("-p", "no:cacheprovider"),
+    *("-p", "no:randomly"),
+    # The runner imports Hypothesis before pytest is there; what it asserts is not of interest.
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
+
+
+class _Again:
+    """Runs chosen tests, in the given order."""
+
+    def __init__(self, tests: Sequence[str], reach: Reach, examples: int) -> None:
+        self._numbers = {test: number for number, test in enumerate(tests)}
+        self._reach = reach
+        self._examples = examples
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if item.nodeid in self._numbers]
+        items.sort(key=lambda item: self._numbers[item.nodeid])
+        for item in items:
+            _shorten(item, self._examples)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        _limit(self._reach.duration_s[item.nodeid])
+        Pool.say(self._numbers[item.nodeid])
+
+
+def _family(mutant: Mutant) -> tuple[str, str]:
+    return mutant.identity.module, mutant.identity.function
+
+
+def _judges(item: pytest.Item) -> bool:
+    return not (
+        item.nodeid.startswith(LEFT_OUT)
+        or _SERVERS.intersection(getattr(item, "fixturenames", ()))
+        or item.get_closest_marker("benchmark")
+    )
+
+
+def _shorten(item: pytest.Item, examples: int) -> None:
+    """Give a property test few examples, the same each time, and no search for a smaller one."""
+    function: Any = getattr(item, "obj", None)
+    function = getattr(function, "__func__", function)
+    machine: Any = getattr(item, "cls", None)
+    if hasattr(function, "hypothesis"):
+        now = getattr(function, "_hypothesis_internal_use_settings", None)
+        function._hypothesis_internal_use_settings = _short(now, examples)
+    if isinstance(getattr(machine, "settings", None), settings):
+        machine.settings = _short(machine.settings, examples)
+
+
+def _short(now: settings | None, examples: int) -> settings:
+    now = now or settings()
+    return settings(
+        now,
+        max_examples=min(now.max_examples, examples),
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.explicit, Phase.generate),
+        print_blob=False,
+    )
+
+
+def _warm_up() -> None:
+    """Let Hypothesis load its tables once, not in each child."""
+
+    @settings(max_examples=5, database=None, derandomize=True)
+    @given(st.text(), st.lists(st.integers()), st.floats())
+    def drawn(text: str, numbers: list[int], number: float) -> None: ...
+
+    drawn()
+
+
+def _settle(scratch: Path, items: Sequence[pytest.Item]) -> None:
+    """Make a child harmless: a folder of its own, no output, an end to its memory."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.chdir(scratch)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    for item in items:
+        # Children that share a base folder would wait for each other's clean-up.
+        item.config._tmp_path_factory._given_basetemp = scratch / "tmp"  # type: ignore[attr-defined]
+
+
+def _limit(duration_s: float) -> None:
+    """End this process if a test takes far longer than it did, on the clock or of the processor."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, 3.0 + 3.0 * duration_s)
+    signal.setitimer(signal.ITIMER_PROF, 1.0 + 2.0 * duration_s)
