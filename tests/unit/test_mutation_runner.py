@@ -1,0 +1,110 @@
+"""The mutation runner, on a module small enough to know what must survive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TOY = """
+def grown(years):
+    return years >= 18
+
+
+def untested(years):
+    return years + 1
+
+
+def counted(number):
+    while number > 0:
+        number -= 1
+    return number
+"""
+
+TESTS = """
+from toy import counted, grown
+
+def test_grown():
+    assert grown(18)
+    assert grown(19)
+    assert not grown(17)
+
+def test_counted():
+    assert counted(3) == 0
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A project of one module, committed."""
+    (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "test_toy.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    run(tmp_path, "git", "init", "--quiet")
+    run(tmp_path, "git", "add", ".")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    run(tmp_path, "git", *identity, "commit", "--quiet", "-m", "toy")
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command there."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+
+
+def mutate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Try the mutants of the toy."""
+    command = ["-m", "tests.mutation", "toy.py", "--tests", "test_toy.py", *options]
+    return run(folder, sys.executable, *command)
+
+
+def test_what_no_test_runs_survives_and_what_one_holds_does_not(toy: Path) -> None:
+    """The function without a test is named, the others are not; an endless loop counts as seen."""
+    done = mutate(toy, "--patience", "2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    survived = [line for line in done.stdout.splitlines() if line.startswith("survived")]
+    assert survived
+    assert all("untested" in line for line in survived if "0 tests run it" in line)
+    assert not [line for line in survived if "grown" in line]
+    assert "% of all mutants killed, at least 90 % asked" in done.stdout
+
+
+def test_only_changed_lines_are_tried(toy: Path) -> None:
+    """Since a commit: nothing at first, then what was changed."""
+    assert "no mutant to try" in mutate(toy, "--since", "HEAD").stdout
+    (toy / "toy.py").write_text(TOY.replace("years >= 18", "years > 17"))
+    done = mutate(toy, "--since", "HEAD")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "untested" not in done.stdout
+    assert "100.0" in done.stdout
+
+
+def test_the_list_of_survivors_needs_reasons(toy: Path) -> None:
+    """An entry without one is refused, and says where."""
+    listed = toy / "survivors.toml"
+    listed.write_text(
+        '[[survivor]]\nmodule = "toy.py"\nfunction = "f"\nbefore = "a"\nafter = "b"\nreason = " "\n'
+    )
+    done = mutate(toy, "--survivors", str(listed))
+    assert done.returncode == 2
+    assert "entry 1: say why it may survive" in done.stderr
+
+
+def test_a_commit_that_is_not_there_is_told(toy: Path) -> None:
+    """By its name."""
+    done = mutate(toy, "--since", "nowhere")
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
