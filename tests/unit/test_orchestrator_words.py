@@ -42,7 +42,7 @@ def test_what_is_no_context_is_refused() -> None:
 
 def test_missing_inputs_are_named() -> None:
     """With the pipeline that asks for them."""
-    with pytest.raises(MissingRunInputError, match="'shop'.*'sum'"):
+    with pytest.raises(MissingRunInputError, match=r"'shop'.*'sum'"):
         asyncio.run(PipelineOrchestrator(SHOP.build()).run(PipelineContext({"total": 3})))
 
 
