@@ -1,19 +1,31 @@
 """Contracts: test classes to inherit, which hold what the engine relies on."""
 
 from stageflow.testing.contracts.discovery import FoundStage, get_all_stages, skip_contract_tests
+from stageflow.testing.contracts.interceptors import InterceptorContractTest
 from stageflow.testing.contracts.overrides import (
     Contract,
     ContractOverrideError,
     overrides_contract,
+)
+from stageflow.testing.contracts.providers import (
+    DatabaseContractTest,
+    LlmContractTest,
+    SttContractTest,
+    TtsContractTest,
 )
 from stageflow.testing.contracts.stage import StageCase, StageContractTest
 
 __all__ = [
     "Contract",
     "ContractOverrideError",
+    "DatabaseContractTest",
     "FoundStage",
+    "InterceptorContractTest",
+    "LlmContractTest",
     "StageCase",
     "StageContractTest",
+    "SttContractTest",
+    "TtsContractTest",
     "get_all_stages",
     "overrides_contract",
     "skip_contract_tests",

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from stageflow.context import PipelineContext, StageContext
+from stageflow.context import PipelineContext
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.errors import StageflowError
 from stageflow.events import STARTED, TERMINAL, Event
-from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.letter import Unstorable
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.stage import StageOutput, StageSpec, StageStatus
 from stageflow.testing.contracts.blocking import BlockingWatch
+from stageflow.testing.contracts.cancellation import CancellationProbe
 from stageflow.testing.contracts.overrides import Contract
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.simulation import EPOCH_S, Schedule, SimulationLoop, run_in
@@ -290,7 +290,7 @@ class StageContractTest(Contract):
         case = self.make_stage()
         ctx = self.create_test_context(case)
         loop = SimulationLoop()
-        probe = _CancellationProbe()
+        probe = CancellationProbe()
         orchestrator = PipelineOrchestrator(case.pipeline.build(), interceptors=[probe])
         at_s = 0.0
 
@@ -339,26 +339,6 @@ class StageContractTest(Contract):
             return [_told(end) for end in await asyncio.gather(*runs, return_exceptions=True)]
 
         return run_in(SimulationLoop(Schedule(seed)), main())
-
-
-class _CancellationProbe(Interceptor):
-    """Sees whether a stage came back although its task had been cancelled.
-
-    Attributes:
-        begun: Whether the stage was called.
-        swallowed: Whether it came back.
-    """
-
-    begun = False
-    swallowed = False
-
-    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
-        """Call the stage, and look at the task that it ran in."""
-        self.begun = True
-        output = await call_next(ctx)
-        task = asyncio.current_task()
-        self.swallowed = task is not None and task.cancelling() > 0
-        return output
 
 
 def _told(outcome: Any) -> Any:

@@ -1,0 +1,230 @@
+"""What the engine expects of a model, of speech services, and of a database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message
+from stageflow.testing.contracts.overrides import Contract
+
+P = TypeVar("P")
+
+_ASKED = [Message("user", "Say hello.")]
+
+
+def _with(make: Callable[[], Awaitable[P]], check: Callable[[P], Awaitable[None]]) -> None:
+    """Make a provider in a new event loop, and check it there."""
+
+    async def main() -> None:
+        await check(await make())
+
+    asyncio.run(main())
+
+
+async def _cancelled(call: Awaitable[Any]) -> None:
+    """See to it that a call ends when it is cancelled."""
+    task = asyncio.ensure_future(call)
+    await asyncio.sleep(0)
+    if task.done():
+        return  # it answers at once; there is nothing to cancel
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled(), "the call was cancelled, and went on: let CancelledError pass"
+
+
+class LlmContractTest(Contract):
+    """The contract of a language model.
+
+    Example:
+        >>> class TestMyModel(LlmContractTest):
+        ...     async def make_llm(self) -> LLM:
+        ...         return MyModel(key="…")
+    """
+
+    async def make_llm(self) -> LLM:
+        """The model under test, made anew.
+
+        Raises:
+            NotImplementedError: The subclass does not say which.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_llm")
+
+    def test_completes_with_text(self) -> None:
+        """Some text."""
+
+        async def check(llm: LLM) -> None:
+            answer = await llm.complete(_ASKED)
+            assert isinstance(answer, str), f"complete() gave a {type(answer).__name__}"
+            assert answer, "complete() gave an empty answer"
+
+        _with(self.make_llm, check)
+
+    def test_streams_text(self) -> None:
+        """In pieces that are text, and together not empty."""
+
+        async def check(llm: LLM) -> None:
+            pieces = [piece async for piece in llm.stream(_ASKED)]
+            wrong = [piece for piece in pieces if not isinstance(piece, str)]
+            assert not wrong, f"stream() gave {wrong[0]!r}, which is no text"
+            assert "".join(pieces), "stream() gave nothing"
+
+        _with(self.make_llm, check)
+
+    def test_a_stream_can_be_left(self) -> None:
+        """After its first piece; the next call is answered in full."""
+
+        async def check(llm: LLM) -> None:
+            stream = llm.stream(_ASKED)
+            async for _ in stream:
+                break
+            close = getattr(stream, "aclose", None)
+            assert close is not None, "stream() gave something that cannot be closed"
+            await close()
+            assert [piece async for piece in llm.stream(_ASKED)]
+
+        _with(self.make_llm, check)
+
+    def test_can_be_cancelled(self) -> None:
+        """A call that is cancelled ends as cancelled."""
+        _with(self.make_llm, lambda llm: _cancelled(llm.complete(_ASKED)))
+
+    def test_calls_at_once_are_answered(self) -> None:
+        """Each of several."""
+
+        async def check(llm: LLM) -> None:
+            answers = await asyncio.gather(*(llm.complete(_ASKED) for _ in range(5)))
+            assert all(isinstance(answer, str) and answer for answer in answers), answers
+
+        _with(self.make_llm, check)
+
+
+class SttContractTest(Contract):
+    """The contract of speech to text: `make_stt`, and `make_audio` for what it is to hear."""
+
+    async def make_stt(self) -> STT:
+        """The service under test, made anew; raises as `LlmContractTest.make_llm`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_stt")
+
+    def make_audio(self) -> Audio:
+        """Speech that it understands; raises as `make_stt`."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to hear: write make_audio")
+
+    def test_gives_text(self) -> None:
+        """What was said, as text."""
+
+        async def check(stt: STT) -> None:
+            heard = await stt.transcribe(self.make_audio())
+            assert isinstance(heard, str), f"transcribe() gave a {type(heard).__name__}"
+            assert heard.strip(), "transcribe() heard nothing"
+
+        _with(self.make_stt, check)
+
+    def test_hears_the_same_again(self) -> None:
+        """One call leaves nothing behind that changes the next."""
+
+        async def check(stt: STT) -> None:
+            audio = self.make_audio()
+            first, second = await stt.transcribe(audio), await stt.transcribe(audio)
+            assert first == second, f"heard {first!r}, then {second!r}"
+
+        _with(self.make_stt, check)
+
+    def test_can_be_cancelled(self) -> None:
+        """A call that is cancelled ends as cancelled."""
+        _with(self.make_stt, lambda stt: _cancelled(stt.transcribe(self.make_audio())))
+
+
+class TtsContractTest(Contract):
+    """The contract of text to speech: `make_tts`."""
+
+    async def make_tts(self) -> TTS:
+        """The service under test, made anew; raises as `LlmContractTest.make_llm`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_tts")
+
+    def test_gives_sound(self) -> None:
+        """An `Audio` that holds something."""
+
+        async def check(tts: TTS) -> None:
+            spoken = await tts.synthesize("Hello.")
+            assert isinstance(spoken, Audio), f"synthesize() gave a {type(spoken).__name__}"
+            assert spoken.pcm, "synthesize() gave silence of no length"
+
+        _with(self.make_tts, check)
+
+    def test_can_be_cancelled(self) -> None:
+        """A call that is cancelled ends as cancelled."""
+        _with(self.make_tts, lambda tts: _cancelled(tts.synthesize("Hello.")))
+
+
+class DatabaseContractTest(Contract):
+    """The contract of a database: `make_database`, empty."""
+
+    async def make_database(self) -> Database:
+        """An empty database, made anew; raises as `LlmContractTest.make_llm`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_database")
+
+    def test_what_is_not_there_is_none(self) -> None:
+        """And no error."""
+
+        async def check(db: Database) -> None:
+            assert await db.get("users", "nobody") is None
+
+        _with(self.make_database, check)
+
+    def test_what_was_put_is_got(self) -> None:
+        """Equal, whatever JSON can hold, under whatever key."""
+
+        async def check(db: Database) -> None:
+            record = {"name": "Ada", "turns": [1, 2.5, None, {"ü": True}], "": "empty"}
+            for key in ("ada", "Ünï cödé", "a'b\"c;--", "x" * 200):
+                await db.put("users", key, record)
+                assert await db.get("users", key) == record, f"not what was put under {key!r}"
+
+        _with(self.make_database, check)
+
+    def test_a_later_record_takes_the_place(self) -> None:
+        """Of the earlier one, as a whole."""
+
+        async def check(db: Database) -> None:
+            await db.put("users", "ada", {"a": 1, "b": 2})
+            await db.put("users", "ada", {"a": 3})
+            assert await db.get("users", "ada") == {"a": 3}
+
+        _with(self.make_database, check)
+
+    def test_collections_are_apart(self) -> None:
+        """The same key in two of them is two records."""
+
+        async def check(db: Database) -> None:
+            await db.put("users", "ada", {"a": 1})
+            await db.put("turns", "ada", {"b": 2})
+            assert await db.get("users", "ada") == {"a": 1}
+            assert await db.get("turns", "ada") == {"b": 2}
+
+        _with(self.make_database, check)
+
+    def test_records_are_copies(self) -> None:
+        """Whoever changes what was put or got does not change what is kept."""
+
+        async def check(db: Database) -> None:
+            put: dict[str, Any] = {"turns": [1]}
+            await db.put("users", "ada", put)
+            put["turns"].append(2)
+            got = await db.get("users", "ada")
+            assert got == {"turns": [1]}, "what was put is kept, and not a copy of it"
+            got["turns"].append(3)
+            assert await db.get("users", "ada") == {"turns": [1]}, "what was got is what is kept"
+
+        _with(self.make_database, check)
+
+    def test_writes_at_once_are_all_kept(self) -> None:
+        """Each under its key."""
+
+        async def check(db: Database) -> None:
+            await asyncio.gather(*(db.put("users", str(n), {"n": n}) for n in range(20)))
+            found = [await db.get("users", str(n)) for n in range(20)]
+            assert found == [{"n": n} for n in range(20)]
+
+        _with(self.make_database, check)
