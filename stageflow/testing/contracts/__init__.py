@@ -14,6 +14,7 @@ from stageflow.testing.contracts.providers import (
     TtsContractTest,
 )
 from stageflow.testing.contracts.stage import StageCase, StageContractTest
+from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
 
 __all__ = [
     "Contract",
@@ -22,8 +23,10 @@ __all__ = [
     "FoundStage",
     "InterceptorContractTest",
     "LlmContractTest",
+    "SinkContractTest",
     "StageCase",
     "StageContractTest",
+    "StoreContractTest",
     "SttContractTest",
     "TtsContractTest",
     "get_all_stages",

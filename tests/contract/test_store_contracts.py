@@ -1,0 +1,114 @@
+"""Stores and sinks keep their contracts; wrong ones are found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stageflow.dlq.sqlite import SQLiteDeadLetterStore
+from stageflow.dlq.store import Claim, InMemoryDeadLetterStore
+from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
+from tests.utils.mocks import BrokenSink, RecordingSink
+
+
+class TestInMemoryStore(StoreContractTest):
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Any]:
+        yield InMemoryDeadLetterStore()
+
+
+class TestSQLiteStore(StoreContractTest):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "letters.db"
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Any]:
+        async with SQLiteDeadLetterStore(self.path) as store:
+            yield store
+
+
+class TestRecordingSink(SinkContractTest):
+    def make_sink(self) -> Any:
+        return RecordingSink()
+
+    def read(self, sink: Any) -> Sequence[str]:
+        return [event.type for event in sink.events]
+
+
+class WrongStore:
+    """Keeps everything, in any order, for everybody."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    async def put(self, letter: Any) -> None:
+        self.kept.insert(0, letter)
+
+    async def get(self, letter_id: str) -> Any:
+        return next((letter for letter in self.kept if letter.id == letter_id), None)
+
+    async def letters(self, state: Any = None) -> tuple[Any, ...]:
+        return tuple(self.kept)
+
+    async def claim(self, letter_id: str, *, lease_s: float) -> Claim:
+        await asyncio.sleep(0)
+        return Claim(self.kept[0], 1)
+
+    async def finish(self, claim: Claim, replay_run_id: str) -> None: ...
+
+
+class WrongSink(RecordingSink):
+    """Passes on more than it was given, and then breaks."""
+
+    def write(self, events: Sequence[Any]) -> None:
+        super().write([*events, *events])
+        if not events:
+            raise OSError("nothing to write")
+        BrokenSink().write(events)
+
+
+def names_of_tests(owner: type) -> list[str]:
+    """The names of the tests of a contract."""
+    return sorted(name for name in vars(owner) if name.startswith("test_"))
+
+
+@pytest.mark.parametrize("name", names_of_tests(StoreContractTest))
+def test_a_wrong_store_is_found(name: str) -> None:
+    """By each test of the contract."""
+
+    @asynccontextmanager
+    async def open_store(self: object) -> AsyncIterator[Any]:
+        yield WrongStore()
+
+    made = type("Wrong", (StoreContractTest,), {"open_store": open_store})()
+    with pytest.raises(AssertionError):
+        getattr(made, name)()
+
+
+@pytest.mark.parametrize("name", names_of_tests(SinkContractTest))
+def test_a_wrong_sink_is_found(name: str) -> None:
+    """By each test of the contract."""
+    made = type(
+        "Wrong",
+        (SinkContractTest,),
+        {
+            "make_sink": lambda self: WrongSink(),
+            "read": lambda self, sink: [event.type for event in sink.events],
+        },
+    )()
+    with pytest.raises((AssertionError, OSError)):
+        getattr(made, name)()
+
+
+def test_a_subclass_has_to_say_which() -> None:
+    """With the method to write."""
+    with pytest.raises(NotImplementedError, match="open_store"):
+        StoreContractTest().test_keeps_letters_in_order()
+    with pytest.raises(NotImplementedError, match="make_sink"):
+        SinkContractTest().test_takes_an_empty_batch()
