@@ -11,7 +11,7 @@ MUTANTS_ARGS ?=
 REPEATS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format compare site serve browser clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format compare site serve programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ $(READY): pyproject.toml
 bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
 	@$(BIN)/python -m stageflow pulse bench --commits $(COMMITS)
 
-test: $(READY) browser ## Run all tests, in random order, on all cores; hold the coverage floors. PYTEST_ARGS="-k bag"
+test: $(READY) programs ## Run all tests, in random order, on all cores; hold the coverage floors. PYTEST_ARGS="-k bag"
 	@$(BIN)/python -m pytest -n auto --dist worksteal --random-order \
 	  --cov --cov-report=json:.coverage.json --cov-report= $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(BIN)/python -m tests.coverage_floors .coverage.json)
@@ -45,7 +45,7 @@ storm: $(READY) ## Run the storm, and the planted bugs that it has to find. SCHE
 mutants: $(READY) ## Change the code in thousands of ways, and count what no test notices. MUTANTS_ARGS="--help"
 	@$(BIN)/python -m tests.mutation $(MUTANTS_ARGS)
 
-flakes: $(READY) browser ## Run the fast tests again and again, each time in another order. REPEATS=20
+flakes: $(READY) programs ## Run the fast tests again and again, each time in another order. REPEATS=20
 	@$(BIN)/python -m tests.flakes --repeats $(REPEATS)
 
 lint: $(READY) ## Check style, types and the direction of imports.
@@ -67,8 +67,8 @@ site: $(READY) ## Publish what has been measured, without measuring.
 serve: $(READY) ## Serve the published site on this machine.
 	@$(BIN)/python -m stageflow pulse serve
 
-browser:
-	@.ci/browser
+programs:
+	@.ci/programs chromium valgrind
 
 clean: ## Remove the environment and all that was made; keeps the measurements.
 	rm -rf $(VENV) .asv/env .asv/html .coverage .coverage.json .hypothesis .mypy_cache .pytest_cache .ruff_cache

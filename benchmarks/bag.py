@@ -8,7 +8,7 @@ from typing import Any
 
 import stageflow as sf
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run
+from benchmarks.support import CpuTimed, requires, run, timed
 
 setup = requires("ContextBag")
 
@@ -73,15 +73,18 @@ class Write(CpuTimed):
 
     version = "1"
 
-    def time_10k_sequential(self) -> None:
+    @timed
+    def track_10k_sequential(self) -> None:
         """10,000 awaited writes of one task: the price of write-once and of knowing the writer."""
         write_sequentially()
 
-    def time_10k_by_10_tasks(self) -> None:
+    @timed
+    def track_10k_by_10_tasks(self) -> None:
         """10,000 awaited writes of ten tasks: shows whether sharing a bag costs anything."""
         run(write_by_tasks())
 
-    def time_10k_dict_with_check(self) -> None:
+    @timed
+    def track_10k_dict_with_check(self) -> None:
         """10,000 writes to a plain dict with a check before each: the floor for the others."""
         write_dict_with_check()
 
@@ -91,14 +94,16 @@ class Read(CpuTimed):
 
     version = "1"
 
-    def time_100k(self) -> None:
+    @timed
+    def track_100k(self) -> None:
         """100,000 reads by key."""
         bag = full_bag()
         for _ in range(READS // WRITES):
             for key in keys():
                 bag[key]
 
-    def time_100k_dict(self) -> None:
+    @timed
+    def track_100k_dict(self) -> None:
         """100,000 reads of a plain dict: the floor for the other."""
         values = dict_of_keys()
         for _ in range(READS // WRITES):

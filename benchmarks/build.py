@@ -6,7 +6,7 @@ import functools
 
 import stageflow as sf
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires
+from benchmarks.support import CpuTimed, requires, timed
 from benchmarks.workloads import layered, specs
 
 setup = requires("Pipeline", "StageSpec", "StageOutput", "PipelineOrchestrator")
@@ -35,11 +35,13 @@ class Small(CpuTimed):
     params = (3, 10, 20)
     param_names = ("stages",)
 
-    def time_define_and_build(self, stages: int) -> None:
+    @timed
+    def track_define_and_build(self, stages: int) -> None:
         """Checks and compilation of stages with dependencies: paid once a process, at start."""
         define_and_build(stages)
 
-    def time_orchestrator(self, stages: int) -> None:
+    @timed
+    def track_orchestrator(self, stages: int) -> None:
         """The same, and the graph bound to what runs it: all that stands before a first run."""
         sf.PipelineOrchestrator(define_and_build(stages))
 
@@ -51,7 +53,8 @@ class Growth(CpuTimed):
     params = (100, 1_000, 10_000)
     param_names = ("stages",)
 
-    def time_define_and_build(self, stages: int) -> None:
+    @timed
+    def track_define_and_build(self, stages: int) -> None:
         """Checks and compilation; a curve steeper than the number of stages shows as a bend."""
         define_and_build(stages)
 
@@ -61,7 +64,8 @@ class Compose(CpuTimed):
 
     version = "1"
 
-    def time_compose_ten_of_ten(self) -> None:
+    @timed
+    def track_compose_ten_of_ten(self) -> None:
         """Ten pipelines of ten stages joined one after another: checks run at each join."""
         joined = sf.Pipeline("bench", layers_of(100)[:10])
         for start in range(10, 100, 10):

@@ -8,7 +8,7 @@ outputs checked and written once, a timeout for each stage.
 from __future__ import annotations
 
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run
+from benchmarks.support import CpuTimed, requires, run, timed
 from benchmarks.workloads import (
     SHAPES,
     StageMaker,
@@ -39,7 +39,8 @@ class NoOp(CpuTimed):
     params = tuple(SHAPES)
     param_names = ("graph",)
 
-    def time_1000_stages(self, graph: str) -> None:
+    @timed
+    def track_1000_stages(self, graph: str) -> None:
         """The engine's own cost a stage when no stage suspends: its best case."""
         run_1000_stages(graph)
 
@@ -51,7 +52,8 @@ class Suspending(CpuTimed):
     params = tuple(SHAPES)
     param_names = ("graph",)
 
-    def time_1000_stages(self, graph: str) -> None:
+    @timed
+    def track_1000_stages(self, graph: str) -> None:
         """The engine's cost a stage when each really suspends: tasks, limits armed and released."""
         run_1000_stages(graph, suspending)
 
@@ -63,7 +65,8 @@ class Unlimited(CpuTimed):
     params = ("chain of 100", "layered 10x10")
     param_names = ("graph",)
 
-    def time_1000_stages(self, graph: str) -> None:
+    @timed
+    def track_1000_stages(self, graph: str) -> None:
         """Beside `NoOp`: what declaring a timeout for each stage costs."""
         run_1000_stages(graph, unlimited)
 
@@ -72,13 +75,14 @@ class Concurrent(CpuTimed):
     """Many runs in one loop."""
 
     version = "1"
-    repeat = (2, 3, 0.5)
 
-    def time_1000_runs_of_20(self) -> None:
+    @timed
+    def track_1000_runs_of_20(self) -> None:
         """1,000 runs of 20 stages (dense 4x5) at once: what a busy server pays for a wave."""
         run(run_at_once(orchestrator("dense 4x5"), 1_000))
 
-    def time_200_runs_of_20_suspending(self) -> None:
+    @timed
+    def track_200_runs_of_20_suspending(self) -> None:
         """200 runs whose stages suspend, so that all of them are really under way at once."""
         run(run_at_once(orchestrator("dense 4x5", suspending), 200))
 

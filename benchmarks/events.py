@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import stageflow as sf
 from benchmarks import plain
 from benchmarks.rounds import interleaved
-from benchmarks.support import CpuTimed, requires, run
+from benchmarks.support import CpuTimed, charted, requires, run, timed
 from benchmarks.workloads import orchestrator, pipeline, run_times
 
 setup = requires("EventDispatcher", "PipelineOrchestrator")
@@ -23,7 +23,7 @@ GRAPH = "1,000 stages"
 CAPACITY = 10_000_000
 #: Events of one run: a started and a completed one a stage, and the run's own two.
 EVENTS = 2_002
-ROUNDS = 11
+ROUNDS = 9
 
 
 class NullSink:
@@ -75,7 +75,8 @@ class Emission(CpuTimed):
     #: CPU time of the thread that runs the loop: the sinks have threads of their own.
     timer = time.thread_time
 
-    def time_run(self, sinks: int) -> None:
+    @timed
+    def track_run(self, sinks: int) -> None:
         """A run's own time: without sinks its log alone; with them, an append to each buffer."""
         run(run_times(dispatched(sinks), 1)).unwrap()
 
@@ -85,7 +86,8 @@ class Dispatch(CpuTimed):
 
     version = "1"
 
-    def time_run_and_flush(self) -> None:
+    @timed
+    def track_run_and_flush(self) -> None:
         """A run until a null sink has taken every event as an object, threads included."""
         run_and_flush()
 
@@ -99,7 +101,7 @@ class PerEvent:
     def track_cost(self) -> dict[str, object]:
         """CPU time that each event adds until a null sink has it, against a run without sink."""
         pairs = interleaved((run_and_flush, run_alone), ROUNDS)
-        return {"samples": [(with_ - without) / EVENTS for with_, without in pairs], "number": 1}
+        return charted([(with_ - without) / EVENTS for with_, without in pairs])
 
 
 class Reading(CpuTimed):
@@ -107,7 +109,8 @@ class Reading(CpuTimed):
 
     version = "1"
 
-    def time_run_and_read(self) -> None:
+    @timed
+    def track_run_and_read(self) -> None:
         """A run of 1,000 stages and its 2,002 events read once."""
         assert len(run(run_times(dispatched(0), 1)).events) == EVENTS
 

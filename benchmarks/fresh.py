@@ -32,6 +32,39 @@ assert all(result.error is None for result in results)
 print(peak_bytes() - before)
 """
 
+_TRACED = """\
+import gc, sys, tracemalloc
+sys.path[:0] = sys.argv[1:3]
+from benchmarks.support import run
+from benchmarks.workloads import orchestrator, suspending, run_at_once, run_times
+
+def go(runs):
+    return run(run_at_once(bound, runs)) if {keep} else run(run_times(bound, runs)) and None
+
+bound = orchestrator("dense 4x5", suspending) if {keep} else orchestrator("chain of 10")
+go(100)
+gc.collect()
+tracemalloc.start()
+go(10)  # what is made once, while it is traced
+gc.collect()
+before, _ = tracemalloc.get_traced_memory()
+tracemalloc.reset_peak()
+kept = go({runs})
+after, peak = tracemalloc.get_traced_memory()
+if not {peak}:
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+print((peak if {peak} else after) - before)
+"""
+
+_IMPORTED = """\
+import sys, asyncio
+before = set(sys.modules)
+sys.path.insert(0, sys.argv[1])
+import stageflow
+print(len(set(sys.modules) - before))
+"""
+
 #: Where the package that is measured lies, and where this one does.
 _PACKAGES = (str(Path(stageflow.__file__).parents[1]), str(Path(__file__).parents[1]))
 _STATUS = Path("/proc/self/status")
@@ -62,6 +95,23 @@ def growth_bytes(runs: int, *, suspend: bool = False) -> int:
     """
     maker = "suspending" if suspend else "no_op"
     return _ask(_GROWTH.format(runs=runs, maker=maker))
+
+
+def traced_bytes(runs: int, *, keep: bool, peak: bool = False) -> float:
+    """Bytes that Python has allocated after `runs` runs more than before them, divided by `runs`.
+
+    Args:
+        runs: How many runs.
+        keep: Whether the runs of 20 stages that suspend go on at once, and their results are kept;
+            else they are runs of ten stages, one after another, and the results are dropped.
+        peak: Whether the most that was allocated in between is asked for.
+    """
+    return _ask(_TRACED.format(runs=runs, keep=keep, peak=peak)) / runs
+
+
+def imported_modules() -> int:
+    """How many modules ``import stageflow`` loads that ``import asyncio`` has not."""
+    return _ask(_IMPORTED)
 
 
 def _ask(program: str) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from benchmarks import plain
 from benchmarks.fresh import import_seconds
-from benchmarks.support import requires
+from benchmarks.support import charted, requires
 
 # A package that is still empty is imported in no time: a best value that none could reach again.
 setup = requires("PipelineOrchestrator")
 
-ROUNDS = 11
+ROUNDS = 9
 
 
 def imports(*modules: str) -> list[tuple[float, ...]]:
@@ -26,20 +26,20 @@ class Import:
 
     def track_stageflow(self) -> dict[str, object]:
         """CPU time of ``import stageflow``: what each start of a program pays."""
-        return {"samples": [stageflow for (stageflow,) in imports("stageflow")], "number": 1}
+        return charted([stageflow for (stageflow,) in imports("stageflow")])
 
     track_stageflow.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_asyncio(self) -> dict[str, object]:
         """CPU time of ``import asyncio``, which is in the other: it shows what the machine does."""
-        return {"samples": [asyncio for (asyncio,) in imports("asyncio")], "number": 1}
+        return charted([asyncio for (asyncio,) in imports("asyncio")])
 
     track_asyncio.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_ratio(self) -> dict[str, object]:
         """How many times ``import asyncio`` the import of stageflow costs; at most 2."""
         pairs = imports("stageflow", "asyncio")
-        return {"samples": [ours / theirs for ours, theirs in pairs], "number": 1}
+        return charted([ours / theirs for ours, theirs in pairs])
 
     track_ratio.unit = "times import asyncio"  # type: ignore[attr-defined]
 

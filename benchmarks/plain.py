@@ -50,21 +50,32 @@ def cases(module: ModuleType) -> Iterator[Case]:
     for owner in vars(module).values():
         if not (inspect.isclass(owner) and owner.__module__ == module.__name__):
             continue
-        instance = owner()
         for name in vars(owner):
             kind = next((kind for kind in KINDS if name.startswith(kind)), None)
             if kind is None:
                 continue
+            instance = owner()
             method = getattr(instance, name)
             for values in itertools.product(*_axes(getattr(instance, "params", ()))):
                 choice = f"({', '.join(map(str, values))})" if values else ""
                 yield Case(
                     label=f"{owner.__name__}.{name}{choice}",
                     kind=kind,
-                    call=functools.partial(method, *values),
+                    call=functools.partial(_called, method, values),
                     timer=getattr(owner, "timer", time.perf_counter),
                     unit=getattr(method, "unit", getattr(owner, "unit", "unit")),
                 )
+
+
+def _called(method: Callable[..., Any], values: tuple[Any, ...]) -> Any:
+    """Call a benchmark, with what its class prepares for all of them if it does."""
+    prepare = getattr(method.__self__.__class__, "setup_cache", None)  # type: ignore[attr-defined]
+    return method(*values) if prepare is None else method(_prepared(prepare), *values)
+
+
+@functools.cache
+def _prepared(prepare: Callable[..., Any]) -> Any:
+    return prepare(None)
 
 
 def _axes(params: Any) -> tuple[tuple[Any, ...], ...]:

@@ -16,7 +16,7 @@ from benchmarks.pairs import (
     concurrent_runs,
 )
 from benchmarks.rounds import ratios
-from benchmarks.support import CpuTimed, requires
+from benchmarks.support import CpuTimed, charted, requires, timed
 from benchmarks.workloads import SHAPES
 
 setup = requires("ContextBag", "Interceptor", "PipelineContext", "PipelineOrchestrator")
@@ -25,8 +25,8 @@ ROUNDS = 9
 
 
 def samples(pair: Pair, rounds: int | None = None) -> dict[str, object]:
-    """The ratio of each round, in the form that asv keeps as samples."""
-    return {"samples": ratios(*pair, rounds or ROUNDS), "number": 1}
+    """The ratios of all rounds, for the chart."""
+    return charted(ratios(*pair, rounds or ROUNDS))
 
 
 class Gather:
@@ -88,12 +88,14 @@ class HandWritten(CpuTimed):
     params = ("chain of 100", "layered 10x10")
     param_names = ("graph",)
 
-    def time_gather(self, graph: str) -> None:
+    @timed
+    def track_gather(self, graph: str) -> None:
         """Bare gather a layer: must not move from commit to commit."""
         _, by_hand = beside_gather(graph)
         by_hand()
 
-    def time_featured(self, graph: str) -> None:
+    @timed
+    def track_featured(self, graph: str) -> None:
         """With the same features as stageflow: must not move from commit to commit."""
         _, by_hand = beside_featured(graph)
         by_hand()

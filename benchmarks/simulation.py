@@ -8,7 +8,7 @@ import functools
 
 import stageflow as sf
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires
+from benchmarks.support import CpuTimed, requires, timed
 from benchmarks.turns import NEEDS, Turn, chat_turn, voice_turn
 
 # An older commit may lack it; its benchmarks then skip before anything here is called.
@@ -45,7 +45,8 @@ class Cpu(CpuTimed):
 
     version = "1"
 
-    def time_20_runs(self) -> None:
+    @timed
+    def track_20_runs(self) -> None:
         """Each in a loop and an order of its own: what a storm of 16,000 is made of."""
         for seed in range(RUNS_A_CALL):
             simulate_pipeline(_eight_stages(), seed=seed)

@@ -6,7 +6,7 @@ import functools
 
 import stageflow as sf
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run
+from benchmarks.support import CpuTimed, requires, run, timed
 from benchmarks.turns import NEEDS, chat_inputs, instant_providers, kernel, voice_inputs
 
 setup = requires(*NEEDS)
@@ -42,7 +42,8 @@ class Voice(CpuTimed):
     params = ("stt", "profile", "memory", "llm", "tts", "persist")
     param_names = ("stage",)
 
-    def time_10_executions(self, stage: str) -> None:
+    @timed
+    def track_10_executions(self, stage: str) -> None:
         """CPU time of one stage run as in its pipeline: names the culprit of a slow turn."""
         execute("voice", stage)
 
@@ -54,7 +55,8 @@ class Chat(CpuTimed):
     params = ("guard", "memory", "llm", "persist")
     param_names = ("stage",)
 
-    def time_10_executions(self, stage: str) -> None:
+    @timed
+    def track_10_executions(self, stage: str) -> None:
         """CPU time of one stage run as in its pipeline: names the culprit of a slow turn."""
         execute("chat", stage)
 

@@ -7,14 +7,14 @@ import functools
 import stageflow as sf
 from benchmarks import plain
 from benchmarks.rounds import interleaved
-from benchmarks.support import CpuTimed, requires, run
+from benchmarks.support import CpuTimed, charted, requires, run, timed
 from benchmarks.workloads import TIMEOUT_S, orchestrator, pipeline, run_times
 
 setup = requires("subpipeline", "Pipeline", "PipelineOrchestrator")
 
 CHILD = "chain of 10"
 RUNS_A_CALL = 100
-ROUNDS = 11
+ROUNDS = 9
 
 
 @functools.cache
@@ -40,7 +40,8 @@ class Nested(CpuTimed):
     params = (0, 1, 3)
     param_names = ("levels",)
 
-    def time_100_runs(self, levels: int) -> None:
+    @timed
+    def track_100_runs(self, levels: int) -> None:
         """A hundred runs; each level adds a child run with an id, a bag and a log of its own."""
         run_nested(levels)
 
@@ -54,10 +55,7 @@ class Child:
     def track_cost_per_child(self) -> dict[str, object]:
         """CPU time that a child run adds: ten stages in a child against ten stages directly."""
         pairs = interleaved((lambda: run_nested(1), lambda: run_nested(0)), ROUNDS)
-        return {
-            "samples": [(with_ - without) / RUNS_A_CALL for with_, without in pairs],
-            "number": 1,
-        }
+        return charted([(with_ - without) / RUNS_A_CALL for with_, without in pairs])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import plain
-from benchmarks.support import CpuTimed, requires
+from benchmarks.support import CpuTimed, charted, requires, timed
 from benchmarks.turns import NEEDS, hand_voice_turn, latencies_s, repeat, voice_pairs_s, voice_turn
 
 setup = requires(*NEEDS)
@@ -27,7 +27,7 @@ class Latency:
     def track_over_hand_written(self) -> dict[str, object]:
         """What 100 turns take longer than hand-written ones that wait equally long."""
         pairs = voice_pairs_s(TURNS // 2, APART_S)
-        return {"samples": [kernel - by_hand for kernel, by_hand in pairs], "number": 1}
+        return charted([kernel - by_hand for kernel, by_hand in pairs])
 
 
 class Cpu(CpuTimed):
@@ -35,11 +35,13 @@ class Cpu(CpuTimed):
 
     version = "1"
 
-    def time_20_turns(self) -> None:
+    @timed
+    def track_20_turns(self) -> None:
         """The kernel: how many turns a core can carry; the fakes' own work is in it."""
         repeat(voice_turn, TURNS_A_CALL)
 
-    def time_20_turns_by_hand(self) -> None:
+    @timed
+    def track_20_turns_by_hand(self) -> None:
         """The hand-written turn with the same fakes: the floor for the other."""
         repeat(hand_voice_turn, TURNS_A_CALL)
 

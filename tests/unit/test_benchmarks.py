@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asv.commands.compare import _is_result_better  # type: ignore[import-untyped]
 from asv_runner.discovery import disc_benchmarks  # type: ignore[import-untyped]
+from asv_runner.statistics import compute_stats  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import (
+    callgrind,
     chat,
     compare,
+    counted,
     events,
     fresh,
     import_time,
@@ -29,11 +35,13 @@ from benchmarks import (
     ratios,
     rounds,
     subpipelines,
+    support,
     turns,
     voice,
+    works,
 )
 from benchmarks.handwritten import BareGraph, FeaturedGraph, Run, write_once
-from benchmarks.support import requires, run, run_precisely
+from benchmarks.support import charted, requires, run, run_precisely
 from benchmarks.workloads import (
     SHAPES,
     Shape,
@@ -61,6 +69,11 @@ CASES = [
     for benchmark in FOUND
     for choice in itertools.product(*benchmark._params)
 ]
+#: What stands in for a count under valgrind, which tests/unit/test_counting.py makes for real.
+A_COUNT_OF_EACH = {
+    name: callgrind.Count(float(number))
+    for number, name in enumerate([*works.WORKS, *counted.growing_names()], 1)
+}
 
 
 def _make_waiting_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,9 +85,12 @@ def _make_waiting_free(monkeypatch: pytest.MonkeyPatch) -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few rounds and turns as still go through all code, and no real waiting."""
     for module in (events, import_time, ratios, subpipelines):
-        monkeypatch.setattr(module, "ROUNDS", 1)
+        monkeypatch.setattr(module, "ROUNDS", 2)
     for module in (chat, voice):
-        monkeypatch.setattr(module, "TURNS", 2)
+        monkeypatch.setattr(module, "TURNS", 4)
+    monkeypatch.setattr(counted, "LEAK_RUNS", 100)
+    monkeypatch.setattr(support, "DRAWS", 2)
+    monkeypatch.setattr(support, "DRAW_S", 0.0)
     _make_waiting_free(monkeypatch)
 
 
@@ -101,7 +117,7 @@ def test_pinned_described_and_runnable(benchmark: Any) -> None:
     assert not inspect.iscoroutinefunction(benchmark.func), "asv would never await it"
     assert benchmark._setups == [], "any setup makes asv time single calls"
     assert benchmark._teardowns == []
-    assert benchmark._setup_cache is None
+    assert benchmark._setup_cache is None or benchmark.type == "track"
 
 
 def test_units_of_tracks_are_stated() -> None:
@@ -115,15 +131,39 @@ def test_units_of_tracks_are_stated() -> None:
 @pytest.mark.parametrize(("benchmark", "choice"), CASES)
 def test_runs_once(benchmark: Any, choice: tuple[Any, ...]) -> None:
     """Each benchmark goes through with each of its parameters, and tracks nothing but numbers."""
-    found = benchmark.func(*choice)
+    prepared = () if benchmark._setup_cache is None else (A_COUNT_OF_EACH,)
+    found = benchmark.func(*prepared, *choice)
     if benchmark.type != "track":
         assert found is None
         return
     samples = found["samples"] if isinstance(found, dict) else [found]
     assert samples
+    if isinstance(found, dict) and not benchmark.name.endswith(
+        ("track_turn", "track_voice_turn", "track_chat_turn")
+    ):
+        assert len(samples) == 2, "times are charted, and decide nothing"
     assert all(math.isfinite(sample) for sample in samples)
     if benchmark.unit.startswith("times "):
         assert min(samples) > 0
+
+
+durations = st.lists(st.floats(1e-9, 1e3), min_size=2, max_size=12)
+
+
+@given(durations, durations)
+def test_no_timing_can_fail_a_comparison(first: list[float], second: list[float]) -> None:
+    """Whatever was timed, on whatever machine, asv calls no two such results different."""
+    kept = [charted(samples)["samples"] for samples in (first, second)]
+    (a, a_stats), (b, b_stats) = (compute_stats(samples, 1) for samples in kept)
+    assert not _is_result_better(a, b, (a_stats, kept[0]), (b_stats, kept[1]), factor=1.1)
+    assert not _is_result_better(b, a, (b_stats, kept[1]), (a_stats, kept[0]), factor=1.1)
+
+
+def test_asv_would_judge_what_is_not_made_so() -> None:
+    """The same samples, had all been handed on: the judge that is asked above is no yes-man."""
+    fast, slow = ([base + n / 1e4 for n in range(10)] for base in (1.0, 1.2))
+    kept = [(compute_stats(samples, 1)[1], samples) for samples in (fast, slow)]
+    assert _is_result_better(1.0, 1.2, *kept, factor=1.1)
 
 
 # ── older commits ───────────────────────────────────────────────────────────────────────────
@@ -151,14 +191,18 @@ def _skipped(tmp_path: Path, package: str) -> set[str]:
     return {name for name, skipped in skips.items() if skipped}
 
 
+#: These know of each operation whether it can be counted, and give "n/a" for those that cannot.
+COUNTS = {benchmark.name for benchmark in FOUND if benchmark._setup_cache is not None}
+
+
 def test_skipped_without_any_api(tmp_path: Path) -> None:
     """With an empty stageflow every benchmark is skipped, and none fails."""
-    assert _skipped(tmp_path, "") == BY_NAME.keys()
+    assert _skipped(tmp_path, "") == BY_NAME.keys() - COUNTS
 
 
 def test_skipped_by_need(tmp_path: Path) -> None:
     """A commit that has the bag and no more has its bag measured."""
-    left = BY_NAME.keys() - _skipped(tmp_path, "ContextBag = dict")
+    left = BY_NAME.keys() - COUNTS - _skipped(tmp_path, "ContextBag = dict")
     assert left == {name for name in BY_NAME if name.startswith("bag.")}
 
 
@@ -436,8 +480,8 @@ def test_plain_prints_a_table() -> None:
     answer = _run_module("bag", "Read")
     assert answer.returncode == 0, answer.stderr
     lines = answer.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["Read.time_100k", "Read.time_100k_dict"]
-    assert all(re.search(r" \d+\.\d{3} (ms|µs) +\(.*n=5\)$", line) for line in lines)
+    assert [line.split()[0] for line in lines] == ["Read.track_100k", "Read.track_100k_dict"]
+    assert all(re.search(r" \d+\.\d{3} (ms|µs) +\(.*n=2\)$", line) for line in lines)
 
 
 def test_plain_refuses_an_unknown_name() -> None:

@@ -1,0 +1,131 @@
+"""What is counted, not timed: instructions, growth, bytes and modules; the same on a busy machine.
+
+Two counts of the same code hardly differ, so asv's factor alone judges them rightly. Everything is
+counted in one process before the first benchmark, since a start under valgrind takes seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from benchmarks import plain
+from benchmarks.callgrind import Count, count
+from benchmarks.fresh import imported_modules, traced_bytes
+from benchmarks.support import requires
+from benchmarks.works import GROWTH, WORKS
+
+LEAK_RUNS = 10_000
+#: What the benchmarks of memory and start need; each operation knows its own needs.
+NEEDS = ("PipelineOrchestrator", "PipelineContext")
+
+Counts = dict[str, Count]
+
+
+class _Counted:
+    """What all of these have in common: one process under valgrind, whose counts they read."""
+
+    def setup_cache(self) -> Counts:
+        """Count all operations; asv does this once, and hands the counts to each benchmark."""
+        return counts()
+
+    setup_cache.timeout = 300  # type: ignore[attr-defined]  # seconds
+
+
+class Operation(_Counted):
+    """Instructions of single operations."""
+
+    version = "1"
+    params = tuple(WORKS)
+    param_names = ("operation",)
+    unit = "instructions"
+
+    def track_instructions(self, counts: Counts, operation: str) -> float:
+        """Work that one operation is for a processor: a rise is a rise on any machine."""
+        return instructions(counts, operation)
+
+
+class Growth(_Counted):
+    """How the instructions grow with the size of what is done."""
+
+    version = "1"
+    params = tuple(GROWTH)
+    param_names = ("what",)
+    unit = "exponent"
+
+    def track_exponent(self, counts: Counts, what: str) -> float:
+        """1 grows as the size does; 2 is the square, seen here long before it hurts."""
+        sizes = GROWTH[what].sizes
+        return exponent(sizes, [counts[f"{what}@{size}"].value() for size in sizes])
+
+
+def counts() -> Counts:
+    """A count of every operation, and of the growing ones at each of their sizes."""
+    # The last: what was made before belongs to modules that the import loads anew.
+    last = "start.import"
+    return count([*(name for name in WORKS if name != last), *growing_names(), last])
+
+
+def growing_names() -> list[str]:
+    """The growing operations at each size, the smallest first."""
+    return [f"{what}@{size}" for what, growth in GROWTH.items() for size in growth.sizes]
+
+
+def instructions(counts: Mapping[str, Count], name: str) -> float:
+    """Instructions of one operation, or what they are more than of the one that it names.
+
+    Returns:
+        NaN if this commit lacks what the operation needs, or this machine has no valgrind.
+
+    Raises:
+        RuntimeError: The operation raised.
+    """
+    without = WORKS[name].without
+    return counts[name].value() - (counts[without].value() if without else 0.0)
+
+
+def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
+    """The exponent e of the power law ``cost = c * size ** e`` that lies nearest.
+
+    It is the slope of the straight line through the logarithms by least squares.
+    """
+    xs, ys = [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
+    mean_x, mean_y = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
+    over = math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    return over / math.fsum((x - mean_x) ** 2 for x in xs)
+
+
+class Memory:
+    """Bytes that Python has allocated, as tracemalloc counts them."""
+
+    version = "1"
+    setup = requires(*NEEDS)
+    unit = "bytes"
+
+    def track_bytes_a_run(self) -> float:
+        """What is kept of each of 200 runs of 20 stages, as long as its result is kept."""
+        return traced_bytes(runs=200, keep=True)
+
+    def track_peak_bytes_a_run(self) -> float:
+        """The most that is allocated while 200 runs of 20 stages are under way at once, each."""
+        return traced_bytes(runs=200, keep=True, peak=True)
+
+    def track_bytes_leaked(self) -> float:
+        """What is left of each of 10,000 runs whose results are dropped, in whole bytes: 0."""
+        return float(round(traced_bytes(runs=LEAK_RUNS, keep=False)))
+
+
+class Start:
+    """What a program pays at its start."""
+
+    version = "1"
+    setup = requires(*NEEDS)
+    unit = "modules"
+
+    def track_imported_modules(self) -> int:
+        """Modules that ``import stageflow`` loads beyond those of ``import asyncio``."""
+        return imported_modules()
+
+
+if __name__ == "__main__":
+    plain.main()

@@ -1,0 +1,181 @@
+"""What is exact: a turn in virtual time, and how many tasks, timers and events it makes.
+
+These are the same on every machine, to the last digit, so any change here is a change of the
+kernel or the engine. Most are zero or small by intent: the least rise is then one of more than a
+tenth, and asv's factor lets nothing through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Coroutine
+from typing import Any
+
+import stageflow as sf
+from benchmarks import plain
+from benchmarks.support import requires
+from benchmarks.turns import NEEDS, chat_inputs, kernel, voice_inputs
+
+# An older commit may lack it; its benchmarks then skip before anything here is called.
+with contextlib.suppress(ImportError):
+    from stageflow.kernels.defaults import KNOWN_USER
+    from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS
+    from stageflow.providers.latency import LatencyProfile
+    from stageflow.testing.simulation import SimulationLoop, run_in
+
+setup = requires(*NEEDS, "testing.simulation")
+
+KERNELS = ("voice", "chat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Latencies:
+    """How long each call of a provider takes, in milliseconds, always."""
+
+    stt: float
+    llm: float
+    tts: float
+    read: float
+    write: float
+
+    def of_stages(self) -> dict[str, float]:
+        """How long each stage of the kernels takes, by the calls that it makes."""
+        return {
+            "stt": self.stt,
+            "profile": self.read,
+            "memory": self.read,
+            "llm": self.llm,
+            "tts": self.tts,
+            "persist": self.read + self.write,
+        }
+
+
+#: About those of the default fakes at P50, but sums of powers of two: they add up without rounding.
+FIXED = Latencies(stt=125.0, llm=187.5, tts=93.75, read=23.4375, write=11.71875)
+EQUAL = Latencies(stt=1_000.0, llm=1_000.0, tts=1_000.0, read=1_000.0, write=1_000.0)
+NONE = Latencies(stt=0.0, llm=0.0, tts=0.0, read=0.0, write=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One turn in virtual time.
+
+    Attributes:
+        latency_ms: How long it took, in milliseconds of virtual time.
+        tasks: How many tasks were made for it.
+        calls: How many calls of providers were begun.
+        timers: How many timers were set beyond the one of each of these calls.
+        events: How many events it left.
+    """
+
+    latency_ms: float
+    tasks: int
+    calls: int
+    timers: int
+    events: int
+
+
+def turn(name: str, latencies: Latencies) -> Turn:
+    """A turn of a kernel with providers that take these times.
+
+    Raises:
+        RuntimeError: The turn failed.
+    """
+
+    # Not at the top of the module: on commits without simulation it has to be importable.
+    class CountingLoop(SimulationLoop):
+        tasks = timers = 0
+
+        def create_task(self, coro: Any, **options: Any) -> Any:
+            self.tasks += 1
+            return super().create_task(coro, **options)
+
+        def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+            self.timers += 1
+            return super().call_at(when, callback, *args, context=context)
+
+    inputs = {"voice": voice_inputs, "chat": chat_inputs}[name]()
+    pipeline, loop, fakes = kernel(name), CountingLoop(), _fakes(latencies)
+    context = sf.PipelineContext(inputs, providers=sf.ProviderRegistry(**fakes), seed=0)
+    main: Coroutine[Any, Any, sf.RunResult] = pipeline.run(context)
+    result = run_in(loop, main)
+    result.unwrap()
+    calls = sum(fake.calls for fake in fakes.values())
+    waits = calls if latencies != NONE else 0
+    return Turn(loop.time() * 1_000.0, loop.tasks, calls, loop.timers - waits, len(result.events))
+
+
+def _fakes(latencies: Latencies) -> dict[str, Any]:
+    fixed = LatencyProfile.fixed
+    profiles = {"profiles": {KNOWN_USER: {"name": "Ada"}}}
+    return {
+        "llm": FakeLLM(latency=fixed(latencies.llm)),
+        "stt": FakeSTT(latency=fixed(latencies.stt)),
+        "tts": FakeTTS(latency=fixed(latencies.tts)),
+        "db": FakeDatabase(profiles, read=fixed(latencies.read), write=fixed(latencies.write)),
+    }
+
+
+class Latency:
+    """How long a turn takes in virtual time."""
+
+    version = "1"
+    params = KERNELS
+    param_names = ("kernel",)
+    unit = "ms"
+
+    def track_ms(self, name: str) -> float:
+        """With fixed latencies of the providers: what the graph and the engine make of them."""
+        return turn(name, FIXED).latency_ms
+
+    def track_beyond_critical_path_ms(self, name: str) -> float:
+        """What it takes longer than the heaviest chain of its stages: 0, or the engine waits."""
+        path = kernel(name).build().critical_path(FIXED.of_stages())
+        return turn(name, FIXED).latency_ms - path.length
+
+    def track_waits_of_its_own_ms(self, name: str) -> float:
+        """With providers that answer at once: 0, or something sleeps that nobody waits for."""
+        return turn(name, NONE).latency_ms
+
+    def track_calls_in_a_row(self, name: str) -> float:
+        """Calls of providers one after another, as each takes a second: a lost overlap adds one."""
+        return turn(name, EQUAL).latency_ms / 1_000.0
+
+    track_calls_in_a_row.unit = "calls"  # type: ignore[attr-defined]
+
+
+class Work:
+    """What a turn with fixed latencies makes."""
+
+    version = "1"
+    params = KERNELS
+    param_names = ("kernel",)
+
+    def track_tasks(self, name: str) -> int:
+        """Tasks: one for the caller, one for the run, and one for each real overlap."""
+        return turn(name, FIXED).tasks
+
+    track_tasks.unit = "tasks"  # type: ignore[attr-defined]
+
+    def track_calls(self, name: str) -> int:
+        """Calls of providers: one more is one more to pay, also where it runs beside others."""
+        return turn(name, FIXED).calls
+
+    track_calls.unit = "calls"  # type: ignore[attr-defined]
+
+    def track_surplus_timers(self, name: str) -> int:
+        """Timers beyond those with which the providers' calls wait: the engine's own."""
+        return turn(name, FIXED).timers
+
+    track_surplus_timers.unit = "timers"  # type: ignore[attr-defined]
+
+    def track_surplus_events(self, name: str) -> int:
+        """Events beyond the two of the run and the two of each stage: 0."""
+        return turn(name, FIXED).events - 2 - 2 * len(kernel(name).stages)
+
+    track_surplus_events.unit = "events"  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    plain.main()

@@ -1,0 +1,101 @@
+"""Times operations for somebody who asks: a process for one commit, beside one for another.
+
+``python -P -m benchmarks.worker`` measures the stageflow that it imports: the first on
+``PYTHONPATH``, which names a commit's package, and then the folder of the benchmarks. (Without
+``-P`` Python would look in the current folder before.) It says that it is ready, and then answers
+each line of JSON on its standard input by one on its standard output:
+
+    {"work": "bag.write", "seconds": 0.05}
+    {"work": "bag.write", "wall_ns": [871, …], "cpu_ns": 41875423, "operations": 48000}
+
+``wall_ns`` holds the time of each call (of 1,000 at most), divided by the operations that it does,
+and ``cpu_ns`` the CPU time of all calls. An operation that raises is answered with ``error``, one
+that this commit lacks something for with ``missing``; it serves on until its input ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import stageflow
+from benchmarks.support import run
+from benchmarks.works import WORKS, Call, Work
+
+MOST_TOLD = 1_000
+
+
+def serve(questions: TextIO, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Say what can be timed here, and answer until `questions` ends."""
+    lacking = {name: work.missing() for name, work in WORKS.items()}
+    tell(
+        {
+            "ready": True,
+            "package": str(Path(stageflow.__file__).parent),
+            "works": [name for name, work in WORKS.items() if work.timed],
+            "missing": {name: names for name, names in lacking.items() if names},
+        }
+    )
+    for question in questions:
+        asked = json.loads(question)
+        tell({"work": asked["work"], **answer(asked["work"], asked["seconds"])})
+
+
+def answer(name: str, seconds: float) -> dict[str, Any]:
+    """Time the operation of that name for about so many seconds; never raises what it raises."""
+    work = WORKS.get(name)
+    if work is None:
+        return {"error": f"there is no operation {name!r}"}
+    lacking = work.missing()
+    if lacking:
+        return {"missing": lacking}
+    try:
+        return timed(work, seconds)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def timed(work: Work, seconds: float) -> dict[str, Any]:
+    """Do blocks of an operation until `seconds` of wall time have passed, at least one."""
+    wall_ns: list[int] = []
+    cpu_ns = blocks = 0
+    run(_block_ns(work, work.make()))  # fixtures are made, caches filled
+    until = time.perf_counter() + seconds
+    while not blocks or time.perf_counter() < until:
+        call = work.make()
+        gc.collect(0)
+        wall, cpu = run(_block_ns(work, call))
+        wall_ns += wall
+        cpu_ns += cpu
+        blocks += 1
+    return {
+        "wall_ns": wall_ns[:MOST_TOLD],
+        "cpu_ns": cpu_ns,
+        "operations": blocks * work.operations,
+    }
+
+
+async def _block_ns(work: Work, call: Call) -> tuple[list[int], int]:
+    """Wall time of each call divided by its operations, and CPU time of all, in nanoseconds."""
+    clock, per_call = time.perf_counter_ns, work.per_call
+    wall: list[int] = []
+    cpu_started_at = time.process_time_ns()
+    for _ in range(work.calls):
+        started_at = clock()
+        await call()
+        wall.append((clock() - started_at) // per_call)
+    return wall, time.process_time_ns() - cpu_started_at
+
+
+def _tell(found: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.stdin, _tell)
