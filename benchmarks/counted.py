@@ -7,7 +7,7 @@ counted in one process before the first benchmark, since a start under valgrind 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from benchmarks import plain
 from benchmarks.callgrind import Count, count
@@ -33,16 +33,22 @@ class _Counted:
 
 
 class Operation(_Counted):
-    """Instructions of single operations."""
+    """Instructions of single operations; of interceptors, those that they add to a stage."""
 
     version = "1"
     params = tuple(WORKS)
     param_names = ("operation",)
     unit = "instructions"
 
+    def needed(self, operation: str) -> list[str]:
+        """What has to be counted for it."""
+        without = WORKS[operation].without
+        return [operation, without] if without else [operation]
+
     def track_instructions(self, counts: Counts, operation: str) -> float:
         """Work that one operation is for a processor: a rise is a rise on any machine."""
-        return instructions(counts, operation)
+        counted, *without = (counts[name].value() for name in self.needed(operation))
+        return counted - sum(without)
 
 
 class Growth(_Counted):
@@ -53,10 +59,14 @@ class Growth(_Counted):
     param_names = ("what",)
     unit = "exponent"
 
+    def needed(self, what: str) -> list[str]:
+        """What has to be counted for it, the smallest first."""
+        return [f"{what}@{size}" for size in GROWTH[what].sizes]
+
     def track_exponent(self, counts: Counts, what: str) -> float:
         """1 grows as the size does; 2 is the square, seen here long before it hurts."""
-        sizes = GROWTH[what].sizes
-        return exponent(sizes, [counts[f"{what}@{size}"].value() for size in sizes])
+        costs = [counts[name].value() for name in self.needed(what)]
+        return exponent(GROWTH[what].sizes, costs)
 
 
 def counts() -> Counts:
@@ -68,20 +78,7 @@ def counts() -> Counts:
 
 def growing_names() -> list[str]:
     """The growing operations at each size, the smallest first."""
-    return [f"{what}@{size}" for what, growth in GROWTH.items() for size in growth.sizes]
-
-
-def instructions(counts: Mapping[str, Count], name: str) -> float:
-    """Instructions of one operation, or what they are more than of the one that it names.
-
-    Returns:
-        NaN if this commit lacks what the operation needs, or this machine has no valgrind.
-
-    Raises:
-        RuntimeError: The operation raised.
-    """
-    without = WORKS[name].without
-    return counts[name].value() - (counts[without].value() if without else 0.0)
+    return [name for what in GROWTH for name in Growth().needed(what)]
 
 
 def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:

@@ -7,6 +7,8 @@ each line of JSON on its standard input by one on its standard output:
 
     {"work": "bag.write", "seconds": 0.05}
     {"work": "bag.write", "wall_ns": [871, …], "cpu_ns": 41875423, "operations": 48000}
+    {"measure": ["exact.Work.track_tasks('voice')"]}
+    {"exact.Work.track_tasks('voice')": {"value": 4}}
 
 ``wall_ns`` holds the time of each call (of 1,000 at most), divided by the operations that it does,
 and ``cpu_ns`` the CPU time of all calls. An operation that raises is answered with ``error``, one
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import stageflow
+from benchmarks.single import measure
 from benchmarks.support import run
 from benchmarks.works import WORKS, Call, Work
 
@@ -43,7 +46,10 @@ def serve(questions: TextIO, tell: Callable[[dict[str, Any]], None]) -> None:
     )
     for question in questions:
         asked = json.loads(question)
-        tell({"work": asked["work"], **answer(asked["work"], asked["seconds"])})
+        if "measure" in asked:
+            tell(measure(asked["measure"]))
+        else:
+            tell({"work": asked["work"], **answer(asked["work"], asked["seconds"])})
 
 
 def answer(name: str, seconds: float) -> dict[str, Any]:

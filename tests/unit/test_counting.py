@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import stageflow as sf
-from benchmarks import callgrind, counted, exact, works
+from benchmarks import callgrind, counted, exact, single, works
 from benchmarks.callgrind import Count, count
-from benchmarks.support import run
+from benchmarks.support import requires, run
 from benchmarks.turns import kernel
 from stageflow import interceptors
 from stageflow.kernels.chat import chat
@@ -126,8 +126,8 @@ def test_a_count_that_raised_fails_its_benchmark() -> None:
 def test_interceptors_are_counted_by_what_they_add() -> None:
     """The same stages without any are taken off."""
     counts = {"interceptor.none": Count(100.0), "interceptor.retry": Count(130.0)}
-    assert counted.instructions(counts, "interceptor.retry") == 30.0
-    assert counted.instructions(counts, "interceptor.none") == 100.0
+    assert counted.Operation().track_instructions(counts, "interceptor.retry") == 30.0
+    assert counted.Operation().track_instructions(counts, "interceptor.none") == 100.0
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
@@ -292,3 +292,44 @@ def test_the_worker_measures_the_package_that_comes_first(tmp_path: Path) -> Non
     assert "bag.write" not in ready["missing"]
     assert "PipelineOrchestrator" in ready["missing"]["run.chain"]
     assert "PipelineOrchestrator" in answer["missing"]
+
+
+# ── single series ───────────────────────────────────────────────────────────────────────────
+
+
+@counts_here
+def test_single_series_are_measured_by_name() -> None:
+    """Exact and counted ones by their names in asv; what asv would count with all others, too."""
+    write, exponent = (
+        "counted.Operation.track_instructions('bag.write')",
+        "counted.Growth.track_exponent('bag.writes')",
+    )
+    (_, found) = _ask({"measure": ["exact.Latency.track_ms('chat')", write, exponent]})
+    assert found["exact.Latency.track_ms('chat')"] == {"value": 246.09375}
+    assert found[write]["value"] == pytest.approx(count(["bag.write"])["bag.write"].value(), 1e-4)
+    assert found[exponent]["value"] == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exact.Latency.track_ms('phone')",
+        "exact.Latency.track_nonsense('voice')",
+        "nonsense.A.b",
+        "bag.Read.track_100k",
+        "exact",
+        "exact.Latency.track_ms('voice'",
+    ],
+)
+def test_unknown_series_are_named(name: str) -> None:
+    """A name that leads nowhere is an error that repeats it, and the others are measured."""
+    found = single.measure([name, "exact.Work.track_calls('voice')"])
+    assert repr(name) in found[name]["error"]
+    assert found["exact.Work.track_calls('voice')"] == {"value": 7}
+
+
+def test_a_series_that_a_commit_lacks_something_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asv would skip is missing here, by what is lacking."""
+    monkeypatch.setattr(exact, "setup", requires("NoSuchThing"))
+    found = single.measure(["exact.Latency.track_ms('voice')"])
+    assert "NoSuchThing" in found["exact.Latency.track_ms('voice')"]["missing"][0]
