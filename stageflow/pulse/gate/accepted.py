@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stageflow.errors.base import did_you_mean
-from stageflow.pulse.gate.settings import Key, Settings, Table
+from stageflow.pulse.gate.checked_toml import Key, Settings, Table
 
 
 @dataclass(frozen=True, slots=True)

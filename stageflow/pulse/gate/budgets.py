@@ -10,8 +10,8 @@ from pathlib import Path
 
 from stageflow.errors.base import did_you_mean
 from stageflow.pulse.gate import units
+from stageflow.pulse.gate.checked_toml import Key, Settings, Table
 from stageflow.pulse.gate.series import Signal, matches, signal_of
-from stageflow.pulse.gate.settings import Key, Settings, Table
 
 
 class Gate(StrEnum):

@@ -60,9 +60,9 @@ class Report:
         """The report for a terminal."""
         parts = [[self._headline(), f"{self._range()}, on {self.machine}"]]
         if rows := self._verdict_rows():
-            parts.append(_text_table([_VERDICT_COLUMNS, *rows]))
+            parts.append(text_table([_VERDICT_COLUMNS, *rows]))
         if rows := self._check_rows():
-            parts.append(_text_table([_CHECK_COLUMNS, *rows]))
+            parts.append(text_table([_CHECK_COLUMNS, *rows]))
         parts.append([*self._named(), *self._counts(), *self.judgement.notes])
         return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
@@ -130,7 +130,7 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     return (
         verdict.series,
         str(verdict.kind),
-        f"{_amount(verdict.base)} to {_amount(verdict.head)} {verdict.unit}",
+        f"{amount(verdict.base)} to {amount(verdict.head)} {verdict.unit}",
         change(verdict.ratio),
         str(verdict.signal),
         sure,
@@ -140,13 +140,13 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
 def check_row(check: Check) -> tuple[str, ...]:
     """A figure of a budget, as a row of a table."""
     budget = check.budget
-    measured = check.note if check.measured is None else _amount(check.measured)
+    measured = check.note if check.measured is None else amount(check.measured)
     return (
         budget.metric,
         budget.series,
         check.figure,
         measured,
-        f"{_amount(check.limit)} {budget.unit}",
+        f"{amount(check.limit)} {budget.unit}",
         str(check.state),
         budget.owner,
         f"{RUNBOOK}#{budget.runbook}",
@@ -162,16 +162,18 @@ def change(ratio: float | None) -> str:
 
 def checks_table(checks: Sequence[Check]) -> list[str]:
     """All figures of budgets as a table of text."""
-    return _text_table([_CHECK_COLUMNS, *(check_row(check) for check in checks)])
+    return text_table([_CHECK_COLUMNS, *(check_row(check) for check in checks)])
 
 
-def _amount(value: float | None) -> str:
+def amount(value: float | None) -> str:
+    """A figure with as many digits as are worth reading."""
     if value is None:
         return "none"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
-def _text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
