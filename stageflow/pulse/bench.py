@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from stageflow.pulse.errors import AsvFailedError, PulseError
-from stageflow.pulse.project import AsvProject, stop_asv
+from stageflow.pulse.project import AsvProject
 from stageflow.pulse.results import read_benchmarks, read_results, set_aside_corrupt
 from stageflow.pulse.site import (
     Published,
@@ -106,7 +102,7 @@ def bench(project: AsvProject, options: Options, emit: Callable[[str], None] = p
     require_branch(project)
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
     report_set_aside(set_aside, project, emit)
-    machine = _know_machine(project, options.machine)
+    machine = project.know_machine(options.machine)
     history = list(_history(project))
     emit(f"Finding the benchmarks of {project.root.name} (the first time, asv makes a virtualenv)")
     newest = [commit.hash for commit in history[: options.commits]]
@@ -137,26 +133,6 @@ def _history(project: AsvProject) -> Iterator[Commit]:
     )
     for line in log.splitlines():
         yield Commit(*line.split(_FIELD))
-
-
-def _know_machine(project: AsvProject, wanted: str | None) -> str:
-    """The machine name that asv will file results under; has asv describe the machine once."""
-    name = wanted or platform.node()
-    path = Path.home() / ".asv-machine.json"
-    try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known.pop("version", None)
-        if name not in known and wanted is None and len(known) == 1:
-            (name,) = known  # asv's own rule: the only machine known is this one
-        if name in known:
-            return str(known[name]["machine"])
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise PulseError(
-            f"{path}, where asv describes this machine, is corrupt ({error!r}): "
-            "move it away, it is made anew"
-        ) from error
-    project.asv("machine", "--yes", "--machine", name)
-    return name
 
 
 def _outcomes(project: AsvProject, machine: str, pattern: str | None) -> dict[str, Outcome]:
@@ -211,31 +187,18 @@ def _measure(
     emit: Callable[[str], None],
 ) -> bool:
     """Let asv measure the chosen commits in their order; returns whether it was interrupted."""
-    arguments = [
-        "run",
-        "--skip-existing-successful",
-        "--record-samples",
-        "--show-stderr",
-    ]
-    arguments += ["--no-pull", "--machine", machine, "HASHFILE:-"]
+    arguments = ["--skip-existing-successful"]
     if options.pattern is not None:
         arguments += ["--bench", options.pattern]
     for attribute in options.attributes:
         arguments += ["--attribute", attribute]
-    process = project.start_asv(*arguments, stdin="\n".join(commit.hash for commit in chosen))
     progress = _Progress(chosen, emit)
     try:
-        assert process.stdout is not None  # it is a pipe
-        for line in process.stdout:
-            progress.line(line.rstrip("\n"))
-        # asv's 2 says that some benchmark failed somewhere: the summary names them.
-        if process.wait() not in (0, 2):
-            raise AsvFailedError(f"asv run ended with code {process.returncode}: see its lines")
+        hashes = [commit.hash for commit in chosen]
+        project.run_benchmarks(machine, hashes, *arguments, on_line=progress.line)
     except KeyboardInterrupt:
         emit("Interrupted; what is measured so far is kept and published.")
         return True
-    finally:
-        stop_asv(process)
     return False
 
 

@@ -1,11 +1,11 @@
-"""The commands ``bench``, ``build`` and ``serve`` of the benchmark history."""
+"""The commands of the benchmark history and of the gate."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from stageflow.pulse.bench import (
     say_how_to_open,
 )
 from stageflow.pulse.errors import PulseError
+from stageflow.pulse.gate import command as gate_command
+from stageflow.pulse.gate.compare import compare
+from stageflow.pulse.gate.judge import Exit
+from stageflow.pulse.gate.shown import show_budgets
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.serve import address_of, make_server
 from stageflow.pulse.site import publish
@@ -35,6 +39,36 @@ exit codes:
   2    bad arguments
   3    published, but the newest commit measured now did not build or has failed benchmarks
   130  interrupted or terminated; what was measured until then is published
+"""
+
+_GATE_HELP = """\
+Measure two commits of this repository, as far as they are not measured yet, and judge what
+changed: by exact figures, by counted instructions, and by works timed in pairs; then hold the
+budgets of benchmarks/budgets.toml. docs/guides/gate.md tells how to read the report.
+
+exit codes (of several that hold, the first in the order 6, 5, 4, 1, 3):
+  0    fine
+  1    regression: something became slower that is not accepted in benchmarks/accepted.toml
+  2    bad arguments
+  3    over budget
+  4    nothing, or too little, was measured to judge
+  5    a benchmark broke, or the head lacks what it measures and the base had
+  6    the set-up failed; the last lines say why and what to do
+  130  interrupted
+"""
+
+_COMPARE_HELP = """\
+Print every series that was measured on both commits, the greatest rise first, without a
+judgement and without measuring anything.
+
+exit codes: 0 printed, 2 bad arguments, 4 nothing was measured on both, 6 the set-up failed
+"""
+
+_BUDGETS_HELP = """\
+Check benchmarks/budgets.toml and benchmarks/accepted.toml, and print every budget beside what was
+measured last.
+
+exit codes: 0 fine, 2 bad arguments, 3 over budget, 6 a file is wrong, or the set-up failed
 """
 
 
@@ -83,6 +117,43 @@ def add_commands(
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
     parser.set_defaults(run=_serve)
 
+    _add_gate(command)
+
+
+def _add_gate(command: Callable[..., argparse.ArgumentParser]) -> None:
+    parser = command("gate", help="judge a commit against another", description=_GATE_HELP)
+    _add_repository(parser)
+    parser.add_argument(
+        "--base",
+        metavar="REVISION",
+        help="compare with where HEAD left this (default: the branch in asv.conf.json)",
+    )
+    parser.add_argument("--head", default="HEAD", metavar="REVISION", help="judge this commit")
+    parser.add_argument("--nightly", action="store_true", help="hold the budgets of the night too")
+    parser.add_argument(
+        "--only", metavar="PATTERN", help="only series with this in their name, or a shell pattern"
+    )
+    parser.add_argument(
+        "--no-timed", action="store_false", dest="timed", help="time nothing in pairs"
+    )
+    parser.add_argument("--machine", metavar="NAME", help="file the results under this name")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    parser.set_defaults(run=partial(_of_the_gate, _gate))
+
+    parser = command("compare", help="two measured commits", description=_COMPARE_HELP)
+    _add_repository(parser)
+    parser.add_argument("revisions", nargs=2, metavar="COMMIT")
+    parser.add_argument(
+        "--only", metavar="PATTERN", help="only series with this in their name, or a shell pattern"
+    )
+    parser.set_defaults(run=partial(_of_the_gate, _compare))
+
+    parser = command("budgets", help="the table of budgets", description=_BUDGETS_HELP)
+    _add_repository(parser)
+    parser.add_argument("--head", default="HEAD", metavar="REVISION", help="measured on this one")
+    parser.set_defaults(run=partial(_of_the_gate, _budgets))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a pulse command; returns its exit code."""
@@ -130,6 +201,33 @@ def _serve(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             _emit("")
     return 0
+
+
+def _of_the_gate(
+    do: Callable[[AsvProject, argparse.Namespace], Exit], arguments: argparse.Namespace
+) -> Exit:
+    """Run a command of the gate, whose exit codes tell a failed set-up from a regression."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return do(AsvProject.load(arguments.repository), arguments)
+    except PulseError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+        return Exit.SET_UP
+
+
+def _gate(project: AsvProject, arguments: argparse.Namespace) -> Exit:
+    names = gate_command.Options.__dataclass_fields__
+    options = gate_command.Options(**{name: getattr(arguments, name) for name in names})
+    return gate_command.gate(project, options, _emit)
+
+
+def _compare(project: AsvProject, arguments: argparse.Namespace) -> Exit:
+    return compare(project, tuple(arguments.revisions), arguments.only, _emit)
+
+
+def _budgets(project: AsvProject, arguments: argparse.Namespace) -> Exit:
+    return show_budgets(project, arguments.head, _emit)
 
 
 def _emit(line: str) -> None:

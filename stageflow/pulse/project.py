@@ -6,9 +6,11 @@ import contextlib
 import importlib.util
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ class AsvProject:
     Attributes:
         root: Folder that holds ``asv.conf.json``; asv runs there.
         branch: The branch whose commits are measured: the first one configured.
+        benchmarks_dir: Where the benchmarks are.
         results_dir: Where asv keeps its result files.
         html_dir: Where the site is published.
         set_aside_dir: Where corrupt result files are moved to.
@@ -34,6 +37,7 @@ class AsvProject:
 
     root: Path
     branch: str
+    benchmarks_dir: Path
     results_dir: Path
     html_dir: Path
     set_aside_dir: Path
@@ -53,6 +57,7 @@ class AsvProject:
             return cls(
                 root=path.parent,
                 branch=settings["branches"][0],
+                benchmarks_dir=path.parent / settings.get("benchmark_dir", "benchmarks"),
                 results_dir=path.parent / settings["results_dir"],
                 html_dir=path.parent / settings["html_dir"],
                 set_aside_dir=path.parent / SET_ASIDE_DIR,
@@ -108,6 +113,60 @@ class AsvProject:
             tail = "\n".join(output.strip().splitlines()[-15:])
             raise AsvFailedError(f"asv {args[0]} ended with code {process.returncode}:\n{tail}")
         return output
+
+    def run_benchmarks(
+        self,
+        machine: str,
+        commits: Sequence[str],
+        *options: str,
+        on_line: Callable[[str], None],
+    ) -> None:
+        """Let asv measure some commits in their order, keeping all samples.
+
+        Args:
+            machine: Name that the results are filed under.
+            commits: Full hashes.
+            options: More options of ``asv run``.
+            on_line: Is told each line that asv prints, as it does.
+
+        Raises:
+            AsvFailedError: asv could not go on.
+        """
+        arguments = ["run", "--record-samples", "--show-stderr", "--no-pull"]
+        arguments += ["--machine", machine, "HASHFILE:-", *options]
+        process = self.start_asv(*arguments, stdin="\n".join(commits))
+        try:
+            assert process.stdout is not None  # it is a pipe
+            for line in process.stdout:
+                on_line(line.rstrip("\n"))
+            # asv's 2 says that some benchmark failed somewhere: the results say which.
+            if process.wait() not in (0, 2):
+                raise AsvFailedError(f"asv run ended with code {process.returncode}: see its lines")
+        finally:
+            stop_asv(process)
+
+    def know_machine(self, wanted: str | None) -> str:
+        """The machine name that asv files results under; has asv describe the machine once.
+
+        Raises:
+            PulseError: asv's description of this machine is corrupt.
+        """
+        name = wanted or platform.node()
+        path = Path.home() / ".asv-machine.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            known.pop("version", None)
+            if name not in known and wanted is None and len(known) == 1:
+                (name,) = known  # asv's own rule: the only machine known is this one
+            if name in known:
+                return str(known[name]["machine"])
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise PulseError(
+                f"{path}, where asv describes this machine, is corrupt ({error!r}): "
+                "move it away, it is made anew"
+            ) from error
+        self.asv("machine", "--yes", "--machine", name)
+        return name
 
     def git(self, *args: str) -> str:
         """Run git in the repository and return what it printed.
