@@ -13,9 +13,11 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
+from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
+import aiosqlite
 from sqlalchemy import (
     URL,
     Column,
@@ -115,6 +117,7 @@ class SqlDatabase:
                     "SqlDatabase", field, timeout_s, "give a positive number of seconds"
                 )
         self._url = _parsed(url)
+        self._threads: list[Thread] = []
         self._call_timeout_s = call_timeout_s
         self._engine = create_async_engine(
             self._url,
@@ -124,7 +127,7 @@ class SqlDatabase:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=pool_timeout_s,
-            **_driver_options(self._url, lock_timeout_s, statement_timeout_s),
+            **self._driver_options(lock_timeout_s, statement_timeout_s),
         )
         if _is_sqlite(self._url):
             event.listen(self._engine.sync_engine, "connect", _read_while_written)
@@ -166,6 +169,11 @@ class SqlDatabase:
         if self._calls:
             await asyncio.wait(self._calls)
         await self._engine.dispose()
+        for thread in self._threads:
+            # That of a cancelled call may still be at work, and tells the loop when it is done.
+            if thread.is_alive():
+                await asyncio.to_thread(thread.join, self._call_timeout_s)
+        self._threads.clear()
         self._loop = None
 
     async def __aenter__(self) -> Self:
@@ -181,6 +189,23 @@ class SqlDatabase:
 
     def __repr__(self) -> str:
         return f"SqlDatabase({self._url.render_as_string(hide_password=True)!r})"
+
+    def _driver_options(self, lock_timeout_s: float, statement_timeout_s: float) -> dict[str, Any]:
+        if _is_sqlite(self._url):
+            opened = {"timeout": lock_timeout_s, "async_creator_fn": self._open_file}
+            return {"connect_args": opened}
+        limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
+        in_ms = {name: str(math.ceil(limit_s * 1000.0)) for name, limit_s in limits.items()}
+        # A server may have been restarted since the last call; a file has not.
+        return {"pool_pre_ping": True, "connect_args": {"server_settings": in_ms}}
+
+    def _open_file(self, *arguments: Any, **options: Any) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(*arguments, **options)
+        thread = connection._thread  # it has no other name
+        thread.daemon = True  # an interpreter that ends does not wait for it, as SQLAlchemy has it
+        self._threads = [other for other in self._threads if other.is_alive()]
+        self._threads.append(thread)
+        return connection
 
     async def _execute(self, statement: Executable, parameters: Mapping[str, str]) -> str | None:
         call = self._serving_loop().create_future()
@@ -247,15 +272,6 @@ def _upsert(url: URL) -> Executable:
         index_elements=[_TABLE.c.collection, _TABLE.c.key],
         set_={"record": insert.excluded.record},
     )
-
-
-def _driver_options(url: URL, lock_timeout_s: float, statement_timeout_s: float) -> dict[str, Any]:
-    if _is_sqlite(url):
-        return {"connect_args": {"timeout": lock_timeout_s}}
-    limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
-    in_ms = {name: str(math.ceil(limit_s * 1000.0)) for name, limit_s in limits.items()}
-    # A server may have been restarted since the last call; a file has not.
-    return {"pool_pre_ping": True, "connect_args": {"server_settings": in_ms}}
 
 
 def _read_while_written(connection: Any, _: Any) -> None:
