@@ -37,7 +37,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from stageflow.durations import is_duration
-from stageflow.errors import ErrorCategory, InvalidConfigError, ProviderError
+from stageflow.errors import ErrorCategory, InvalidConfigError, ProviderError, shown
 
 _TABLE = Table(
     "stageflow_records",
@@ -66,7 +66,7 @@ class InvalidRecordError(ProviderError):
     category = ErrorCategory.LOGIC
 
     def __init__(self, collection: object, key: object, problem: str) -> None:
-        super().__init__(f"record {key!r} of collection {collection!r}: {problem}")
+        super().__init__(f"record {shown(key)} of collection {shown(collection)}: {problem}")
         self.collection = collection
         self.key = key
 
@@ -311,7 +311,7 @@ def _address(collection: str, key: str) -> dict[str, str]:
         # PostgreSQL takes neither NUL nor half of a surrogate pair; so SQLite does not either.
         if not isinstance(part, str) or "\0" in part or not _encodable(part):
             raise InvalidRecordError(
-                collection, key, f"{part!r} cannot be an address; give a string without NUL"
+                collection, key, f"{shown(part)} cannot be an address; give a string without NUL"
             )
     return {"collection": collection, "key": key}
 
@@ -329,10 +329,10 @@ def _as_json(value: Any, path: str) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"{path} has the key {key!r}; JSON's keys are strings")
+                raise TypeError(f"{path} has the key {shown(key)}; JSON's keys are strings")
         return {key: _as_json(item, f"{path}[{key!r}]") for key, item in value.items()}
     if path == "record":
-        raise TypeError(f"it is {value!r}; give a mapping")
+        raise TypeError(f"it is {shown(value)}; give a mapping")
     if isinstance(value, list | tuple):
         return [_as_json(item, f"{path}[{position}]") for position, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
@@ -340,8 +340,8 @@ def _as_json(value: Any, path: str) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(
-        f"{path} is {value!r} of type {type(value).__name__}; make it text, a number, a list or a"
-        " mapping"
+        f"{path} is {shown(value)} of type {type(value).__name__}; make it text, a number, a list"
+        " or a mapping"
     )
 
 
