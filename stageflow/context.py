@@ -18,6 +18,7 @@ from stageflow.errors import (
     ContextInUseError,
     InvalidContextError,
     UndeclaredInputError,
+    shown,
 )
 from stageflow.events import (
     CANCELLED,
@@ -144,7 +145,9 @@ class PipelineContext:
                 number.
         """
         if inputs is not None and not isinstance(inputs, Mapping):
-            raise InvalidContextError(f"inputs is {inputs!r}; give a mapping of keys to values")
+            raise InvalidContextError(
+                f"inputs is {shown(inputs)}; give a mapping of keys to values"
+            )
         if providers is not None and not isinstance(providers, ProviderRegistry):
             raise InvalidContextError(
                 f"providers is a {type(providers).__name__}; give ProviderRegistry(llm=…, …)"
@@ -152,10 +155,10 @@ class PipelineContext:
         given = dict(inputs) if inputs is not None else {}
         for key in given:
             if not isinstance(key, str):
-                raise InvalidContextError(f"the input {key!r} has no string as its key")
+                raise InvalidContextError(f"the input {shown(key)} has no string as its key")
         if deadline_s is not None and not is_duration(deadline_s):
             raise InvalidContextError(
-                f"deadline_s is {deadline_s!r}; give a positive number of seconds, or None"
+                f"deadline_s is {shown(deadline_s)}; give a positive number of seconds, or None"
             )
         self.inputs: Mapping[str, Any] = MappingProxyType(given)
         self.providers = providers if providers is not None else ProviderRegistry()

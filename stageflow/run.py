@@ -41,7 +41,7 @@ SLICE_STAGES = 256
 
 
 @types.coroutine
-def _carry_on(
+def carry_on(
     coroutine: Generator[Any, Any, StageOutput],
     variables: contextvars.Context,
     awaited: Any,
@@ -250,7 +250,7 @@ class Run:
                     except StopIteration as stop:
                         output = stop.value
                     else:
-                        rest = _carry_on(coroutine, variables, awaited)
+                        rest = carry_on(coroutine, variables, awaited)
                         output = await self._suspend(node, ctx, rest)
                         slice_ends, slice_left = now() + SLICE_S, SLICE_STAGES
                 ended_at = now()

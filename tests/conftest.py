@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.utils.postgres import PostgresServer
 
 # By hand and not by its entry point, which would import the package before coverage looks.
 pytest_plugins = ["stageflow.testing.plugin"]
@@ -24,3 +28,10 @@ settings.load_profile("dev")
 def pytest_configure(config: pytest.Config) -> None:
     """Register this repository's own markers."""
     config.addinivalue_line("markers", "benchmark: measures a time, and holds it to a budget")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL; a test that stops it starts it again."""
+    with PostgresServer() as server:
+        yield server

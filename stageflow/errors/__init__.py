@@ -14,7 +14,13 @@ The tree:
     └── StageError                a stage, or the run that holds it, failed
 """
 
-from stageflow.errors.base import GENERIC_USER_MESSAGE, ErrorCategory, StageflowError, nearest
+from stageflow.errors.base import (
+    GENERIC_USER_MESSAGE,
+    ErrorCategory,
+    StageflowError,
+    nearest,
+    shown,
+)
 from stageflow.errors.data import (
     BagError,
     ContextInUseError,
@@ -153,4 +159,5 @@ __all__ = [
     "UnknownStageError",
     "UnstorableValueError",
     "nearest",
+    "shown",
 ]

@@ -57,6 +57,14 @@ class StageflowError(Exception):
         return self
 
 
+def shown(value: object) -> str:
+    """A value as an error shows it; of one that cannot be shown, its type and why."""
+    try:
+        return repr(value)
+    except Exception as error:  # nested deeper than the stack, or a __repr__ that raises
+        return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The name among `known` that `name` most likely is a misspelling of, if any."""
     matches = difflib.get_close_matches(name, list(known), n=1)

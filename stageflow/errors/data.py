@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stageflow.errors.base import ErrorCategory, StageflowError, did_you_mean
+from stageflow.errors.base import ErrorCategory, StageflowError, did_you_mean, shown
 
 
 class BagError(StageflowError):
@@ -45,7 +45,7 @@ class InvalidKeyError(BagError):
         self.key = key
         self.writer = writer
         super().__init__(
-            f"{writer!r} used the key {key!r} of type {type(key).__name__}; keys are strings",
+            f"{writer!r} used the key {shown(key)} of type {type(key).__name__}; keys are strings",
             stage=writer,
         )
 
@@ -116,4 +116,4 @@ class InvalidConfigError(StageflowError):
         self.owner = owner
         self.field = field
         self.found = found
-        super().__init__(f"{owner}: {field} is {found!r}; {mend}")
+        super().__init__(f"{owner}: {field} is {shown(found)}; {mend}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stageflow.errors.base import ErrorCategory, StageflowError, did_you_mean, nearest
+from stageflow.errors.base import ErrorCategory, StageflowError, did_you_mean, nearest, shown
 
 
 class DefinitionError(StageflowError):
@@ -20,7 +20,7 @@ class DefinitionError(StageflowError):
     stage: str
 
     def __init__(self, pipeline: str, stage: str, problem: str) -> None:
-        super().__init__(f"pipeline {pipeline!r}, stage {stage!r}: {problem}", stage=stage)
+        super().__init__(f"pipeline {pipeline!r}, stage {shown(stage)}: {problem}", stage=stage)
         self.pipeline = pipeline
         self.problem = problem
 
@@ -33,9 +33,9 @@ class InvalidNameError(DefinitionError):
     def __init__(self, pipeline: str, stage: object) -> None:
         super().__init__(
             pipeline,
-            str(stage),
+            stage if isinstance(stage, str) else shown(stage),
             "a name is made of letters, digits, '_' and '-' (dots separate the parts of an"
-            f" event's type); rename {stage!r}",
+            f" event's type); rename {shown(stage)}",
         )
 
 
@@ -48,7 +48,7 @@ class InvalidSpecError(DefinitionError):
         super().__init__(
             pipeline,
             str(getattr(found, "__name__", type(found).__name__)),
-            f"{found!r} is no StageSpec; write StageSpec(name, runner, …) or use @stage",
+            f"{shown(found)} is no StageSpec; write StageSpec(name, runner, …) or use @stage",
         )
 
 
@@ -155,7 +155,7 @@ class InvalidRunnerError(DefinitionError):
         super().__init__(
             pipeline,
             stage,
-            f"its runner {runner!r} is neither an async function nor an object with an async"
+            f"its runner {shown(runner)} is neither an async function nor an object with an async"
             " execute(ctx); write 'async def'",
         )
         self.runner = runner
@@ -170,7 +170,8 @@ class InvalidTimeoutError(DefinitionError):
         super().__init__(
             pipeline,
             stage,
-            f"timeout_s is {timeout_s!r}; give a positive number of seconds, or None for no limit",
+            f"timeout_s is {shown(timeout_s)}; give a positive number of seconds, or None for no"
+            " limit",
         )
         self.timeout_s = timeout_s
 
@@ -181,7 +182,7 @@ class InvalidDeclarationError(DefinitionError):
     code = "invalid_declaration"
 
     def __init__(self, pipeline: str, stage: str, field: str, found: object, mend: str) -> None:
-        super().__init__(pipeline, stage, f"{field} holds {found!r}; {mend}")
+        super().__init__(pipeline, stage, f"{field} holds {shown(found)}; {mend}")
         self.field = field
         self.found = found
 
@@ -205,7 +206,7 @@ class PipelineDefinitionError(StageflowError):
     def __str__(self) -> str:
         count = len(self.problems)
         heading = f"pipeline {self.pipeline!r} has {count} problem{'s' if count != 1 else ''}:"
-        lines = (f"  - stage {p.stage!r}: {p.problem}" for p in self.problems)
+        lines = (f"  - stage {shown(p.stage)}: {p.problem}" for p in self.problems)
         return "\n".join((heading, *lines))
 
 

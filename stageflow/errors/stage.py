@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stageflow.errors.base import ErrorCategory, StageflowError, did_you_mean
+from stageflow.errors.base import ErrorCategory, StageflowError, did_you_mean, shown
 
 
 class StageError(StageflowError):
@@ -169,7 +169,7 @@ class InvalidOutputError(StageError):
 
     def __init__(self, found: object) -> None:
         super().__init__(
-            f"returned {found!r} of type {type(found).__name__} instead of a StageOutput;"
+            f"returned {shown(found)} of type {type(found).__name__} instead of a StageOutput;"
             " write 'return StageOutput.ok(key=value)'"
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from stageflow.context import StageContext
 from stageflow.durations import is_duration
-from stageflow.errors import InvalidContextError, StageTimeoutError
+from stageflow.errors import InvalidContextError, StageTimeoutError, shown
 from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.stage import StageOutput
 
@@ -32,7 +32,8 @@ class TimeoutInterceptor(Interceptor):
         """
         if not is_duration(timeout_s):
             raise InvalidContextError(
-                f"TimeoutInterceptor: timeout_s is {timeout_s!r}; give a positive number of seconds"
+                f"TimeoutInterceptor: timeout_s is {shown(timeout_s)}; give a positive number of"
+                " seconds"
             )
         self.timeout_s = timeout_s
 

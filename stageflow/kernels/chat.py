@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from stageflow.context import StageContext
-from stageflow.errors import InvalidContextError
+from stageflow.errors import InvalidContextError, shown
 from stageflow.kernels.conversation import conversation, memory, remember
 from stageflow.pipeline import Pipeline
 from stageflow.providers.replies import valid_answer
@@ -36,7 +36,7 @@ async def guard(ctx: StageContext) -> StageOutput:
     """
     text = ctx["text"]
     if not isinstance(text, str):
-        raise InvalidContextError(f"the input 'text' is {text!r}; give a string")
+        raise InvalidContextError(f"the input 'text' is {shown(text)}; give a string")
     if not text.strip():
         return StageOutput.ok(refusal=EMPTY_TEXT)
     if len(text) > MAX_TEXT_CHARS:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stageflow.context import StageContext
-from stageflow.errors import InvalidReplyError
+from stageflow.errors import InvalidReplyError, shown
 from stageflow.providers.ports import Message
 from stageflow.providers.replies import valid_record
 from stageflow.stage import StageKind, StageOutput, stage
@@ -41,7 +41,9 @@ async def recall(ctx: StageContext) -> list[Turn]:
         return []
     turns = record.get("turns")
     if not isinstance(turns, list):
-        raise InvalidReplyError(f"the record of a conversation holds no list of turns: {turns!r}")
+        raise InvalidReplyError(
+            f"the record of a conversation holds no list of turns: {shown(turns)}"
+        )
     return list(turns)
 
 

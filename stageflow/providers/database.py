@@ -13,9 +13,11 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
+from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
+import aiosqlite
 from sqlalchemy import (
     URL,
     Column,
@@ -35,7 +37,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from stageflow.durations import is_duration
-from stageflow.errors import ErrorCategory, InvalidConfigError, ProviderError
+from stageflow.errors import ErrorCategory, InvalidConfigError, ProviderError, shown
 
 _TABLE = Table(
     "stageflow_records",
@@ -64,7 +66,7 @@ class InvalidRecordError(ProviderError):
     category = ErrorCategory.LOGIC
 
     def __init__(self, collection: object, key: object, problem: str) -> None:
-        super().__init__(f"record {key!r} of collection {collection!r}: {problem}")
+        super().__init__(f"record {shown(key)} of collection {shown(collection)}: {problem}")
         self.collection = collection
         self.key = key
 
@@ -115,6 +117,7 @@ class SqlDatabase:
                     "SqlDatabase", field, timeout_s, "give a positive number of seconds"
                 )
         self._url = _parsed(url)
+        self._threads: list[Thread] = []
         self._call_timeout_s = call_timeout_s
         self._engine = create_async_engine(
             self._url,
@@ -124,7 +127,7 @@ class SqlDatabase:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=pool_timeout_s,
-            **_driver_options(self._url, lock_timeout_s, statement_timeout_s),
+            **self._driver_options(lock_timeout_s, statement_timeout_s),
         )
         if _is_sqlite(self._url):
             event.listen(self._engine.sync_engine, "connect", _read_while_written)
@@ -166,6 +169,11 @@ class SqlDatabase:
         if self._calls:
             await asyncio.wait(self._calls)
         await self._engine.dispose()
+        for thread in self._threads:
+            # That of a cancelled call may still be at work, and tells the loop when it is done.
+            if thread.is_alive():
+                await asyncio.to_thread(thread.join, self._call_timeout_s)
+        self._threads.clear()
         self._loop = None
 
     async def __aenter__(self) -> Self:
@@ -181,6 +189,23 @@ class SqlDatabase:
 
     def __repr__(self) -> str:
         return f"SqlDatabase({self._url.render_as_string(hide_password=True)!r})"
+
+    def _driver_options(self, lock_timeout_s: float, statement_timeout_s: float) -> dict[str, Any]:
+        if _is_sqlite(self._url):
+            opened = {"timeout": lock_timeout_s, "async_creator_fn": self._open_file}
+            return {"connect_args": opened}
+        limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
+        in_ms = {name: str(math.ceil(limit_s * 1000.0)) for name, limit_s in limits.items()}
+        # A server may have been restarted since the last call; a file has not.
+        return {"pool_pre_ping": True, "connect_args": {"server_settings": in_ms}}
+
+    def _open_file(self, *arguments: Any, **options: Any) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(*arguments, **options)
+        thread = connection._thread  # it has no other name
+        thread.daemon = True  # an interpreter that ends does not wait for it, as SQLAlchemy has it
+        self._threads = [other for other in self._threads if other.is_alive()]
+        self._threads.append(thread)
+        return connection
 
     async def _execute(self, statement: Executable, parameters: Mapping[str, str]) -> str | None:
         call = self._serving_loop().create_future()
@@ -249,15 +274,6 @@ def _upsert(url: URL) -> Executable:
     )
 
 
-def _driver_options(url: URL, lock_timeout_s: float, statement_timeout_s: float) -> dict[str, Any]:
-    if _is_sqlite(url):
-        return {"connect_args": {"timeout": lock_timeout_s}}
-    limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
-    in_ms = {name: str(math.ceil(limit_s * 1000.0)) for name, limit_s in limits.items()}
-    # A server may have been restarted since the last call; a file has not.
-    return {"pool_pre_ping": True, "connect_args": {"server_settings": in_ms}}
-
-
 def _read_while_written(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     try:
@@ -295,7 +311,7 @@ def _address(collection: str, key: str) -> dict[str, str]:
         # PostgreSQL takes neither NUL nor half of a surrogate pair; so SQLite does not either.
         if not isinstance(part, str) or "\0" in part or not _encodable(part):
             raise InvalidRecordError(
-                collection, key, f"{part!r} cannot be an address; give a string without NUL"
+                collection, key, f"{shown(part)} cannot be an address; give a string without NUL"
             )
     return {"collection": collection, "key": key}
 
@@ -313,10 +329,10 @@ def _as_json(value: Any, path: str) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"{path} has the key {key!r}; JSON's keys are strings")
+                raise TypeError(f"{path} has the key {shown(key)}; JSON's keys are strings")
         return {key: _as_json(item, f"{path}[{key!r}]") for key, item in value.items()}
     if path == "record":
-        raise TypeError(f"it is {value!r}; give a mapping")
+        raise TypeError(f"it is {shown(value)}; give a mapping")
     if isinstance(value, list | tuple):
         return [_as_json(item, f"{path}[{position}]") for position, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
@@ -324,8 +340,8 @@ def _as_json(value: Any, path: str) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(
-        f"{path} is {value!r} of type {type(value).__name__}; make it text, a number, a list or a"
-        " mapping"
+        f"{path} is {shown(value)} of type {type(value).__name__}; make it text, a number, a list"
+        " or a mapping"
     )
 
 

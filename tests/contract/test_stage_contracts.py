@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from stageflow import Pipeline, StageSpec, kernels
+from stageflow import Pipeline, ProviderRegistry, StageSpec, kernels
 from stageflow.kernels.chat import chat
 from stageflow.kernels.defaults import default_providers
 from stageflow.kernels.voice import voice
+from stageflow.providers.database import SqlDatabase
 from stageflow.providers.fake import speech_of_text
 from stageflow.testing.contracts import FoundStage, get_all_stages, skip_contract_tests
 from stageflow.testing.scripted import do_nothing
 from tests.contract.base import StageCase, StageContractTest
 from tests.utils.factories import sample_pipeline
+from tests.utils.http_llm import HttpLLM
+from tests.utils.listener import in_a_thread
+from tests.utils.llm_server import LlmServer
 
 #: A value for each input that some stage of a kernel declares, and another.
 INPUTS: dict[str, Any] = {
@@ -60,6 +67,35 @@ class TestKernelStages(StageContractTest):
         return StageCase(
             self.stage.pipeline, self.stage.name, INPUTS, default_providers(), OTHER_INPUTS
         )
+
+
+@pytest.fixture(scope="module")
+def llm_server() -> Iterator[LlmServer]:
+    """A language model behind real HTTP."""
+    server = LlmServer()
+    with in_a_thread(server):
+        yield server
+
+
+class TestChatStagesWithRealServices(StageContractTest):
+    """A model over HTTP and a database in a file, on a real loop."""
+
+    real_io = True
+    orders = 2
+
+    @pytest.fixture(params=parameters(chat()), autouse=True)
+    def found(self, request: pytest.FixtureRequest, llm_server: LlmServer, tmp_path: Path) -> None:
+        self.stage: FoundStage = request.param
+        self.port = llm_server.port
+        self.folder = tmp_path
+
+    def make_stage(self) -> StageCase:
+        database = SqlDatabase(f"sqlite:///{self.folder / uuid.uuid4().hex}.db")
+        model = HttpLLM(self.port)
+        self.resources.push_async_exit(database)
+        self.resources.push_async_exit(model)
+        providers = ProviderRegistry(llm=model, db=database)
+        return StageCase(self.stage.pipeline, self.stage.name, INPUTS, providers, OTHER_INPUTS)
 
 
 class TestSampleStages(StageContractTest):

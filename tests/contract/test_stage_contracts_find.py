@@ -37,8 +37,16 @@ def declared(runner: Any, **fields: Any) -> Callable[[], StageCase]:
 
 async def right(ctx: StageContext) -> StageOutput:
     words = ctx["words"]
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.001)
     return StageOutput.ok(count=len(words))
+
+
+async def really_right(ctx: StageContext) -> StageOutput:
+    """Asks a thread, as a client of files or of an old database does."""
+    words = ctx["words"]
+    count = await asyncio.to_thread(len, words)
+    await asyncio.sleep(0.001)
+    return StageOutput.ok(count=count)
 
 
 async def raises(ctx: StageContext) -> StageOutput:
@@ -114,7 +122,7 @@ class KeepsState:
 
     async def execute(self, ctx: StageContext, /) -> StageOutput:
         self.words = ctx["words"]
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.001)
         return StageOutput.ok(count=len(self.words))
 
 
@@ -167,20 +175,73 @@ def names_of_tests(owner: type) -> set[str]:
     return {name for name in dir(owner) if name.startswith("test_")}
 
 
-@pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest)))
-def test_a_right_stage_passes(name: str) -> None:
-    """No contract asks for more than it says."""
-    getattr(contract(declared(right)), name)()
+both_loops = pytest.mark.parametrize("real_io", [True, False], ids=["real", "simulated"])
 
 
 @pytest.mark.parametrize(
+    ("runner", "real_io"), [(right, True), (right, False), (really_right, True)]
+)
+@pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest)))
+def test_a_right_stage_passes(name: str, runner: Any, real_io: bool) -> None:
+    """No contract asks for more than it says."""
+    getattr(contract(declared(runner), real_io=real_io), name)()
+
+
+@both_loops
+@pytest.mark.parametrize(
     ("name", "number"), [(name, n) for name, cases in WRONG.items() for n in range(len(cases))]
 )
-def test_a_wrong_stage_is_found(name: str, number: int) -> None:
-    """By the test that is there for it."""
+def test_a_wrong_stage_is_found(name: str, number: int, real_io: bool) -> None:
+    """By the test that is there for it, on a real loop and in simulated time."""
+    make = WRONG[name][number]
+    # One of them hangs, and nothing else has to be done by then.
     with pytest.raises(FOUND) as caught:
-        getattr(contract(WRONG[name][number]), name)()
+        getattr(contract(make, real_io=real_io, patience_s=2.0), name)()
     assert str(caught.value)
+
+
+def test_real_io_in_simulated_time_is_refused_with_the_mend() -> None:
+    """The error says which attribute to set."""
+    made = contract(declared(really_right))
+    with pytest.raises(AssertionError, match="real_io = True"):
+        made.test_emits_a_completed_event_when_all_goes_well()
+
+
+def test_where_a_real_stage_hangs_is_named() -> None:
+    """File, line and function, and not those of the contract."""
+    made = contract(declared(cleans_up_for_ever), real_io=True, patience_s=0.2)
+    with pytest.raises(AssertionError, match=r"test_stage_contracts_find\.py:\d+ in cleans_up_for"):
+        made.test_can_be_cancelled_wherever_it_waits()
+
+
+def test_what_a_maker_opened_is_closed_in_the_loop_that_used_it() -> None:
+    """Once for each stage that ran, and before the loop is gone."""
+    used: list[asyncio.AbstractEventLoop] = []
+    closed: list[asyncio.AbstractEventLoop] = []
+
+    async def close() -> None:
+        closed.append(asyncio.get_running_loop())
+
+    async def uses(ctx: StageContext) -> StageOutput:
+        used.append(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return StageOutput.ok(count=0)
+
+    class Opening(StageContractTest):
+        def make_stage(self) -> StageCase:
+            self.resources.push_async_callback(close)
+            return declared(uses)()
+
+    for real_io in (True, False):
+        used.clear()
+        closed.clear()
+        made = Opening()
+        made.real_io = real_io
+        made.test_returns_the_outputs_that_it_declares()
+        made.test_can_be_cancelled_wherever_it_waits()
+        assert len(closed) >= 3
+        assert set(map(id, used)) <= set(map(id, closed))
+        assert len(closed) == len(set(map(id, closed)))
 
 
 def test_every_test_of_the_contract_is_shown_red() -> None:

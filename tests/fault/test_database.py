@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -26,6 +28,7 @@ from stageflow.providers.database import InvalidRecordError, SqlDatabase
 from stageflow.providers.fake import FakeDatabase, FakeLLM
 from stageflow.providers.ports import Database
 from stageflow.providers.registry import ProviderRegistry
+from stageflow.testing.contracts.cancellation import Waits
 from tests.utils.descriptors import open_descriptors
 from tests.utils.postgres import PostgresServer
 from tests.utils.toxic_proxy import Ending, ToxicProxy, Toxics
@@ -332,6 +335,31 @@ async def test_close_waits_for_calls_and_leaves_no_descriptor(url: str) -> None:
     await database.close()
     assert [call.done() and call.exception() for call in calls] == [None] * 10
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_close_waits_for_the_threads_of_cancelled_calls(tmp_path: Path, connected: bool) -> None:
+    """Wherever a call was cancelled, no thread of SQLite's speaks to a loop that is gone."""
+
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if "worker" in thread.name]
+
+    async def cancelled(point: int) -> bool:
+        async with SqlDatabase(f"sqlite:///{tmp_path / str(point)}.db") as database:
+            if connected:
+                await database.put("c", "key", {})
+
+            async def put() -> None:
+                await Waits(database.put("c", "key", {"n": 1}), point, task.cancel)
+
+            task = asyncio.ensure_future(put())
+            await asyncio.wait([task])
+        assert threads() == before, f"cancelled at its wait {point}"
+        return task.cancelled()
+
+    before = threads()
+    points = list(itertools.takewhile(lambda n: asyncio.run(cancelled(n)), itertools.count(1)))
+    assert points, "no call was cancelled"
 
 
 # ── faults ──────────────────────────────────────────────────────────────────────────────────

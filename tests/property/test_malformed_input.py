@@ -23,7 +23,7 @@ from stageflow import Pipeline, PipelineContext, PipelineOrchestrator, StageSpec
 from stageflow.cli import main
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.errors import StageflowError
+from stageflow.errors import PipelineDefinitionError, StageflowError
 from stageflow.pulse.results import defect
 from stageflow.testing.faults import FaultPlan
 from stageflow.testing.scripted import do_nothing
@@ -51,9 +51,29 @@ def cyclic() -> list[Any]:
     return loop
 
 
+def deep() -> list[Any]:
+    """A list that is nested deeper than the interpreter's stack."""
+    outer: list[Any] = []
+    for _ in range(100_000):
+        outer = [outer]
+    return outer
+
+
+class Unshowable:
+    """Has no text."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
 def junk() -> st.SearchStrategy[Any]:
     """Anything at all."""
-    return st.sampled_from([*NASTY, cyclic()]) | st.text() | st.floats() | st.integers()
+    return (
+        st.sampled_from([*NASTY, cyclic(), deep(), Unshowable()])
+        | st.text()
+        | st.floats()
+        | st.integers()
+    )
 
 
 class Counted:
@@ -280,3 +300,23 @@ def test_a_result_file_of_anything_is_judged(
     path = folder / "0123abcd-env.json"
     path.write_bytes(content)
     assert defect(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (deep(), "<list whose repr raises RecursionError>"),
+        (Unshowable(), "<Unshowable whose repr raises ValueError>"),
+    ],
+    ids=["deep", "unshowable"],
+)
+@pytest.mark.parametrize(
+    "field", ["name", "runner", "dependencies", "inputs", "outputs", "timeout_s", "condition"]
+)
+def test_a_declaration_that_cannot_be_shown_is_refused_all_the_same(
+    field: str, value: Any, text: str
+) -> None:
+    """In place of its text stand its type, and why there is none."""
+    spec = dataclasses.replace(StageSpec("a", do_nothing), **{field: value})
+    with pytest.raises(PipelineDefinitionError, match=text):
+        Pipeline("p", [spec])

@@ -352,6 +352,17 @@ def test_a_deadlock_is_named() -> None:
         simulate(waits)
 
 
+def test_the_place_where_a_stage_waits_for_ever_is_named() -> None:
+    """The stage's own line, behind what the engine and asyncio put around it."""
+
+    async def listens(ctx: StageContext) -> StageOutput:
+        await asyncio.wait_for(asyncio.shield(asyncio.get_running_loop().create_future()), None)
+        return StageOutput.ok()
+
+    with pytest.raises(DeadlockError, match=r"test_simulation\.py:\d+ in .*listens"):
+        simulate_pipeline(Pipeline("p", [StageSpec("s", listens)]))
+
+
 def test_a_livelock_is_named() -> None:
     """A loop around sleep(0) ends in an error, not in an endless test."""
 

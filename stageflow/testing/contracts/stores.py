@@ -23,6 +23,7 @@ from stageflow.letter import DeadLetter, LetterError, LetterState, StageEnding, 
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.stage import StageSpec
+from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.overrides import Contract
 from stageflow.testing.scripted import ScriptedStage
 
@@ -49,8 +50,10 @@ async def _refused(work: Awaitable[object], error: type[StageflowError]) -> None
     raise AssertionError(f"it was allowed, and {error.__name__} was due")
 
 
-class StoreContractTest(Contract):
+class StoreContractTest(LoopContract):
     """The contract of a dead-letter store: `open_store`, empty and new for each test."""
+
+    real_io = True
 
     def open_store(self) -> AbstractAsyncContextManager[DeadLetterStore]:
         """An empty store, open as long as it is entered.
@@ -65,7 +68,7 @@ class StoreContractTest(Contract):
             async with self.open_store() as store:
                 await check(store)
 
-        asyncio.run(main())
+        self._run(main())
 
     def test_keeps_letters_in_order(self) -> None:
         """Equal to what was put, one by one and all together."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, Self
 
-from stageflow.errors import InvalidConfigError, nearest
+from stageflow.errors import InvalidConfigError, nearest, shown
 from stageflow.providers.registry import adapted
 from stageflow.testing.faults import kinds, replies
 from stageflow.testing.faults.kinds import Fault
@@ -167,10 +167,11 @@ class FaultInjector:
     # ── checks ──────────────────────────────────────────────────────────────────────────────
 
     def _fitting(self, field: str, found: object) -> FaultType:
+        named = found if isinstance(found, str) else shown(found)
         try:
-            kind = FaultType(found)  # type: ignore[arg-type]
+            kind = FaultType(named)
         except ValueError:
-            hint = nearest(str(found).lower(), map(str, FaultType))
+            hint = nearest(named.lower(), map(str, FaultType))
             mend = f"did you mean {hint!r}?" if hint else f"give one of {', '.join(FaultType)}"
             raise InvalidConfigError(type(self).__name__, field, found, mend) from None
         if kind not in self.kinds and kind is not FaultType.INTERMITTENT:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from types import FrameType
+from typing import Any
+
+from stageflow.run import carry_on
 
 
 class SimulationError(RuntimeError):
@@ -20,7 +24,8 @@ class RealIOError(SimulationError):
     def __init__(self, operation: str) -> None:
         super().__init__(
             f"loop.{operation}() is real I/O, and time in a simulation is virtual: put a fake"
-            " provider in its place (stageflow.providers.fake), or test this with a real loop"
+            " provider in its place (stageflow.providers.fake), or test this with a real loop (in a"
+            " contract test: real_io = True)"
         )
         self.operation = operation
 
@@ -78,13 +83,35 @@ class TokenError(SimulationError):
 
 
 def places(tasks: Collection[asyncio.Task[object]]) -> list[str]:
-    """Where each task stands, one line each."""
+    """Where each task waits, one line each."""
     lines = []
     for task in tasks:
-        stack = task.get_stack(limit=1)
+        frame = _innermost(task.get_coro())
         where = "has not begun"
-        if stack:
-            code = stack[-1].f_code
-            where = f"{code.co_filename}:{stack[-1].f_lineno} in {code.co_qualname}"
+        if frame is not None:
+            code = frame.f_code
+            where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
         lines.append(f"{task.get_name()}: {where}")
     return lines
+
+
+def _innermost(awaited: object) -> FrameType | None:
+    """The frame in which a coroutine waits; that of asyncio itself only if there is no other."""
+    found: FrameType | None = None
+    while awaited is not None:
+        frame = _first(awaited, "cr_frame", "gi_frame")
+        if found is None or (frame is not None and not _is_asyncio(frame)):
+            found = frame
+        if frame is not None and frame.f_code is carry_on.__code__:
+            awaited = frame.f_locals["coroutine"]  # the engine steps a stage by hand
+        else:
+            awaited = _first(awaited, "cr_await", "gi_yieldfrom")
+    return found
+
+
+def _first(owner: object, *names: str) -> Any:
+    return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
+
+
+def _is_asyncio(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "asyncio"
