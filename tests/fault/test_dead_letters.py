@@ -162,6 +162,149 @@ class _Torn(dict[str, Any]):
 
 
 @pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (b"\0a", {"$": "bytes", "v": "AGE="}),
+        (bytearray(b"a"), {"$": "bytearray", "v": "YQ=="}),
+        ((1, "x"), {"$": "tuple", "v": [1, "x"]}),
+        ({1}, {"$": "set", "v": [1]}),
+        (frozenset([1]), {"$": "frozenset", "v": [1]}),
+        (MappingProxyType({"a": 1}), {"$": "mapping", "v": {"a": 1}}),
+        (
+            datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+            {"$": "datetime", "v": "2026-01-02T03:04:05.000006+00:00"},
+        ),
+        (date(2026, 1, 2), {"$": "date", "v": "2026-01-02"}),
+        (timedelta(1, 2, 3), {"$": "timedelta", "v": [1, 2, 3]}),
+        (Decimal("1.10"), {"$": "decimal", "v": "1.10"}),
+        (UUID(int=5), {"$": "uuid", "v": "00000000-0000-0000-0000-000000000005"}),
+        (1 + 2j, {"$": "complex", "v": [1.0, 2.0]}),
+        (Audio(b"a", 8_000), {"$": "audio", "v": [{"$": "bytes", "v": "YQ=="}, 8_000]}),
+        (Message("user", "hi"), {"$": "message", "v": ["user", "hi"]}),
+        (Unstorable("m.T", "t"), {"$": "unstorable", "v": ["m.T", "t"]}),
+        ({1: (2,)}, {"$": "dict", "v": [[1, {"$": "tuple", "v": [2]}]]}),
+        ({"$": 1}, {"$": "dict", "v": [["$", 1]]}),
+        (float("-inf"), {"$": "float", "v": "-inf"}),
+        (2**1_024 - 1, 2**1_024 - 1),
+        (2**1_024, {"$": "int", "v": "0x1" + 256 * "0"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_stored_form_of_a_value_stays(value: Any, plain: Any) -> None:
+    """Letters outlive the version that wrote them, so what stands in them is fixed, sign by sign."""
+    assert typed(DEFAULT_CODEC.to_plain(value)) == typed(plain)
+    assert typed(DEFAULT_CODEC.from_plain(plain)) == typed(value)
+
+
+def test_the_stored_form_of_a_letter_stays() -> None:
+    """The same for the letter itself: every name, and what stands under it."""
+    assert json.loads(DEFAULT_CODEC.encode(make_letter())) == {
+        "id": "00000000000000000000000000000001",
+        "created_at": "2026-01-02T03:04:05.000001+00:00",
+        "pipeline": "shop",
+        "pipeline_run_id": "run-1",
+        "correlation_id": "c-1",
+        "failed_stage": "pay",
+        "error": {
+            "code": "refused",
+            "category": "permanent",
+            "message": "no money",
+            "user_message": "Sorry.",
+            "retryable": False,
+            "provider": "bank",
+        },
+        "inputs": {"items": ["tea"]},
+        "stages": {
+            "pick": {
+                "ending": "completed",
+                "final": True,
+                "reason": None,
+                "outputs": {
+                    "picked": {"$": "tuple", "v": ["tea", {"$": "bytes", "v": "AA=="}]},
+                },
+            },
+            "pay": {"ending": "failed", "final": False, "reason": "no money", "outputs": {}},
+        },
+        "events": [
+            {
+                "sequence": 1,
+                "type": "pipeline.started",
+                "timestamp": "2026-01-02T03:04:05.000001+00:00",
+                "pipeline_run_id": "run-1",
+                "offset_ms": 0.0,
+                "stage": None,
+                "data": {"a": {"$": "set", "v": [1, 2]}},
+            }
+        ],
+        "seed": 7,
+        "deadline_s": 2.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("plain", "problem"),
+    [
+        ({"$": "planet", "v": 1}, "a value tagged 'planet' (KeyError: 'planet')"),
+        ({"$": "tuple"}, "a value tagged 'tuple' (KeyError: 'v')"),
+        ({"$": "float", "v": "x"}, "a value tagged 'float' (ValueError: could not convert string"
+                                   " to float: 'x')"),
+        ({"$": "tuple", "v": [{"$": "planet", "v": 1}]}, "a value tagged 'planet' (KeyError:"
+                                                         " 'planet')"),
+    ],
+    ids=["unknown", "empty", "wrong", "inner"],
+)  # fmt: skip
+def test_a_value_that_cannot_be_read_names_its_tag(plain: Any, problem: str) -> None:
+    """The innermost one that is wrong, and what was wrong with it."""
+    with pytest.raises(err.CorruptDeadLetterError) as caught:
+        DEFAULT_CODEC.from_plain(plain)
+    assert str(caught.value).startswith(f"a stored dead letter cannot be read: {problem};")
+
+
+@pytest.mark.parametrize("plain", [{"$": "bytes", "v": "Y?Q=="}, {"$": "bytes", "v": "é"}])
+def test_bytes_that_are_none_are_refused(plain: Any) -> None:
+    """A sign that no encoder writes is not passed over."""
+    with pytest.raises(err.CorruptDeadLetterError, match="'bytes'"):
+        DEFAULT_CODEC.from_plain(plain)
+
+
+def test_a_placeholder_says_what_it_stands_for() -> None:
+    """The type with its module, and no more than 200 signs of what the value says of itself."""
+
+    class Loud:
+        def __repr__(self) -> str:
+            return 300 * "x"
+
+    for value, type_name, description in (
+        (Loud(), f"{__name__}.{Loud.__qualname__}", 200 * "x"),
+        (_Rude(), f"{__name__}._Rude", "its repr() raises ValueError"),
+    ):
+        assert DEFAULT_CODEC.from_plain(DEFAULT_CODEC.to_plain(value)) == Unstorable(
+            type_name, description
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrap", "levels"),
+    [(lambda v: [v], 60), (lambda v: {"k": v}, 60), (lambda v: {0: v}, 60), (lambda v: (v,), 30)],
+    ids=["list", "dict", "pairs", "tuple"],
+)
+def test_sixty_levels_are_kept(wrap: Callable[[Any], Any], levels: int) -> None:
+    """Of whatever is nested (a tuple takes two); what is deeper is described where it stood."""
+
+    def stored(count: int) -> Any:
+        value: Any = 5
+        for _ in range(count):
+            value = wrap(value)
+        return value, DEFAULT_CODEC.from_plain(DEFAULT_CODEC.to_plain(value))
+
+    value, back = stored(levels)
+    assert back == value
+    _, back = stored(levels + 1)
+    (lost,) = make_letter(inputs={"deep": back}).unstorable().values()
+    assert lost.description == "nested too deep, or within itself"
+
+
+@pytest.mark.parametrize(
     ("value", "type_name", "fragment"),
     [
         (object(), "builtins.object", "<object object"),
@@ -255,10 +398,16 @@ def test_a_described_letter_says_where_it_stands() -> None:
     until = datetime(2026, 1, 2, tzinfo=UTC)
     letter = make_letter(state=LetterState.REPLAYING, attempts=2, lease_expires_at=until)
     shown = DEFAULT_CODEC.describe(letter)
-    assert (shown["state"], shown["attempts"]) == ("replaying", 2)
-    assert shown["lease_expires_at"] == until.isoformat()
+    assert json.loads(json.dumps(shown)) == {
+        **json.loads(DEFAULT_CODEC.encode(letter)),
+        "state": "replaying",
+        "attempts": 2,
+        "lease_expires_at": "2026-01-02T00:00:00+00:00",
+        "replay_run_id": None,
+    }
     assert DEFAULT_CODEC.describe(make_letter())["lease_expires_at"] is None
-    json.dumps(shown)
+    replayed = make_letter(state=LetterState.REPLAYED, replay_run_id="run-9")
+    assert DEFAULT_CODEC.describe(replayed)["replay_run_id"] == "run-9"
 
 
 # ── the contract of a store ─────────────────────────────────────────────────────────────────
