@@ -191,7 +191,7 @@ class _Torn(dict[str, Any]):
     ids=lambda value: type(value).__name__,
 )
 def test_the_stored_form_of_a_value_stays(value: Any, plain: Any) -> None:
-    """Letters outlive the version that wrote them, so what stands in them is fixed, sign by sign."""
+    """Letters outlive the version that wrote them; what stands in them is fixed, sign by sign."""
     assert typed(DEFAULT_CODEC.to_plain(value)) == typed(plain)
     assert typed(DEFAULT_CODEC.from_plain(plain)) == typed(value)
 
