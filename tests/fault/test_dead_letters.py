@@ -35,7 +35,7 @@ from stageflow import (
 from stageflow import errors as err
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec, StoredType
 from stageflow.dlq.replay import replay
-from stageflow.dlq.store import Claim, DeadLetterStore, InMemoryDeadLetterStore
+from stageflow.dlq.store import Claim, DeadLetterStore, InMemoryDeadLetterStore, letter_of
 from stageflow.letter import DeadLetter, LetterState, StageEnding, Unstorable
 from tests.fault.letters import NOON, STORES, Clock, make_letter, opened
 from tests.utils.assertions import assert_events_sound
@@ -470,6 +470,54 @@ def test_an_unknown_id_is_an_error_that_names_it(with_store: Contract) -> None:
     with_store(work)
 
 
+def test_a_store_names_itself_in_its_errors(with_store: Contract) -> None:
+    """A file by its path, the memory as such, whether a letter is not there or another one is."""
+
+    async def work(store: DeadLetterStore, clock: Clock) -> None:
+        where = str(getattr(store, "path", "memory"))
+        for call in (store.get("nope"), store.claim("nope", lease_s=1)):
+            with pytest.raises(err.UnknownDeadLetterError) as unknown:
+                await call
+            assert str(unknown.value).startswith(f"there is no dead letter 'nope' in {where};")
+        await store.put(make_letter())
+        with pytest.raises(err.DuplicateDeadLetterError) as duplicate:
+            await store.put(make_letter(seed=8))
+        assert str(duplicate.value).startswith(f"{where} holds another dead letter with the id")
+
+    with_store(work)
+
+
+def test_a_claim_that_is_refused_says_until_when(with_store: Contract) -> None:
+    """To the second, in UTC."""
+
+    async def work(store: DeadLetterStore, clock: Clock) -> None:
+        await store.put(make_letter())
+        await store.claim(make_letter().id, lease_s=60.25)
+        with pytest.raises(err.DeadLetterClaimedError) as caught:
+            await store.claim(make_letter().id, lease_s=1)
+        assert caught.value.until == "1970-01-12T13:47:40+00:00"
+
+    with_store(work)
+
+
+@pytest.mark.parametrize(
+    ("standing", "problem"),
+    [
+        (("odd", 0, None, None), "ValueError: 'odd' is not a valid LetterState"),
+        (("replaying", 1, "soon", None), "TypeError: "),
+        (("replaying", 1, 1e300, None), "OverflowError: "),
+    ],
+    ids=["state", "lease", "far lease"],
+)
+def test_a_letter_that_stands_in_no_known_way_is_refused(
+    standing: tuple[Any, ...], problem: str
+) -> None:
+    """What a store keeps beside a letter's content is checked as well."""
+    with pytest.raises(err.CorruptDeadLetterError) as caught:
+        letter_of(DEFAULT_CODEC, DEFAULT_CODEC.encode(make_letter()), *standing)
+    assert str(caught.value).startswith(f"a stored dead letter cannot be read: {problem}")
+
+
 def test_letters_are_told_apart_by_state(with_store: Contract) -> None:
     """Waiting, being replayed, replayed: each is listed under its own state alone."""
 
@@ -876,9 +924,18 @@ def test_a_store_that_fails_masks_nothing(
     assert result.dead_letter_error.code == code
     assert ctx.dlq_entry is None
     (record,) = caplog.records
-    assert record.levelno == logging.CRITICAL
-    for fragment in (result.pipeline_run_id, "'shop'", "'pay'", "no money"):
-        assert fragment in record.getMessage()
+    assert (record.levelno, record.name) == (logging.CRITICAL, "stageflow.dlq")
+    said, _, why = record.getMessage().rpartition(": ")
+    assert said.startswith(
+        f"DEAD LETTER LOST: run {result.pipeline_run_id} of pipeline 'shop' failed"
+        " (stage 'pay': no money), and could not be kept"
+    )
+    assert record.exc_info is not None
+    lost = record.exc_info[1]
+    assert str(lost).endswith(why)
+    assert type(lost) is (
+        err.StrayCancellationError if isinstance(error, asyncio.CancelledError) else type(error)
+    )
 
 
 class SlowStore(InMemoryDeadLetterStore):

@@ -220,6 +220,29 @@ def test_a_database_of_another_program_is_refused_and_left_alone(
     assert path.read_bytes() == content
 
 
+def test_a_file_says_what_it_is(path: Path) -> None:
+    """Other programs, and later versions, find the mark, the version and the table of today."""
+    put(path, make_letter())
+    assert path.read_bytes()[68:72] == b"SfDL"
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        ((table,),) = connection.execute("SELECT sql FROM sqlite_schema WHERE name='dead_letters'")
+        columns = connection.execute("SELECT name, type, dflt_value FROM pragma_table_info(?)",
+                                     ("dead_letters",)).fetchall()  # fmt: skip
+    connection.close()
+    assert columns == [
+        ("number", "INTEGER", None),
+        ("id", "TEXT", None),
+        ("body", "TEXT", None),
+        ("state", "TEXT", "'waiting'"),
+        ("attempts", "INTEGER", "0"),
+        ("lease_until", "REAL", None),
+        ("replay_run_id", "TEXT", None),
+    ]
+    for part in ("AUTOINCREMENT", "id TEXT NOT NULL UNIQUE", "'waiting', 'replaying', 'replayed'"):
+        assert part in table
+
+
 def test_another_version_of_the_schema_is_refused(path: Path) -> None:
     """The error names both versions."""
     put(path, make_letter())

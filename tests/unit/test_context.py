@@ -289,6 +289,12 @@ def test_a_context_refuses_inputs_and_providers_of_the_wrong_kind(
         PipelineContext(**arguments)
 
 
+def test_a_status_reads_as_its_word() -> None:
+    """In text and in JSON."""
+    words = ["created", "running", "completed", "failed", "cancelled"]
+    assert [str(status) for status in RunStatus] == words
+
+
 # ── word for word ───────────────────────────────────────────────────────────────────────────
 
 
