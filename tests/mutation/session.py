@@ -7,6 +7,7 @@ The process that forks runs no test itself, so each child begins with the same c
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pickle
 import resource
@@ -155,6 +156,8 @@ class Plugin:
         """Learn what the tests reach, then try the mutants."""
         session.config.pluginmanager.register(self._watcher)
         items = {item.nodeid: item for item in session.items}
+        for source in self._sources.values():
+            importlib.import_module(source.module)
         live = LiveFunctions([source.path for source in self._sources.values()])
         _warm_up()
         gc.collect()
@@ -295,13 +298,12 @@ class Plugin:
     def _import_anew(self, mutant: Mutant, source: Source, tests: list[str]) -> int:
         """Import everything once more, with the mutant, and run the tests in a new session."""
         root = source.path.parents[source.name.count("/")]
-        name = source.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         code = mutant.make(source.tree, str(source.path))
         _limit(30.0)
         os.chdir(root)
         forget(root, but="tests.mutation")
         files = sorted({test.split("::")[0] for test in tests})
-        again = _Again(MutantFinder(name, code), tests, self.reach, self._examples)
+        again = _Again(MutantFinder(source.module, code), tests, self.reach, self._examples)
         status = pytest.main(["-x", *OPTIONS, *files], plugins=[again])
         return _SURVIVED if status == pytest.ExitCode.OK else _KILLED
 

@@ -29,15 +29,16 @@ def counted(number):
     return number
 """
 
+#: The module is imported by nobody before a test does so.
 TESTS = """
-from toy import counted, grown
-
 def test_grown():
+    from toy import grown
     assert grown(18)
     assert grown(19)
     assert not grown(17)
 
 def test_counted():
+    from toy import counted
     assert counted(3) == 0
 """
 
