@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -34,7 +35,7 @@ from stageflow import (
 )
 from stageflow import errors as err
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec, StoredType
-from stageflow.dlq.replay import replay
+from stageflow.dlq.replay import check_fits, replay, replay_context
 from stageflow.dlq.store import Claim, DeadLetterStore, InMemoryDeadLetterStore, letter_of
 from stageflow.letter import DeadLetter, LetterState, StageEnding, Unstorable
 from tests.fault.letters import NOON, STORES, Clock, make_letter, opened
@@ -688,6 +689,7 @@ def test_a_run_that_fails_for_good_leaves_a_letter() -> None:
             "no money",
         )
         assert (error.user_message, error.provider) == (BROKE.user_message, "bank")
+        assert error.retryable is False
         assert letter.inputs == {"items": ["tea"]}
         assert letter.outputs == {"picked": ("tea", b"\0")}
         assert letter.events == result.events
@@ -891,8 +893,10 @@ class BadStore:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+        self.offered: list[DeadLetter] = []
 
     async def put(self, letter: DeadLetter) -> None:
+        self.offered.append(letter)
         await asyncio.sleep(1)
         raise self.error
 
@@ -1262,7 +1266,94 @@ def test_a_replay_that_lost_its_lease_is_told(caplog: pytest.LogCaptureFixture) 
         assert (kept.replay_run_id, kept.attempts) == ("run-of-the-other", 2)
 
     run_virtual(main)
-    assert any("no room" in record.getMessage() for record in caplog.records)
+    gc.collect()
+    (said,) = {(r.name, r.levelno, r.getMessage()) for r in caplog.records}
+    name, level, message = said
+    assert (name, level) == ("stageflow.dlq", logging.WARNING)
+    letter_id, _, why = message.removeprefix("dead letter ").partition(": ")
+    assert (len(letter_id), why.split(";")[0]) == (
+        32,
+        "cannot write the dead letters in memory (no room)",
+    )
+
+
+class SlowRenewal(InMemoryDeadLetterStore):
+    """Needs a while to stop a renewal that it has begun, as a store with a thread does."""
+
+    def __init__(self) -> None:
+        super().__init__(wall_clock=loop_clock)
+        self.done: list[str] = []
+
+    async def renew(self, claim: Claim, *, lease_s: float) -> None:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            await asyncio.sleep(1)
+            self.done.append("renewal")
+
+    async def finish(self, claim: Claim, replay_run_id: str) -> None:
+        self.done.append("finish")
+        await super().finish(claim, replay_run_id)
+
+
+def test_no_renewal_is_under_way_when_the_outcome_is_recorded() -> None:
+    """One that came later would hold a letter that has been replayed."""
+
+    async def main() -> None:
+        shop, store = Shop(), SlowRenewal()
+        letter = await failed_once(shop, store)
+        shop.pauses_s = {"pay": 2.0}
+        await replay(letter, shop.orchestrator(), store, lease_s=3.0)
+        assert store.done == ["renewal", "finish"]
+
+    run_virtual(main)
+
+
+class Changing(InMemoryDeadLetterStore):
+    """Somebody replays each letter, and fails, just before it is claimed."""
+
+    async def claim(self, letter_id: str, *, lease_s: float) -> Claim:
+        other = await super().claim(letter_id, lease_s=lease_s)
+        await super().put_back(other, replace(other.letter, failed_stage="gone"))
+        return await super().claim(letter_id, lease_s=lease_s)
+
+
+def test_what_was_claimed_is_checked_as_well() -> None:
+    """It may be newer than what was looked at before; then the letter is given back."""
+
+    async def main() -> None:
+        shop, store = Shop(), Changing()
+        letter = await failed_once(shop, store)
+        with pytest.raises(err.DeadLetterMismatchError, match="no stage 'gone', which failed"):
+            await replay(letter, shop.orchestrator(), store)
+        assert shop.ran == []
+        assert (await store.get(letter.id)).state is LetterState.WAITING
+
+    run_virtual(main)
+
+
+def test_a_letter_without_a_seed_is_replayed_without_one() -> None:
+    """So that its replays have ids of their own; with one, each attempt has another."""
+    assert replay_context(make_letter(seed=None), None).seed is None
+    seeds = {replay_context(make_letter(attempts=n), None).seed for n in (1, 1, 2)}
+    assert len(seeds) == 2
+
+
+def test_a_letter_that_cannot_be_replayed_says_which_and_why() -> None:
+    """Word for word: the letter, the pipeline, and what is wrong."""
+    graph = Shop().pipeline.build()
+    letter = make_letter(pipeline="bazaar")
+    with pytest.raises(err.DeadLetterMismatchError) as misfit:
+        check_fits(letter, graph)
+    assert str(misfit.value).startswith(
+        f"dead letter {letter.id!r} does not fit pipeline 'shop': it is of pipeline 'bazaar';"
+    )
+    letter = make_letter(inputs={"items": Unstorable("m.T", "t")})
+    with pytest.raises(err.UnstorableValueError) as lost:
+        check_fits(letter, graph)
+    assert str(lost.value).startswith(
+        f"dead letter {letter.id!r} cannot be run again: items (of type m.T) could not be stored;"
+    )
 
 
 def test_a_letter_that_lacks_a_value_is_not_replayed() -> None:
@@ -1321,11 +1412,13 @@ def test_a_letter_that_does_not_fit_the_pipeline_is_not_replayed(
     run_virtual(main)
 
 
-@pytest.mark.parametrize("moments", [(NOON, NOON + 1), (NOON, NOON)], ids=["later", "same"])
+@pytest.mark.parametrize(
+    "moments", [(NOON, NOON + 1, NOON + 2), (NOON, NOON, NOON)], ids=["later", "same"]
+)
 def test_seeded_runs_that_repeat_their_ids_leave_a_letter_each(
     moments: tuple[float, ...],
 ) -> None:
-    """The same run id twice, even at the same moment: different runs, so two letters."""
+    """The same run id thrice, even at the same moment: different runs, so three letters."""
 
     async def main() -> None:
         shop, store = Shop(), InMemoryDeadLetterStore()
@@ -1334,16 +1427,17 @@ def test_seeded_runs_that_repeat_their_ids_leave_a_letter_each(
             ctx = PipelineContext({"items": number}, seed=7, wall_clock=partial(float, at))
             result = await shop.orchestrator(store).run(ctx)
             assert result.dead_letter_error is None
-        first, second = await store.letters()
-        assert first.pipeline_run_id == second.pipeline_run_id
-        assert first.id != second.id
-        assert [first.inputs, second.inputs] == [{"items": 0}, {"items": 1}]
+        letters = await store.letters()
+        assert len({letter.pipeline_run_id for letter in letters}) == 1
+        assert len({letter.id for letter in letters}) == 3
+        assert all(len(letter.id) == 32 and int(letter.id, 16) for letter in letters)
+        assert [letter.inputs["items"] for letter in letters] == [0, 1, 2]
 
     run_virtual(main)
 
 
 def test_a_store_that_has_every_id_already_loses_the_letter_loudly() -> None:
-    """Looking for a free id comes to an end."""
+    """Looking for a free id comes to an end: after a hundred others than the first."""
     taken = BadStore(err.DuplicateDeadLetterError("a1", "memory"))
 
     async def main() -> None:
@@ -1351,5 +1445,6 @@ def test_a_store_that_has_every_id_already_loses_the_letter_loudly() -> None:
         shop.failing = {"pay": BROKE}
         result = await shop.orchestrator(taken).run(ctx)
         assert isinstance(result.dead_letter_error, err.DuplicateDeadLetterError)
+        assert len(taken.offered) == len({letter.id for letter in taken.offered}) == 101
 
     run_virtual(main)

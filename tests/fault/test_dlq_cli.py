@@ -18,10 +18,13 @@ import pytest
 import stageflow
 from stageflow import errors as err
 from stageflow.cli import main
+from stageflow.dlq.codec import LetterCodec, StoredType
 from stageflow.dlq.export import pytest_file
+from stageflow.dlq.reproduce import RecordedFault, RecordedStall, stages_of, values_of
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.letter import DeadLetter, LetterError, Unstorable
+from stageflow.letter import DeadLetter, LetterError, StageEnding, StageRecord, Unstorable
 from tests.fault.letters import make_letter
+from tests.utils.virtual_time import run_virtual
 
 ROOT = Path(stageflow.__file__).parents[1]
 
@@ -572,6 +575,51 @@ def test_an_exported_test_of_a_deadline_stands_there_whole(
         assert expected.count(old) == 1
         expected = expected.replace(old, new)
     assert text == expected
+
+
+def test_an_exported_test_reads_what_it_holds() -> None:
+    """The values come back as they were, by a codec of one's own too; each stage is final."""
+    finished = """{
+        "pick": {"ending": "completed", "outputs": {"picked": {"$": "tuple", "v": ["tea"]}}},
+        "quote": {"ending": "skipped", "outputs": {}}
+    }"""
+    assert stages_of(finished) == {
+        "pick": StageRecord(StageEnding.COMPLETED, True, None, {"picked": ("tea",)}),
+        "quote": StageRecord(StageEnding.SKIPPED, True),
+    }
+    assert values_of('{"a": {"$": "set", "v": [1]}, "b": null}') == {"a": {1}, "b": None}
+    own = LetterCodec([StoredType("range", range, list, lambda v: range(*v))])
+    plain = '{"$": "range", "v": [2, 5]}'
+    assert values_of(f'{{"a": {plain}}}', own) == {"a": range(2, 5)}
+    finished = f'{{"s": {{"ending": "completed", "outputs": {{"a": {plain}}}}}}}'
+    assert stages_of(finished, own)["s"].outputs == {"a": range(2, 5)}
+
+
+@pytest.mark.parametrize("provider", ["bank", None])
+def test_a_recorded_fault_fails_as_it_was_recorded(provider: str | None) -> None:
+    """With the code, the category and the text of then, and leaves other stages alone."""
+    fault = RecordedFault(
+        "charge", code="boom", category="systemic", message="gone", provider=provider
+    )
+    module: dict[str, Any] = {}
+    exec(OWN, module)
+    ctx = stageflow.PipelineContext({"sum": 5}, providers=module["real"])
+    result = asyncio.run(module["pay"].run(ctx, interceptors=[fault]))
+    assert result.failure is not None
+    assert (result.failure.code, str(result.failure)) == ("boom", "gone")
+    assert result.failure.category is err.ErrorCategory.SYSTEMIC
+    assert (result.failure.stage, result.stages["check"].status) == ("charge", "completed")
+
+
+def test_a_recorded_stall_holds_up_its_stages_alone() -> None:
+    """The others go on; the deadline ends the run."""
+    module: dict[str, Any] = {}
+    exec(OWN, module)
+    ctx = stageflow.PipelineContext({"sum": 5}, providers=module["real"], deadline_s=60.0)
+    stall = RecordedStall("charge", "note")
+    result = run_virtual(lambda: module["pay"].run(ctx, interceptors=[stall]))
+    assert (result.failure.code, result.duration_ms) == ("deadline_exceeded", 60_000.0)
+    assert result.outputs == {"checked": ("ok", 5)}
 
 
 def test_a_letter_that_lacks_a_value_is_not_exported() -> None:
