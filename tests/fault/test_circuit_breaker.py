@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -17,7 +18,13 @@ from stageflow import (
     StageOutput,
     TimeoutInterceptor,
 )
-from stageflow.breaker import BreakerPolicy, BreakerRegistry, BreakerState
+from stageflow.breaker import (
+    BreakerChange,
+    BreakerPolicy,
+    BreakerRegistry,
+    BreakerState,
+    CircuitBreaker,
+)
 from stageflow.errors import CircuitOpenError, InvalidConfigError
 from stageflow.interceptors.breaker import BreakerInterceptor
 from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
@@ -532,3 +539,102 @@ def test_without_the_interceptor_there_is_no_breaker() -> None:
         result = run_virtual(lambda: pipeline.run(context(ScriptedLLM(*fails(1)))))
         assert result.failure is not None
         assert result.failure.code == "connection_failed"
+
+
+_WHOLE = "give a positive integer"
+_SECONDS = "give a positive number of seconds"
+_SHARE = "give a share of at least 0 and below 1"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "mend"),
+    [
+        ("failures", 0, _WHOLE),
+        ("minimum_calls", "1", _WHOLE),
+        ("probes", None, _WHOLE),
+        ("successes", 0, _WHOLE),
+        ("window_s", -1, _SECONDS),
+        ("cooldown_s", 0, _SECONDS),
+        ("failure_rate", 1, _SHARE),
+        ("failures", None, "give it or failure_rate, or it never opens"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_told_the_mend(field: str, value: Any, mend: str) -> None:
+    """Word for word: what was set up, its field, the value, and what to give."""
+    with pytest.raises(InvalidConfigError) as refused:
+        BreakerPolicy(**{field: value})
+    assert str(refused.value) == f"BreakerPolicy: {field} is {value!r}; {mend}"
+
+
+def test_the_policy_that_is_given_to_nobody_is_the_documented_one() -> None:
+    """Five in a row and no rate; a minute, twenty calls; half a minute, one probe, one success."""
+    assert BreakerPolicy() == BreakerPolicy(
+        failures=5,
+        failure_rate=None,
+        window_s=60.0,
+        minimum_calls=20,
+        cooldown_s=30.0,
+        probes=1,
+        successes=1,
+    )
+    least = BreakerPolicy(failures=1, failure_rate=0, minimum_calls=1, probes=1, successes=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        least.failures = 2  # type: ignore[misc]
+
+
+def test_each_change_says_what_when_and_why() -> None:
+    """From closed to open, half-open, open again, half-open and closed, on a clock by hand."""
+    now_s = 100.0
+
+    def clock() -> float:
+        return now_s
+
+    breaker = CircuitBreaker("llm", BreakerPolicy(failures=1, cooldown_s=10.0, successes=2))
+    changes = [breaker.fail(breaker.acquire(clock), clock)]
+    with pytest.raises(CircuitOpenError) as rejected:
+        breaker.acquire(clock)
+    assert (rejected.value.provider, rejected.value.retry_after_s) == ("llm", 10.0)
+    for answers in ("fail", "succeed"):
+        now_s += 10.0
+        permit = breaker.acquire(clock)
+        changes.append(permit.change)
+        with pytest.raises(CircuitOpenError) as rejected:
+            breaker.acquire(clock)
+        assert (rejected.value.provider, rejected.value.retry_after_s) == ("llm", 0.0)
+        changes.append(getattr(breaker, answers)(permit, clock))
+    again = breaker.acquire(clock)
+    assert again.change is None
+    changes.append(breaker.succeed(again, clock))
+    assert changes == [
+        BreakerChange("llm", CLOSED, OPEN, 100.0, "1 failures in a row"),
+        BreakerChange("llm", OPEN, HALF_OPEN, 110.0, "the cool-down is over"),
+        BreakerChange("llm", HALF_OPEN, OPEN, 110.0, "a probe failed"),
+        BreakerChange("llm", OPEN, HALF_OPEN, 120.0, "the cool-down is over"),
+        None,
+        BreakerChange("llm", HALF_OPEN, CLOSED, 120.0, "the probes were answered"),
+    ]
+    breaker.force_open(clock)
+    assert breaker.reset(clock) == BreakerChange("llm", OPEN, CLOSED, 120.0, "reset")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        changes[0].reason = "none"  # type: ignore[misc,union-attr]
+    assert [str(state) for state in BreakerState] == ["closed", "open", "half_open"]
+
+
+def test_a_window_forgets_a_call_when_it_is_as_old_as_the_window() -> None:
+    """And keeps it until then; a success is forgotten like a failure."""
+    now_s = 0.0
+
+    def clock() -> float:
+        return now_s
+
+    policy = BreakerPolicy(failures=None, failure_rate=0.5, window_s=10.0, minimum_calls=3)
+    for later_s, state in ((9.5, CLOSED), (10.0, OPEN)):
+        now_s = 0.0
+        breaker = CircuitBreaker("llm", policy)
+        breaker.succeed(breaker.acquire(clock), clock)
+        now_s = 1.0
+        for answer in (breaker.succeed, breaker.fail):
+            answer(breaker.acquire(clock), clock)
+        now_s = later_s
+        breaker.fail(breaker.acquire(clock), clock)
+        assert breaker.state is state

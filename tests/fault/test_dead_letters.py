@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -34,8 +35,8 @@ from stageflow import (
 )
 from stageflow import errors as err
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec, StoredType
-from stageflow.dlq.replay import replay
-from stageflow.dlq.store import Claim, DeadLetterStore, InMemoryDeadLetterStore
+from stageflow.dlq.replay import check_fits, replay, replay_context
+from stageflow.dlq.store import Claim, DeadLetterStore, InMemoryDeadLetterStore, letter_of
 from stageflow.letter import DeadLetter, LetterState, StageEnding, Unstorable
 from tests.fault.letters import NOON, STORES, Clock, make_letter, opened
 from tests.utils.assertions import assert_events_sound
@@ -162,6 +163,149 @@ class _Torn(dict[str, Any]):
 
 
 @pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (b"\0a", {"$": "bytes", "v": "AGE="}),
+        (bytearray(b"a"), {"$": "bytearray", "v": "YQ=="}),
+        ((1, "x"), {"$": "tuple", "v": [1, "x"]}),
+        ({1}, {"$": "set", "v": [1]}),
+        (frozenset([1]), {"$": "frozenset", "v": [1]}),
+        (MappingProxyType({"a": 1}), {"$": "mapping", "v": {"a": 1}}),
+        (
+            datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+            {"$": "datetime", "v": "2026-01-02T03:04:05.000006+00:00"},
+        ),
+        (date(2026, 1, 2), {"$": "date", "v": "2026-01-02"}),
+        (timedelta(1, 2, 3), {"$": "timedelta", "v": [1, 2, 3]}),
+        (Decimal("1.10"), {"$": "decimal", "v": "1.10"}),
+        (UUID(int=5), {"$": "uuid", "v": "00000000-0000-0000-0000-000000000005"}),
+        (1 + 2j, {"$": "complex", "v": [1.0, 2.0]}),
+        (Audio(b"a", 8_000), {"$": "audio", "v": [{"$": "bytes", "v": "YQ=="}, 8_000]}),
+        (Message("user", "hi"), {"$": "message", "v": ["user", "hi"]}),
+        (Unstorable("m.T", "t"), {"$": "unstorable", "v": ["m.T", "t"]}),
+        ({1: (2,)}, {"$": "dict", "v": [[1, {"$": "tuple", "v": [2]}]]}),
+        ({"$": 1}, {"$": "dict", "v": [["$", 1]]}),
+        (float("-inf"), {"$": "float", "v": "-inf"}),
+        (2**1_024 - 1, 2**1_024 - 1),
+        (2**1_024, {"$": "int", "v": "0x1" + 256 * "0"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_stored_form_of_a_value_stays(value: Any, plain: Any) -> None:
+    """Letters outlive the version that wrote them; what stands in them is fixed, sign by sign."""
+    assert typed(DEFAULT_CODEC.to_plain(value)) == typed(plain)
+    assert typed(DEFAULT_CODEC.from_plain(plain)) == typed(value)
+
+
+def test_the_stored_form_of_a_letter_stays() -> None:
+    """The same for the letter itself: every name, and what stands under it."""
+    assert json.loads(DEFAULT_CODEC.encode(make_letter())) == {
+        "id": "00000000000000000000000000000001",
+        "created_at": "2026-01-02T03:04:05.000001+00:00",
+        "pipeline": "shop",
+        "pipeline_run_id": "run-1",
+        "correlation_id": "c-1",
+        "failed_stage": "pay",
+        "error": {
+            "code": "refused",
+            "category": "permanent",
+            "message": "no money",
+            "user_message": "Sorry.",
+            "retryable": False,
+            "provider": "bank",
+        },
+        "inputs": {"items": ["tea"]},
+        "stages": {
+            "pick": {
+                "ending": "completed",
+                "final": True,
+                "reason": None,
+                "outputs": {
+                    "picked": {"$": "tuple", "v": ["tea", {"$": "bytes", "v": "AA=="}]},
+                },
+            },
+            "pay": {"ending": "failed", "final": False, "reason": "no money", "outputs": {}},
+        },
+        "events": [
+            {
+                "sequence": 1,
+                "type": "pipeline.started",
+                "timestamp": "2026-01-02T03:04:05.000001+00:00",
+                "pipeline_run_id": "run-1",
+                "offset_ms": 0.0,
+                "stage": None,
+                "data": {"a": {"$": "set", "v": [1, 2]}},
+            }
+        ],
+        "seed": 7,
+        "deadline_s": 2.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("plain", "problem"),
+    [
+        ({"$": "planet", "v": 1}, "a value tagged 'planet' (KeyError: 'planet')"),
+        ({"$": "tuple"}, "a value tagged 'tuple' (KeyError: 'v')"),
+        ({"$": "float", "v": "x"}, "a value tagged 'float' (ValueError: could not convert string"
+                                   " to float: 'x')"),
+        ({"$": "tuple", "v": [{"$": "planet", "v": 1}]}, "a value tagged 'planet' (KeyError:"
+                                                         " 'planet')"),
+    ],
+    ids=["unknown", "empty", "wrong", "inner"],
+)  # fmt: skip
+def test_a_value_that_cannot_be_read_names_its_tag(plain: Any, problem: str) -> None:
+    """The innermost one that is wrong, and what was wrong with it."""
+    with pytest.raises(err.CorruptDeadLetterError) as caught:
+        DEFAULT_CODEC.from_plain(plain)
+    assert str(caught.value).startswith(f"a stored dead letter cannot be read: {problem};")
+
+
+@pytest.mark.parametrize("plain", [{"$": "bytes", "v": "Y?Q=="}, {"$": "bytes", "v": "é"}])
+def test_bytes_that_are_none_are_refused(plain: Any) -> None:
+    """A sign that no encoder writes is not passed over."""
+    with pytest.raises(err.CorruptDeadLetterError, match="'bytes'"):
+        DEFAULT_CODEC.from_plain(plain)
+
+
+def test_a_placeholder_says_what_it_stands_for() -> None:
+    """The type with its module, and no more than 200 signs of what the value says of itself."""
+
+    class Loud:
+        def __repr__(self) -> str:
+            return 300 * "x"
+
+    for value, type_name, description in (
+        (Loud(), f"{__name__}.{Loud.__qualname__}", 200 * "x"),
+        (_Rude(), f"{__name__}._Rude", "its repr() raises ValueError"),
+    ):
+        assert DEFAULT_CODEC.from_plain(DEFAULT_CODEC.to_plain(value)) == Unstorable(
+            type_name, description
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrap", "levels"),
+    [(lambda v: [v], 60), (lambda v: {"k": v}, 60), (lambda v: {0: v}, 60), (lambda v: (v,), 30)],
+    ids=["list", "dict", "pairs", "tuple"],
+)
+def test_sixty_levels_are_kept(wrap: Callable[[Any], Any], levels: int) -> None:
+    """Of whatever is nested (a tuple takes two); what is deeper is described where it stood."""
+
+    def stored(count: int) -> Any:
+        value: Any = 5
+        for _ in range(count):
+            value = wrap(value)
+        return value, DEFAULT_CODEC.from_plain(DEFAULT_CODEC.to_plain(value))
+
+    value, back = stored(levels)
+    assert back == value
+    _, back = stored(levels + 1)
+    (lost,) = make_letter(inputs={"deep": back}).unstorable().values()
+    assert lost.description == "nested too deep, or within itself"
+
+
+@pytest.mark.parametrize(
     ("value", "type_name", "fragment"),
     [
         (object(), "builtins.object", "<object object"),
@@ -255,10 +399,16 @@ def test_a_described_letter_says_where_it_stands() -> None:
     until = datetime(2026, 1, 2, tzinfo=UTC)
     letter = make_letter(state=LetterState.REPLAYING, attempts=2, lease_expires_at=until)
     shown = DEFAULT_CODEC.describe(letter)
-    assert (shown["state"], shown["attempts"]) == ("replaying", 2)
-    assert shown["lease_expires_at"] == until.isoformat()
+    assert json.loads(json.dumps(shown)) == {
+        **json.loads(DEFAULT_CODEC.encode(letter)),
+        "state": "replaying",
+        "attempts": 2,
+        "lease_expires_at": "2026-01-02T00:00:00+00:00",
+        "replay_run_id": None,
+    }
     assert DEFAULT_CODEC.describe(make_letter())["lease_expires_at"] is None
-    json.dumps(shown)
+    replayed = make_letter(state=LetterState.REPLAYED, replay_run_id="run-9")
+    assert DEFAULT_CODEC.describe(replayed)["replay_run_id"] == "run-9"
 
 
 # ── the contract of a store ─────────────────────────────────────────────────────────────────
@@ -319,6 +469,54 @@ def test_an_unknown_id_is_an_error_that_names_it(with_store: Contract) -> None:
             await store.claim("nope", lease_s=1)
 
     with_store(work)
+
+
+def test_a_store_names_itself_in_its_errors(with_store: Contract) -> None:
+    """A file by its path, the memory as such, whether a letter is not there or another one is."""
+
+    async def work(store: DeadLetterStore, clock: Clock) -> None:
+        where = str(getattr(store, "path", "memory"))
+        for call in (store.get("nope"), store.claim("nope", lease_s=1)):
+            with pytest.raises(err.UnknownDeadLetterError) as unknown:
+                await call
+            assert str(unknown.value).startswith(f"there is no dead letter 'nope' in {where};")
+        await store.put(make_letter())
+        with pytest.raises(err.DuplicateDeadLetterError) as duplicate:
+            await store.put(make_letter(seed=8))
+        assert str(duplicate.value).startswith(f"{where} holds another dead letter with the id")
+
+    with_store(work)
+
+
+def test_a_claim_that_is_refused_says_until_when(with_store: Contract) -> None:
+    """To the second, in UTC."""
+
+    async def work(store: DeadLetterStore, clock: Clock) -> None:
+        await store.put(make_letter())
+        await store.claim(make_letter().id, lease_s=60.25)
+        with pytest.raises(err.DeadLetterClaimedError) as caught:
+            await store.claim(make_letter().id, lease_s=1)
+        assert caught.value.until == "1970-01-12T13:47:40+00:00"
+
+    with_store(work)
+
+
+@pytest.mark.parametrize(
+    ("standing", "problem"),
+    [
+        (("odd", 0, None, None), "ValueError: 'odd' is not a valid LetterState"),
+        (("replaying", 1, "soon", None), "TypeError: "),
+        (("replaying", 1, 1e300, None), "OverflowError: "),
+    ],
+    ids=["state", "lease", "far lease"],
+)
+def test_a_letter_that_stands_in_no_known_way_is_refused(
+    standing: tuple[Any, ...], problem: str
+) -> None:
+    """What a store keeps beside a letter's content is checked as well."""
+    with pytest.raises(err.CorruptDeadLetterError) as caught:
+        letter_of(DEFAULT_CODEC, DEFAULT_CODEC.encode(make_letter()), *standing)
+    assert str(caught.value).startswith(f"a stored dead letter cannot be read: {problem}")
 
 
 def test_letters_are_told_apart_by_state(with_store: Contract) -> None:
@@ -491,6 +689,7 @@ def test_a_run_that_fails_for_good_leaves_a_letter() -> None:
             "no money",
         )
         assert (error.user_message, error.provider) == (BROKE.user_message, "bank")
+        assert error.retryable is False
         assert letter.inputs == {"items": ["tea"]}
         assert letter.outputs == {"picked": ("tea", b"\0")}
         assert letter.events == result.events
@@ -694,8 +893,10 @@ class BadStore:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+        self.offered: list[DeadLetter] = []
 
     async def put(self, letter: DeadLetter) -> None:
+        self.offered.append(letter)
         await asyncio.sleep(1)
         raise self.error
 
@@ -726,10 +927,19 @@ def test_a_store_that_fails_masks_nothing(
     assert result.dead_letter_error is not None
     assert result.dead_letter_error.code == code
     assert ctx.dlq_entry is None
-    (record,) = caplog.records
+    (record,) = [record for record in caplog.records if record.name == "stageflow.dlq"]
     assert record.levelno == logging.CRITICAL
-    for fragment in (result.pipeline_run_id, "'shop'", "'pay'", "no money"):
-        assert fragment in record.getMessage()
+    said, _, why = record.getMessage().rpartition(": ")
+    assert said.startswith(
+        f"DEAD LETTER LOST: run {result.pipeline_run_id} of pipeline 'shop' failed"
+        " (stage 'pay': no money), and could not be kept"
+    )
+    assert record.exc_info is not None
+    lost = record.exc_info[1]
+    assert str(lost).endswith(why)
+    assert type(lost) is (
+        err.StrayCancellationError if isinstance(error, asyncio.CancelledError) else type(error)
+    )
 
 
 class SlowStore(InMemoryDeadLetterStore):
@@ -1056,7 +1266,94 @@ def test_a_replay_that_lost_its_lease_is_told(caplog: pytest.LogCaptureFixture) 
         assert (kept.replay_run_id, kept.attempts) == ("run-of-the-other", 2)
 
     run_virtual(main)
-    assert any("no room" in record.getMessage() for record in caplog.records)
+    gc.collect()
+    (said,) = {(r.name, r.levelno, r.getMessage()) for r in caplog.records}
+    name, level, message = said
+    assert (name, level) == ("stageflow.dlq", logging.WARNING)
+    letter_id, _, why = message.removeprefix("dead letter ").partition(": ")
+    assert (len(letter_id), why.split(";")[0]) == (
+        32,
+        "cannot write the dead letters in memory (no room)",
+    )
+
+
+class SlowRenewal(InMemoryDeadLetterStore):
+    """Needs a while to stop a renewal that it has begun, as a store with a thread does."""
+
+    def __init__(self) -> None:
+        super().__init__(wall_clock=loop_clock)
+        self.done: list[str] = []
+
+    async def renew(self, claim: Claim, *, lease_s: float) -> None:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            await asyncio.sleep(1)
+            self.done.append("renewal")
+
+    async def finish(self, claim: Claim, replay_run_id: str) -> None:
+        self.done.append("finish")
+        await super().finish(claim, replay_run_id)
+
+
+def test_no_renewal_is_under_way_when_the_outcome_is_recorded() -> None:
+    """One that came later would hold a letter that has been replayed."""
+
+    async def main() -> None:
+        shop, store = Shop(), SlowRenewal()
+        letter = await failed_once(shop, store)
+        shop.pauses_s = {"pay": 2.0}
+        await replay(letter, shop.orchestrator(), store, lease_s=3.0)
+        assert store.done == ["renewal", "finish"]
+
+    run_virtual(main)
+
+
+class Changing(InMemoryDeadLetterStore):
+    """Somebody replays each letter, and fails, just before it is claimed."""
+
+    async def claim(self, letter_id: str, *, lease_s: float) -> Claim:
+        other = await super().claim(letter_id, lease_s=lease_s)
+        await super().put_back(other, replace(other.letter, failed_stage="gone"))
+        return await super().claim(letter_id, lease_s=lease_s)
+
+
+def test_what_was_claimed_is_checked_as_well() -> None:
+    """It may be newer than what was looked at before; then the letter is given back."""
+
+    async def main() -> None:
+        shop, store = Shop(), Changing()
+        letter = await failed_once(shop, store)
+        with pytest.raises(err.DeadLetterMismatchError, match="no stage 'gone', which failed"):
+            await replay(letter, shop.orchestrator(), store)
+        assert shop.ran == []
+        assert (await store.get(letter.id)).state is LetterState.WAITING
+
+    run_virtual(main)
+
+
+def test_a_letter_without_a_seed_is_replayed_without_one() -> None:
+    """So that its replays have ids of their own; with one, each attempt has another."""
+    assert replay_context(make_letter(seed=None), None).seed is None
+    seeds = {replay_context(make_letter(attempts=n), None).seed for n in (1, 1, 2)}
+    assert len(seeds) == 2
+
+
+def test_a_letter_that_cannot_be_replayed_says_which_and_why() -> None:
+    """Word for word: the letter, the pipeline, and what is wrong."""
+    graph = Shop().pipeline.build()
+    letter = make_letter(pipeline="bazaar")
+    with pytest.raises(err.DeadLetterMismatchError) as misfit:
+        check_fits(letter, graph)
+    assert str(misfit.value).startswith(
+        f"dead letter {letter.id!r} does not fit pipeline 'shop': it is of pipeline 'bazaar';"
+    )
+    letter = make_letter(inputs={"items": Unstorable("m.T", "t")})
+    with pytest.raises(err.UnstorableValueError) as lost:
+        check_fits(letter, graph)
+    assert str(lost.value).startswith(
+        f"dead letter {letter.id!r} cannot be run again: items (of type m.T) could not be stored;"
+    )
 
 
 def test_a_letter_that_lacks_a_value_is_not_replayed() -> None:
@@ -1115,11 +1412,13 @@ def test_a_letter_that_does_not_fit_the_pipeline_is_not_replayed(
     run_virtual(main)
 
 
-@pytest.mark.parametrize("moments", [(NOON, NOON + 1), (NOON, NOON)], ids=["later", "same"])
+@pytest.mark.parametrize(
+    "moments", [(NOON, NOON + 1, NOON + 2), (NOON, NOON, NOON)], ids=["later", "same"]
+)
 def test_seeded_runs_that_repeat_their_ids_leave_a_letter_each(
     moments: tuple[float, ...],
 ) -> None:
-    """The same run id twice, even at the same moment: different runs, so two letters."""
+    """The same run id thrice, even at the same moment: different runs, so three letters."""
 
     async def main() -> None:
         shop, store = Shop(), InMemoryDeadLetterStore()
@@ -1128,16 +1427,17 @@ def test_seeded_runs_that_repeat_their_ids_leave_a_letter_each(
             ctx = PipelineContext({"items": number}, seed=7, wall_clock=partial(float, at))
             result = await shop.orchestrator(store).run(ctx)
             assert result.dead_letter_error is None
-        first, second = await store.letters()
-        assert first.pipeline_run_id == second.pipeline_run_id
-        assert first.id != second.id
-        assert [first.inputs, second.inputs] == [{"items": 0}, {"items": 1}]
+        letters = await store.letters()
+        assert len({letter.pipeline_run_id for letter in letters}) == 1
+        assert len({letter.id for letter in letters}) == 3
+        assert all(len(letter.id) == 32 and int(letter.id, 16) for letter in letters)
+        assert [letter.inputs["items"] for letter in letters] == [0, 1, 2]
 
     run_virtual(main)
 
 
 def test_a_store_that_has_every_id_already_loses_the_letter_loudly() -> None:
-    """Looking for a free id comes to an end."""
+    """Looking for a free id comes to an end: after a hundred others than the first."""
     taken = BadStore(err.DuplicateDeadLetterError("a1", "memory"))
 
     async def main() -> None:
@@ -1145,5 +1445,6 @@ def test_a_store_that_has_every_id_already_loses_the_letter_loudly() -> None:
         shop.failing = {"pay": BROKE}
         result = await shop.orchestrator(taken).run(ctx)
         assert isinstance(result.dead_letter_error, err.DuplicateDeadLetterError)
+        assert len(taken.offered) == len({letter.id for letter in taken.offered}) == 101
 
     run_virtual(main)

@@ -21,6 +21,7 @@ import pytest
 import stageflow
 from stageflow import errors as err
 from stageflow.dlq.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteDeadLetterStore
+from stageflow.dlq.store import Claim
 from stageflow.letter import DeadLetter
 from tests.fault.letters import make_letter
 
@@ -79,8 +80,43 @@ def test_a_closed_store_says_so(path: Path) -> None:
     asyncio.run(store.close())
     asyncio.run(store.close())
     assert not path.exists()
-    with pytest.raises(err.DeadLetterStoreError, match="closed"):
-        asyncio.run(store.put(make_letter()))
+    claim = Claim(make_letter(), 1)
+    for action, call in (
+        ("write", store.put(make_letter())),
+        ("read", store.get("a")),
+        ("read", store.letters()),
+        ("write", store.claim("a", lease_s=1)),
+        ("write", store.renew(claim, lease_s=1)),
+        ("write", store.finish(claim, "run-2")),
+        ("write", store.put_back(claim, make_letter())),
+    ):
+        with pytest.raises(err.DeadLetterStoreError) as caught:
+            asyncio.run(call)
+        assert str(caught.value).startswith(
+            f"cannot {action} the dead letters in {path} (the store has been closed);"
+        )
+
+
+def test_a_closed_store_leaves_no_thread(path: Path) -> None:
+    """The one that it had has come to its end."""
+    put(path, make_letter())
+    for thread in threading.enumerate():
+        if thread.name.startswith("stageflow-dead-letters"):
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_an_error_of_the_system_is_typed_too(path: Path) -> None:
+    """Also one that did not come from SQLite; it stays as the cause."""
+    cause = OSError(5, "input/output error")
+
+    def broken(connection: sqlite3.Connection) -> None:
+        raise cause
+
+    with pytest.raises(err.DeadLetterStoreError) as caught:
+        with_store(path, lambda store: store._call("read", broken))
+    assert caught.value.__cause__ is cause
+    assert str(caught.value).startswith(f"cannot read the dead letters in {path} (OSError: ")
 
 
 def test_commits_are_durable(path: Path) -> None:
@@ -92,13 +128,18 @@ def test_commits_are_durable(path: Path) -> None:
 
         def look() -> None:
             assert store._connection is not None
-            for name in ("journal_mode", "synchronous", "busy_timeout"):
+            for name in ("journal_mode", "synchronous", "fullfsync", "busy_timeout"):
                 seen[name] = store._connection.execute(f"PRAGMA {name}").fetchone()[0]
 
         await store._in_worker(look)
 
     with_store(path, work, busy_timeout_s=1.5)
-    assert seen == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 1_500}
+    assert seen == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "fullfsync": 1,
+        "busy_timeout": 1_500,
+    }
 
 
 def test_no_loop_waits_for_the_disk(path: Path) -> None:
@@ -132,7 +173,9 @@ def test_a_file_that_stays_locked_is_a_typed_error(path: Path) -> None:
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(err.DeadLetterStoreError, match="locked") as caught:
         with_store(path, lambda store: store.put(make_letter(2)), busy_timeout_s=0.02)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(
+        f"cannot write the dead letters in {path} (OperationalError: database is locked);"
+    )
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
     blocker.execute("COMMIT")
     blocker.close()
@@ -198,8 +241,9 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> Non
     """The error says what it is not, and the file is as it was."""
     content = b"Dear diary, " * 1_000
     path.write_bytes(content)
-    with pytest.raises(err.InvalidDeadLetterStoreError, match="no SQLite database"):
+    with pytest.raises(err.InvalidDeadLetterStoreError) as caught:
         put(path, make_letter())
+    assert str(caught.value) == f"{path} is no SQLite database; give another file"
     assert path.read_bytes() == content
 
 
@@ -215,9 +259,33 @@ def test_a_database_of_another_program_is_refused_and_left_alone(
         connection.execute(statement)
     connection.close()
     content = path.read_bytes()
-    with pytest.raises(err.InvalidDeadLetterStoreError, match="another program"):
+    with pytest.raises(err.InvalidDeadLetterStoreError) as caught:
         put(path, make_letter())
+    assert str(caught.value) == f"{path} is a database of another program; give another file"
     assert path.read_bytes() == content
+
+
+def test_a_file_says_what_it_is(path: Path) -> None:
+    """Other programs, and later versions, find the mark, the version and the table of today."""
+    put(path, make_letter())
+    assert path.read_bytes()[68:72] == b"SfDL"
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        ((table,),) = connection.execute("SELECT sql FROM sqlite_schema WHERE name='dead_letters'")
+        columns = connection.execute("SELECT name, type, dflt_value FROM pragma_table_info(?)",
+                                     ("dead_letters",)).fetchall()  # fmt: skip
+    connection.close()
+    assert columns == [
+        ("number", "INTEGER", None),
+        ("id", "TEXT", None),
+        ("body", "TEXT", None),
+        ("state", "TEXT", "'waiting'"),
+        ("attempts", "INTEGER", "0"),
+        ("lease_until", "REAL", None),
+        ("replay_run_id", "TEXT", None),
+    ]
+    for part in ("AUTOINCREMENT", "id TEXT NOT NULL UNIQUE", "'waiting', 'replaying', 'replayed'"):
+        assert part in table
 
 
 def test_another_version_of_the_schema_is_refused(path: Path) -> None:
@@ -227,8 +295,12 @@ def test_another_version_of_the_schema_is_refused(path: Path) -> None:
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
-    with pytest.raises(err.InvalidDeadLetterStoreError, match=f"version {SCHEMA_VERSION + 1},"):
+    with pytest.raises(err.InvalidDeadLetterStoreError) as caught:
         put(path, make_letter(2))
+    assert str(caught.value) == (
+        f"{path} holds dead letters in the form of version 2, and this stageflow knows version 1;"
+        " use the stageflow that wrote it"
+    )
 
 
 def test_a_letter_that_was_tampered_with_is_a_typed_error(path: Path) -> None:

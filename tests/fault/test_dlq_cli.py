@@ -18,10 +18,13 @@ import pytest
 import stageflow
 from stageflow import errors as err
 from stageflow.cli import main
+from stageflow.dlq.codec import LetterCodec, StoredType
 from stageflow.dlq.export import pytest_file
+from stageflow.dlq.reproduce import RecordedFault, RecordedStall, stages_of, values_of
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.letter import DeadLetter, LetterError, Unstorable
+from stageflow.letter import DeadLetter, LetterError, StageEnding, StageRecord, Unstorable
 from tests.fault.letters import make_letter
+from tests.utils.virtual_time import run_virtual
 
 ROOT = Path(stageflow.__file__).parents[1]
 
@@ -453,6 +456,170 @@ def test_an_exported_test_can_be_called_like_any_function(own: str, tmp_path: Pa
         names["FAULTS"].clear()
         with pytest.raises(AssertionError, match="does not show any more"):
             test()
+
+
+EXPORTED = r'''"""Reproduces dead letter 00000000000000000000000000000001.
+
+On 2026-01-02 at 03:04:05 UTC stage 'pay' of pipeline 'shop' failed with 'refused':
+no money
+
+The run resumes with what the finished stages had written; empty FINISHED to run all of them.
+"""
+
+import asyncio
+
+import shop
+from stageflow import PipelineContext, PipelineOrchestrator
+from stageflow.dlq.reproduce import RecordedFault, stages_of, values_of
+from stageflow.kernels.defaults import default_providers
+
+SEED = 7
+DEADLINE_S = None
+
+INPUTS = values_of(
+    r"""
+{
+  "items": [
+    "tea"
+  ]
+}
+"""
+)
+
+#: What the stages that had finished left behind.
+FINISHED = stages_of(
+    r"""
+{
+  "pick": {
+    "ending": "completed",
+    "outputs": {
+      "picked": {
+        "$": "tuple",
+        "v": [
+          "tea",
+          {
+            "$": "bytes",
+            "v": "AA=="
+          }
+        ]
+      }
+    }
+  }
+}
+"""
+)
+
+#: What goes wrong.
+FAULTS = [
+    RecordedFault(
+        'pay',
+        code='refused',
+        category='permanent',
+        message='no money',
+        provider='bank',
+    )
+]
+
+
+def test_dead_letter_000000000000() -> None:
+    """Stage 'pay' fails with 'refused'."""
+    context = PipelineContext(
+        INPUTS, providers=default_providers(scale=0), deadline_s=DEADLINE_S, seed=SEED
+    )
+    orchestrator = PipelineOrchestrator(shop.sale.build(), interceptors=FAULTS)
+    result = asyncio.run(orchestrator.resume(context, FINISHED, reason="dead letter 000000000000"))
+    assert result.failure is not None, "the run completes: the failure does not show any more"
+    failed = result.stages['pay']
+    assert (str(failed.status), failed.detail["error_code"]) == (
+        "failed",
+        'refused',
+    )
+'''
+
+
+def test_an_exported_test_stands_there_whole() -> None:
+    """The file a user gets, sign by sign: it is theirs to read and to keep."""
+    text = pytest_file(make_letter(), import_line="import shop", pipeline="shop.sale")
+    assert text == EXPORTED
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "shown"), [(0.01, "0.01"), (30.0, "0.02"), (None, "0.02")], ids=repr
+)
+def test_an_exported_test_of_a_deadline_stands_there_whole(
+    limit_s: float | None, shown: str
+) -> None:
+    """It differs in the story, the limit, which is short, what goes wrong, and what is checked."""
+    stages = {**make_letter().stages, "ship": make_letter().stages["pay"]}
+    letter = make_letter(
+        failed_stage=None,
+        deadline_s=limit_s,
+        stages=stages,
+        seed=None,
+        error=LetterError("deadline_exceeded", "transient", 'a "late\\" one', "Sorry."),
+    )
+    text = pytest_file(letter, import_line="import shop", pipeline="shop.sale")
+    fault, end = EXPORTED.index("FAULTS = ["), EXPORTED.index("]\n\n\ndef ")
+    check = EXPORTED.index("    failed = result.")
+    expected = EXPORTED[:fault] + "FAULTS = [RecordedStall('pay', 'ship')" + EXPORTED[end:check]
+    expected += "    assert result.failure.code == 'deadline_exceeded'\n"
+    for old, new in (
+        ("stage 'pay' of pipeline 'shop' failed with 'refused'",
+         "the run of pipeline 'shop' failed with 'deadline_exceeded'"),
+        ("no money\n", "a 'late//' one\n"),
+        ("import RecordedFault", "import RecordedStall"),
+        ("SEED = 7", "SEED = None"),
+        ("DEADLINE_S = None", f"DEADLINE_S = {shown}"),
+        ("Stage 'pay' fails with 'refused'", "The run fails with 'deadline_exceeded'"),
+    ):  # fmt: skip
+        assert expected.count(old) == 1
+        expected = expected.replace(old, new)
+    assert text == expected
+
+
+def test_an_exported_test_reads_what_it_holds() -> None:
+    """The values come back as they were, by a codec of one's own too; each stage is final."""
+    finished = """{
+        "pick": {"ending": "completed", "outputs": {"picked": {"$": "tuple", "v": ["tea"]}}},
+        "quote": {"ending": "skipped", "outputs": {}}
+    }"""
+    assert stages_of(finished) == {
+        "pick": StageRecord(StageEnding.COMPLETED, True, None, {"picked": ("tea",)}),
+        "quote": StageRecord(StageEnding.SKIPPED, True),
+    }
+    assert values_of('{"a": {"$": "set", "v": [1]}, "b": null}') == {"a": {1}, "b": None}
+    own = LetterCodec([StoredType("range", range, list, lambda v: range(*v))])
+    plain = '{"$": "range", "v": [2, 5]}'
+    assert values_of(f'{{"a": {plain}}}', own) == {"a": range(2, 5)}
+    finished = f'{{"s": {{"ending": "completed", "outputs": {{"a": {plain}}}}}}}'
+    assert stages_of(finished, own)["s"].outputs == {"a": range(2, 5)}
+
+
+@pytest.mark.parametrize("provider", ["bank", None])
+def test_a_recorded_fault_fails_as_it_was_recorded(provider: str | None) -> None:
+    """With the code, the category and the text of then, and leaves other stages alone."""
+    fault = RecordedFault(
+        "charge", code="boom", category="systemic", message="gone", provider=provider
+    )
+    module: dict[str, Any] = {}
+    exec(OWN, module)
+    ctx = stageflow.PipelineContext({"sum": 5}, providers=module["real"])
+    result = asyncio.run(module["pay"].run(ctx, interceptors=[fault]))
+    assert result.failure is not None
+    assert (result.failure.code, str(result.failure)) == ("boom", "gone")
+    assert result.failure.category is err.ErrorCategory.SYSTEMIC
+    assert (result.failure.stage, result.stages["check"].status) == ("charge", "completed")
+
+
+def test_a_recorded_stall_holds_up_its_stages_alone() -> None:
+    """The others go on; the deadline ends the run."""
+    module: dict[str, Any] = {}
+    exec(OWN, module)
+    ctx = stageflow.PipelineContext({"sum": 5}, providers=module["real"], deadline_s=60.0)
+    stall = RecordedStall("charge", "note")
+    result = run_virtual(lambda: module["pay"].run(ctx, interceptors=[stall]))
+    assert (result.failure.code, result.duration_ms) == ("deadline_exceeded", 60_000.0)
+    assert result.outputs == {"checked": ("ok", 5)}
 
 
 def test_a_letter_that_lacks_a_value_is_not_exported() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import statistics
 from typing import Any
@@ -297,3 +298,31 @@ def test_a_number_is_no_policy() -> None:
     number: Any = 3
     with pytest.raises(InvalidConfigError, match="RetryPolicy"):
         RetryInterceptor(number)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "mend"),
+    [
+        ("attempts", 0, "give a positive integer"),
+        ("base_delay_s", -1, "give a number of seconds, 0 or more"),
+        ("max_delay_s", "1", "give a number of seconds, 0 or more"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_told_the_mend(field: str, value: Any, mend: str) -> None:
+    """Word for word: what was set up, its field, the value, and what to give."""
+    with pytest.raises(InvalidConfigError) as refused:
+        RetryPolicy(**{field: value})
+    assert str(refused.value) == f"RetryPolicy: {field} is {value!r}; {mend}"
+
+
+def test_what_is_no_policy_is_told_how_to_write_one() -> None:
+    """Word for word; without any the documented one holds, and no delay at all is a policy too."""
+    with pytest.raises(InvalidConfigError) as refused:
+        RetryInterceptor(3)  # type: ignore[arg-type]
+    assert str(refused.value) == "RetryInterceptor: policy is 3; give RetryPolicy(attempts=…)"
+    assert RetryInterceptor().policy == RetryPolicy(attempts=3, base_delay_s=0.1, max_delay_s=5.0)
+    none = RetryPolicy(attempts=2, base_delay_s=0, max_delay_s=0)
+    result = run(ScriptedLLM(*fails(1)), none)
+    assert (delays_s(result), result.duration_ms) == ([0.0], 0.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        none.attempts = 5  # type: ignore[misc]

@@ -90,7 +90,15 @@ class Mutant:
 
 
 class Source:
-    """One file, its tree, and the mutants of it."""
+    """One file, its tree, and the mutants of it.
+
+    Attributes:
+        path: Where it is.
+        name: How its mutants name it.
+        module: How it is imported.
+        tree: What the parser made of it.
+        mutants: All of them.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         """Read and parse a file.
@@ -101,6 +109,7 @@ class Source:
         """
         self.path = path
         self.name = name
+        self.module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         text = path.read_bytes()
         self.tree = ast.parse(text, str(path))
         self._lines = text.splitlines()

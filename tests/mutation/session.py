@@ -7,6 +7,7 @@ The process that forks runs no test itself, so each child begins with the same c
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pickle
 import resource
@@ -45,6 +46,9 @@ LEFT_OUT = (
     "tests/unit/test_mutation_runner.py",
     "tests/unit/test_results.py",
     "tests/unit/test_site.py",
+    # On its own, each would play all outages once more; the page of the matrix shows them all.
+    "tests/fault/test_matrix.py::test_cell",
+    "tests/fault/test_matrix.py::test_user_is_told_what_was_decided",
 )
 _SERVERS = frozenset({"postgres", "pytester"})
 _MEMORY_BYTES = 4 << 30
@@ -152,6 +156,8 @@ class Plugin:
         """Learn what the tests reach, then try the mutants."""
         session.config.pluginmanager.register(self._watcher)
         items = {item.nodeid: item for item in session.items}
+        for source in self._sources.values():
+            importlib.import_module(source.module)
         live = LiveFunctions([source.path for source in self._sources.values()])
         _warm_up()
         gc.collect()
@@ -279,7 +285,7 @@ class Plugin:
         source = self._sources[mutant.identity.module]
         _settle(scratch, list(items.values())[:1])
         if mutant.at_import:
-            return self._import_anew(mutant, source, tests)
+            return self._import_anew(mutant, source, tests) if tests else _SURVIVED
         if not live.activate(mutant, source):
             return _SURVIVED
         for number, test in enumerate(tests):
@@ -292,14 +298,12 @@ class Plugin:
     def _import_anew(self, mutant: Mutant, source: Source, tests: list[str]) -> int:
         """Import everything once more, with the mutant, and run the tests in a new session."""
         root = source.path.parents[source.name.count("/")]
-        name = source.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         code = mutant.make(source.tree, str(source.path))
         _limit(30.0)
         os.chdir(root)
         forget(root, but="tests.mutation")
-        sys.meta_path.insert(0, MutantFinder(name, code))
         files = sorted({test.split("::")[0] for test in tests})
-        again = _Again(tests, self.reach, self._examples)
+        again = _Again(MutantFinder(source.module, code), tests, self.reach, self._examples)
         status = pytest.main(["-x", *OPTIONS, *files], plugins=[again])
         return _SURVIVED if status == pytest.ExitCode.OK else _KILLED
 
@@ -317,12 +321,20 @@ OPTIONS = (
 
 
 class _Again:
-    """Runs chosen tests, in the given order."""
+    """Runs chosen tests, in the given order, on what a finder imports."""
 
-    def __init__(self, tests: Sequence[str], reach: Reach, examples: int) -> None:
+    def __init__(
+        self, finder: MutantFinder, tests: Sequence[str], reach: Reach, examples: int
+    ) -> None:
+        self._finder = finder
         self._numbers = {test: number for number, test in enumerate(tests)}
         self._reach = reach
         self._examples = examples
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_load_initial_conftests(self) -> None:
+        # Not sooner: pytest has an importer of its own for packages with plugins, which goes first.
+        sys.meta_path.insert(0, self._finder)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from stageflow import (
     StageOutput,
     StageSpec,
 )
+from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.errors import (
     AbsentInputError,
     ContextInUseError,
@@ -286,3 +287,151 @@ def test_a_context_refuses_inputs_and_providers_of_the_wrong_kind(
     """What is no mapping, or no registry, is refused where it is given."""
     with pytest.raises(InvalidContextError, match=mend):
         PipelineContext(**arguments)
+
+
+def test_a_status_reads_as_its_word() -> None:
+    """In text and in JSON."""
+    words = ["created", "running", "completed", "failed", "cancelled"]
+    assert [str(status) for status in RunStatus] == words
+
+
+# ── word for word ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_context_refuses_by_naming_what_was_given() -> None:
+    """With the argument, its value, and what to give."""
+    given: Any
+    for given, text in (
+        ({"inputs": ["q"]}, "inputs is ['q']; give a mapping of keys to values"),
+        ({"inputs": {5: 1}}, "the input 5 has no string as its key"),
+        ({"providers": {}}, "providers is a dict; give ProviderRegistry(llm=…, …)"),
+        ({"deadline_s": -1}, "deadline_s is -1; give a positive number of seconds, or None"),
+    ):
+        with pytest.raises(InvalidContextError) as caught:
+            PipelineContext(**given)
+        assert str(caught.value) == text
+
+
+def test_a_word_that_cannot_be_emitted_is_told_which_can() -> None:
+    """The text names the stage, the word, and the words that are taken."""
+    error = see(lambda s: s.emit("failed"))
+    assert str(error) == (
+        "stage 'looker' emitted 'failed': give a word of letters, digits and '_' other than"
+        " started, cancelled, completed, failed, skipped"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "events", "why"),
+    [
+        ("given", [], "the run was started without it"),
+        ("made", [], "stage 'maker', which provides it, has not run"),
+        (
+            "made",
+            [("failed", {"error_message": "no luck", "reason": "-"})],
+            "stage 'maker', which provides it, failed (no luck)",
+        ),
+        (
+            "made",
+            [("skipped", {"reason": "no need"})],
+            "stage 'maker', which provides it, was skipped (no need)",
+        ),
+        (
+            "made",
+            [("started", {}), ("cancelled", {})],
+            "stage 'maker', which provides it, was cancelled (no reason given)",
+        ),
+        (
+            "made",
+            [("skipped", {"reason": "no need"}), ("retrying", {"reason": "slow"})],
+            "stage 'maker', which provides it, retrying (slow)",
+        ),
+    ],
+    ids=["input", "not run", "failed", "skipped", "cancelled", "the last counts"],
+)
+def test_an_absent_input_says_why_it_is(
+    key: str, events: list[tuple[str, dict[str, str]]], why: str
+) -> None:
+    """From what the log knows of the stage that provides it, and of no other."""
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        scope = PipelineContext().begin_run("p", loop, {"made": "maker", "other": "else"})
+        for what, data in events:
+            scope.log.append((f"stage.maker.{what}", 0.0, "maker", data))
+        scope.log.append(("stage.else.failed", 0.0, "else", {"error_message": "not this"}))
+        stage = StageContext(scope, "looker", frozenset({key}), 0.0)
+        with pytest.raises(AbsentInputError) as caught:
+            stage[key]
+        return str(caught.value)
+
+    text = f"the input {key!r} is absent: {why}; read it with ctx.get({key!r}) and handle None"
+    assert run_virtual(main) == text
+
+
+# ── parents and children ────────────────────────────────────────────────────────────────────
+
+
+def test_a_child_has_what_its_parent_hands_down() -> None:
+    """Providers, clock and correlation; inputs and a limit of its own; no box for dead letters."""
+
+    async def main() -> None:
+        providers = ProviderRegistry(other=5)
+        parent = PipelineContext(
+            {"a": 1}, providers=providers, deadline_s=9, correlation_id="call-5",
+            wall_clock=lambda: 1_000.0, dead_letters=InMemoryDeadLetterStore(),
+        )  # fmt: skip
+        scope = parent.begin_run("p", asyncio.get_running_loop())
+        child = parent.child(
+            StageContext(scope, "branch", frozenset(), 0.0), {"b": 2}, deadline_s=3
+        )
+        assert (child.inputs, child.deadline_s, child.seed) == ({"b": 2}, 3, None)
+        assert (child.providers, child.correlation_id) == (providers, "call-5")
+        assert (child.parent, child.parent_stage_id) == (scope, "branch")
+        assert (child.wall_clock(), child.dead_letters) == (1_000.0, None)
+
+    run_virtual(main)
+
+
+def test_a_seeded_parent_has_children_that_repeat_and_differ() -> None:
+    """Each child has a seed of its own, drawn from the parent's."""
+
+    def seeds(seed: int) -> list[int | None]:
+        async def main() -> list[int | None]:
+            parent = PipelineContext(seed=seed)
+            scope = parent.begin_run("p", asyncio.get_running_loop())
+            stage = StageContext(scope, "branch", frozenset(), 0.0)
+            return [parent.child(stage, {}).seed for _ in range(2)]
+
+        return run_virtual(main)
+
+    assert seeds(7) == seeds(7)
+    assert len({*seeds(7), *seeds(8)}) == 4
+    assert all(isinstance(one, int) and one < 2**64 for one in seeds(7))
+
+
+@pytest.mark.parametrize(
+    ("own_s", "parents_s", "until", "own_until"),
+    [
+        (None, None, None, None),
+        (5, None, 5.0, 5.0),
+        (None, 7, 7.0, None),
+        (5, 7, 5.0, 5.0),
+        (7, 7, 7.0, None),
+        (9, 7, 7.0, None),
+    ],
+)
+def test_a_run_ends_by_the_earlier_of_its_own_limit_and_its_parents(
+    own_s: float | None, parents_s: float | None, until: float | None, own_until: float | None
+) -> None:
+    """And keeps it itself only where the parent does not do so as early."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        parent = PipelineContext(deadline_s=parents_s)
+        scope = parent.begin_run("p", loop)
+        stage = StageContext(scope, "branch", frozenset(), 0.0)
+        child = parent.child(stage, {}, deadline_s=own_s).begin_run("c", loop)
+        assert (child.deadline, child.own_deadline) == (until, own_until)
+
+    run_virtual(main)

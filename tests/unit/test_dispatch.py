@@ -103,6 +103,7 @@ def test_a_broken_sink_costs_its_own_events_alone(caplog: pytest.LogCaptureFixtu
         "event sink BrokenSink could not be closed",
     ]
     assert all(record.exc_info for record in caplog.records)
+    assert {record.name for record in caplog.records} == {"stageflow.dispatch"}
 
 
 def test_a_hung_sink_is_left_behind_at_close(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +116,11 @@ def test_a_hung_sink_is_left_behind_at_close(caplog: pytest.LogCaptureFixture) -
     fill(log, 4)
     with caplog.at_level(logging.ERROR, logger="stageflow.dispatch"):
         dispatcher.close(timeout_s=0.01)
-    assert "did not finish in time" in caplog.text
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("stageflow.dispatch", logging.ERROR)
+    assert record.getMessage() == (
+        "event sink GatedSink did not finish in time and was left behind"
+    )
     assert dispatcher.stats()[0] == SinkStats("GatedSink", 0, 4, 0)
     sink.gate.set()
     assert sink.left.wait(30), "the thread did not end once the sink let it go"
@@ -166,3 +171,28 @@ def test_a_stuck_sink_does_not_change_how_a_run_ends() -> None:
     sink.gate.set()
     dispatcher.close()
     assert dispatcher.stats()[0].dropped == 101
+
+
+def test_a_sink_has_a_thread_of_its_own_that_keeps_no_process_alive() -> None:
+    """Named for the sink, and gone when the dispatcher is closed."""
+
+    def found() -> list[bool]:
+        return [t.daemon for t in threading.enumerate() if t.name == "stageflow-RecordingSink"]
+
+    with EventDispatcher([RecordingSink()], interval_s=NEVER_S):
+        assert found() == [True]
+    assert found() == []
+
+
+def test_ten_thousand_events_may_wait_unless_told_otherwise() -> None:
+    """While a sink is stuck in its first batch, that many are kept for it and no more."""
+    sink = GatedSink()
+    dispatcher = EventDispatcher([sink])
+    log = attached(dispatcher)
+    fill(log, 1)
+    assert sink.entered.wait(30), "a sink is not given what has come"
+    fill(log, 10_001)
+    assert dispatcher.stats()[0].dropped == 1
+    sink.gate.set()
+    dispatcher.close()
+    assert dispatcher.stats()[0].written == 10_001

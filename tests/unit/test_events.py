@@ -130,3 +130,14 @@ def test_one_event_can_be_read_from_another_thread_while_the_run_goes_on() -> No
     thread.join(30)
     assert [event.sequence for event in read] == list(range(1, 1001))
     assert read == list(log)
+
+
+def test_an_event_needs_no_more_than_what_happened_when_and_in_which_run() -> None:
+    """The rest is empty, and an event with data can still be put into a set."""
+    at = datetime.now(UTC)
+    event = Event(1, "pipeline.started", at, "run-1")
+    assert (event.offset_ms, event.stage, dict(event.data)) == (0.0, None, {})
+    same = Event(1, "pipeline.started", at, "run-1", data={"pipeline": "p"})
+    assert len({event, same, same}) == 2
+    with pytest.raises(TypeError):
+        event.data["pipeline"] = "q"  # type: ignore[index]

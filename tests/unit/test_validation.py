@@ -343,3 +343,59 @@ def test_a_time_that_no_clock_can_hold_is_refused() -> None:
     """An integer beyond all floats is no number of seconds."""
     with pytest.raises(PipelineDefinitionError):
         Pipeline("p", [StageSpec("a", do_nothing, timeout_s=10**400)])
+
+
+# ── word for word ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "specs", "inputs", "text"),
+    [
+        ("", [], [], "Pipeline: name is ''; give a text"),
+        (5, [], [], "Pipeline: name is 5; give a text"),
+        ("p", 5, [], "pipeline 'p': specs is 5; give a list of StageSpecs"),
+        ("p", "ab", [], "pipeline 'p': specs is 'ab'; give a list of StageSpecs"),
+        ("p", [], "ab", "pipeline 'p': inputs is 'ab'; give a list of names"),
+        ("p", [], ["a", 5], "pipeline 'p': inputs is ['a', 5]; give a list of names"),
+        ("p", [], ["a", "a"], "pipeline 'p': inputs is ['a', 'a']; name each input once"),
+    ],
+)
+def test_what_makes_no_pipeline_at_all_is_refused(
+    name: Any, specs: Any, inputs: Any, text: str
+) -> None:
+    """With the part that is wrong, what was given, and what to give."""
+    with pytest.raises(err.InvalidConfigError) as caught:
+        Pipeline(name, specs, inputs=inputs)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"condition": 5}, "condition holds 5; give a plain function of the StageContext"),
+        ({"inputs": 5}, "inputs holds 5; give a list of names"),
+        ({"outputs": (5,)}, "outputs holds 5; names are strings"),
+        ({"inputs": ("x", "x", "x")}, "inputs holds 'x'; it stands there 3 times; once is enough"),
+    ],
+)
+def test_a_wrong_declaration_is_told_how_to_be_mended(fields: dict[str, Any], text: str) -> None:
+    """With the field, what it holds, and what to write."""
+    problem = problems_of(StageSpec("a", do_nothing, **fields))[0]
+    assert problem.problem == text
+
+
+def test_a_spec_in_the_place_of_its_name_is_told_the_name() -> None:
+    """Naming the stage itself is the likeliest mistake, so the mend can be copied."""
+    other = make_spec("other")
+    problem = problems_of(other, StageSpec("a", do_nothing, (other,)))[0]  # type: ignore[arg-type]
+    assert isinstance(problem, err.InvalidDeclarationError)
+    assert (problem.field, problem.found) == ("dependencies", other)
+    assert problem.problem.endswith("; write 'other'")
+
+
+def test_the_first_twenty_unknown_dependencies_come_with_a_suggestion() -> None:
+    """Looking for the nearest name takes long, and nobody reads that many."""
+    specs = [make_spec("memory"), *(make_spec(f"s{n}", "memroy") for n in range(22))]
+    problems = problems_of(*specs)
+    suggestions = [getattr(problem, "suggestion", "") for problem in problems]
+    assert suggestions == 20 * ["memory"] + 2 * [None]
