@@ -86,6 +86,21 @@ def timed(work: Work, seconds: float) -> dict[str, Any]:
     }
 
 
+def repeat(name: str, seconds: float) -> None:
+    """Do an operation for about so many seconds, for a profiler to look at.
+
+    Raises:
+        LookupError: There is none of that name, or this commit lacks what it needs.
+    """
+    work = WORKS.get(name)
+    if work is None or work.missing():
+        lacking = work.missing() if work else [f"an operation {name}"]
+        raise LookupError(f"cannot do {name!r}: there is no {', '.join(lacking)}")
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        run(work.do(work.make()))
+
+
 async def _block_ns(work: Work, call: Call) -> tuple[list[int], int]:
     """Wall time of each call divided by its operations, and CPU time of all, in nanoseconds."""
     clock, per_call = time.perf_counter_ns, work.per_call

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stageflow.pulse.bench import (
     DEFAULT_COMMITS,
@@ -17,6 +18,7 @@ from stageflow.pulse.bench import (
     say_how_to_open,
 )
 from stageflow.pulse.errors import PulseError
+from stageflow.pulse.gate import cli as gate_cli
 from stageflow.pulse.gate import command as gate_command
 from stageflow.pulse.gate.compare import compare
 from stageflow.pulse.gate.judge import Exit
@@ -141,6 +143,14 @@ def _add_gate(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     parser.set_defaults(run=partial(_of_the_gate, _gate))
 
+    def gate_beside(name: str, **options: Any) -> argparse.ArgumentParser:
+        parser = command(name, **options)
+        _add_repository(parser)
+        parser.set_defaults(run=partial(_of_the_gate, _beside_the_gate))
+        return parser
+
+    gate_cli.add_commands(gate_beside)
+
     parser = command("compare", help="two measured commits", description=_COMPARE_HELP)
     _add_repository(parser)
     parser.add_argument("revisions", nargs=2, metavar="COMMIT")
@@ -220,6 +230,10 @@ def _gate(project: AsvProject, arguments: argparse.Namespace) -> Exit:
     names = gate_command.Options.__dataclass_fields__
     options = gate_command.Options(**{name: getattr(arguments, name) for name in names})
     return gate_command.gate(project, options, _emit)
+
+
+def _beside_the_gate(project: AsvProject, arguments: argparse.Namespace) -> Exit:
+    return Exit(arguments.do(project, arguments, _emit))
 
 
 def _compare(project: AsvProject, arguments: argparse.Namespace) -> Exit:

@@ -99,7 +99,7 @@ class Pairs:
     def timings(self) -> dict[str, Timing]:
         """What the judge reads, by series."""
         return {
-            timed(work): _timing(both, self.second.get(work)) for work, both in self.first.items()
+            timed(work): timing(both, self.second.get(work)) for work, both in self.first.items()
         }
 
 
@@ -108,6 +108,7 @@ def measure(
     trees: tuple[Path, Path],
     works: Sequence[str],
     emit: Callable[[str], None],
+    processes: int = PROCESSES,
 ) -> dict[str, Both]:
     """Time works on two commits in turn.
 
@@ -116,13 +117,14 @@ def measure(
         trees: Where the package of the base is, and that of the head.
         works: Their names.
         emit: Is told the progress.
+        processes: How often both workers are started anew.
 
     Raises:
         WorkerFailedError: A worker did not start, or ended.
     """
     found: dict[str, Both] = {work: (Run(), Run()) for work in works}
-    for process in range(PROCESSES):
-        emit(f"Timing {len(works)} works in pairs, process {process + 1} of {PROCESSES}")
+    for process in range(processes):
+        emit(f"Timing {len(works)} works in pairs, process {process + 1} of {processes}")
         with Worker(benchmarks, trees[0]) as base, Worker(benchmarks, trees[1]) as head:
             for work in works:
                 for run, worker in zip(found[work], (base, head), strict=True):
@@ -151,7 +153,8 @@ def _thinned(samples: tuple[float, ...]) -> tuple[float, ...]:
     return samples[:: math.ceil(len(samples) / KEPT_A_BLOCK)]
 
 
-def _timing(first: Both, second: Both | None) -> Timing:
+def timing(first: Both, second: Both | None = None) -> Timing:
+    """What the judge reads of a work, and of its confirmation if there was one."""
     base, head = first
     return Timing(
         base=_side(base),

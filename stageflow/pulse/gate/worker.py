@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from stageflow.pulse.errors import WorkerFailedError
 from stageflow.pulse.gate.trees import PACKAGE
 
 _PATIENCE_S = 60.0
+#: Counting all operations takes 20 s, and several times that on a busy machine.
+_COUNTING_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +93,30 @@ class Worker:
         Raises:
             WorkerFailedError: It ended, or hung.
         """
+        answer = self._ask({"work": work, "seconds": seconds}, _PATIENCE_S)
+        if "error" in answer:
+            return str(answer["error"])
+        return Block(tuple(answer["wall_ns"]), answer["cpu_ns"] / answer["operations"])
+
+    def measure(self, series: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Let it measure exact and counted series, by themselves.
+
+        Returns:
+            By series, an object with ``value``, or ``missing``, or ``error``.
+
+        Raises:
+            WorkerFailedError: It ended, or hung.
+        """
+        return self._ask({"measure": list(series)}, _COUNTING_PATIENCE_S)
+
+    def _ask(self, question: dict[str, Any], patience_s: float) -> dict[str, Any]:
         assert self._process.stdin is not None  # it is a pipe
         try:
-            self._process.stdin.write(json.dumps({"work": work, "seconds": seconds}) + "\n")
+            self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failed("ended") from None
-        answer = self._read()
-        if "error" in answer:
-            return str(answer["error"])
-        calls, operations = answer["wall_ns"], answer["operations"]
-        a_call = operations / len(calls)
-        return Block(tuple(ns / a_call for ns in calls), answer["cpu_ns"] / operations)
+        return self._read(patience_s)
 
     def close(self) -> None:
         """End it."""
@@ -109,9 +124,9 @@ class Worker:
         self._process.communicate()
         self._errors.close()
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, patience_s: float = _PATIENCE_S) -> dict[str, Any]:
         assert self._process.stdout is not None  # it is a pipe
-        timer = threading.Timer(_PATIENCE_S, self._process.kill)
+        timer = threading.Timer(patience_s, self._process.kill)
         timer.start()
         try:
             line = self._process.stdout.readline()

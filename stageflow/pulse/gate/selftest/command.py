@@ -1,0 +1,153 @@
+"""The gate's self-test: record, try, and write down how far the gate can be trusted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stageflow.pulse.gate.judge import Exit
+from stageflow.pulse.gate.selftest.plants import LOST_OVERLAP, SLOWDOWNS, TIMED_SLOWDOWN
+from stageflow.pulse.gate.selftest.report import markdown
+from stageflow.pulse.gate.selftest.rounds import Pool
+from stageflow.pulse.gate.selftest.trials import Planter, faults, identical
+from stageflow.pulse.gate.series import Signal, signal_of
+from stageflow.pulse.gate.setting import Emit, resolved, set_up
+from stageflow.pulse.gate.trees import PACKAGE, tree
+from stageflow.pulse.project import AsvProject
+
+VERSION = 1
+RISES = (0.05, 0.10, 0.20)
+#: Idle statements where only time can tell: they make a write of the bag half as slow again.
+TIMED_STATEMENTS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much is tried.
+
+    Attributes:
+        quiet: Rounds recorded on the machine as it is.
+        loaded: Rounds recorded while every processor is kept busy.
+        draws: Comparisons drawn by chance of each kind of rounds.
+        repeats: How often each planted defect is measured.
+        seed: What the draws are made from.
+        into: Files without their ending: ``.json`` and ``.md`` are written.
+    """
+
+    quiet: int
+    loaded: int
+    draws: int
+    repeats: int
+    seed: int
+    into: Path
+
+
+def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
+    """Try the gate on this commit, and write down what came of it.
+
+    Returns:
+        FINE if every goal was met, else REGRESSION: the gate's own.
+
+    Raises:
+        PulseError: Something could not be measured.
+    """
+    setting = set_up(project, None, emit)
+    head = resolved(project, "HEAD")
+    limits, units = setting.budgets.limits, setting.catalogue.units
+    units = {name: unit for name, unit in units.items() if signal_of(name) is not Signal.HISTORY}
+    chance = random.Random(options.seed)
+    with tree(project, head, PACKAGE) as clean, tempfile.TemporaryDirectory() as scratch:
+        pools = [Pool("quiet"), Pool("loaded")]
+        for pool, rounds in zip(pools, (options.quiet, options.loaded), strict=True):
+            _record(
+                pool,
+                rounds,
+                lambda pool: pool.record(project.benchmarks_dir, clean, setting.catalogue),
+                emit,
+            )
+        pools = [pool for pool in pools if pool.rounds]
+        same = [identical(pool, units, limits, options.draws, chance) for pool in pools]
+        planter = Planter(
+            project.benchmarks_dir,
+            clean,
+            _copier(clean, Path(scratch)),
+            pools,
+            limits,
+            options.repeats,
+        )
+        emit(f"Planting {len(SLOWDOWNS)} slowdowns of {len(RISES)} sizes, and losing an overlap")
+        detected = [planter.slowdown(plant, rise) for plant in SLOWDOWNS for rise in RISES]
+        detected.append(planter.lost(LOST_OVERLAP))
+        detected.append(planter.timed(TIMED_SLOWDOWN, TIMED_STATEMENTS))
+    held = setting.budgets.held(nightly=False)
+    found = {
+        "version": VERSION,
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": head,
+        "machine": {
+            "cpus": os.cpu_count(),
+            "arch": platform.machine(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+        },
+        "limits": asdict(limits),
+        "series": len(units),
+        "identical": [_plain(one) for one in same],
+        "planted": [_plain(one) for one in detected],
+        "faults": [_plain(one) for one in faults(pools[0], units, limits, held)],
+    }
+    text = markdown(found)
+    _write(options.into, found, text)
+    for line in text.splitlines():
+        emit(line)
+    return Exit.FINE if "MISSED" not in text else Exit.REGRESSION
+
+
+def _record(pool: Pool, rounds: int, record: Callable[[Pool], None], emit: Emit) -> None:
+    started = time.monotonic()
+    for number in range(rounds):
+        record(pool)
+        each = (time.monotonic() - started) / (number + 1)
+        left = each * (rounds - number - 1) / 60
+        emit(f"{pool.condition} round {number + 1} of {rounds}, about {left:.0f} min to go")
+
+
+def _copier(clean: Path, scratch: Path) -> Callable[[Callable[[Path], None]], Path]:
+    """What copies the package into a folder of its own, and plants into the copy."""
+
+    def copied(plant: Callable[[Path], None]) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        shutil.copytree(clean / PACKAGE, folder / PACKAGE)
+        plant(folder / PACKAGE)
+        return folder
+
+    return copied
+
+
+def _plain(found: Any) -> dict[str, Any]:
+    """A result as JSON's values, each rate with its interval."""
+    plain: dict[str, Any] = asdict(found)
+    for name, value in plain.items():
+        if isinstance(value, dict) and value.keys() == {"happened", "of"}:
+            rate = getattr(found, name)
+            low, high = rate.interval
+            plain[name] = {**value, "low": low, "high": high}
+    return plain
+
+
+def _write(into: Path, found: dict[str, Any], text: str) -> None:
+    for ending, content in ((".json", json.dumps(found, indent=1) + "\n"), (".md", text)):
+        path = into.with_suffix(ending)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)

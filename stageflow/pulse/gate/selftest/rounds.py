@@ -1,0 +1,130 @@
+"""Recorded rounds: all that the gate measures, of identical code, again and again."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stageflow.pulse.errors import PulseError
+from stageflow.pulse.gate import pairs
+from stageflow.pulse.gate.catalogue import Catalogue
+from stageflow.pulse.gate.evidence import Evidence, Measured, Timing, Value
+from stageflow.pulse.gate.pairs import PROCESSES, Both, Run
+from stageflow.pulse.gate.selftest.load import load
+from stageflow.pulse.gate.series import Signal, signal_of, timed
+from stageflow.pulse.gate.worker import Worker
+
+#: Pairs of processes a round; two rounds have as many as one run of the gate.
+PROCESSES_A_ROUND = PROCESSES // 2
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round measured.
+
+    Attributes:
+        values: Exact and counted series; NaN where something is lacking.
+        timed: For each pair of processes, both sides by work.
+    """
+
+    values: Mapping[str, float]
+    timed: Sequence[Mapping[str, Both]]
+
+
+@dataclass
+class Pool:
+    """Rounds that were recorded under one condition of the machine.
+
+    Attributes:
+        condition: ``quiet`` or ``loaded``.
+        rounds: The rounds.
+        loads: The machine's load average after each round.
+    """
+
+    condition: str
+    rounds: list[Round] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+
+    def record(self, benchmarks: Path, tree: Path, found: Catalogue) -> None:
+        """Record one more round."""
+        with load(self.condition == "loaded"):
+            self.rounds.append(
+                Round(
+                    values_of(benchmarks, tree, judged(found)),
+                    [
+                        pairs.measure(
+                            benchmarks, (tree, tree), found.works, lambda _: None, processes=1
+                        )
+                        for _ in range(PROCESSES_A_ROUND)
+                    ],
+                )
+            )
+            self.loads.append(os.getloadavg()[0])
+
+    def in_order(self) -> list[tuple[Round, Round, list[Mapping[str, Both]]]]:
+        """The real comparisons: each round is in one of them."""
+        both = list(zip(self.rounds[::2], self.rounds[1::2], strict=False))
+        return [(base, head, [*base.timed, *head.timed]) for base, head in both]
+
+    def drawn(self, chance: random.Random) -> tuple[Round, Round, list[Mapping[str, Both]]]:
+        """A comparison of rounds drawn by chance.
+
+        Counts of one round are independent of those of another, and pairs of processes of all
+        others, so any two rounds and any four pairs of processes could have been one run.
+        """
+        base, head = chance.sample(self.rounds, 2)
+        pool = [processes for one in self.rounds for processes in one.timed]
+        return base, head, chance.sample(pool, PROCESSES)
+
+
+def judged(found: Catalogue) -> list[str]:
+    """The series that a single commit has a value of by which it is judged."""
+    return [name for name in found.units if signal_of(name) in (Signal.EXACT, Signal.COUNTED)]
+
+
+def values_of(benchmarks: Path, tree: Path, series: Sequence[str]) -> dict[str, float]:
+    """Measure exact and counted series once.
+
+    Raises:
+        PulseError: One of them broke.
+    """
+    with Worker(benchmarks, tree) as worker:
+        answers = worker.measure(series)
+    broken = {name: answer["error"] for name, answer in answers.items() if "error" in answer}
+    if broken:
+        raise PulseError(f"cannot be measured: {broken}")
+    return {name: answer.get("value", float("nan")) for name, answer in answers.items()}
+
+
+def evidence(
+    units: Mapping[str, str],
+    base: Mapping[str, float],
+    head: Mapping[str, float],
+    processes: Sequence[Mapping[str, Both]],
+    confirming: Sequence[Mapping[str, Both]] = (),
+) -> Evidence:
+    """What the judge would be given if these had been measured of two commits."""
+    first, second = _together(processes), _together(confirming)
+    timings: dict[str, Timing] = {
+        timed(work): pairs.timing(both, second.get(work)) for work, both in first.items()
+    }
+    return Evidence(
+        units=units,
+        head=Measured("head", "here", {name: Value(value) for name, value in head.items()}),
+        base=Measured("base", "here", {name: Value(value) for name, value in base.items()}),
+        timings=timings,
+    )
+
+
+def _together(processes: Sequence[Mapping[str, Both]]) -> dict[str, Both]:
+    """The blocks of several pairs of processes as those of one run."""
+    together: dict[str, Both] = {}
+    for measured in processes:
+        for work, both in measured.items():
+            into = together.setdefault(work, (Run(), Run()))
+            for run, more in zip(into, both, strict=True):
+                run.blocks += more.blocks
+    return together
