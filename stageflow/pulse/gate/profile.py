@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from stageflow.pulse.project import AsvProject
 
 #: Samples a second. Not a multiple of what timers tick at, or the two would beat.
 RATE_HZ = 487
+_TITLE = re.compile(r'(<text id="title"[^>]*>)[^<]*')
 _RECORD = ("record", "--rate", str(RATE_HZ), "--format", "flamegraph")
 _PROGRAM = (
     "import sys; from benchmarks.worker import repeat; repeat(sys.argv[1], float(sys.argv[2]))"
@@ -60,12 +62,16 @@ def profile(
         commit = resolved(project, revision)
         shown[side] = project.git("show", "--no-patch", "--format=%h %s", commit).strip()
         emit(f"Sampling {work} for {seconds:g} s on {shown[side]}")
+        graph = folder / f"{side}.svg"
         with tree(project, commit, PACKAGE) as files:
             _sample(
-                [sampler, *_RECORD, "--output", str(folder / f"{side}.svg"), "--"],
+                [sampler, *_RECORD, "--output", str(graph), "--"],
                 [work, str(seconds)],
                 [files, project.benchmarks_dir.parent],
             )
+        # py-spy's title is its whole command line.
+        titled = _TITLE.sub(rf"\g<1>{work}, {side}", graph.read_text(encoding="utf-8"))
+        graph.write_text(titled, encoding="utf-8")
     page = folder / "index.html"
     template = Template((STATIC_DIR / "profile.html").read_text(encoding="utf-8"))
     escaped = {side: html.escape(text) for side, text in shown.items()}
