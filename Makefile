@@ -9,12 +9,15 @@ PYTEST_ARGS ?=
 SCHEDULES ?= 16000
 MUTANTS_ARGS ?=
 REPEATS ?= 20
+BASE ?= main
+HEAD ?= HEAD
+GATE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format compare site serve programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate budgets compare compare-commits site serve programs clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make the virtual environment (done once; again when pyproject.toml changes).
 
@@ -57,6 +60,15 @@ lint: $(READY) ## Check style, types and the direction of imports.
 format: $(READY) ## Bring the code into its standard form.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+gate: $(READY) ## Judge HEAD against BASE: regressions, budgets. NIGHTLY=1 GATE_ARGS="--only bag"
+	@$(BIN)/python -m stageflow pulse gate --base $(BASE) --head $(HEAD) $(if $(NIGHTLY),--nightly) $(GATE_ARGS)
+
+budgets: $(READY) ## Check the budgets, and print them beside what was measured of HEAD.
+	@$(BIN)/python -m stageflow pulse budgets --head $(HEAD)
+
+compare-commits: $(READY) ## Print all that was measured of two commits. BASE=main HEAD=HEAD
+	@$(BIN)/python -m stageflow pulse compare $(BASE) $(HEAD)
 
 compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, and the goals.
 	@$(BIN)/python -m benchmarks.compare

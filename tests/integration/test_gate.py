@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.utils import gate_repo
 from tests.utils.asv_repo import BASE_STEPS, package
-from tests.utils.gate_repo import GateRepo, budgets, gated, works
+from tests.utils.gate_repo import GateRepo, budgets, works
 
 BROKEN_BUILD = {"pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'no.such'\n"}
 SLOWER = package(BASE_STEPS * 3 // 2)
@@ -23,7 +24,14 @@ TIMED = "timed('walk')"
 def repo(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> GateRepo:
     """A repository on a branch without commits of its own yet, its base measured."""
     temporary = tmp_path_factory.getbasetemp()
-    return gated(temporary / "asv", temporary / "gate").copy(tmp_path)
+    return gate_repo.gated(temporary / "asv", temporary / "gate").copy(tmp_path)
+
+
+@pytest.fixture
+def slower(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> GateRepo:
+    """The same with a commit that is 1.5 times slower, and was judged once."""
+    folders = (tmp_path_factory.getbasetemp() / name for name in ("asv", "gate", "slower"))
+    return gate_repo.slower(*folders).copy(tmp_path)
 
 
 def judged(repo: GateRepo, code: int, *args: str) -> dict[str, Any]:
@@ -41,12 +49,11 @@ def kinds(report: dict[str, Any]) -> dict[str, str]:
     return {verdict["series"]: verdict["kind"] for verdict in report["verdicts"]}
 
 
-def test_regression(repo: GateRepo, tmp_path: Path) -> None:
+def test_regression(slower: GateRepo, tmp_path: Path) -> None:
     """A commit planted 1.5 times slower fails by all three signals, in all three reports."""
-    base = repo.git("rev-parse", "HEAD")
-    head = repo.commit("Slower", SLOWER)
     markdown = tmp_path / "report.md"
-    found = judged(repo, 1, "--markdown", str(markdown))
+    found = judged(slower, 1, "--markdown", str(markdown))
+    base, head = slower.git("rev-parse", "main"), slower.git("rev-parse", "HEAD")
     assert (found["base"], found["head"]) == (base, head)
     verdicts = {verdict["series"]: verdict for verdict in found["verdicts"]}
     for series in (STEPS, WALK, TIMED):
@@ -60,16 +67,14 @@ def test_regression(repo: GateRepo, tmp_path: Path) -> None:
     assert all("+50.0 %" in row for row in rows)
 
 
-def test_second_run_measures_nothing_anew(repo: GateRepo) -> None:
-    """The same two commits again: the same judgement from what is kept, byte for byte."""
-    repo.commit("Slower", SLOWER)
-    first = judged(repo, 1)
-    kept = repo.content()
-    second = judged(repo, 1)
-    assert repo.content() == kept
-    assert "asv has measured all of it already" in second["output"]
-    assert "Timing" not in second["output"]
-    assert second["verdicts"] == first["verdicts"]
+def test_second_run_measures_nothing_anew(slower: GateRepo) -> None:
+    """The same two commits again: judged by what is kept, which stays as it is, byte for byte."""
+    kept = slower.content()
+    found = judged(slower, 1)
+    assert slower.content() == kept
+    assert "asv has measured all of it already" in found["output"]
+    assert "Timing" not in found["output"]
+    assert {kinds(found)[series] for series in (STEPS, WALK, TIMED)} == {"regression"}
 
 
 def test_fine(repo: GateRepo) -> None:
@@ -97,9 +102,15 @@ def test_main_may_have_moved_on(repo: GateRepo) -> None:
     assert judged(repo, 0, "--only", STEPS)["base"] == base
 
 
+def write(repo: GateRepo, files: dict[str, str]) -> None:
+    """Change files of the working tree."""
+    for name, text in files.items():
+        (repo.path / name).write_text(text, encoding="utf-8")
+
+
 def test_over_budget(repo: GateRepo) -> None:
     """What is dearer than its budget is listed by name, whether or not it got slower."""
-    repo.commit("A tighter budget", budgets(limit=BASE_STEPS - 1))
+    write(repo, budgets(limit=BASE_STEPS - 1))
     found = judged(repo, 3)
     (over,) = [check for check in found["budgets"] if check["state"] == "over"]
     assert (over["budget"]["series"], over["measured"]) == (STEPS, BASE_STEPS)
@@ -113,17 +124,16 @@ def test_budgets_of_the_night(repo: GateRepo) -> None:
     assert "work.track_steps" not in kinds(judged(repo, 0, "--no-timed"))
 
 
-def test_accepted(repo: GateRepo) -> None:
+def test_accepted(slower: GateRepo) -> None:
     """A known regression passes until its day, and is named; once that is over it fails."""
     text = "version = 1\n"
     for series in (STEPS, WALK, TIMED):
         text += f'[[accepted]]\nbenchmark = "{series}"\nup_to = 1.5\nreason = "worth it"\n'
         text += 'until = 9999-12-31\nowner = "engine"\n'
-    repo.commit("Slower", SLOWER | {"benchmarks/accepted.toml": text})
-    assert kinds(judged(repo, 0))[STEPS] == "accepted"
-    old = text.replace("9999-12-31", "2001-01-01")
-    (repo.path / "benchmarks/accepted.toml").write_text(old, encoding="utf-8")
-    found = judged(repo, 1)
+    write(slower, {"benchmarks/accepted.toml": text})
+    assert kinds(judged(slower, 0))[STEPS] == "accepted"
+    write(slower, {"benchmarks/accepted.toml": text.replace("9999-12-31", "2001-01-01")})
+    found = judged(slower, 1)
     assert any("No longer accepted since 2001-01-01" in note for note in found["notes"])
 
 
@@ -174,12 +184,10 @@ def test_new_removed_and_edited(repo: GateRepo) -> None:
 
 
 def test_results_of_edited_benchmarks_are_not_reused(repo: GateRepo) -> None:
-    """After an edit that asv does not see in the benchmark's own body, both are measured anew."""
-    edited = repo.path / "benchmarks/works.py"
-    edited.write_text(works()["benchmarks/works.py"] + "# edited\n", encoding="utf-8")
-    repo.commit("Words", {"README.md": "words"})
+    """After an edit that asv does not see in the benchmark's own body, all is measured anew."""
+    write(repo, {"benchmarks/works.py": works()["benchmarks/works.py"] + "# edited\n"})
     found = judged(repo, 0)
-    assert found["output"].count("For stageflow commit") == 2
+    assert "For stageflow commit" in found["output"]
     assert "Timing" in found["output"]
 
 
@@ -260,19 +268,16 @@ def test_interrupted(repo: GateRepo) -> None:
     judged(repo, 1)
 
 
-def test_compare(repo: GateRepo) -> None:
+def test_compare(slower: GateRepo) -> None:
     """Any two measured commits are set side by side, the greatest rise first, timings included."""
-    base = repo.git("rev-parse", "HEAD")
-    repo.commit("Slower", SLOWER)
-    judged(repo, 1)
-    done = repo.pulse("compare", base, "HEAD")
+    done = slower.pulse("compare", "main", "HEAD")
     assert done.returncode == 0, done.stdout
     rows = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
     assert f"{BASE_STEPS:,}" in rows[STEPS]
     assert f"{BASE_STEPS * 3 // 2:,}" in rows[STEPS]
     assert "+50.0 %" in rows[WALK]
     assert "99% interval 1.500 to 1.500" in rows[TIMED]
-    back = repo.pulse("compare", "HEAD", base, "--only", "exact.*").stdout
+    back = slower.pulse("compare", "HEAD", "main", "--only", "exact.*").stdout
     assert "-33.3 %" in back
     assert WALK not in back
 
@@ -285,17 +290,14 @@ def test_compare_of_old_history(repo: GateRepo) -> None:
     assert re.search(r"work\.track_steps +20,000 +25,000 +\+25\.0 %", done.stdout)
 
 
-def test_compare_never_across_machines(repo: GateRepo) -> None:
+def test_compare_never_across_machines(slower: GateRepo) -> None:
     """Results of two machines are named and not compared: code 4."""
-    base = repo.git("rev-parse", "HEAD")
-    head = repo.commit("Words", {"README.md": "words"})
-    judged(repo, 0, "--no-timed")
-    ours = repo.results()[head[:8]]
+    ours = slower.results()[slower.git("rev-parse", "HEAD")[:8]]
     there = ours.parent.with_name("elsewhere") / ours.name
     there.parent.mkdir()
     ours.rename(there)
     there.write_text(there.read_text().replace(f'"{ours.parent.name}"', '"elsewhere"'))
-    done = repo.pulse("compare", base, head)
+    done = slower.pulse("compare", "main", "HEAD", "--only", "exact.*")
     assert done.returncode == 4, done.stdout
     assert re.search(r"on .*; .* on elsewhere", done.stdout)
 

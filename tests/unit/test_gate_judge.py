@@ -180,6 +180,12 @@ def test_valgrind_absent() -> None:
     assert judgement.exit is Exit.FINE
 
 
+def test_valgrind_absent_excuses_no_other_count() -> None:
+    """Bytes are counted without valgrind: if a commit lacks them it has lost them."""
+    found = dataclasses.replace(pair(COUNTED, 5.0, NAN), valgrind=False, units={COUNTED: "bytes"})
+    assert only(judged(found)).kind is Kind.LOST_API
+
+
 def test_valgrind_absent_and_nothing_else() -> None:
     """Without valgrind and without another signal nothing was measured: code 4."""
     found = dataclasses.replace(pair(COUNTED, NAN, NAN), valgrind=False)

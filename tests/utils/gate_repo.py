@@ -88,8 +88,7 @@ def say(answer):
 
 missing = {name: [needs] for name, needs in WORKS.items() if not hasattr(stageflow, needs)}
 folder = os.path.dirname(stageflow.__file__)
-works = [name for name in WORKS if name not in missing]
-say({"ready": True, "package": folder, "works": works, "missing": missing})
+say({"ready": True, "package": folder, "works": list(WORKS), "missing": missing})
 for line in sys.stdin:
     say(run(json.loads(line)["work"]))
 '''
@@ -194,4 +193,14 @@ def gated(shared: Path, folder: Path) -> GateRepo:
     repo.git("switch", "--quiet", "--create", "feature")
     done = repo.gate()
     assert done.returncode == 0, done.stdout
+    return repo
+
+
+@functools.cache
+def slower(shared: Path, folder: Path, slow_folder: Path) -> GateRepo:
+    """The same with a commit that is planted 1.5 times slower, judged; copy it."""
+    repo = gated(shared, folder).copy(slow_folder)
+    repo.commit("Slower", package(BASE_STEPS * 3 // 2))
+    done = repo.gate()
+    assert done.returncode == 1, done.stdout
     return repo

@@ -217,7 +217,8 @@ def _verdict(series: str, evidence: Evidence, limits: Limits) -> Verdict:
 def _kind(series: str, base: _Status, head: _Status, evidence: Evidence) -> Kind:
     """What follows before any two values are compared; UNCHANGED where they have to be."""
     signal = signal_of(series)
-    if head is _Status.LACKING and signal is Signal.COUNTED and not evidence.valgrind:
+    by_valgrind = signal is Signal.COUNTED and evidence.units[series] in _UNITS_OF_VALGRIND
+    if head is _Status.LACKING and by_valgrind and not evidence.valgrind:
         return Kind.NOT_COUNTED
     if head is _Status.VALUE and (signal is Signal.HISTORY or not evidence.comparable):
         return Kind.ALONE
@@ -225,6 +226,9 @@ def _kind(series: str, base: _Status, head: _Status, evidence: Evidence) -> Kind
         return Kind.OTHER_MACHINE
     return _KINDS.get((head, base)) or _KINDS[head, None]
 
+
+#: What is counted under valgrind, or follows from it; bytes and modules are counted without.
+_UNITS_OF_VALGRIND = ("instructions", "exponent")
 
 _KINDS: Mapping[tuple[_Status, _Status | None], Kind] = {
     (_Status.ABSENT, None): Kind.NOT_MEASURED,

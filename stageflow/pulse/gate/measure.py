@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import shutil
 import sys
@@ -30,7 +31,8 @@ _NOT_BUILT_LINE = re.compile(r"· Skipping \S+$")
 
 def has_valgrind() -> bool:
     """Whether instructions can be counted here."""
-    return shutil.which("valgrind") is not None
+    here = (platform.system(), platform.machine())
+    return here == ("Linux", "x86_64") and shutil.which("valgrind") is not None
 
 
 def digest(benchmarks: Path, machine: str) -> str:

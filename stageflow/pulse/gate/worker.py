@@ -29,7 +29,7 @@ class Block:
     """What one request measured.
 
     Attributes:
-        wall_ns: Wall time of each operation, in nanoseconds.
+        wall_ns: Wall time of an operation, by call, in nanoseconds.
         cpu_ns: CPU time of an operation, in nanoseconds.
     """
 
@@ -41,7 +41,7 @@ class Worker:
     """A worker, which ends with the ``with`` block that it is used in.
 
     Attributes:
-        works: Names of all works.
+        works: Names of the works that can be timed, whether the commit can do them or not.
         missing: What the commit lacks, by the name of the work that needs it.
     """
 
@@ -76,7 +76,7 @@ class Worker:
             self.missing: dict[str, tuple[str, ...]] = {
                 name: tuple(lacks) for name, lacks in ready["missing"].items()
             }
-            self.works = tuple(dict.fromkeys([*ready["works"], *self.missing]))
+            self.works = tuple(ready["works"])
         except BaseException:
             self.close()
             raise
