@@ -35,12 +35,12 @@ MOST_TOLD = 1_000
 
 def serve(questions: TextIO, tell: Callable[[dict[str, Any]], None]) -> None:
     """Say what can be timed here, and answer until `questions` ends."""
-    lacking = {name: work.missing() for name, work in WORKS.items()}
+    lacking = {name: work.missing() for name, work in WORKS.items() if work.timed}
     tell(
         {
             "ready": True,
             "package": str(Path(stageflow.__file__).parent),
-            "works": [name for name, work in WORKS.items() if work.timed],
+            "works": list(lacking),
             "missing": {name: names for name, names in lacking.items() if names},
         }
     )

@@ -82,6 +82,17 @@ def run(name):
     return {"work": name, "wall_ns": [steps] * CALLS, "cpu_ns": steps * CALLS, "operations": CALLS}
 
 
+def measure(series):
+    try:
+        function = getattr(stageflow, WORKS[series.split("'")[1]] if "walk" in series else "work")
+        function()
+    except AttributeError as error:
+        return {"missing": [str(error)]}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"value": stageflow.STEPS}
+
+
 def say(answer):
     print(json.dumps(answer), flush=True)
 
@@ -90,7 +101,11 @@ missing = {name: [needs] for name, needs in WORKS.items() if not hasattr(stagefl
 folder = os.path.dirname(stageflow.__file__)
 say({"ready": True, "package": folder, "works": list(WORKS), "missing": missing})
 for line in sys.stdin:
-    say(run(json.loads(line)["work"]))
+    asked = json.loads(line)
+    if "measure" in asked:
+        say({series: measure(series) for series in asked["measure"]})
+    else:
+        say(run(asked["work"]))
 '''
 
 _BUDGETS = """\
