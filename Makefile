@@ -11,10 +11,12 @@ MUTANTS_ARGS ?=
 REPEATS ?= 20
 BASE ?= main
 HEAD ?= HEAD
+BENCH ?=
+SELFTEST_ARGS ?=
 GATE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate budgets compare compare-commits site serve programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits site serve programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +65,15 @@ format: $(READY) ## Bring the code into its standard form.
 
 gate: $(READY) ## Judge HEAD against BASE: regressions, budgets. NIGHTLY=1 GATE_ARGS="--only bag"
 	@$(BIN)/python -m stageflow pulse gate --base $(BASE) --head $(HEAD) $(if $(NIGHTLY),--nightly) $(GATE_ARGS)
+
+gate-selftest: $(READY) programs ## Try the gate on code of which the truth is known; takes an hour. SELFTEST_ARGS="--help"
+	@$(BIN)/python -m stageflow pulse selftest $(SELFTEST_ARGS)
+
+bisect: $(READY) ## Find the commit that made a series rise. BENCH=bag.write BASE=HEAD~20
+	@$(BIN)/python -m stageflow pulse bisect "$(BENCH)" --base $(BASE) --head $(HEAD)
+
+profile: $(READY) ## Draw where an operation's time goes, on BASE and HEAD. BENCH=bag.write
+	@$(BIN)/python -m stageflow pulse profile "$(BENCH)" --base $(BASE) --head $(HEAD)
 
 budgets: $(READY) ## Check the budgets, and print them beside what was measured of HEAD.
 	@$(BIN)/python -m stageflow pulse budgets --head $(HEAD)
