@@ -60,13 +60,17 @@ class Growth(_Counted):
     unit = "exponent"
 
     def needed(self, what: str) -> list[str]:
-        """What has to be counted for it, the smallest first."""
-        return [f"{what}@{size}" for size in GROWTH[what].sizes]
+        """What has to be counted for it, the smallest first, and last what is taken off."""
+        growth = GROWTH[what]
+        beyond = () if growth.beyond is None else (growth.beyond,)
+        return [f"{what}@{size}" for size in (*growth.sizes, *beyond)]
 
     def track_exponent(self, counts: Counts, what: str) -> float:
         """1 grows as the size does; 2 is the square, seen here long before it hurts."""
+        growth = GROWTH[what]
         costs = [counts[name].value() for name in self.needed(what)]
-        return exponent(GROWTH[what].sizes, costs)
+        off = 0.0 if growth.beyond is None else costs.pop()
+        return exponent(growth.sizes, [cost - off for cost in costs])
 
 
 def counts() -> Counts:

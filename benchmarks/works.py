@@ -378,12 +378,14 @@ class Growth:
         make: Prepares a call of a size.
         sizes: Where it is counted, the smallest first.
         needs: What stageflow must have for it.
+        beyond: A size whose cost is taken off that of the others, where it would hide them.
     """
 
     what: str
     make: Callable[[int], Call]
     sizes: tuple[int, ...]
     needs: tuple[str, ...] = RUN
+    beyond: int | None = None
 
 
 GROWTH = {
@@ -397,7 +399,9 @@ GROWTH = {
     "run.concurrent": Growth(
         "runs at once", lambda n: _shape("dense 4x5", suspending, n)(), (2, 4, 8, 16)
     ),
-    "run.interceptors": Growth("observers around each of ten stages", _observed, (2, 4, 8)),
+    "run.interceptors": Growth(
+        "observers around each of ten stages, beyond none", _observed, (1, 2, 4, 8), beyond=0
+    ),
     "run.events": Growth("events that a stage emits", lambda n: _emit(n)(), (50, 100, 200, 400)),
     "bag.writes": Growth(
         "writes into one bag", _growing_bag, (100, 200, 400, 800), ("ContextBag",)

@@ -130,6 +130,16 @@ def test_interceptors_are_counted_by_what_they_add() -> None:
     assert counted.Operation().track_instructions(counts, "interceptor.none") == 100.0
 
 
+def test_an_exponent_is_of_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there without the growing thing is taken off, where that is asked, or hides it."""
+    costs = {f"x@{n}": Count(1_000.0 + 3.0 * n * n) for n in (0, 2, 4, 8)}
+    growth = works.Growth("x", works.GROWTH["bag.writes"].make, (2, 4, 8))
+    for beyond, expected in ((None, 0.06), (0, 2.0)):
+        monkeypatch.setitem(works.GROWTH, "x", replace(growth, beyond=beyond))
+        found = counted.Growth().track_exponent(costs, "x")
+        assert found == pytest.approx(expected, abs=0.02)
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_exponent_of_a_power_law(power: float) -> None:
     """Costs that are a power of the size have that exponent, whatever they are multiplied by."""
