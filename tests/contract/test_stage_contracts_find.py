@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import time
 from collections.abc import Callable
 from typing import Any
@@ -255,14 +256,18 @@ def test_the_place_that_holds_the_loop_is_named() -> None:
         contract(declared(holds_the_loop)).test_does_not_hold_the_loop()
 
 
-def test_a_stage_that_can_fail_must_not_say_that_it_cannot() -> None:
+@both_loops
+def test_a_stage_that_can_fail_must_not_say_that_it_cannot(real_io: bool) -> None:
     """A false declaration is found."""
-    liar = contract(declared(right), cannot_fail="so I say")
+    liar = contract(declared(right), cannot_fail="so I say", real_io=real_io)
     with pytest.raises(AssertionError, match="failed after all"):
         liar.test_cannot_fail_only_if_it_says_so()
 
 
-def test_an_engine_without_started_events_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@both_loops
+def test_an_engine_without_started_events_is_found(
+    monkeypatch: pytest.MonkeyPatch, real_io: bool
+) -> None:
     """The contract does not take the engine's word for it."""
     snapshot = EventLog.snapshot
     monkeypatch.setattr(
@@ -271,12 +276,34 @@ def test_an_engine_without_started_events_is_found(monkeypatch: pytest.MonkeyPat
         lambda self: tuple(e for e in snapshot(self) if e.what != "started" or not e.stage),
     )
     with pytest.raises(AssertionError, match="0 events 'stage"):
-        contract(declared(right)).test_emits_a_started_event()
+        contract(declared(right), real_io=real_io).test_emits_a_started_event()
 
 
-def test_an_error_that_is_shown_to_the_user_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@both_loops
+def test_an_engine_whose_clock_is_another_is_found(
+    monkeypatch: pytest.MonkeyPatch, real_io: bool
+) -> None:
+    """A time stamp before the run began, by the clock that the context was given."""
+    snapshot = EventLog.snapshot
+    second = dt.timedelta(seconds=1)
+    monkeypatch.setattr(
+        EventLog,
+        "snapshot",
+        lambda self: tuple(
+            dataclasses.replace(event, timestamp=event.timestamp - second)
+            for event in snapshot(self)
+        ),
+    )
+    with pytest.raises(AssertionError):
+        contract(declared(right), real_io=real_io).test_emits_a_started_event()
+
+
+@both_loops
+def test_an_error_that_is_shown_to_the_user_is_found(
+    monkeypatch: pytest.MonkeyPatch, real_io: bool
+) -> None:
     """A user message that quotes the error."""
-    made = contract(declared(right))
+    made = contract(declared(right), real_io=real_io)
     real = PipelineContext.get_events
 
     def leaking(self: PipelineContext) -> Any:
