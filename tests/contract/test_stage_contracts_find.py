@@ -110,8 +110,8 @@ async def leaves_a_task(ctx: StageContext) -> StageOutput:
 
 async def holds_the_loop(ctx: StageContext) -> StageOutput:
     words = ctx["words"]
-    until = time.perf_counter() + 0.2
-    while time.perf_counter() < until:
+    until = time.thread_time() + 0.2  # of this thread: others may have the machine meanwhile
+    while time.thread_time() < until:
         pass
     return StageOutput.ok(count=len(words))
 
