@@ -116,6 +116,38 @@ async def holds_the_loop(ctx: StageContext) -> StageOutput:
     return StageOutput.ok(count=len(words))
 
 
+def hold(cpu_s: float) -> None:
+    until = time.thread_time() + cpu_s
+    while time.thread_time() < until:
+        pass
+
+
+async def holds_the_loop_in_pieces(ctx: StageContext) -> StageOutput:
+    for _ in range(100):
+        hold(0.002)
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def waits_long(ctx: StageContext) -> StageOutput:
+    await asyncio.sleep(0.2)
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+class Clashes:
+    """Mixes two runs up only if they take turns in an order that asyncio would not take."""
+
+    busy = False
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        words = ctx["words"]
+        for _ in range(4 * len(words)):
+            await asyncio.sleep(0)
+        clash, self.busy = self.busy, True
+        await asyncio.sleep(0)
+        self.busy = False
+        return StageOutput.ok(count=-1 if clash else len(words))
+
+
 class KeepsState:
     """Holds its input on itself while it waits."""
 
@@ -150,7 +182,7 @@ WRONG: dict[str, list[Callable[[], StageCase]]] = {
         declared(cleans_up_for_ever),
         declared(leaves_a_task),
     ],
-    "test_does_not_hold_the_loop": [declared(holds_the_loop)],
+    "test_does_not_hold_the_loop": [declared(holds_the_loop), declared(holds_the_loop_in_pieces)],
     "test_two_runs_at_once_do_not_mix": [declared(KeepsState), declared(CountsRuns)],
 }
 
@@ -199,6 +231,21 @@ def test_a_wrong_stage_is_found(name: str, number: int, real_io: bool) -> None:
     with pytest.raises(FOUND) as caught:
         getattr(contract(make, real_io=real_io, patience_s=2.0), name)()
     assert str(caught.value)
+
+
+def test_to_wait_is_not_to_hold() -> None:
+    """A real loop that has nothing to do is not held."""
+    made = contract(declared(waits_long), real_io=True)
+    made.test_does_not_hold_the_loop()
+
+
+def test_in_simulated_time_orders_are_drawn() -> None:
+    """What asyncio's own order hides is found, and with that order alone it is not."""
+    shared = Clashes()
+    made = contract(declared(shared), orders=30)
+    with pytest.raises(AssertionError, match="keep no state on the stage"):
+        made.test_two_runs_at_once_do_not_mix()
+    contract(declared(Clashes()), real_io=True).test_two_runs_at_once_do_not_mix()
 
 
 def test_real_io_in_simulated_time_is_refused_with_the_mend() -> None:
