@@ -326,7 +326,9 @@ def test_nothing_of_a_real_loop_outlives_its_test() -> None:
     class Threaded(FakeLLM):
         async def complete(self, messages: Sequence[Message]) -> str:
             self.pieces = pieces()
-            return await asyncio.to_thread(str, await anext(self.pieces))
+            loop = asyncio.get_running_loop()
+            self.at_work = loop.run_in_executor(None, sum, range(5_000_000))
+            return await anext(self.pieces)
 
     before = set(threading.enumerate())
     model = Threaded()
