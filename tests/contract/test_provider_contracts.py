@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -301,13 +302,39 @@ def test_a_provider_that_hangs_and_cannot_be_ended_is_found() -> None:
 @both_loops
 def test_a_provider_that_leaves_something_behind_is_found(real_io: bool) -> None:
     """A task that goes on, or an error in a callback."""
-    task = contract(LlmContractTest, lambda: Untidy(task=True), real_io=real_io)
+    untidy = Untidy(task=True)
+    task = contract(LlmContractTest, lambda: untidy, real_io=real_io)
     with pytest.raises(LeftBehindError, match="sleep"):
         task.test_completes_with_text()
+    assert untidy.left.cancelled(), "it was dropped in the middle"
     error = contract(LlmContractTest, lambda: Untidy(task=False), real_io=real_io)
     with pytest.raises(ExceptionGroup) as caught:
         error.test_completes_with_text()
     assert [type(found) for found in caught.value.exceptions] == [ZeroDivisionError]
+
+
+def test_nothing_of_a_real_loop_outlives_its_test() -> None:
+    """No thread of the loop, and no generator that was left in the middle."""
+    closed: list[str] = []
+
+    async def pieces() -> AsyncIterator[str]:
+        try:
+            yield "x"
+        finally:
+            closed.append("generator")
+
+    class Threaded(FakeLLM):
+        async def complete(self, messages: Sequence[Message]) -> str:
+            self.pieces = pieces()
+            loop = asyncio.get_running_loop()
+            self.at_work = loop.run_in_executor(None, sum, range(5_000_000))
+            return await anext(self.pieces)
+
+    before = set(threading.enumerate())
+    model = Threaded()
+    contract(LlmContractTest, lambda: model).test_completes_with_text()
+    assert closed == ["generator"]
+    assert set(threading.enumerate()) == before
 
 
 def test_a_cancellation_is_tried_at_so_many_places_and_no_more() -> None:

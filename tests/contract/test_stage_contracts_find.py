@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import time
 from collections.abc import Callable
 from typing import Any
@@ -109,10 +110,42 @@ async def leaves_a_task(ctx: StageContext) -> StageOutput:
 
 async def holds_the_loop(ctx: StageContext) -> StageOutput:
     words = ctx["words"]
-    until = time.perf_counter() + 0.2
-    while time.perf_counter() < until:
+    until = time.thread_time() + 0.2  # of this thread: others may have the machine meanwhile
+    while time.thread_time() < until:
         pass
     return StageOutput.ok(count=len(words))
+
+
+def hold(cpu_s: float) -> None:
+    until = time.thread_time() + cpu_s
+    while time.thread_time() < until:
+        pass
+
+
+async def holds_the_loop_in_pieces(ctx: StageContext) -> StageOutput:
+    for _ in range(100):
+        hold(0.002)
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def waits_long(ctx: StageContext) -> StageOutput:
+    await asyncio.sleep(0.2)
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+class Clashes:
+    """Mixes two runs up only if they take turns in an order that asyncio would not take."""
+
+    busy = False
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        words = ctx["words"]
+        for _ in range(4 * len(words)):
+            await asyncio.sleep(0)
+        clash, self.busy = self.busy, True
+        await asyncio.sleep(0)
+        self.busy = False
+        return StageOutput.ok(count=-1 if clash else len(words))
 
 
 class KeepsState:
@@ -149,7 +182,7 @@ WRONG: dict[str, list[Callable[[], StageCase]]] = {
         declared(cleans_up_for_ever),
         declared(leaves_a_task),
     ],
-    "test_does_not_hold_the_loop": [declared(holds_the_loop)],
+    "test_does_not_hold_the_loop": [declared(holds_the_loop), declared(holds_the_loop_in_pieces)],
     "test_two_runs_at_once_do_not_mix": [declared(KeepsState), declared(CountsRuns)],
 }
 
@@ -198,6 +231,21 @@ def test_a_wrong_stage_is_found(name: str, number: int, real_io: bool) -> None:
     with pytest.raises(FOUND) as caught:
         getattr(contract(make, real_io=real_io, patience_s=2.0), name)()
     assert str(caught.value)
+
+
+def test_to_wait_is_not_to_hold() -> None:
+    """A real loop that has nothing to do is not held."""
+    made = contract(declared(waits_long), real_io=True)
+    made.test_does_not_hold_the_loop()
+
+
+def test_in_simulated_time_orders_are_drawn() -> None:
+    """What asyncio's own order hides is found, and with that order alone it is not."""
+    shared = Clashes()
+    made = contract(declared(shared), orders=30)
+    with pytest.raises(AssertionError, match="keep no state on the stage"):
+        made.test_two_runs_at_once_do_not_mix()
+    contract(declared(Clashes()), real_io=True).test_two_runs_at_once_do_not_mix()
 
 
 def test_real_io_in_simulated_time_is_refused_with_the_mend() -> None:
@@ -255,14 +303,18 @@ def test_the_place_that_holds_the_loop_is_named() -> None:
         contract(declared(holds_the_loop)).test_does_not_hold_the_loop()
 
 
-def test_a_stage_that_can_fail_must_not_say_that_it_cannot() -> None:
+@both_loops
+def test_a_stage_that_can_fail_must_not_say_that_it_cannot(real_io: bool) -> None:
     """A false declaration is found."""
-    liar = contract(declared(right), cannot_fail="so I say")
+    liar = contract(declared(right), cannot_fail="so I say", real_io=real_io)
     with pytest.raises(AssertionError, match="failed after all"):
         liar.test_cannot_fail_only_if_it_says_so()
 
 
-def test_an_engine_without_started_events_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@both_loops
+def test_an_engine_without_started_events_is_found(
+    monkeypatch: pytest.MonkeyPatch, real_io: bool
+) -> None:
     """The contract does not take the engine's word for it."""
     snapshot = EventLog.snapshot
     monkeypatch.setattr(
@@ -271,12 +323,34 @@ def test_an_engine_without_started_events_is_found(monkeypatch: pytest.MonkeyPat
         lambda self: tuple(e for e in snapshot(self) if e.what != "started" or not e.stage),
     )
     with pytest.raises(AssertionError, match="0 events 'stage"):
-        contract(declared(right)).test_emits_a_started_event()
+        contract(declared(right), real_io=real_io).test_emits_a_started_event()
 
 
-def test_an_error_that_is_shown_to_the_user_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@both_loops
+def test_an_engine_whose_clock_is_another_is_found(
+    monkeypatch: pytest.MonkeyPatch, real_io: bool
+) -> None:
+    """A time stamp before the run began, by the clock that the context was given."""
+    snapshot = EventLog.snapshot
+    second = dt.timedelta(seconds=1)
+    monkeypatch.setattr(
+        EventLog,
+        "snapshot",
+        lambda self: tuple(
+            dataclasses.replace(event, timestamp=event.timestamp - second)
+            for event in snapshot(self)
+        ),
+    )
+    with pytest.raises(AssertionError):
+        contract(declared(right), real_io=real_io).test_emits_a_started_event()
+
+
+@both_loops
+def test_an_error_that_is_shown_to_the_user_is_found(
+    monkeypatch: pytest.MonkeyPatch, real_io: bool
+) -> None:
     """A user message that quotes the error."""
-    made = contract(declared(right))
+    made = contract(declared(right), real_io=real_io)
     real = PipelineContext.get_events
 
     def leaking(self: PipelineContext) -> Any:

@@ -106,6 +106,29 @@ def test_what_is_drawn_shrinks_to_one(
     assert size(smallest(strategy, wanted)) == 1
 
 
+def ends(run: RecordedRun) -> set[str]:
+    """How the stages of a run ended."""
+    return {event.what for event in run.events if event.stage}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        lambda run: "failed" in ends(run),
+        lambda run: "skipped" in ends(run),
+        lambda run: "cancelled" in ends(run),
+        lambda run: "failed" in ends(run) and run.result.status == "completed",
+        lambda run: any(e.data.get("error_code") == "stage_timeout" for e in run.events),
+        lambda run: "deadline" in str(run.result.error),
+    ],
+    ids=["failed", "skipped", "cancelled", "optional failed", "timed out", "deadline"],
+)
+def test_a_run_shrinks_to_the_stage_that_matters(wanted: Callable[[RecordedRun], bool]) -> None:
+    """Whatever happens to a stage can happen to the only one."""
+    run = smallest(event_sequences(), wanted)
+    assert [spec.dependencies for spec in run.pipeline.stages] == [()]
+
+
 def test_a_scenario_shrinks_to_a_calm_one() -> None:
     """No fault, no cancellation, no switch, unless they matter."""
     calm = smallest(scenarios(providers=PROVIDERS, max_steps=50), lambda _: True)

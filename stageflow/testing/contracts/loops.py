@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from functools import cached_property
 from itertools import count
@@ -60,12 +60,15 @@ class LoopContract(Contract):
         async with self.resources:
             return await work
 
+    def _points(self) -> Iterable[int]:
+        """Where to cancel: the first place, the second, and so on."""
+        return range(1, self.most_cancellations + 1) if self.real_io else count(1)
+
     def _cancel_everywhere(
         self, attempt: Callable[[CancellationProbe], Coroutine[Any, Any, None]]
     ) -> None:
         """Make one attempt after another, each cancelled later, until one ends before that."""
-        points = range(1, self.most_cancellations + 1) if self.real_io else count(1)
-        for point in points:
+        for point in self._points():
             probe = CancellationProbe(point)
             self._run(attempt(probe))
             if probe.cancelled_at_s is None:

@@ -41,7 +41,7 @@ class ProviderContractTest(LoopContract):
         self, make: Callable[[], Awaitable[P]], call: Callable[[P], Awaitable[object]]
     ) -> None:
         """See to it that a call ends when it is cancelled, wherever it waits, and the next goes."""
-        for point in range(1, self.most_cancellations + 1):
+        for point in self._points():
             if not self._run(_cancelled(make, call, point)):
                 return
 
