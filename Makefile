@@ -13,10 +13,11 @@ BASE ?= main
 HEAD ?= HEAD
 BENCH ?=
 SELFTEST_ARGS ?=
+LOAD_ARGS ?=
 GATE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits site serve programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load site serve programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +84,9 @@ compare-commits: $(READY) ## Print all that was measured of two commits. BASE=ma
 
 compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, and the goals.
 	@$(BIN)/python -m benchmarks.compare
+
+load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
+	@$(BIN)/python -m benchmarks.load $(LOAD_ARGS)
 
 site: $(READY) ## Publish what has been measured, without measuring.
 	@$(BIN)/python -m stageflow pulse build

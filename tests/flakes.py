@@ -46,15 +46,7 @@ def run_once(paths: Sequence[str], seed: int, folder: Path, processes: str = "au
         RuntimeError: pytest did not come to run tests; the text is what it said.
     """
     report = folder / f"{seed}.xml"
-    options = [
-        "-n",
-        processes,
-        "--dist",
-        "worksteal",
-        "--random-order",
-        "-q",
-        f"--junit-xml={report}",
-    ]
+    options = ["-n", processes, "--dist", "worksteal", "--random-order", "-q"]
     options += [f"--junit-xml={report}", f"--random-order-seed={seed}"]
     command = [sys.executable, "-m", "pytest", *options, *paths]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
