@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMMITS ?= 5
+MACHINE ?=
 PYTEST_ARGS ?=
 SCHEDULES ?= 16000
 MUTANTS_ARGS ?=
@@ -17,7 +18,7 @@ LOAD_ARGS ?=
 GATE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load site serve programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load site serve results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +36,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
-	@$(BIN)/python -m stageflow pulse bench --commits $(COMMITS)
+	@$(BIN)/python -m stageflow pulse bench --commits $(COMMITS) $(if $(MACHINE),--machine $(MACHINE))
 
 test: $(READY) programs ## Run all tests, in random order, on all cores; hold the coverage floors. PYTEST_ARGS="-k bag"
 	@$(BIN)/python -m pytest -n auto --dist worksteal --random-order \
@@ -93,6 +94,12 @@ site: $(READY) ## Publish what has been measured, without measuring.
 
 serve: $(READY) ## Serve the published site on this machine.
 	@$(BIN)/python -m stageflow pulse serve
+
+results-fetch: ## Bring the results that were kept on the branch "results" of origin.
+	@.ci/results fetch
+
+results-store: ## Keep the results of this clone on the branch "results" of origin.
+	@.ci/results store
 
 programs:
 	@.ci/programs chromium valgrind

@@ -16,6 +16,7 @@ import pytest
 import stageflow
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate.budgets import Budget, Gate, Limits
+from stageflow.pulse.gate.catalogue import Catalogue
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.pairs import Both, Run
 from stageflow.pulse.gate.selftest import report
@@ -55,7 +56,7 @@ def _round(instructions: float = 1_000.0, head_ns: float = 100.0) -> Round:
 
 
 def _pool(*rounds: Round) -> Pool:
-    return Pool("quiet", list(rounds), [0.5] * len(rounds))
+    return Pool("quiet", rounds=list(rounds), loads=[0.5] * len(rounds))
 
 
 # ── rates ───────────────────────────────────────────────────────────────────────────────────
@@ -176,6 +177,25 @@ def test_evidence_keeps_the_pairs_of_all_processes() -> None:
     cpu = found.timings["timed('bag.write')"].cpu
     assert cpu is not None
     assert cpu.samples == 4 * 3
+
+
+def test_recorded_rounds_survive_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool made anew over the same folder has the rounds of its condition, value for value."""
+    one = _round()
+    monkeypatch.setattr("stageflow.pulse.gate.selftest.rounds.values_of", lambda *_: one.values)
+    monkeypatch.setattr(
+        "stageflow.pulse.gate.selftest.rounds.pairs.measure", lambda *_, **__: one.timed[0]
+    )
+    found = Catalogue({}, ())
+    pool = Pool("quiet", tmp_path)
+    for _ in range(2):
+        pool.record(tmp_path, tmp_path, found)
+    again = Pool("quiet", tmp_path)
+    assert again.rounds == pool.rounds == [one, one]
+    assert again.loads == pool.loads
+    assert Pool("loaded", tmp_path).rounds == []
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────

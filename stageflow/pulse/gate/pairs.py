@@ -73,7 +73,10 @@ class Pairs:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["version"] == VERSION and digest in (None, content["digest"]):
                 first, second = (
-                    {work: (_run(base), _run(head)) for work, (base, head) in content[key].items()}
+                    {
+                        work: (run_of(base), run_of(head))
+                        for work, (base, head) in content[key].items()
+                    }
                     for key in ("first", "second")
                 )
                 return cls(path, content["digest"], first, second)
@@ -181,6 +184,7 @@ def _ratios(costs: Iterable[tuple[float, float]]) -> list[float]:
     return [head / base for base, head in costs if base > 0]
 
 
-def _run(content: Mapping[str, Any]) -> Run:
+def run_of(content: Mapping[str, Any]) -> Run:
+    """What one side of one run gave, as it was kept."""
     blocks = [Block(tuple(block["wall_ns"]), block["cpu_ns"]) for block in content["blocks"]]
     return Run(blocks, content["error"], tuple(content["missing"]))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.pulse.gate.judge import Exit
+from stageflow.pulse.gate.measure import GATE_DIR
 from stageflow.pulse.gate.selftest.plants import LOST_OVERLAP, SLOWDOWNS, TIMED_SLOWDOWN
 from stageflow.pulse.gate.selftest.report import markdown
 from stageflow.pulse.gate.selftest.rounds import Pool
@@ -67,7 +68,8 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
     units = {name: unit for name, unit in units.items() if signal_of(name) is not Signal.HISTORY}
     chance = random.Random(options.seed)
     with tree(project, head, PACKAGE) as clean, tempfile.TemporaryDirectory() as scratch:
-        pools = [Pool("quiet"), Pool("loaded")]
+        folder = project.root / GATE_DIR / "selftest" / f"{head[:10]}-{setting.asv.digest[:10]}"
+        pools = [Pool("quiet", folder), Pool("loaded", folder)]
         for pool, rounds in zip(pools, (options.quiet, options.loaded), strict=True):
             _record(
                 pool,
@@ -115,9 +117,12 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
 
 def _record(pool: Pool, rounds: int, record: Callable[[Pool], None], emit: Emit) -> None:
     started = time.monotonic()
-    for number in range(rounds):
+    before = len(pool.rounds)
+    if before:
+        emit(f"{before} {pool.condition} rounds of this commit were recorded before")
+    for number in range(before, rounds):
         record(pool)
-        each = (time.monotonic() - started) / (number + 1)
+        each = (time.monotonic() - started) / (number + 1 - before)
         left = each * (rounds - number - 1) / 60
         emit(f"{pool.condition} round {number + 1} of {rounds}, about {left:.0f} min to go")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate import pairs
@@ -40,29 +42,57 @@ class Pool:
 
     Attributes:
         condition: ``quiet`` or ``loaded``.
+        folder: Where rounds are kept, so that an interruption costs one; those that are there
+            already are taken.
         rounds: The rounds.
         loads: The machine's load average after each round.
     """
 
     condition: str
+    folder: Path | None = None
     rounds: list[Round] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.folder is not None and self.folder.exists():
+            for path in sorted(self.folder.glob(f"{self.condition}-*.json")):
+                self._take(json.loads(path.read_text(encoding="utf-8")))
+
     def record(self, benchmarks: Path, tree: Path, found: Catalogue) -> None:
-        """Record one more round."""
+        """Record one more round, and keep it in the folder."""
         with load(self.condition == "loaded"):
-            self.rounds.append(
-                Round(
-                    values_of(benchmarks, tree, judged(found)),
-                    [
-                        pairs.measure(
-                            benchmarks, (tree, tree), found.works, lambda _: None, processes=1
-                        )
-                        for _ in range(PROCESSES_A_ROUND)
-                    ],
-                )
-            )
-            self.loads.append(os.getloadavg()[0])
+            values = values_of(benchmarks, tree, judged(found))
+            processes = [
+                pairs.measure(benchmarks, (tree, tree), found.works, lambda _: None, processes=1)
+                for _ in range(PROCESSES_A_ROUND)
+            ]
+            content = {
+                "load": os.getloadavg()[0],
+                "values": values,
+                "timed": [
+                    {work: [asdict(run) for run in both] for work, both in measured.items()}
+                    for measured in processes
+                ],
+            }
+        self._keep(content)
+        self._take(content)
+
+    def _keep(self, content: Mapping[str, Any]) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self.condition}-{len(self.rounds):04d}.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(content), encoding="utf-8")
+        partial.replace(path)
+
+    def _take(self, content: Mapping[str, Any]) -> None:
+        timed = [
+            {work: (pairs.run_of(base), pairs.run_of(head)) for work, (base, head) in one.items()}
+            for one in content["timed"]
+        ]
+        self.rounds.append(Round(content["values"], timed))
+        self.loads.append(content["load"])
 
     def in_order(self) -> list[tuple[Round, Round, list[Mapping[str, Both]]]]:
         """The real comparisons: each round is in one of them."""
