@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import shlex
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,8 +30,8 @@ from stageflow.errors import StageflowError
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
-from stageflow.providers.ports import Audio
 from stageflow.result import RunResult
+from stageflow.telemetry.encoding import plain
 from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
 from stageflow.timeline import timeline_svg, timeline_text
 
@@ -184,18 +182,3 @@ def as_json(result: RunResult) -> dict[str, Any]:
         "user_message": result.user_message,
         "events": [plain(event.to_dict()) for event in result.events],
     }
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it; what JSON has no form for becomes a description."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, Audio):
-        return {"duration_s": value.duration_s, "sample_rate_hz": value.sample_rate_hz}
-    return repr(value)

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
+from stageflow.dispatch import EventDispatcher
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import Claim, InMemoryDeadLetterStore
+from stageflow.telemetry.jsonl import JsonLinesSink, read_events
+from stageflow.telemetry.letters import ObservedLetterStore
+from stageflow.telemetry.sqlite import SQLiteSink
+from stageflow.telemetry.store import TelemetryStore
 from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
 from tests.utils.mocks import BrokenSink, RecordingSink
 
@@ -39,6 +44,42 @@ class TestRecordingSink(SinkContractTest):
 
     def read(self, sink: Any) -> Sequence[str]:
         return [event.type for event in sink.events]
+
+
+class TestObservedStore(StoreContractTest):
+    """A wrapper keeps the contract of what it wraps."""
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Any]:
+        with EventDispatcher([RecordingSink()]) as dispatcher:
+            yield ObservedLetterStore(InMemoryDeadLetterStore(), dispatcher)
+
+
+class TestSQLiteSink(SinkContractTest):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "telemetry.db"
+
+    def make_sink(self) -> Any:
+        return SQLiteSink(self.path)
+
+    def read(self, sink: Any) -> Sequence[str]:
+        with TelemetryStore(self.path) as store:
+            window = store.covered()
+            run = store.typical_run(window, "p") if window else None
+        return [event.type for event in run.events] if run else []
+
+
+class TestJsonLinesSink(SinkContractTest):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "events.jsonl"
+
+    def make_sink(self) -> Any:
+        return JsonLinesSink(self.path)
+
+    def read(self, sink: Any) -> Sequence[str]:
+        return [event.type for event in read_events(self.path)]
 
 
 class WrongStore:
