@@ -24,15 +24,11 @@ from stageflow.telemetry.encoding import to_json
 from stageflow.telemetry.histogram import bucket_of
 from stageflow.telemetry.letters import LETTER_REPLAYED, LETTER_WAITING
 from stageflow.telemetry.open_runs import OpenRuns
+from stageflow.telemetry.outcomes import BREAKER_STATES, UNKNOWN
 from stageflow.telemetry.schema import guarded, open_file
 
 MINUTE_S = 60
 HOUR_S = 3600
-
-#: Name of the pipeline of a run whose beginning was dropped on the way to the sink.
-UNKNOWN = "unknown"
-
-_BREAKER = frozenset({"breaker_open", "breaker_half_open", "breaker_closed"})
 
 #: Run id, sequence, type, stage, begin of the run in seconds since the epoch, offset in ms,
 #: duration in ms, data; the last two are never both there.
@@ -232,7 +228,7 @@ class SQLiteSink:
             role = _Role.RUN_START
         elif what in TERMINAL:
             role = _Role.RUN_END if stage is None else _Role.STAGE_END
-        elif what in _BREAKER:
+        elif what in BREAKER_STATES:
             role = _Role.BREAKER
         kind = self._kinds[name] = _Kind(number, stage, what, role)
         return kind

@@ -16,16 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from stageflow.events import COMPLETED, FAILED, Event
+from stageflow.events import FAILED, Event
 from stageflow.telemetry.errors import UnknownRunError
 from stageflow.telemetry.histogram import Histogram
+from stageflow.telemetry.outcomes import MEASURED
 from stageflow.telemetry.schema import guarded, open_file
 from stageflow.telemetry.sqlite import HOUR_S, MINUTE_S
 
 T = TypeVar("T")
-
-#: How a stage or run ended whose duration counts as its latency: it took its own time.
-MEASURED = (COMPLETED, FAILED)
 
 
 @dataclass(frozen=True, slots=True)
