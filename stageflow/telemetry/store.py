@@ -235,8 +235,9 @@ class TelemetryStore:
 
     def covered(self) -> Window | None:
         """From the first minute in which something ended to the end of the last; None if empty."""
-        query = "SELECT min(start_s), max(start_s) FROM rollups WHERE span_s = ?"
-        ((first, last),) = self._rows(query, MINUTE_S)
+        end = "(SELECT {}(start_s) FROM rollups WHERE span_s = ?)"  # either is one look-up
+        query = f"SELECT {end.format('min')}, {end.format('max')}"
+        ((first, last),) = self._rows(query, MINUTE_S, MINUTE_S)
         return None if first is None else Window(first, last + MINUTE_S)
 
     def latencies(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -289,6 +290,44 @@ def test_windows_that_are_none() -> None:
         Window(2.0, 1.0)
     with pytest.raises(ValueError, match="multiple of 60"):
         Window(1.0, 2.0, 90)
+
+
+def test_questions_cost_the_same_however_many_events_there_are(path: Path) -> None:
+    """Steps of SQLite's machine: as many for 2,000 runs as for 60 in the same buckets."""
+    asked: list[Callable[[TelemetryStore, Window], object]] = [
+        lambda store, window: store.latencies(window),
+        lambda store, window: store.errors(window),
+        lambda store, window: store.slowest_run(window, "p"),
+        lambda store, window: store.typical_run(window, "p"),
+        lambda store, window: store.dead_letters(window),
+        lambda store, window: store.breaker_changes(window),
+        lambda store, _: store.covered(),
+        lambda store, _: store.known(),
+    ]
+
+    def steps() -> list[int]:
+        """How many steps each question takes."""
+        with TelemetryStore(path) as store:
+            taken = itertools.count()
+            store._connection.set_progress_handler(lambda: next(taken) * 0, 1)
+            marks = [next(taken)]
+            for ask in asked:
+                ask(store, Window(NOON_S, NOON_S + HOUR_S))
+                marks.append(next(taken))
+        return [after - before for before, after in itertools.pairwise(marks)]
+
+    def runs(count: int) -> list[EventLog]:
+        return [
+            run_log(f"{n}", {"a": 1.2 ** (n % 20)}, at_s=NOON_S + 60 * (n % 60))
+            for n in range(count)
+        ]
+
+    sink = sink_of(path, runs(60))
+    few = steps()
+    sink.write(batch(*runs(1_980)))
+    sink.close()
+    assert min(few) > 1
+    assert steps() == few
 
 
 # ── breakers and letters ────────────────────────────────────────────────────────────────────
