@@ -76,6 +76,15 @@ def test_the_buckets_are_those_documented() -> None:
     assert (BOUNDS_MS[0], BOUNDS_MS[-1]) == (0.001, 1e7)
 
 
+@pytest.mark.parametrize(
+    ("share", "rank"), [(0.0, 1), (0.07, 7), (0.99, 99), (0.991, 100), (1.0, 100)]
+)
+def test_ranks_are_those_of_whole_numbers(share: float, rank: int) -> None:
+    """0.07 * 100 is a little more than 7 to a computer, and still the seventh is meant."""
+    powers = [1.1**n for n in range(1, 101)]
+    assert Histogram.of(powers).bucket_at(share) == bucket_of(powers[rank - 1])
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
 def test_no_percentile_of_nothing(share: float) -> None:
     """Nor one that is none."""

@@ -75,7 +75,9 @@ def test_a_torn_line_hides_no_other(
         assert runs_in(path) == ["one"]
         written(path, "two", "three")
         assert runs_in(path) == ["one", "two", "three"]
-    assert len(caplog.records) == 2
+        kept = [event.pipeline_run_id for event in read_events(path)]
+        assert kept == ["one"] * 4 + ["two"] * 4 + ["three"] * 4
+    assert len(caplog.records) == 3
     assert {"line 5 is no event" in record.getMessage() for record in caplog.records} == {True}
     assert path.read_bytes().count(b"\n\n") == 0
 
@@ -113,8 +115,9 @@ def test_a_full_disk_costs_the_batch_and_no_other(path: Path) -> None:
         check=True,
     )
     assert done.stdout == "OSError\n"
-    assert runs_in(path)[0] == "one"
-    assert runs_in(path)[-1] == "three"
+    kept = [event.pipeline_run_id for event in read_events(path)]
+    assert [kept.count(run) for run in ("one", "three")] == [4, 4]
+    assert kept[-4:] == ["three"] * 4
 
 
 def test_rotation_keeps_so_many_files_of_such_a_size(path: Path) -> None:

@@ -236,6 +236,22 @@ def test_hours_and_minutes_give_the_same_sums(
     assert {entry.start_s: entry.histogram.count for entry in found} == expected
 
 
+def test_whole_hours_are_read_as_hours(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """Without the minutes in between, a window over hours tells the same."""
+    ends = [NOON_S + 1_200.0 * n for n in range(12)]
+    sink_of(path, (run_log(f"{at}", {"a": 1.0}, at_s=at) for at in ends)).close()
+    store, window = opened(), Window(NOON_S + 1_200, NOON_S + 3.5 * HOUR_S)
+    before = store.latencies(window), store.errors(window)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "DELETE FROM rollups WHERE span_s = 60 AND start_s BETWEEN ? AND ?",
+            (NOON_S + HOUR_S, NOON_S + 3 * HOUR_S - 60),
+        )
+    connection.close()
+    assert (store.latencies(window), store.errors(window)) == before
+    assert before[0][0].histogram.count == 10
+
+
 def test_errors_by_stage_and_code(path: Path, opened: Callable[[], TelemetryStore]) -> None:
     """Counts of each outcome, of each code, and the rate of those that failed."""
     codes: list[str | float] = ["boom", "boom", "slow", 1.0, 1.0, 1.0, 1.0, 1.0]
@@ -461,6 +477,33 @@ def test_a_failed_batch_leaves_nothing_and_the_next_one_is_whole(
     assert [event.sequence for event in store.run("one").events] == [1, 2, 3, 6, 7, 8]
     assert store.run("one").status == "completed"
     assert store.known() == (("p", None), ("p", "a"), ("p", "c"))
+
+
+def test_ids_of_a_failed_batch_are_forgotten(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """A file that is full in the middle of a batch: what comes later is filed under sound ids."""
+    sink, log = SQLiteSink(path), EventLog("one", 0.0, NOON_S)
+    log.append(("pipeline.started", 0.0, None, {"pipeline": "p"}))
+    log.append(("stage.a.started", 0.0, "a", None))
+    log.append(("stage.a.completed", 1.0, "a", 0.0))
+    log.append(("stage.b.said", 1.0, "b", {"long": "x" * 100_000}))
+    sink.write(batch(run_log("zero", {"z": 1.0})))
+    execute = sink._connection.execute
+    (pages,) = execute("PRAGMA page_count").fetchone()
+    execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(TelemetryFileError, match="full"):
+        sink.write(batch(log))
+    execute("PRAGMA max_page_count = 1000000")
+    sink.write(batch(log)[2:])
+    sink.write(batch(run_log("two", {"c": 1.0, "b": 2.0, "a": 3.0})))
+    sink.close()
+    store = opened()
+    assert [event.type for event in store.run("one").events] == [e.type for e in log][2:]
+    assert [e.stage for e in store.run("two").events if e.stage] == ["c", "c", "b", "b", "a", "a"]
+    counts = {(e.pipeline, e.stage): e.histogram.count for e in store.latencies(Window(0.0, 4e9))}
+    own = dict.fromkeys([("p", None)], 2) | {("p", stage): 1 for stage in "abcz"}
+    assert counts == own | {("unknown", "a"): 1}
 
 
 def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path) -> None:
