@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from stageflow.events import Event, EventLog, EventSink, RawEvent
+from stageflow.events import EventBatch, EventLog, EventSink, RawEvent
 
 _log = logging.getLogger("stageflow.dispatch")
 
@@ -84,10 +84,8 @@ class _Lane:
             _log.exception("event sink %s could not be closed", self.name)
 
     def _drain(self) -> None:
-        batch: list[Event] = []
-        for _ in range(len(self._buffer)):
-            log, position = self._buffer.popleft()
-            batch.append(log.event_at(position))
+        take = self._buffer.popleft
+        batch = EventBatch([take() for _ in range(len(self._buffer))])
         if not batch:
             return
         try:

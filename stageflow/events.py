@@ -82,7 +82,7 @@ class EventLog(Sequence[Event]):
     `Event` objects when they are read.
     """
 
-    __slots__ = ("_events", "_raw", "_started_at", "_wall_started_at", "append", "pipeline_run_id")
+    __slots__ = ("_events", "_raw", "append", "pipeline_run_id", "started_at", "wall_started_at")
 
     def __init__(self, pipeline_run_id: str, started_at: float, wall_started_at: float) -> None:
         """Begin an empty log.
@@ -93,8 +93,8 @@ class EventLog(Sequence[Event]):
             wall_started_at: The same moment in seconds since the epoch.
         """
         self.pipeline_run_id = pipeline_run_id
-        self._started_at = started_at
-        self._wall_started_at = wall_started_at
+        self.started_at = started_at
+        self.wall_started_at = wall_started_at
         self._raw: list[RawEvent] = []
         self._events: list[Event] = []
         self.append = self._raw.append
@@ -115,10 +115,14 @@ class EventLog(Sequence[Event]):
             events.append(self.event_at(position))
         return tuple(events)
 
+    def raw_at(self, position: int) -> RawEvent:
+        """The event at `position`, counted from 0, as it is kept; safe to call from any thread."""
+        return self._raw[position]
+
     def event_at(self, position: int) -> Event:
         """The event at `position`, counted from 0, made anew; safe to call from any thread."""
         kind, at, stage, payload = self._raw[position]
-        offset_s = at - self._started_at
+        offset_s = at - self.started_at
         data: Mapping[str, Any]
         if payload is None:
             data = _NOTHING
@@ -129,12 +133,41 @@ class EventLog(Sequence[Event]):
         return Event(
             sequence=position + 1,
             type=kind,
-            timestamp=datetime.fromtimestamp(self._wall_started_at + offset_s, UTC),
+            timestamp=datetime.fromtimestamp(self.wall_started_at + offset_s, UTC),
             pipeline_run_id=self.pipeline_run_id,
             offset_ms=offset_s * 1000.0,
             stage=stage,
             data=data,
         )
+
+
+class EventBatch(Sequence[Event]):
+    """Events of any number of runs, as a sink is given them.
+
+    They become objects when they are read, each time anew. A sink that has to be cheap reads
+    `entries` instead: making the objects costs more than writing them to a database.
+
+    Attributes:
+        entries: For each event its log, and its position there, counted from 0.
+    """
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: Sequence[tuple[EventLog, int]]) -> None:
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Event]:
+        for log, position in self.entries:
+            yield log.event_at(position)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return EventBatch(self.entries[index])
+        log, position = self.entries[index]
+        return log.event_at(position)
 
 
 class EventSink(Protocol):

@@ -24,6 +24,7 @@ from stageflow.cli.options import (
     write_text,
 )
 from stageflow.cli.run import as_json, report
+from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.dlq.export import pytest_file
 from stageflow.dlq.replay import LEASE_S, replay
@@ -32,6 +33,7 @@ from stageflow.kernels.defaults import default_providers
 from stageflow.letter import DeadLetter, LetterState
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.providers.registry import ProviderRegistry
+from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.timeline import timeline_text
 
 T = TypeVar("T")
@@ -110,6 +112,7 @@ def _add_replay(commands: Commands) -> None:
         metavar="X",
         help="how slow the fake providers are; 0: instant (default: 1)",
     )
+    add_telemetry(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead")
     add_color(parser)
     parser.set_defaults(run=_replay)
@@ -224,9 +227,13 @@ def _replay(arguments: argparse.Namespace) -> int:
     async def work(store: SQLiteDeadLetterStore) -> int:
         letter = await _find(store, arguments.id)
         pipeline = load_pipeline(_pipeline_name(letter, arguments.pipeline))
-        orchestrator = PipelineOrchestrator(pipeline.build())
         providers = _providers(arguments.providers, letter.seed or 0, arguments.scale)
-        result = await replay(letter, orchestrator, store, providers=providers, lease_s=LEASE_S)
+        with recorded(arguments.telemetry) as dispatcher:
+            orchestrator = PipelineOrchestrator(pipeline.build(), dispatcher=dispatcher)
+            observed = ObservedLetterStore(store, dispatcher)
+            result = await replay(
+                letter, orchestrator, observed, providers=providers, lease_s=LEASE_S
+            )
         if arguments.json:
             say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
         else:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import shlex
-from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
@@ -26,14 +25,16 @@ from stageflow.cli.options import (
     wants_color,
     write_text,
 )
+from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.errors import StageflowError
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
-from stageflow.providers.ports import Audio
 from stageflow.result import RunResult
+from stageflow.telemetry.encoding import plain
+from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
 from stageflow.timeline import timeline_svg, timeline_text
 
@@ -43,6 +44,7 @@ _EXAMPLES = """\
   stageflow run chat --scale 0 --json
   stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
   stageflow run voice --inject llm=error --dlq letters.db     one that fails, and is kept
+  stageflow run voice --inject stt=error --telemetry runs.db
   stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
 """
 
@@ -98,6 +100,7 @@ def add_command(commands: Commands) -> None:
         metavar="FILE",
         help="keep the run as a dead letter in this file if it fails for good; see stageflow dlq",
     )
+    add_telemetry(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the result and its events as JSON instead"
     )
@@ -120,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
             # A fault on a provider that nobody calls would show a healthy turn.
             context.providers[injector.provider]
             faults.enter_context(injector)
-        result = asyncio.run(_run_kept(pipeline, context, arguments.dlq))
+        result = asyncio.run(_run_kept(pipeline, context, arguments))
     if arguments.json:
         say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
     else:
@@ -139,11 +142,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if result.failure is None else 1
 
 
-async def _run_kept(pipeline: Pipeline, context: PipelineContext, file: str | None) -> RunResult:
-    if file is None:
+async def _run_kept(
+    pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
+) -> RunResult:
+    if arguments.dlq is None and arguments.telemetry is None:
         return await pipeline.run(context)
-    async with SQLiteDeadLetterStore(file) as store:
-        return await PipelineOrchestrator(pipeline.build(), dead_letters=store).run(context)
+    with recorded(arguments.telemetry) as dispatcher:
+        orchestrator = partial(PipelineOrchestrator, pipeline.build(), dispatcher=dispatcher)
+        if arguments.dlq is None:
+            return await orchestrator().run(context)
+        async with SQLiteDeadLetterStore(arguments.dlq) as store:
+            observed = ObservedLetterStore(store, dispatcher)
+            return await orchestrator(dead_letters=observed).run(context)
 
 
 def _fault(text: str) -> FaultInjector:
@@ -184,18 +194,3 @@ def as_json(result: RunResult) -> dict[str, Any]:
         "user_message": result.user_message,
         "events": [plain(event.to_dict()) for event in result.events],
     }
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it; what JSON has no form for becomes a description."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, Audio):
-        return {"duration_s": value.duration_s, "sample_rate_hz": value.sample_rate_hz}
-    return repr(value)

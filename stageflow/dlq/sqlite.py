@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
 from stageflow.dlq.store import Claim, check_claimable, letter_of
@@ -24,6 +21,7 @@ from stageflow.errors import (
     UnknownDeadLetterError,
 )
 from stageflow.letter import DeadLetter, LetterState
+from stageflow.sqlite_file import connect, patiently, transaction
 
 T = TypeVar("T")
 
@@ -48,9 +46,6 @@ CREATE TABLE dead_letters (
 )
 
 _SELECT = "SELECT body, state, attempts, lease_until, replay_run_id FROM dead_letters"
-
-#: How often a locked file is tried again where SQLite does not wait by itself, in seconds.
-_PAUSE_S = 0.01
 
 
 class SQLiteDeadLetterStore:
@@ -166,7 +161,9 @@ class SQLiteDeadLetterStore:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = self._connect()
+            connection = connect(
+                self.path, create=self._create, busy_timeout_s=self._busy_timeout_s
+            )
             try:
                 self._prepare(connection)
             except BaseException:
@@ -175,20 +172,11 @@ class SQLiteDeadLetterStore:
             self._connection = connection
         return self._connection
 
-    def _connect(self) -> sqlite3.Connection:
-        mode = "rwc" if self._create else "rw"
-        return sqlite3.connect(
-            f"file:{quote(str(self.path.absolute()))}?mode={mode}",
-            uri=True,
-            timeout=self._busy_timeout_s,
-            isolation_level=None,
-        )
-
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make sure that the file is ours before anything in it is changed."""
         if self._is_new(connection):
-            self._patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
-            with _transaction(connection):
+            patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), self._busy_timeout_s)
+            with transaction(connection):
                 # Another process may have been faster.
                 if self._is_new(connection):
                     for statement in _SCHEMA:
@@ -202,8 +190,8 @@ class SQLiteDeadLetterStore:
             "SELECT application_id, user_version, schema_version"
             " FROM pragma_application_id, pragma_user_version, pragma_schema_version"
         )
-        application_id, version, schema_version = self._patiently(
-            lambda: connection.execute(query).fetchone()
+        application_id, version, schema_version = patiently(
+            lambda: connection.execute(query).fetchone(), self._busy_timeout_s
         )
         if application_id == APPLICATION_ID:
             if version != SCHEMA_VERSION:
@@ -219,18 +207,6 @@ class SQLiteDeadLetterStore:
             )
         return True
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
-        """Wait for a lock in the few places where SQLite itself gives up at once."""
-        give_up_at = time.monotonic() + self._busy_timeout_s
-        while True:
-            try:
-                return attempt()
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() >= give_up_at:
-                    raise
-                time.sleep(_PAUSE_S * random.random())
-
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -239,7 +215,7 @@ class SQLiteDeadLetterStore:
     # ── the statements ──────────────────────────────────────────────────────────────────────
 
     def _put(self, connection: sqlite3.Connection, letter_id: str, body: str) -> None:
-        with _transaction(connection):
+        with transaction(connection):
             query = "SELECT body FROM dead_letters WHERE id = ?"
             row = connection.execute(query, (letter_id,)).fetchone()
             if row is None:
@@ -263,7 +239,7 @@ class SQLiteDeadLetterStore:
         return tuple(letter_of(self._codec, *row) for row in rows)
 
     def _claim(self, connection: sqlite3.Connection, letter_id: str, lease_s: float) -> Claim:
-        with _transaction(connection):
+        with transaction(connection):
             query = "SELECT state, lease_until, replay_run_id FROM dead_letters WHERE id = ?"
             row = connection.execute(query, (letter_id,)).fetchone()
             if row is None:
@@ -282,7 +258,7 @@ class SQLiteDeadLetterStore:
     def _update(
         self, connection: sqlite3.Connection, claim: Claim, change: str, values: tuple[Any, ...]
     ) -> None:
-        with _transaction(connection):
+        with transaction(connection):
             # Every claim counts an attempt, so the count tells which claim is the latest.
             changed = connection.execute(
                 f"UPDATE dead_letters SET {change}"  # noqa: S608 - one of the three above
@@ -291,17 +267,3 @@ class SQLiteDeadLetterStore:
             )
             if changed.rowcount != 1:
                 raise DeadLetterLeaseLostError(claim.letter.id)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing; other writers wait from the start, so nobody decides on what is outdated."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # SQLite has rolled back by itself if, say, the disk was full.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise

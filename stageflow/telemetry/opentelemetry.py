@@ -24,17 +24,12 @@ from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 
 from stageflow import __version__
+from stageflow.telemetry.buckets import DURATION_BUCKETS_S
 
 _SCOPE = "stageflow"
 
 #: The outcomes of `Metrics.record_stage` that are no code of an error.
 _PLAIN_OUTCOMES = frozenset({"completed", "skipped", "cancelled"})
-
-#: Upper bounds of the histogram's buckets in seconds: stages take from microseconds to seconds.
-DURATION_BUCKETS_S = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
 
 
 class OpenSpan(NamedTuple):

@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from stageflow.dispatch import EventDispatcher
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import Claim, InMemoryDeadLetterStore
+from stageflow.events import TERMINAL
+from stageflow.telemetry.jsonl import JsonLinesSink, read_events
+from stageflow.telemetry.letters import ObservedLetterStore
+from stageflow.telemetry.opentelemetry_sink import OpenTelemetrySink
+from stageflow.telemetry.prometheus import PrometheusSink
+from stageflow.telemetry.sqlite import SQLiteSink
+from stageflow.telemetry.store import TelemetryStore
+from stageflow.testing.contracts.overrides import overrides_contract
 from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
 from tests.utils.mocks import BrokenSink, RecordingSink
 
@@ -39,6 +51,82 @@ class TestRecordingSink(SinkContractTest):
 
     def read(self, sink: Any) -> Sequence[str]:
         return [event.type for event in sink.events]
+
+
+class TestObservedStore(StoreContractTest):
+    """A wrapper keeps the contract of what it wraps."""
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Any]:
+        with EventDispatcher([RecordingSink()]) as dispatcher:
+            yield ObservedLetterStore(InMemoryDeadLetterStore(), dispatcher)
+
+
+class TestSQLiteSink(SinkContractTest):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "telemetry.db"
+
+    def make_sink(self) -> Any:
+        return SQLiteSink(self.path)
+
+    def read(self, sink: Any) -> Sequence[str]:
+        with TelemetryStore(self.path) as store:
+            window = store.covered()
+            run = store.typical_run(window, "p") if window else None
+        return [event.type for event in run.events] if run else []
+
+
+class TestJsonLinesSink(SinkContractTest):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "events.jsonl"
+
+    def make_sink(self) -> Any:
+        return JsonLinesSink(self.path)
+
+    def read(self, sink: Any) -> Sequence[str]:
+        return [event.type for event in read_events(self.path)]
+
+
+class TestPrometheusSink(SinkContractTest):
+    def make_sink(self) -> Any:
+        return PrometheusSink()
+
+    def read(self, sink: Any) -> Sequence[str]:
+        ends: list[str] = []
+        for family in sink.registry.collect():
+            for sample in family.samples:
+                if sample.name in ("stageflow_stage_total", "stageflow_run_total"):
+                    where = sample.labels.get("stage")
+                    name = f"stage.{where}" if where else "pipeline"
+                    ends += [f"{name}.{sample.labels['outcome']}"] * int(sample.value)
+        return ends
+
+    @overrides_contract(reason="metrics count ends, and know no order")
+    def test_passes_every_event_on_once_and_in_order(self) -> None:
+        sink = self.make_sink()
+        ends = [event.type for event in self._run(sink) if event.what in TERMINAL]
+        assert sorted(self.read(sink)) == sorted(ends)
+
+
+class TestOpenTelemetrySink(SinkContractTest):
+    def make_sink(self) -> Any:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        return OpenTelemetrySink(self.provider.get_tracer("test"))
+
+    def read(self, sink: Any) -> Sequence[str]:
+        self.provider.shutdown()
+        return [span.name for span in self.exporter.get_finished_spans()]
+
+    @overrides_contract(reason="a span stands for two events, and is passed on when it ends")
+    def test_passes_every_event_on_once_and_in_order(self) -> None:
+        sink = self.make_sink()
+        ends = [event for event in self._run(sink) if event.what in TERMINAL]
+        names = [f"stage {event.stage}" if event.stage else "run p" for event in ends]
+        assert list(self.read(sink)) == names
 
 
 class WrongStore:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import stageflow
+from stageflow.telemetry.jsonl import read_events
+from stageflow.telemetry.store import TelemetryStore
 
 #: What must be importable in the process: the package, and nothing of the folder it runs in.
 SOURCE = Path(stageflow.__file__).parents[1]
@@ -64,6 +66,45 @@ def test_a_failed_turn(tmp_path: Path) -> None:
     last = json.loads(events.read_text("utf-8").splitlines()[-1])
     assert (last["type"], last["data"]["error_code"]) == ("pipeline.failed", "deadline_exceeded")
     assert "voice: failed" in svg.read_text("utf-8")
+
+
+def test_a_run_is_recorded(tmp_path: Path) -> None:
+    """In SQLite and as JSON lines; a failed run with its dead letter, and the replay after it."""
+    database, lines = tmp_path / "runs.db", tmp_path / "runs.jsonl"
+    letters = ("--dlq", str(tmp_path / "letters.db"))
+    run = ("-m", "stageflow", "run", "chat", "--scale", "0")
+    for more in ((), ("--inject", "llm=error", *letters)):
+        for file in (database, lines):
+            python(*run, *more, "--telemetry", str(file), cwd=tmp_path)
+    with TelemetryStore(database) as store:
+        window = store.covered()
+        assert window is not None
+        (runs,) = store.errors(window, pipeline="chat", stage="")
+        assert dict(runs.outcomes) == {"completed": 1, "failed": 1}
+        (letter,) = store.dead_letters(waiting=True)
+    kept = list(read_events(lines))
+    ends = [event.type for event in kept if event.what in ("completed", "failed", "waiting")]
+    assert [end for end in ends if not end.startswith("stage.")] == [
+        "pipeline.completed",
+        "pipeline.failed",
+        "dead_letter.waiting",
+    ]
+    replay = ("-m", "stageflow", "dlq", "replay", letter.letter_id, "--store", letters[1])
+    done = python(*replay, "--scale", "0", "--telemetry", str(database), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with TelemetryStore(database) as store:
+        (replayed,) = store.dead_letters()
+        assert replayed.replay_run_id is not None
+        assert store.run(replayed.replay_run_id).status == "completed"
+        assert store.dead_letters(waiting=True) == ()
+
+
+def test_a_name_that_does_not_tell_what_the_file_is_to_be(tmp_path: Path) -> None:
+    """Nothing is run, and the error says which names do."""
+    done = python("-m", "stageflow", "run", "chat", "--telemetry", "x.txt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "give a name that ends in .db or .jsonl" in done.stderr
+    assert (done.stdout, list(tmp_path.iterdir())) == ("", [])
 
 
 OWN = """\

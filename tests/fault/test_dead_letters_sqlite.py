@@ -23,6 +23,7 @@ from stageflow import errors as err
 from stageflow.dlq.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteDeadLetterStore
 from stageflow.dlq.store import Claim
 from stageflow.letter import DeadLetter
+from stageflow.sqlite_file import patiently
 from tests.fault.letters import make_letter
 
 T = TypeVar("T")
@@ -228,7 +229,7 @@ def test_a_lock_that_sqlite_itself_does_not_wait_for_is_waited_for(path: Path) -
             blocker.execute("COMMIT")
         return str(hasty.execute("PRAGMA journal_mode = WAL").fetchone()[0])
 
-    assert SQLiteDeadLetterStore(path)._patiently(work) == "wal"
+    assert patiently(work, 5.0) == "wal"
     assert tries == 2
     hasty.close()
     blocker.close()

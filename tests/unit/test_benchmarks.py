@@ -36,6 +36,7 @@ from benchmarks import (
     rounds,
     subpipelines,
     support,
+    telemetry,
     turns,
     voice,
     works,
@@ -84,8 +85,10 @@ def _make_waiting_free(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few rounds and turns as still go through all code, and no real waiting."""
-    for module in (events, import_time, ratios, subpipelines):
+    for module in (events, import_time, ratios, subpipelines, telemetry):
         monkeypatch.setattr(module, "ROUNDS", 2)
+    monkeypatch.setattr(telemetry, "PERIODS", 1)
+    monkeypatch.setattr(telemetry, "READ_RUNS", 120)
     for module in (chat, voice):
         monkeypatch.setattr(module, "TURNS", 4)
     monkeypatch.setattr(counted, "LEAK_RUNS", 100)

@@ -18,8 +18,8 @@ import pytest
 import stageflow
 from stageflow import Audio, Event
 from stageflow.cli import app, main, options
-from stageflow.cli.run import plain
 from stageflow.kernels.voice import voice
+from stageflow.telemetry.encoding import plain
 from tests.utils.factories import make_pipeline, make_spec
 from tests.utils.virtual_time import run_virtual
 

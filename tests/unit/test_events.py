@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from stageflow import Event
-from stageflow.events import TERMINAL, stage_event_type
+from stageflow.events import TERMINAL, EventBatch, stage_event_type
 from tests.utils.factories import make_log
 
 RAW = (
@@ -141,3 +141,15 @@ def test_an_event_needs_no_more_than_what_happened_when_and_in_which_run() -> No
     assert len({event, same, same}) == 2
     with pytest.raises(TypeError):
         event.data["pipeline"] = "q"  # type: ignore[index]
+
+
+def test_a_batch_is_the_sequence_of_its_events() -> None:
+    """By number, from the end, in slices and one after another; equal each time it is read."""
+    first = make_log(("pipeline.started", 100.0, None, None), ("stage.a.started", 101.0, "a", None))
+    second = make_log(("pipeline.started", 200.0, None, None), run_id="run-2")
+    batch = EventBatch([(first, 1), (second, 0), (first, 0)])
+    expected = [first[1], second[0], first[0]]
+    assert list(batch) == list(batch) == expected
+    assert [batch[n] for n in (0, 1, -1)] == expected
+    assert list(batch[1:]) == expected[1:]
+    assert (len(batch), len(batch[:0]), bool(EventBatch([]))) == (3, 0, False)

@@ -1,0 +1,14 @@
+"""What all sinks make of events alike."""
+
+from __future__ import annotations
+
+from stageflow.events import COMPLETED, FAILED
+
+#: Name of the pipeline of a run whose beginning was dropped on the way to the sink.
+UNKNOWN = "unknown"
+
+#: How a stage or run ended whose duration counts as its latency: it took its own time.
+MEASURED = frozenset({COMPLETED, FAILED})
+
+#: The events by which circuit breakers tell their new state, and the number that stands for it.
+BREAKER_STATES = {"breaker_closed": 0, "breaker_half_open": 1, "breaker_open": 2}

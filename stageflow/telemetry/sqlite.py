@@ -1,0 +1,362 @@
+"""Telemetry in a SQLite file: the embedded default, written by any number of processes.
+
+One transaction a batch, and no index that a batch would have to jump about in. What a dashboard or
+an alert asks for is added up while it is written: see `stageflow.telemetry.store` for reading,
+and docs/telemetry.md for the tables.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from stageflow.events import STARTED, TERMINAL, Event, EventBatch, EventLog
+from stageflow.sqlite_file import transaction
+from stageflow.telemetry.encoding import to_json
+from stageflow.telemetry.histogram import bucket_of
+from stageflow.telemetry.letters import LETTER_REPLAYED, LETTER_WAITING
+from stageflow.telemetry.open_runs import OpenRuns
+from stageflow.telemetry.outcomes import BREAKER_STATES, UNKNOWN
+from stageflow.telemetry.schema import guarded, open_file
+
+MINUTE_S = 60
+HOUR_S = 3600
+
+#: Run id, sequence, type, stage, begin of the run in seconds since the epoch, offset in ms,
+#: duration in ms, data; the last two are never both there.
+_Fact: TypeAlias = tuple[
+    str, int, str, str | None, float, float, float | None, Mapping[str, Any] | None
+]
+
+
+class _Role(IntEnum):
+    """What else there is to do for an event than to keep it."""
+
+    NONE = 0
+    RUN_START = 1
+    STAGE_END = 2
+    RUN_END = 3
+    BREAKER = 4
+    LETTER = 5
+
+
+class _Kind(NamedTuple):
+    id: int
+    stage: str | None
+    what: str
+    role: _Role
+
+
+class _Run(NamedTuple):
+    id: int
+    pipeline: str
+
+
+def _none_counted() -> list[int]:
+    return [0, 0]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows to be written, by table."""
+
+    #: Events of which there is nothing to say but when, one after another, five values each.
+    plain: list[Any] = field(default_factory=list)
+    told: list[tuple[Any, ...]] = field(default_factory=list)
+    runs: list[tuple[Any, ...]] = field(default_factory=list)
+    ends: list[tuple[Any, ...]] = field(default_factory=list)
+    changes: list[tuple[Any, ...]] = field(default_factory=list)
+    letters: list[tuple[Any, ...]] = field(default_factory=list)
+    #: By minute, series and bucket: how many, and one run that was among them.
+    counts: defaultdict[tuple[int, int, int], list[int]] = field(
+        default_factory=lambda: defaultdict(_none_counted)
+    )
+
+    def count(self, at_s: float, series: int, duration_ms: float | None, run: int) -> None:
+        """Count an end of a stage or a run."""
+        minute = int(at_s) // MINUTE_S * MINUTE_S
+        counted = self.counts[minute, series, bucket_of(duration_ms or 0.0)]
+        counted[0] += 1
+        counted[1] = run
+
+    def rollups(self) -> list[int]:
+        """Rows of minutes and of hours, one after another, six values each."""
+        hours: defaultdict[tuple[int, int, int], list[int]] = defaultdict(_none_counted)
+        rows: list[int] = []
+        for (minute, series, bucket), (count, run) in self.counts.items():
+            rows += (MINUTE_S, minute, series, bucket, count, run)
+            counted = hours[minute // HOUR_S * HOUR_S, series, bucket]
+            counted[0] += count
+            counted[1] = run
+        for (hour, series, bucket), (count, run) in hours.items():
+            rows += (HOUR_S, hour, series, bucket, count, run)
+        return rows
+
+    def store(self, connection: sqlite3.Connection) -> None:
+        """Write all of it."""
+        write = connection.executemany
+        write("INSERT INTO runs VALUES (?, ?, ?, ?, ?, 'running', NULL, NULL, NULL)", self.runs)
+        _insert_flat(
+            connection,
+            "INSERT OR IGNORE INTO events (run, sequence, kind, offset_ms, duration_ms)",
+            self.plain,
+            width=5,
+        )
+        write("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", self.told)
+        write(
+            "UPDATE runs SET status = ?, duration_ms = ?, failed_stage = ?, error_code = ?"
+            " WHERE id = ?",
+            self.ends,
+        )
+        _insert_flat(
+            connection,
+            "INSERT INTO rollups (span_s, start_s, series, bucket, count, run)",
+            self.rollups(),
+            width=6,
+            conflict="ON CONFLICT DO UPDATE SET count = count + excluded.count, run = excluded.run",
+        )
+        write("INSERT INTO breaker_changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self.changes)
+        write(
+            "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " replayed_s = coalesce(excluded.replayed_s, replayed_s),"
+            " replay_run_id = coalesce(excluded.replay_run_id, replay_run_id)",
+            self.letters,
+        )
+
+
+def _insert_flat(
+    connection: sqlite3.Connection, head: str, values: list[Any], *, width: int, conflict: str = ""
+) -> None:
+    """Insert rows of `width` values, twenty a statement: half of what one a statement costs."""
+    row = f"({', '.join('?' * width)})"
+    at_once = 20 * width
+    whole = len(values) // at_once * at_once
+    for size, start, end in ((at_once, 0, whole), (width, whole, len(values))):
+        rows = ", ".join([row] * (size // width))
+        connection.executemany(
+            f"{head} VALUES {rows} {conflict}",
+            (values[n : n + size] for n in range(start, end, size)),
+        )
+
+
+class SQLiteSink:
+    """An `EventSink` that keeps events in a file, and adds them up by minute and hour.
+
+    The file is opened, made, or brought to the newest version at once, so that what is wrong with
+    it shows where the sink is made. A batch is one transaction: it is there as a whole or not at
+    all, also when the process is killed.
+    """
+
+    def __init__(
+        self, path: str | Path, *, source: str | None = None, busy_timeout_s: float = 5.0
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: The file; made if there is none.
+            source: What this process is called where several write one file, as circuit breakers
+                of two processes are two; host and process id if left out.
+            busy_timeout_s: How long a batch waits for another process that writes, in seconds;
+                after that it is lost, and counted as failed.
+
+        Raises:
+            InvalidTelemetryFileError: The file holds something else, or is of a newer version.
+            TelemetryFileError: It cannot be opened.
+        """
+        self.path = Path(path)
+        self.source = source if source is not None else f"{platform.node()}:{os.getpid()}"
+        self._connection = open_file(self.path, create=True, busy_timeout_s=busy_timeout_s)
+        self._kinds: dict[str, _Kind] = {}
+        self._series: dict[tuple[str, int, str | None], int] = {}
+        self._runs: OpenRuns[_Run] = OpenRuns()
+        self._last_run = 0
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Write a batch.
+
+        Raises:
+            TelemetryFileError: It could not be written; nothing of it is there.
+        """
+        if events:
+            guarded("write", self.path, lambda: self._write(events))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _write(self, events: Sequence[Event]) -> None:
+        try:
+            with transaction(self._connection):
+                query = "SELECT coalesce(max(id), 0) FROM runs"
+                (self._last_run,) = self._connection.execute(query).fetchone()
+                batch = _Batch()
+                self._gather(events, batch)
+                batch.store(self._connection)
+        except BaseException:
+            # Ids that were given within the transaction are not in the file.
+            self._kinds.clear()
+            self._series.clear()
+            self._runs.clear()
+            raise
+
+    def _gather(self, events: Sequence[Event], batch: _Batch) -> None:
+        """Turn events into rows; once for each event, so it is written for speed."""
+        kinds, runs, add, count = self._kinds, self._runs, batch.plain.extend, batch.count
+        ends, start, letter = (_Role.STAGE_END, _Role.RUN_END), _Role.RUN_START, _Role.LETTER
+        for run_id, sequence, name, stage, began_s, offset_ms, took_ms, data in _facts(events):
+            kind = kinds.get(name) or self._kind(name, stage)
+            role = kind.role
+            if role is letter:
+                batch.letters.append(_letter_row(kind, began_s + offset_ms / 1000.0, run_id, data))
+                continue
+            run = runs.get(run_id) if role is not start else None
+            if run is None:
+                run = self._run(batch, run_id, role is start, began_s, data)
+            duration_ms, code = took_ms, None
+            if data is None:
+                add((run.id, sequence, kind.id, offset_ms, took_ms))
+            else:
+                duration_ms, code, detail = _described(data, role in ends)
+                row = (run.id, sequence, kind.id, offset_ms, duration_ms, code, detail)
+                batch.told.append(row)
+            if not role:
+                continue
+            at_s = began_s + offset_ms / 1000.0
+            if role in ends:
+                series = self._series.get((run.pipeline, kind.id, code))
+                if series is None:
+                    series = self._new_series(run.pipeline, kind, code)
+                count(at_s, series, duration_ms, run.id)
+                if role is _Role.RUN_END:
+                    failed_stage = data.get("failed_stage") if data else None
+                    batch.ends.append((kind.what, duration_ms, failed_stage, code, run.id))
+                    runs.pop(run_id, None)
+            elif role is _Role.BREAKER and data is not None:
+                change = (data.get(k, "") for k in ("before", "after", "reason"))
+                where = (run.pipeline, str(stage), text(run_id))
+                change_row = (at_s, text(data.get("provider", "")), self.source, *map(text, change))
+                batch.changes.append((*change_row, *where))
+
+    def _kind(self, name: str, stage: str | None) -> _Kind:
+        """The kind of an event of that type, which this batch is the first to have."""
+        execute = self._connection.execute
+        execute("INSERT OR IGNORE INTO kinds (type, stage) VALUES (?, ?)", (name, stage))
+        (number,) = execute("SELECT id FROM kinds WHERE type = ?", (name,)).fetchone()
+        what = name.rpartition(".")[2]
+        role = _Role.NONE
+        if name in (LETTER_WAITING, LETTER_REPLAYED):
+            role = _Role.LETTER
+        elif stage is None and what == STARTED:
+            role = _Role.RUN_START
+        elif what in TERMINAL:
+            role = _Role.RUN_END if stage is None else _Role.STAGE_END
+        elif what in BREAKER_STATES:
+            role = _Role.BREAKER
+        kind = self._kinds[name] = _Kind(number, stage, what, role)
+        return kind
+
+    def _new_series(self, pipeline: str, kind: _Kind, code: str | None) -> int:
+        """The number of the series that an end belongs to, which this process has not counted."""
+        execute, key = self._connection.execute, (pipeline, kind.stage or "", kind.what, code or "")
+        execute(
+            "INSERT OR IGNORE INTO series (pipeline, stage, outcome, error_code)"
+            " VALUES (?, ?, ?, ?)",
+            key,
+        )
+        (number,) = execute(
+            "SELECT id FROM series"
+            " WHERE pipeline = ? AND stage = ? AND outcome = ? AND error_code = ?",
+            key,
+        ).fetchone()
+        self._series[pipeline, kind.id, code] = number
+        return int(number)
+
+    def _run(
+        self,
+        batch: _Batch,
+        run_id: str,
+        starts: bool,
+        began_s: float,
+        data: Mapping[str, Any] | None,
+    ) -> _Run:
+        """The run of an event that this process does not remember."""
+        if not starts:
+            # A batch failed, so that all was forgotten; or the run's beginning was dropped.
+            row = self._connection.execute(
+                "SELECT id, pipeline FROM runs WHERE run_id = ? AND source = ?"
+                " AND status = 'running' ORDER BY id DESC LIMIT 1",
+                (text(run_id), self.source),
+            ).fetchone()
+            if row is not None:
+                run = _Run(*row)
+                self._runs.begin(run_id, run)
+                return run
+        self._last_run += 1
+        run = _Run(self._last_run, text((data or {}).get("pipeline", UNKNOWN)))
+        batch.runs.append((run.id, text(run_id), run.pipeline, self.source, began_s))
+        self._runs.begin(run_id, run)
+        return run
+
+
+def text(value: object) -> str:
+    """A value as text that SQLite takes: half a surrogate pair becomes a description."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _facts(events: Sequence[Event]) -> Iterator[_Fact]:
+    """What events say, without making objects of them where a dispatcher has not."""
+    if isinstance(events, EventBatch):
+        known: EventLog | None = None
+        for log, position in events.entries:
+            if log is not known:
+                known, run_id, raw = log, log.pipeline_run_id, log.raw_at
+                began_s, started_at = log.wall_started_at, log.started_at
+            kind, at, stage, payload = raw(position)
+            duration_ms = data = None
+            if isinstance(payload, float):
+                duration_ms = (at - payload) * 1000.0
+            else:
+                data = payload
+            offset_ms = (at - started_at) * 1000.0
+            yield run_id, position + 1, kind, stage, began_s, offset_ms, duration_ms, data
+        return
+    for event in events:
+        began_s = event.timestamp.timestamp() - event.offset_ms / 1000.0
+        rest = (event.stage, began_s, event.offset_ms, None, event.data or None)
+        yield (event.pipeline_run_id, event.sequence, event.type, *rest)
+
+
+def _described(data: Mapping[str, Any], ends: bool) -> tuple[float | None, str | None, str | None]:
+    """Duration, error code, and the rest as JSON, of an event's data."""
+    if not ends:
+        # What a stage emits of its own may hold anything under these names.
+        return None, None, to_json(data) if data else None
+    rest = {key: data[key] for key in data if key not in ("duration_ms", "error_code")}
+    return data.get("duration_ms"), data.get("error_code"), to_json(rest) if rest else None
+
+
+def _letter_row(
+    kind: _Kind, at_s: float, run_id: str, data: Mapping[str, Any] | None
+) -> tuple[Any, ...]:
+    said = data or {}
+    replayed = kind.what == "replayed"
+    put_s = datetime.fromisoformat(said["created_at"]).timestamp()
+    return (
+        said["letter_id"],
+        put_s,
+        said["pipeline"],
+        text(run_id),
+        said["failed_stage"],
+        said["provider"],
+        said["error_code"],
+        at_s if replayed else None,
+        said["replay_run_id"] if replayed else None,
+    )

@@ -1,0 +1,679 @@
+"""The SQLite sink and its reader: what is written is found again, summed up, and pruned."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stageflow import (
+    EventDispatcher,
+    PipelineContext,
+    PipelineOrchestrator,
+    StageContext,
+    StageOutput,
+)
+from stageflow.breaker import BreakerPolicy, BreakerRegistry
+from stageflow.dlq.replay import replay
+from stageflow.dlq.store import InMemoryDeadLetterStore
+from stageflow.events import Event, EventLog
+from stageflow.interceptors.breaker import BreakerInterceptor
+from stageflow.telemetry.errors import (
+    InvalidTelemetryFileError,
+    TelemetryFileError,
+    UnknownRunError,
+)
+from stageflow.telemetry.letters import ObservedLetterStore
+from stageflow.telemetry.retention import Pruned, prune
+from stageflow.telemetry.schema import APPLICATION_ID, MIGRATIONS, open_file
+from stageflow.telemetry.sqlite import SQLiteSink
+from stageflow.telemetry.store import Errors, TelemetryStore, Window
+from stageflow.timeline import timeline_text
+from tests.utils.factories import make_pipeline, make_spec
+from tests.utils.telemetry import NOON_S, batch, run_log, sink_of
+from tests.utils.virtual_time import run_virtual
+
+HOUR_S = 3600.0
+NOON = int(NOON_S)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "telemetry.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Callable[[], TelemetryStore]]:
+    """Opens the file for reading; closed after the test."""
+    stores: list[TelemetryStore] = []
+
+    def open_store() -> TelemetryStore:
+        stores.append(TelemetryStore(path))
+        return stores[-1]
+
+    yield open_store
+    for store in stores:
+        store.close()
+
+
+def shares(store: TelemetryStore, window: Window) -> dict[tuple[int, str | None], list[int]]:
+    """For each step and stage, the percentiles in whole milliseconds."""
+    return {
+        (found.start_s - NOON, found.stage): [
+            round(p) for p in (found.p50_ms, found.p95_ms, found.p99_ms)
+        ]
+        for found in store.latencies(window)
+    }
+
+
+# ── runs ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_reads_back_as_it_was(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """Events with their data, times and numbers; and how the run ended."""
+    sink = SQLiteSink(path, source="here")
+    with EventDispatcher([sink]) as dispatcher:
+        pipeline = make_pipeline(
+            make_spec("ok", pauses_s=(0.25,)),
+            make_spec("bad", "ok", pauses_s=(0.5,), ending="raise"),
+            make_spec("never", "bad"),
+            name="turn",
+        )
+        bound = PipelineOrchestrator(pipeline.build(), dispatcher=dispatcher)
+        result = run_virtual(lambda: bound.run(PipelineContext()))
+    note = opened().run(result.pipeline_run_id)
+    assert [event.to_dict() for event in note.events] == [e.to_dict() for e in result.events]
+    assert (note.pipeline, note.source, note.status) == ("turn", "here", "failed")
+    assert (note.failed_stage, note.error_code) == ("bad", "stage_raised")
+    assert note.duration_ms == pytest.approx(750.0)
+    assert note.started_s == pytest.approx(result.events[0].timestamp.timestamp())
+
+
+def test_events_in_any_batches_read_back_alike(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """A batch may end within a run, and hold events as a dispatcher or anybody else makes them."""
+    log, other = run_log("one", {"a": 5.0, "b": "boom"}), run_log("two", {"a": 7.0})
+    sink = SQLiteSink(path)
+    for position in range(len(log)):
+        sink.write(batch(log)[position : position + 1])
+    sink.write(list(other))
+    sink.close()
+    for expected in (log, other):
+        found = opened().run(expected.pipeline_run_id).events
+        assert [e.to_dict() for e in found] == [e.to_dict() for e in expected]
+
+
+def test_what_a_stage_emits_may_hold_anything(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """Odd values, names of ours with values of another kind, half characters: all is kept."""
+    log = run_log("odd", {"a": 1.0})
+    circle: list[Any] = []
+    circle.append(circle)
+    said: list[Any] = [
+        {"duration_ms": "long", "error_code": 5, "when": object},
+        {"nan": float("nan"), (1, 2): {3}},
+        {"circle": circle},
+        {"half": "\ud800"},
+        {},
+    ]
+    for data in said:
+        log.append(("stage.a.said", 0.002, "a", data))
+    sink_of(path, [log]).close()
+    read = [event.data for event in opened().run("odd").events if event.what == "said"]
+    assert read[0] == {"duration_ms": "long", "error_code": 5, "when": repr(object)}
+    assert read[1] == {"nan": "nan", "(1, 2)": [3]}
+    assert "recursion" in read[2]["not_encodable"]
+    assert read[3:] == [{"half": "\ud800"}, {}]
+
+
+def test_of_runs_with_one_id_the_latest_is_read(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """Seeded runs repeat their ids: each is a run of its own."""
+    sink_of(path, [run_log("same", {"a": 1.0}), run_log("same", {"b": 2.0})]).close()
+    store = opened()
+    assert [e.stage for e in store.run("same").events if e.stage] == ["b", "b"]
+    assert store.known() == (("p", None), ("p", "a"), ("p", "b"))
+
+
+def test_a_run_whose_beginning_was_dropped_is_kept_all_the_same(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """Under an unknown pipeline, and with the begin that its events' offsets tell."""
+    log = run_log("late", {"a": 5.0})
+    sink = SQLiteSink(path)
+    sink.write(batch(log)[2:])
+    sink.close()
+    note = opened().run("late")
+    assert (note.pipeline, note.status, note.started_s) == ("unknown", "completed", NOON_S)
+    assert [event.sequence for event in note.events] == [3, 4]
+
+
+def test_an_unknown_run_is_refused(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """By a name that tells where it was looked for."""
+    sink_of(path).close()
+    with pytest.raises(UnknownRunError, match=r"telemetry.db holds no run 'nobody'"):
+        opened().run("nobody")
+
+
+# ── sums ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_latencies_of_a_window(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """Percentiles by stage and for the runs, each within its bucket of what they are by hand."""
+    sink_of(path, (run_log(f"{n}", {"a": 10.0, "b": float(n)}) for n in range(1, 101))).close()
+    found = {e.stage: e for e in opened().latencies(Window(NOON_S, NOON_S + 60))}
+    assert [found[s].histogram.count for s in (None, "a", "b")] == [100, 100, 100]
+    assert found["a"].p50_ms == pytest.approx(10.0, rel=0.025)
+    assert found["b"].p50_ms == pytest.approx(50.0, rel=0.025)
+    assert found["b"].p95_ms == pytest.approx(95.0, rel=0.025)
+    assert found["b"].p99_ms == pytest.approx(99.0, rel=0.025)
+    assert found[None].p99_ms == pytest.approx(109.0, rel=0.025)
+
+
+def test_what_failed_counts_as_latency_and_what_was_cut_short_does_not(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """A stage that runs into its timeout is a slow stage; a cancelled or skipped one is not."""
+    log = run_log("x", {"a": 1.0})
+    for what, ms in (("failed", 900.0), ("cancelled", 800.0), ("skipped", 700.0)):
+        log.append((f"stage.{what}.{what}", 1.0, what, {"duration_ms": ms, "error_code": "c"}))
+    sink_of(path, [log]).close()
+    stages = [entry.stage for entry in opened().latencies(Window(NOON_S, NOON_S + 60))]
+    assert stages == [None, "a", "failed"]
+
+
+def test_steps_and_the_edges_of_a_window(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """An end belongs to its minute; a window takes whole minutes; steps lie on their multiples."""
+    times = (-1.0, 0.0, 59.0, 60.0, 299.0, 300.0)
+    sink_of(path, (run_log(f"{at}", {"a": 0.5}, at_s=NOON_S + at) for at in times)).close()
+    store = opened()
+
+    def counts(start: float, end: float, step: int | None) -> dict[int, int]:
+        window = Window(NOON_S + start, NOON_S + end, step)
+        found = store.latencies(window, stage="a")
+        return {entry.start_s - NOON: entry.histogram.count for entry in found}
+
+    assert counts(0, 60, None) == {0: 2}
+    assert counts(30, 61, None) == {0: 3}
+    assert counts(-60, 301, None) == {-60: 6}
+    assert counts(-60, 301, 60) == {-60: 1, 0: 2, 60: 1, 240: 1, 300: 1}
+    assert counts(10, 290, 300) == {0: 4}
+    assert counts(-10, 310, 300) == {-300: 1, 0: 4, 300: 1}
+    assert counts(400, 500, 60) == {}
+
+
+@pytest.mark.parametrize(("start_min", "length_min"), [(0, 60), (-30, 300), (17, 180), (5, 50)])
+@pytest.mark.parametrize("step_s", [None, 60, 300, 3600, 7200])
+def test_hours_and_minutes_give_the_same_sums(
+    path: Path,
+    opened: Callable[[], TelemetryStore],
+    start_min: int,
+    length_min: int,
+    step_s: int | None,
+) -> None:
+    """However a window lies, its sums are those of the runs themselves, counted one by one."""
+    ends = [NOON_S + 13.0 * 60 * n for n in range(-10, 40)]
+    sink_of(path, (run_log(f"{at}", {"a": 1.0}, at_s=at) for at in ends)).close()
+    start_s, end_s = NOON_S + 60.0 * start_min, NOON_S + 60.0 * (start_min + length_min)
+    unit = step_s or (end_s - start_s)
+    first = start_s // step_s * step_s if step_s else start_s
+    last = -(-end_s // step_s) * step_s if step_s else end_s
+    expected: dict[float, int] = {}
+    for at in ends:
+        if first <= at < last:
+            step = first + (at - first) // unit * unit
+            expected[step] = expected.get(step, 0) + 1
+    found = opened().latencies(Window(start_s, end_s, step_s), stage="a")
+    assert {entry.start_s: entry.histogram.count for entry in found} == expected
+
+
+def test_whole_hours_are_read_as_hours(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """Without the minutes in between, a window over hours tells the same."""
+    ends = [NOON_S + 1_200.0 * n for n in range(12)]
+    sink_of(path, (run_log(f"{at}", {"a": 1.0}, at_s=at) for at in ends)).close()
+    store, window = opened(), Window(NOON_S + 1_200, NOON_S + 3.5 * HOUR_S)
+    before = store.latencies(window), store.errors(window)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "DELETE FROM rollups WHERE span_s = 60 AND start_s BETWEEN ? AND ?",
+            (NOON_S + HOUR_S, NOON_S + 3 * HOUR_S - 60),
+        )
+    connection.close()
+    assert (store.latencies(window), store.errors(window)) == before
+    assert before[0][0].histogram.count == 10
+
+
+def test_errors_by_stage_and_code(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """Counts of each outcome, of each code, and the rate of those that failed."""
+    codes: list[str | float] = ["boom", "boom", "slow", 1.0, 1.0, 1.0, 1.0, 1.0]
+    sink_of(path, (run_log(f"{n}", {"a": end}) for n, end in enumerate(codes))).close()
+    store, window = opened(), Window(NOON_S, NOON_S + 60)
+    expected = ({"completed": 5, "failed": 3}, {"boom": 2, "slow": 1})
+    assert store.errors(window) == (
+        Errors(NOON, "p", None, *expected),
+        Errors(NOON, "p", "a", *expected),
+    )
+    assert store.errors(window)[0].rate == 3 / 8
+    assert Errors(0, "p", "a", {"skipped": 3}, {}).rate == 0.0
+
+
+def test_pipelines_and_stages_are_told_apart(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """What is asked of one is not answered with another's."""
+    sink_of(
+        path,
+        [run_log("1", {"a": 1.0, "b": 2.0}), run_log("2", {"a": 30.0}, pipeline="q")],
+    ).close()
+    store, window = opened(), Window(NOON_S, NOON_S + 60)
+    of = [(e.pipeline, e.stage) for e in store.latencies(window, pipeline="q")]
+    assert of == [("q", None), ("q", "a")]
+    assert [e.pipeline for e in store.errors(window, stage="a")] == ["p", "q"]
+    assert [e.stage for e in store.latencies(window, pipeline="p", stage="")] == [None]
+    assert store.latencies(window, pipeline="nobody") == ()
+    assert store.covered() == Window(NOON, NOON + 60)
+
+
+def test_typical_and_slowest_run(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """A run of the median's bucket, and one of the highest; of the window and pipeline alone."""
+    runs = [run_log(f"{n}", {"a": 10.0 * 2**n}) for n in range(7)]
+    elsewhere = [
+        run_log("tomorrow", {"a": 9e6}, at_s=NOON_S + 24 * HOUR_S),
+        run_log("other", {"a": 9e5}, pipeline="q"),
+    ]
+    sink_of(path, [*runs, *elsewhere]).close()
+    store, window = opened(), Window(NOON_S, NOON_S + HOUR_S)
+    typical, slowest = store.typical_run(window, "p"), store.slowest_run(window, "p")
+    assert typical is not None
+    assert slowest is not None
+    assert (typical.run_id, slowest.run_id) == ("3", "6")
+    assert [event.what for event in slowest.events][-1] == "completed"
+    assert store.typical_run(Window(NOON_S - HOUR_S, NOON_S), "p") is None
+
+
+def test_windows_that_are_none() -> None:
+    """They say what is wrong with them."""
+    with pytest.raises(ValueError, match="swap them"):
+        Window(2.0, 1.0)
+    with pytest.raises(ValueError, match="multiple of 60"):
+        Window(1.0, 2.0, 90)
+
+
+def test_questions_cost_the_same_however_many_events_there_are(path: Path) -> None:
+    """Steps of SQLite's machine: as many for 2,000 runs as for 60 in the same buckets."""
+    asked: list[Callable[[TelemetryStore, Window], object]] = [
+        lambda store, window: store.latencies(window),
+        lambda store, window: store.errors(window),
+        lambda store, window: store.slowest_run(window, "p"),
+        lambda store, window: store.typical_run(window, "p"),
+        lambda store, window: store.dead_letters(window),
+        lambda store, window: store.breaker_changes(window),
+        lambda store, _: store.covered(),
+        lambda store, _: store.known(),
+    ]
+
+    def steps() -> list[int]:
+        """How many steps each question takes."""
+        with TelemetryStore(path) as store:
+            taken = itertools.count()
+            store._connection.set_progress_handler(lambda: next(taken) * 0, 1)
+            marks = [next(taken)]
+            for ask in asked:
+                ask(store, Window(NOON_S, NOON_S + HOUR_S))
+                marks.append(next(taken))
+        return [after - before for before, after in itertools.pairwise(marks)]
+
+    def runs(count: int) -> list[EventLog]:
+        return [
+            run_log(f"{n}", {"a": 1.2 ** (n % 20)}, at_s=NOON_S + 60 * (n % 60))
+            for n in range(count)
+        ]
+
+    sink = sink_of(path, runs(60))
+    few = steps()
+    sink.write(batch(*runs(1_980)))
+    sink.close()
+    assert min(few) > 1
+    assert steps() == few
+
+
+# ── breakers and letters ────────────────────────────────────────────────────────────────────
+
+
+async def cut_off(_ctx: StageContext) -> StageOutput:
+    raise ConnectionResetError("gone")
+
+
+def test_breaker_changes_of_real_breakers(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """Opened by failures, half-open and closed by a probe, with the stage that brought it about."""
+    sink = SQLiteSink(path, source="one")
+    policy = BreakerPolicy(failures=1, cooldown_s=10.0)
+    breaker = BreakerInterceptor(BreakerRegistry(policy))
+    fails = make_pipeline(make_spec("a", runner=cut_off, provider="llm"))
+    works = make_pipeline(make_spec("a", provider="llm"))
+    raised: list[str] = []
+
+    async def main(dispatcher: EventDispatcher) -> None:
+        for pipeline in (fails, works):
+            bound = PipelineOrchestrator(
+                pipeline.build(), interceptors=[breaker], dispatcher=dispatcher
+            )
+            result = await bound.run(PipelineContext())
+            raised.append(result.pipeline_run_id)
+            await asyncio.sleep(11.0)
+
+    with EventDispatcher([sink]) as dispatcher:
+        run_virtual(lambda: main(dispatcher))
+    changes = opened().breaker_changes(Window(0.0, 4e9))
+    assert [(c.before, c.after) for c in changes] == [
+        ("closed", "open"),
+        ("open", "half_open"),
+        ("half_open", "closed"),
+    ]
+    assert {(c.provider, c.source, c.pipeline, c.stage) for c in changes} == {
+        ("llm", "one", "test", "a")
+    }
+    assert [c.run_id for c in changes] == [raised[0], raised[1], raised[1]]
+
+
+def change(at_s: float, provider: str, before: str, after: str) -> EventLog:
+    """A run that is under way, in which a breaker has changed its state."""
+    log = EventLog(f"{provider}{at_s}", 0.0, NOON_S + at_s)
+    log.append(("pipeline.started", 0.0, None, {"pipeline": "p"}))
+    data = {"provider": provider, "before": before, "after": after, "reason": "so"}
+    log.append((f"stage.a.breaker_{after}", 0.0, "a", data))
+    return log
+
+
+def test_a_window_begins_with_the_state_that_it_finds(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """The latest change before it, of each provider in each process."""
+    changes = [
+        change(0, "llm", "closed", "open"),
+        change(10, "llm", "open", "half_open"),
+        change(50, "llm", "half_open", "open"),
+        change(5, "tts", "closed", "open"),
+        change(90, "tts", "open", "half_open"),
+    ]
+    sink_of(path, changes, source="one").close()
+    sink_of(path, [change(1, "llm", "closed", "open")], source="two").close()
+    store = opened()
+
+    def seen(provider: str | None = None) -> list[tuple[str, str, float, str]]:
+        found = store.breaker_changes(Window(NOON_S + 20, NOON_S + 90), provider=provider)
+        return [(c.provider, c.source, c.at_s - NOON_S, c.after) for c in found]
+
+    assert seen() == [
+        ("llm", "two", 1.0, "open"),
+        ("tts", "one", 5.0, "open"),
+        ("llm", "one", 10.0, "half_open"),
+        ("llm", "one", 50.0, "open"),
+    ]
+    assert {row[0] for row in seen("tts")} == {"tts"}
+    assert len(seen("tts")) == 1
+
+
+def test_dead_letters_wait_until_they_are_replayed(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """A letter is told when it is put, and told as replayed when a replay completed."""
+    pipeline = make_pipeline(make_spec("a", ending="fail", provider="llm"), name="shop")
+    mended = make_pipeline(make_spec("a", provider="llm"), name="shop")
+    ids: list[str] = []
+
+    async def main(dispatcher: EventDispatcher) -> None:
+        store = ObservedLetterStore(InMemoryDeadLetterStore(), dispatcher)
+        bound = PipelineOrchestrator(pipeline.build(), dead_letters=store, dispatcher=dispatcher)
+        ids.extend([(await bound.run(PipelineContext())).pipeline_run_id for _ in range(2)])
+        first, second = await store.letters()
+        ids.append((await replay(first, mended.orchestrator, store)).pipeline_run_id)
+        await replay(second, pipeline.orchestrator, store)  # fails again, and waits on
+
+    with EventDispatcher([SQLiteSink(path)]) as dispatcher:
+        run_virtual(lambda: main(dispatcher))
+    store = opened()
+    replayed, waiting = store.dead_letters()
+    assert (replayed.run_id, waiting.run_id) == (ids[0], ids[1])
+    assert (replayed.replay_run_id, waiting.replay_run_id) == (ids[2], None)
+    assert (waiting.pipeline, waiting.failed_stage) == ("shop", "a")
+    assert (waiting.provider, waiting.error_code) == ("llm", "stage_failed")
+    assert store.dead_letters(waiting=True) == (waiting,)
+    assert store.dead_letters(Window(0.0, waiting.at_s)) == (replayed,) * (
+        replayed.at_s < waiting.at_s
+    )
+    assert store.dead_letters(Window(replayed.at_s, 4e9))[0] == replayed
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_failed_batch_leaves_nothing_and_the_next_one_is_whole(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """While another process holds the file, a batch fails; what was known before goes on."""
+    log = run_log("one", {"a": 5.0, "b": 6.0, "c": 7.0})
+    sink = SQLiteSink(path, busy_timeout_s=0.0)
+    sink.write(batch(log)[:3])
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(TelemetryFileError, match="database is locked") as caught:
+        sink.write(batch(log)[3:5])
+    assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+    blocker.execute("COMMIT")
+    blocker.close()
+    sink.write(batch(log)[5:])
+    sink.close()
+    store = opened()
+    assert [event.sequence for event in store.run("one").events] == [1, 2, 3, 6, 7, 8]
+    assert store.run("one").status == "completed"
+    assert store.known() == (("p", None), ("p", "a"), ("p", "c"))
+
+
+def test_ids_of_a_failed_batch_are_forgotten(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """A file that is full in the middle of a batch: what comes later is filed under sound ids."""
+    sink, log = SQLiteSink(path), EventLog("one", 0.0, NOON_S)
+    log.append(("pipeline.started", 0.0, None, {"pipeline": "p"}))
+    log.append(("stage.a.started", 0.0, "a", None))
+    log.append(("stage.a.completed", 1.0, "a", 0.0))
+    log.append(("stage.b.said", 1.0, "b", {"long": "x" * 100_000}))
+    sink.write(batch(run_log("zero", {"z": 1.0})))
+    execute = sink._connection.execute
+    (pages,) = execute("PRAGMA page_count").fetchone()
+    execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(TelemetryFileError, match="full"):
+        sink.write(batch(log))
+    execute("PRAGMA max_page_count = 1000000")
+    sink.write(batch(log)[2:])
+    sink.write(batch(run_log("two", {"c": 1.0, "b": 2.0, "a": 3.0})))
+    sink.close()
+    store = opened()
+    assert [event.type for event in store.run("one").events] == [e.type for e in log][2:]
+    assert [e.stage for e in store.run("two").events if e.stage] == ["c", "c", "b", "b", "a", "a"]
+    counts = {(e.pipeline, e.stage): e.histogram.count for e in store.latencies(Window(0.0, 4e9))}
+    own = dict.fromkeys([("p", None)], 2) | {("p", stage): 1 for stage in "abcz"}
+    assert counts == own | {("unknown", "a"): 1}
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path) -> None:
+    """By the sink, the reader and the pruning; the error says which versions are known."""
+    sink_of(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+    opening: list[Callable[[Path], object]] = [SQLiteSink, TelemetryStore, lambda p: prune(p, 1.0)]
+    for opens in opening:
+        with pytest.raises(InvalidTelemetryFileError) as caught:
+            opens(path)
+        assert str(path) in str(caught.value)
+        assert f"version {len(MIGRATIONS) + 1}" in str(caught.value)
+        assert f"up to {len(MIGRATIONS)}" in str(caught.value)
+
+
+def test_other_files_are_refused_and_left_alone(path: Path) -> None:
+    """No database, and a database of another program."""
+    path.write_bytes(b"Dear diary, " * 1_000)
+    with pytest.raises(InvalidTelemetryFileError, match="no SQLite database"):
+        SQLiteSink(path)
+    assert path.read_bytes() == b"Dear diary, " * 1_000
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    with pytest.raises(InvalidTelemetryFileError, match="another program"):
+        SQLiteSink(path)
+    with pytest.raises(TelemetryFileError, match="see that the file is there"):
+        TelemetryStore(path.with_name("nothing.db"))
+    assert not path.with_name("nothing.db").exists()
+
+
+def test_an_older_file_is_brought_forward_with_all_that_it_holds(path: Path) -> None:
+    """Every version between its own and the newest is gone through, once."""
+    sink_of(path, [run_log("old", {"a": 5.0})]).close()
+    later = (*MIGRATIONS, ["ALTER TABLE runs ADD COLUMN tag TEXT"], ["UPDATE runs SET tag = 'x'"])
+    for _ in range(2):
+        connection = open_file(path, create=False, busy_timeout_s=1.0, migrations=later)
+        assert connection.execute("SELECT run_id, tag FROM runs").fetchall() == [("old", "x")]
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        assert version == len(MIGRATIONS) + 2
+        connection.close()
+
+
+def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    """The file stays readable in its own version."""
+    sink_of(path, [run_log("old", {"a": 5.0})]).close()
+    later = (*MIGRATIONS, ["CREATE TABLE half (x)", "CREATE TABLE half (x)"])
+    with pytest.raises(TelemetryFileError, match="already exists"):
+        open_file(path, create=False, busy_timeout_s=1.0, migrations=later)
+    with TelemetryStore(path) as store:
+        assert store.run("old").status == "completed"
+
+
+#: The first released version, written down once; it never changes.
+VERSION_1 = Path(__file__).with_name("telemetry_version_1.sql")
+
+
+def test_the_first_version_stays_what_it_was(path: Path) -> None:
+    """A file as version 1 wrote it is read by every later stageflow."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1.read_text("utf-8"))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with TelemetryStore(path) as store:
+        note = store.run("kept")
+        assert [event.type for event in note.events] == [
+            "pipeline.started",
+            "stage.a.started",
+            "stage.a.failed",
+            "pipeline.failed",
+        ]
+        (entry,) = store.errors(Window(0.0, 4e9), stage="a")
+        assert entry.codes == {"boom": 1}
+    sink_of(path, [run_log("new", {"a": 1.0})]).close()
+
+
+def test_the_view_shows_stage_events_in_plain_words(path: Path) -> None:
+    """Whoever knows SQL needs none of our code."""
+    sink_of(path, [run_log("one", {"a": 5.0, "b": "boom"})]).close()
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute(
+            "SELECT run_id, pipeline, stage, type, round(at_s, 3), round(duration_ms), error_code"
+            " FROM stage_events ORDER BY sequence"
+        ).fetchall()
+    connection.close()
+    assert rows == [
+        ("one", "p", "a", "stage.a.started", NOON_S, None, None),
+        ("one", "p", "a", "stage.a.completed", NOON_S + 0.005, 5.0, None),
+        ("one", "p", "b", "stage.b.started", NOON_S + 0.005, None, None),
+        ("one", "p", "b", "stage.b.failed", NOON_S + 0.005, 0.0, "boom"),
+    ]
+
+
+# ── retention ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_pruning_removes_what_is_old_and_nothing_else(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """Runs with their events, sums, changes; the state of breakers and the latest run stay."""
+    old, new = NOON_S - 10 * HOUR_S, NOON_S
+    sink_of(
+        path,
+        [
+            run_log("old", {"a": 5.0}, at_s=old),
+            change(-10 * HOUR_S, "llm", "closed", "open"),
+            change(-9 * HOUR_S, "llm", "open", "half_open"),
+            run_log("new", {"a": 7.0}, at_s=new),
+        ],
+    ).close()
+    gone = prune(path, 5 * HOUR_S, wall_clock=lambda: NOON_S + 60)
+    assert asdict(gone) == asdict(
+        Pruned(runs=3, events=8, rollups=4, breaker_changes=1, dead_letters=0)
+    )
+    store = opened()
+    assert store.run("new").status == "completed"
+    with pytest.raises(UnknownRunError):
+        store.run("old")
+    everything = Window(0.0, 4e9)
+    assert [entry.histogram.count for entry in store.latencies(everything)] == [1, 1]
+    assert [c.after for c in store.breaker_changes(everything)] == ["half_open"]
+    again = prune(path, 5 * HOUR_S, wall_clock=lambda: NOON_S + 60)
+    assert asdict(again) == asdict(Pruned(0, 0, 0, 0, 0))
+
+
+def test_sums_may_be_kept_longer_than_runs(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """Latencies are there, though the runs that they count are not; no run stands for them."""
+    sink_of(
+        path,
+        [run_log("old", {"a": 5.0}), run_log("new", {"a": 1.0}, at_s=NOON_S + HOUR_S)],
+    ).close()
+    prune(path, 60.0, rollups_older_than_s=10 * HOUR_S, wall_clock=lambda: NOON_S + HOUR_S + 30)
+    store, window = opened(), Window(NOON_S, NOON_S + HOUR_S)
+    assert store.latencies(window, stage="a")[0].histogram.count == 1
+    assert store.slowest_run(window, "p") is None
+
+
+def test_runs_after_pruning_are_no_removed_ones(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """A run that is under way while all is pruned, and the next, keep their events apart."""
+    slow, sink = run_log("slow", {"a": 5.0, "b": 6.0}), SQLiteSink(path)
+    sink.write(batch(run_log("first", {"a": 1.0})))
+    sink.write(batch(slow)[:3])
+    sink.write(batch(run_log("last", {"a": 2.0})))
+    prune(path, 0.0, wall_clock=lambda: NOON_S + 10 * HOUR_S)
+    sink.write(batch(slow)[3:])
+    sink.write(batch(run_log("next", {"c": 3.0})))
+    sink.close()
+    assert [e.stage for e in opened().run("next").events if e.stage] == ["c", "c"]
+    prune(path, 0.0, wall_clock=lambda: NOON_S + 10 * HOUR_S)
+    with sqlite3.connect(path) as connection:
+        (orphans,) = connection.execute(
+            "SELECT count(*) FROM events WHERE run NOT IN (SELECT id FROM runs)"
+        ).fetchone()
+    connection.close()
+    assert orphans == 0
+
+
+def test_events_are_of_the_type_that_everybody_knows(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """A run that is read can be drawn like any other."""
+    sink_of(path, [run_log("one", {"a": 5.0})]).close()
+    events = opened().run("one").events
+    assert all(isinstance(event, Event) for event in events)
+    assert timeline_text(events).startswith("p: completed in 5")
