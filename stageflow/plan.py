@@ -18,7 +18,7 @@ class Node:
         "completed",
         "condition",
         "execute",
-        "gates",
+        "latches",
         "inputs",
         "name",
         "outputs",
@@ -31,8 +31,8 @@ class Node:
     def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
         self.name = spec.name
         self.execute: StageFunction = fold(spec, interceptors) if interceptors else spec.execute
-        #: The gates that this stage counts down when it ends.
-        self.gates: tuple[int, ...] = ()
+        #: The latches that this stage counts down when it ends.
+        self.latches: tuple[int, ...] = ()
         self.inputs = frozenset(spec.inputs)
         self.outputs = frozenset(spec.outputs)
         self.provider = spec.provider
@@ -50,7 +50,7 @@ class Node:
 class Plan:
     """A graph, compiled for running.
 
-    Stages that wait for the same stages share one *gate*, which counts these down and then lets
+    Stages that wait for the same stages share one *latch*, which counts these down and then lets
     all of them through: two layers of 100 stages that are fully connected cost 200 steps, not
     10,000.
     """
@@ -71,12 +71,12 @@ class Plan:
         for number, before in enumerate(graph.predecessors):
             behind.setdefault(before, []).append(number)
         self.roots = tuple(behind.pop((), ()))
-        #: For each gate, how many stages it waits for, and the stages that it lets through.
+        #: For each latch, how many stages it waits for, and the stages that it lets through.
         self.counts = tuple(map(len, behind))
         self.opens = tuple(map(tuple, behind.values()))
-        gates: list[list[int]] = [[] for _ in self.nodes]
-        for gate, before in enumerate(behind):
+        latches: list[list[int]] = [[] for _ in self.nodes]
+        for latch, before in enumerate(behind):
             for number in before:
-                gates[number].append(gate)
-        for node, counted in zip(self.nodes, gates, strict=True):
-            node.gates = tuple(counted)
+                latches[number].append(latch)
+        for node, counted in zip(self.nodes, latches, strict=True):
+            node.latches = tuple(counted)

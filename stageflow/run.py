@@ -102,7 +102,7 @@ class Run:
         self._plan = plan
         self._loop = scope.loop
         self._log = scope.log
-        #: For each gate, how many stages it still waits for.
+        #: For each latch, how many stages it still waits for.
         self._waiting = list(plan.counts)
         #: Stages that may start now. Empty, or promised to a driver, when the loop has control.
         self._ready = deque(plan.roots)
@@ -163,10 +163,10 @@ class Run:
             data = {"reason": f"{reason}: {record.ending}"}
             skipped = node.event_type(ev.SKIPPED)
             self._log.append((skipped, scope.started_at, node.name, data))
-            for gate in node.gates:
-                self._waiting[gate] -= 1
-                if not self._waiting[gate]:
-                    opened.extend(plan.opens[gate])
+            for latch in node.latches:
+                self._waiting[latch] -= 1
+                if not self._waiting[latch]:
+                    opened.extend(plan.opens[latch])
         self._ready = deque(n for n in opened if plan.nodes[n].name not in finished)
 
     async def _bury(self, result: RunResult) -> None:
@@ -266,10 +266,10 @@ class Run:
                 self._accept_error(node, error, started_at, ended_at)
             if self._stopping is not None:
                 return
-            for gate in node.gates:
-                waiting[gate] -= 1
-                if not waiting[gate]:
-                    ready.extend(plan.opens[gate])
+            for latch in node.latches:
+                waiting[latch] -= 1
+                if not waiting[latch]:
+                    ready.extend(plan.opens[latch])
             slice_left -= 1
             if ready and (slice_left <= 0 or ended_at > slice_ends):
                 await self._give_way()

@@ -75,7 +75,7 @@ def _start_early() -> Iterator[None]:
 
     def impatient(self: plan.Plan, *args: Any) -> None:
         made(self, *args)
-        # A gate that waits for several lets its stages through with the last but one.
+        # A latch that waits for several lets its stages through with the last but one.
         self.counts = tuple(max(1, count - 1) for count in self.counts)
 
     with mock.patch.object(plan.Plan, "__init__", impatient):
