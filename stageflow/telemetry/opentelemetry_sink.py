@@ -54,9 +54,20 @@ class OpenTelemetrySink:
     """
 
     def __init__(
-        self, tracer: trace.Tracer | None = None, meter: metrics.Meter | None = None
+        self,
+        tracer: trace.Tracer | None = None,
+        meter: metrics.Meter | None = None,
+        *,
+        max_open_runs: int = 100_000,
     ) -> None:
-        """Choose the two; those of the global providers if left out."""
+        """Choose where spans and measurements go.
+
+        Args:
+            tracer: Makes the spans; one of the global provider if left out.
+            meter: Makes the instruments; one of the global provider if left out.
+            max_open_runs: How many runs may be under way. Beyond that the oldest is taken to be
+                one whose end was dropped on the way to the sink.
+        """
         self._tracer = tracer if tracer is not None else trace.get_tracer(_SCOPE, __version__)
         meter = meter if meter is not None else metrics.get_meter(_SCOPE, __version__)
         self._stages = OpenTelemetryMetrics(meter)
@@ -73,7 +84,7 @@ class OpenTelemetrySink:
             "stageflow.breaker.state",
             description="State of a circuit breaker: 0 closed, 1 half-open, 2 open.",
         )
-        self._runs: OpenRuns[_OpenRun] = OpenRuns()
+        self._runs: OpenRuns[_OpenRun] = OpenRuns(max_open_runs)
 
     def write(self, events: Sequence[Event]) -> None:
         """Open and end spans, and record durations."""

@@ -33,14 +33,14 @@ from tests.utils.virtual_time import run_virtual
 class Observed:
     """A sink, and what reached the exporters behind it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: int) -> None:
         self._exporter = InMemorySpanExporter()
         self._traces = TracerProvider(shutdown_on_exit=False)
         self._traces.add_span_processor(SimpleSpanProcessor(self._exporter))
         self._reader = InMemoryMetricReader()
         self._metrics = MeterProvider([self._reader], shutdown_on_exit=False)
         self.sink = OpenTelemetrySink(
-            self._traces.get_tracer("test"), self._metrics.get_meter("test")
+            self._traces.get_tracer("test"), self._metrics.get_meter("test"), **options
         )
 
     def spans(self) -> dict[str, ReadableSpan]:
@@ -185,6 +185,18 @@ def test_a_run_that_has_not_ended_is_told_at_close(observed: Observed) -> None:
     for name in ("run p", "stage b"):
         assert (spans[name].attributes or {})["stageflow.unfinished"] is True
         assert spans[name].end_time == ns(NOON_S + 0.25)
+
+
+def test_a_run_that_nobody_hears_of_is_told_when_others_need_its_place() -> None:
+    """Its spans are not kept for ever, and are marked as those of a run without an end."""
+    observed = Observed(max_open_runs=1)
+    observed.sink.write(batch(run_log("1", {"a": 5.0}))[:2])
+    observed.sink.write(batch(run_log("2", {"b": 5.0}, pipeline="q")))
+    spans = observed.spans()
+    unfinished = {n for n, s in spans.items() if (s.attributes or {}).get("stageflow.unfinished")}
+    assert unfinished == {"run p", "stage a"}
+    assert sorted(spans) == ["run p", "run q", "stage a", "stage b"]
+    observed.close()
 
 
 def test_events_of_a_run_whose_beginning_was_dropped_are_passed_over(observed: Observed) -> None:
