@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stageflow.pulse.project import AsvProject
-from stageflow.pulse.results import read_benchmarks, read_results, set_aside_corrupt
-from stageflow.pulse.site import (
-    Published,
-    discover,
-    publish,
+from stageflow.pulse.results import (
+    read_benchmarks,
+    read_results,
     report_set_aside,
-    require_branch,
+    set_aside_corrupt,
 )
+from stageflow.pulse.site import Published, discover, publish
 
 DEFAULT_COMMITS = 5
 EXIT_OK, EXIT_NEWEST_FAILED, EXIT_INTERRUPTED = 0, 3, 130
@@ -99,9 +98,9 @@ def bench(project: AsvProject, options: Options, emit: Callable[[str], None] = p
     Raises:
         PulseError: Nothing could be measured or published.
     """
-    require_branch(project)
+    project.require_branch()
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
-    report_set_aside(set_aside, project, emit)
+    report_set_aside(set_aside, project.root, emit)
     machine = project.know_machine(options.machine)
     history = list(_history(project))
     emit(f"Finding the benchmarks of {project.root.name} (the first time, asv makes a virtualenv)")

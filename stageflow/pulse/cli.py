@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from stageflow.errors import StageflowError
 from stageflow.pulse.bench import (
     DEFAULT_COMMITS,
     EXIT_INTERRUPTED,
@@ -17,6 +20,7 @@ from stageflow.pulse.bench import (
     bench,
     say_how_to_open,
 )
+from stageflow.pulse.central.page import PAGE, STORE_FILE, live_site
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate import cli as gate_cli
 from stageflow.pulse.gate import command as gate_command
@@ -29,6 +33,7 @@ from stageflow.pulse.site import publish
 
 EXIT_ERROR = 1
 DEFAULT_PORT = 8765
+DEFAULT_HOURS = 24.0
 
 _BENCH_HELP = """\
 Measure the newest commits of the branch in asv.conf.json that have no results on this machine,
@@ -41,6 +46,24 @@ exit codes:
   2    bad arguments
   3    published, but the newest commit measured now did not build or has failed benchmarks
   130  interrupted or terminated; what was measured until then is published
+"""
+
+_BUILD_HELP = """\
+Publish the results there are as a site, without measuring anything: asv's pages, and Central Pulse
+(central.html), which shows history, telemetry and what is wrong now. docs/guides/central-pulse.md
+tells how to read it.
+
+exit codes: 0 published, 1 nothing could be published (the last line says why), 2 bad arguments
+"""
+
+_SERVE_HELP = """\
+Serve the published site on the loopback address, until interrupted. With --store, Central Pulse
+shows the telemetry of that file as it comes, and refreshes itself; a site need not have been
+published for that.
+
+examples:
+  stageflow pulse serve
+  stageflow pulse serve --store telemetry.db --hours 1
 """
 
 _GATE_HELP = """\
@@ -108,15 +131,27 @@ def add_commands(
     )
     parser.set_defaults(run=_bench)
 
-    parser = command("build", help="publish the results there are")
-    parser.description = "Publish the results there are as a site, without measuring anything."
+    parser = command("build", help="publish the results there are", description=_BUILD_HELP)
     _add_repository(parser)
+    parser.add_argument(
+        *("--store",),
+        type=Path,
+        metavar="FILE",
+        help=f"telemetry that Central Pulse shows (default: {STORE_FILE}, if it is there)",
+    )
     parser.set_defaults(run=_build)
 
-    parser = command("serve", help="serve the published site to this machine")
-    parser.description = "Serve the published site on the loopback address, until interrupted."
+    parser = command("serve", help="serve the published site", description=_SERVE_HELP)
     _add_repository(parser)
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    parser.add_argument("--store", type=Path, metavar="FILE", help="show this telemetry, live")
+    parser.add_argument(
+        "--hours",
+        type=_positive_number,
+        default=DEFAULT_HOURS,
+        metavar="N",
+        help="of the telemetry, show the newest N hours (default: %(default)g)",
+    )
     parser.set_defaults(run=_serve)
 
     _add_gate(command)
@@ -175,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except PulseError as error:
+    except StageflowError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -198,14 +233,24 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     project = AsvProject.load(arguments.repository)
-    say_how_to_open(project, publish(project, _emit), _emit)
+    say_how_to_open(project, publish(project, _emit, store=arguments.store), _emit)
     return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     project = AsvProject.load(arguments.repository)
-    with make_server(project.html_dir, arguments.port) as server:
-        _emit(f"The benchmark history: {address_of(server)} (Ctrl-C ends)")
+    if arguments.store is None:
+        return _serve_forever(make_server(project.html_dir, arguments.port), "")
+    with tempfile.TemporaryDirectory(prefix="central-") as alone:
+        site_dir, live = live_site(
+            project, arguments.store, arguments.hours * 3600, Path(alone), _emit
+        )
+        return _serve_forever(make_server(site_dir, arguments.port, live), PAGE)
+
+
+def _serve_forever(server: ThreadingHTTPServer, page: str) -> int:
+    with server:
+        _emit(f"Open {address_of(server)}{page} (Ctrl-C ends)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -257,6 +302,13 @@ def _add_repository(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="the clone with asv.conf.json (default: the current folder)",
     )
+
+
+def _positive_number(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
 
 
 def _positive(text: str) -> int:

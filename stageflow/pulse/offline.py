@@ -22,7 +22,7 @@ from stageflow.pulse.errors import NotOfflineError, PulseError
 
 STATIC_DIR = Path(__file__).parent / "static"
 VENDOR_DIR = STATIC_DIR / "vendor"
-_OWN_SCRIPTS = ("offline.js", "lone_points.js")
+_OWN_SCRIPTS = ("offline.js", "lone_points.js", "central_link.js")
 _FIRST_ASV_SCRIPT = "asv.js"
 
 # What a browser fetches by itself; an <a href> is fetched only when a person follows it.
@@ -177,6 +177,11 @@ def _rewritten(page: str, replacements: dict[str, str]) -> str:
     return page
 
 
+def copy_libraries(site_dir: Path, vendor_dir: Path = VENDOR_DIR) -> None:
+    """Copy the vendored libraries into a site."""
+    shutil.copytree(vendor_dir, site_dir / "vendor", ignore=shutil.ignore_patterns(".git*"))
+
+
 def _vendor_libraries(site_dir: Path, vendor_dir: Path) -> dict[str, str]:
     """Copy the vendored libraries; returns the vendored path by the ending of what it replaces.
 
@@ -195,5 +200,5 @@ def _vendor_libraries(site_dir: Path, vendor_dir: Path) -> dict[str, str]:
                 )
             if "replaces" in file:
                 replacements[file["replaces"]] = f"vendor/{file['path']}"
-    shutil.copytree(vendor_dir, site_dir / "vendor", ignore=shutil.ignore_patterns(".git*"))
+    copy_libraries(site_dir, vendor_dir)
     return replacements

@@ -189,6 +189,21 @@ class AsvProject:
             raise PulseError(f"git {args[0]} failed in {self.root}: {done.stderr.strip()}")
         return done.stdout
 
+    def require_branch(self) -> None:
+        """Check that the branch whose history is shown exists in this clone.
+
+        Raises:
+            PulseError: It does not.
+        """
+        try:
+            self.git("rev-parse", "--verify", "--quiet", f"{self.branch}^{{commit}}")
+        except PulseError as error:
+            raise PulseError(
+                f"this clone has no branch {self.branch!r}, whose history is measured: "
+                f"git fetch origin {self.branch}:{self.branch} brings it, "
+                f"git branch {self.branch} names the present commit so"
+            ) from error
+
 
 def stop_asv(process: subprocess.Popen[str]) -> None:
     """Interrupt an asv command that still runs, as Ctrl-C does, and wait for its end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ def set_aside_corrupt(results_dir: Path, set_aside_dir: Path) -> list[SetAside]:
             moved.append(SetAside(path, reason, target))
     _restore_machine_files(results_dir)
     return moved
+
+
+def report_set_aside(set_aside: list[SetAside], root: Path, emit: Callable[[str], None]) -> None:
+    """Name each result file that was set aside, with the reason and where it is now."""
+    for item in set_aside:
+        emit(
+            f"Set aside {item.path.relative_to(root)}: {item.reason} "
+            f"(now {item.moved_to.relative_to(root)})"
+        )
 
 
 def defect(path: Path) -> str | None:

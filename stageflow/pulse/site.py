@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from stageflow.pulse.central.page import write_central
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.offline import STATIC_DIR, check_offline, make_offline
 from stageflow.pulse.project import AsvProject
@@ -18,6 +19,7 @@ from stageflow.pulse.results import (
     SetAside,
     read_benchmarks,
     read_results,
+    report_set_aside,
     set_aside_corrupt,
 )
 
@@ -44,26 +46,28 @@ class Published:
     set_aside: list[SetAside]
 
 
-def publish(project: AsvProject, emit: Emit = print) -> Published:
+def publish(project: AsvProject, emit: Emit = print, *, store: Path | None = None) -> Published:
     """Make the site from all sound results, and put it in place of the old one in one step.
 
     Args:
         project: The repository whose results are published.
         emit: Is told, line by line, what is worth knowing.
+        store: File of telemetry for Central Pulse; None: the one in ``.asv``, if there is one.
 
     Raises:
         PulseError: There are no results, or asv or git failed; the old site still stands.
+        TelemetryError: The named store cannot be read; the old site still stands.
         NotOfflineError: The new site would load something from outside; the old one still stands.
     """
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
-    report_set_aside(set_aside, project, emit)
+    report_set_aside(set_aside, project.root, emit)
     measured = {result["commit_hash"] for result in read_results(project.results_dir)}
     if not measured:
         raise PulseError(
             f"there are no results in {project.results_dir}: measure some commits first, "
             "python -m stageflow.pulse bench"
         )
-    require_branch(project)
+    project.require_branch()
     if not (project.results_dir / BENCHMARKS_FILE).exists():
         emit("The list of benchmarks is missing; asv makes it anew.")
         discover(project, [project.git("rev-parse", project.branch).strip()])
@@ -72,6 +76,7 @@ def publish(project: AsvProject, emit: Emit = print) -> Published:
     project.asv("publish", "--no-pull", "--html-dir", str(staging))
     make_offline(staging)
     _write_commit_page(project, staging)
+    write_central(project, staging, emit, store=store)
     check_offline(staging)
     _put_in_place(staging, project.html_dir)
     on_branch = set(project.git("rev-list", "--first-parent", project.branch).split())
@@ -93,31 +98,6 @@ def discover(project: AsvProject, commits: list[str], machine_args: tuple[str, .
         *("run", "--bench", "just-discover", "--no-pull", *machine_args, "HASHFILE:-"),
         stdin="\n".join(commits),
     )
-
-
-def report_set_aside(set_aside: list[SetAside], project: AsvProject, emit: Emit) -> None:
-    """Name each result file that was set aside, with the reason and where it is now."""
-    for item in set_aside:
-        emit(
-            f"Set aside {item.path.relative_to(project.root)}: {item.reason} "
-            f"(now {item.moved_to.relative_to(project.root)})"
-        )
-
-
-def require_branch(project: AsvProject) -> None:
-    """Check that the branch whose history is shown exists in this clone.
-
-    Raises:
-        PulseError: It does not.
-    """
-    try:
-        project.git("rev-parse", "--verify", "--quiet", f"{project.branch}^{{commit}}")
-    except PulseError as error:
-        raise PulseError(
-            f"this clone has no branch {project.branch!r}, whose history is measured: "
-            f"git fetch origin {project.branch}:{project.branch} brings it, "
-            f"git branch {project.branch} names the present commit so"
-        ) from error
 
 
 def _write_commit_page(project: AsvProject, site_dir: Path) -> None:

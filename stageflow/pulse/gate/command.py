@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,11 @@ from stageflow.pulse.gate.judge import Exit, judge, to_confirm
 from stageflow.pulse.gate.measure import has_valgrind
 from stageflow.pulse.gate.pairs import Pairs
 from stageflow.pulse.gate.report import Report
+from stageflow.pulse.gate.runs import Run, record
 from stageflow.pulse.gate.series import Signal, benchmark_of, selected, signal_of, work_of
 from stageflow.pulse.gate.setting import Emit, Setting, pairs_path, resolved, set_up, today
 from stageflow.pulse.gate.trees import PACKAGE, tree
 from stageflow.pulse.project import AsvProject
-from stageflow.pulse.site import require_branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def gate(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
     Raises:
         PulseError: The set-up failed: nothing was judged.
     """
-    require_branch(project)
+    started = time.monotonic()
+    project.require_branch()
     setting = set_up(project, options.machine, emit)
     base, head = _commits(project, options)
     held = setting.budgets.held(nightly=options.nightly)
@@ -90,6 +92,7 @@ def gate(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
         options,
         emit,
     )
+    record(project.root, Run.now(base, head, judgement.exit, time.monotonic() - started))
     return judgement.exit
 
 

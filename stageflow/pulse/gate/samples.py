@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stageflow.pulse.errors import TooFewSamplesError
 
 #: Least samples for a percentile that is more than a guess, by percentile.
-LEAST = {50: 20, 99: 100}
+LEAST = {50: 20, 95: 20, 99: 100}
 CONFIDENCE = 0.99
 
 

@@ -15,8 +15,7 @@ from stageflow.pulse.gate.budgets import Budgets
 from stageflow.pulse.gate.catalogue import Catalogue, discover
 from stageflow.pulse.gate.measure import GATE_DIR, Asv, digest
 from stageflow.pulse.project import AsvProject
-from stageflow.pulse.results import set_aside_corrupt
-from stageflow.pulse.site import report_set_aside
+from stageflow.pulse.results import report_set_aside, set_aside_corrupt
 
 Emit = Callable[[str], None]
 
@@ -45,7 +44,7 @@ def set_up(project: AsvProject, machine: str | None, emit: Emit) -> Setting:
     budgets = budgets_file.load(project.benchmarks_dir / BUDGETS_FILE, found.units)
     known = accepted_file.load(project.benchmarks_dir / ACCEPTED_FILE, found.units)
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
-    report_set_aside(set_aside, project, emit)
+    report_set_aside(set_aside, project.root, emit)
     name = project.know_machine(machine)
     asv = Asv(project, name, found, digest(project.benchmarks_dir, name))
     return Setting(project, asv, found, budgets, known)

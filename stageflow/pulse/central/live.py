@@ -1,0 +1,103 @@
+"""Central Pulse on live telemetry: the page, and what it asks for again and again."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from stageflow.pulse.central.alerts import ALERTS_FILE, firing
+from stageflow.pulse.central.telemetry import telemetry, window_of
+from stageflow.pulse.gate.budgets import Budget
+from stageflow.telemetry.errors import TelemetryError
+from stageflow.telemetry.store import TelemetryStore
+
+#: Where the page finds what it shows of a running system.
+ADDRESS = "/central/live.json"
+#: A file of the site that a live server answers in its own way: how often the page asks.
+SWITCH = "/central/live.js"
+REFRESH_S = 5
+
+
+class LiveTelemetry:
+    """Reads a store anew when asked, at most once in half the time between two refreshes.
+
+    However many pages are open, the store is read as often as for one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        budgets: Sequence[Budget],
+        root: Path,
+        *,
+        newest_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Choose what is shown.
+
+        Args:
+            path: The store.
+            budgets: Those that turns are held against.
+            root: The repository, in which the alerts are written down.
+            newest_s: How much of the store's newest end is shown, in seconds.
+            clock: Seconds that go on evenly.
+        """
+        self._path = path
+        self._budgets = budgets
+        self._root = root
+        self._newest_s = newest_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read_at = -float(REFRESH_S)
+        self._answer = b""
+
+    def answer(self) -> bytes:
+        """The present telemetry, as JSON; if it cannot be read, why."""
+        with self._lock:
+            if self._clock() - self._read_at >= REFRESH_S / 2 or not self._answer:
+                self._answer = json.dumps(self._read(), separators=(",", ":")).encode()
+                self._read_at = self._clock()
+            return self._answer
+
+    def _read(self) -> dict[str, Any]:
+        alerts, problem = firing(self._root / ALERTS_FILE)
+        found: dict[str, Any] = {
+            "made_at_s": time.time(),
+            "telemetry": None,
+            "alerts": None if alerts is None else [asdict(alert) for alert in alerts],
+            "problem": problem,
+        }
+        try:
+            with TelemetryStore(self._path) as store:
+                window = window_of(store, self._newest_s)
+                if window is not None:
+                    found["telemetry"] = telemetry(store, window, self._budgets)
+        except TelemetryError as error:
+            found["problem"] = str(error)
+        return found
+
+
+def answered(handler: SimpleHTTPRequestHandler, live: LiveTelemetry) -> bool:
+    """Answer a request for live telemetry; False if it asks for something else."""
+    path = handler.path.partition("?")[0]
+    if path == ADDRESS:
+        _send(handler, "application/json", live.answer())
+    elif path == SWITCH:
+        _send(handler, "text/javascript", f"centralLive({REFRESH_S});\n".encode())
+    else:
+        return False
+    return True
+
+
+def _send(handler: SimpleHTTPRequestHandler, kind: str, body: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", f"{kind}; charset=utf-8")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)

@@ -1,0 +1,62 @@
+"""The gate's own record: one line for each of its runs, in ``.asv/gate/runs.jsonl``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stageflow.pulse.gate.judge import Exit
+from stageflow.pulse.gate.measure import GATE_DIR
+
+RUNS_FILE = "runs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of the gate that came to a verdict.
+
+    Attributes:
+        at: When it ended, in ISO 8601.
+        base: The commit that the head was compared with; None for a first commit.
+        head: The commit that was judged.
+        exit: Its exit code.
+        wall_s: How long it took, in seconds.
+    """
+
+    at: str
+    base: str | None
+    head: str
+    exit: int
+    wall_s: float
+
+    @classmethod
+    def now(cls, base: str | None, head: str, code: Exit, wall_s: float) -> Run:
+        """A run that ends now."""
+        at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        return cls(at, base, head, int(code), round(wall_s, 3))
+
+
+def record(root: Path, run: Run) -> None:
+    """Add a run to the record of the repository in `root`."""
+    path = root / GATE_DIR / RUNS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(run)) + "\n")
+
+
+def recorded(root: Path) -> tuple[list[Run], int]:
+    """The recorded runs, oldest first, and how many lines are no such record."""
+    path = root / GATE_DIR / RUNS_FILE
+    if not path.exists():
+        return [], 0
+    found, unread = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            run = Run(**json.loads(line))
+            dt.datetime.fromisoformat(run.at)
+            found.append(run)
+        except (ValueError, TypeError):
+            unread += 1  # a line that was cut off, or of another version
+    return found, unread

@@ -1,0 +1,201 @@
+"""Repositories and telemetry of any size for Central Pulse, whose figures are known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stageflow.events import EventLog
+from stageflow.pulse.project import AsvProject
+from stageflow.telemetry.letters import LETTER_WAITING
+from stageflow.telemetry.sqlite import SQLiteSink
+from tests.utils.asv_repo import ROOT
+from tests.utils.telemetry import NOON_S, batch
+
+MACHINE = "box"
+FIRST_COMMIT_S = 1_700_000_000
+#: The commit from which on each series that is called so costs a fifth more, as a share of all.
+STEP_AT = 0.6
+STAGES = ("stt", "profile", "memory", "llm", "tts", "persist")
+_COLUMNS = ["result", "params", "version", "started_at", "duration"]
+
+
+def repository(folder: Path, commits: int, metrics: int, *, machine: str = MACHINE) -> AsvProject:
+    """A git repository of so many empty commits, each with results of so many series.
+
+    Series 0 is ``counted.Operation.track_instructions('build.complex')``, which rises at `STEP_AT`
+    from 1,000,000 to 1,200,000 instructions; the others are timed, and scatter by 3 %.
+    """
+    folder.mkdir(parents=True)
+    _git(folder, "init", "--quiet", "--initial-branch", "main")
+    subprocess.run(
+        ["git", "fast-import", "--quiet"],
+        cwd=folder,
+        input="".join(_fast_import(commits)).encode(),
+        check=True,
+    )
+    hashes = _git(folder, "rev-list", "--reverse", "main").split()
+    (folder / "asv.conf.json").write_bytes((ROOT / "asv.conf.json").read_bytes())
+    project = AsvProject.load(folder)
+    _results(project, hashes, metrics, machine)
+    return project
+
+
+def _git(folder: Path, *args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def _fast_import(commits: int) -> Iterator[str]:
+    for number in range(commits):
+        message = f'Change <{number}> & "more" //of it'
+        who = f"A <a@example.invalid> {FIRST_COMMIT_S + number * 3600} +0000"
+        yield f"commit refs/heads/main\ncommitter {who}\ndata {len(message)}\n{message}\n\n"
+
+
+def names(metrics: int) -> list[str]:
+    """The names of the series of a repository."""
+    return ["counted.Operation.track_instructions('build.complex')"] + [
+        f"engine.Runs.time_{number:03}" for number in range(1, metrics)
+    ]
+
+
+def _results(project: AsvProject, hashes: list[str], metrics: int, machine: str) -> None:
+    place = project.results_dir / machine
+    place.mkdir(parents=True)
+    facts = {"arch": "x", "cpu": "c", "num_cpu": "2", "os": "o", "ram": "1"}
+    about = {"machine": machine, **facts}
+    (place / "machine.json").write_text(json.dumps(about | {"version": 1}), encoding="utf-8")
+    timed = names(metrics)[1:]
+    counted = "counted.Operation.track_instructions"
+    listed: dict[str, Any] = {
+        name: {"name": name, "params": [], "param_names": [], "version": "1", "unit": "seconds"}
+        for name in timed
+    }
+    listed[counted] = {
+        "name": counted,
+        "params": [["'build.complex'"]],
+        "param_names": ["operation"],
+        "version": "1",
+        "unit": "instructions",
+    }
+    (project.results_dir / "benchmarks.json").write_text(
+        json.dumps(listed | {"version": 2}), encoding="utf-8"
+    )
+    chance = random.Random(1)
+    for number, commit in enumerate(hashes):
+        raised = number >= STEP_AT * len(hashes)
+        rows: dict[str, list[Any]] = {
+            name: [[1e-3 * (n + 1) * chance.gauss(1, 0.03)], [], "1", 0, 0.1]
+            for n, name in enumerate(timed)
+        }
+        rows[counted] = [[1.2e6 if raised else 1e6], [["'build.complex'"]], "1", 0, 0.1]
+        content = {
+            "commit_hash": commit,
+            "env_name": "virtualenv-py3.11",
+            "date": (FIRST_COMMIT_S + number * 3600) * 1000,
+            "params": {**about, "python": "3.11"},
+            "python": "3.11",
+            "requirements": {},
+            "env_vars": {},
+            "result_columns": _COLUMNS,
+            "results": rows,
+            "durations": {},
+            "version": 2,
+        }
+        path = place / f"{commit[:8]}-virtualenv-py3.11.json"
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_telemetry(path: Path, runs: int, *, hours: float = 24.0, seed: int = 1) -> None:
+    """Write so many voice turns, spread evenly over some hours that end at noon.
+
+    One in a hundred fails: at the language model with ``timeout`` in the middle of the time, with
+    ``overloaded`` else. The breaker of the language model opens in the middle for a tenth of it.
+    """
+    chance, sink = random.Random(seed), SQLiteSink(path, source="server-1")
+    start_s, length_s = NOON_S - hours * 3600, hours * 3600
+    for first in range(0, runs, 500):
+        numbers = range(first, min(first + 500, runs))
+        sink.write(
+            batch(*(log for n in numbers for log in _turn(n, runs, start_s, length_s, chance)))
+        )
+    sink.close()
+
+
+def _turn(
+    number: int, runs: int, start_s: float, length_s: float, chance: random.Random
+) -> Iterator[EventLog]:
+    share = number / runs
+    log = EventLog(f"run-{number:07}", 0.0, start_s + share * length_s)
+    middle = 0.45 <= share < 0.55
+    slow = 1.6 if middle else 1 + 0.2 * math.sin(12 * share)
+    log.append(("pipeline.started", 0.0, None, {"pipeline": "voice", "correlation_id": None}))
+    changes = {math.ceil(0.45 * runs): ("closed", "open", "5 failures in a row"),
+               math.ceil(0.53 * runs): ("open", "half_open", "the cool-down is over"),
+               math.ceil(0.55 * runs): ("half_open", "closed", "2 probes succeeded")}  # fmt: skip
+    if number in changes:
+        before, after, reason = changes[number]
+        said = {"provider": "llm", "before": before, "after": after, "reason": reason}
+        log.append((f"stage.llm.breaker_{after}", 0.0, "llm", said))
+    ends: dict[str, float] = {}
+    fails = number % 100 == 50 or (middle and number % 20 == 10)
+    middles = {
+        "stt": 0.12,
+        "profile": 0.03,
+        "memory": 0.05,
+        "llm": 0.2,
+        "tts": 0.1,
+        "persist": 0.02,
+    }
+    needs = {"stt": (), "profile": ("stt",), "memory": ("stt",), "llm": ("profile", "memory"),
+             "tts": ("llm",), "persist": ("tts",)}  # fmt: skip
+    happened: list[tuple[float, int, tuple[Any, ...]]] = []
+    for order, stage in enumerate(STAGES):
+        began = max((ends[name] for name in needs[stage]), default=0.0)
+        took = middles[stage] * slow * chance.lognormvariate(0, 0.35)
+        ends[stage] = began + took
+        happened.append((began, order, (f"stage.{stage}.started", began, stage, None)))
+        if fails and stage == "llm":
+            code = "timeout" if middle else "overloaded"
+            failure = {"duration_ms": took * 1000, "error_code": code, "error_message": "it was"}
+            happened.append((ends[stage], 9, ("stage.llm.failed", ends[stage], stage, failure)))
+            break
+        completed = (f"stage.{stage}.completed", ends[stage], stage, began)
+        happened.append((ends[stage], 9, completed))
+    for _, _, event in sorted(happened):
+        log.append(event)
+    end = max(ends.values())
+    ending: dict[str, Any] = {"duration_ms": end * 1000}
+    if fails:
+        ending |= {"error_code": code, "error_message": "it was", "failed_stage": "llm"}
+    log.append((f"pipeline.{'failed' if fails else 'completed'}", end, None, ending))
+    yield log
+    if fails and number % 40 == 10:
+        yield _letter(log, code)
+
+
+def _letter(log: EventLog, code: str) -> EventLog:
+    run_id, at_s = log.pipeline_run_id, log.wall_started_at
+    letter = EventLog(run_id, at_s, at_s)
+    data = {
+        "letter_id": hashlib.sha256(run_id.encode()).hexdigest()[:12],
+        "created_at": _iso(at_s),
+        "pipeline": "voice",
+        "failed_stage": "llm",
+        "provider": "llm",
+        "error_code": code,
+    }
+    letter.append((LETTER_WAITING, at_s, None, data))
+    return letter
+
+
+def _iso(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat()
