@@ -26,6 +26,85 @@ STEP_AT = 0.6
 STAGES = ("stt", "profile", "memory", "llm", "tts", "persist")
 _COLUMNS = ["result", "params", "version", "started_at", "duration"]
 
+_COUNTED = '''\
+"""What is counted."""
+
+
+class Operation:
+    params = ["build.complex"]
+    param_names = ["operation"]
+
+    def track_instructions(self, operation):
+        return 1e6
+
+    track_instructions.unit = "instructions"
+    track_instructions.version = "1"
+'''
+
+_ENGINE = '''\
+"""What is timed."""
+
+
+class Runs:
+    pass
+
+
+def _track(self):
+    return 1e-3
+
+
+_track.unit = "seconds"
+_track.version = "1"
+for number in range(1, {metrics}):
+    setattr(Runs, f"track_{{number:03}}", _track)
+'''
+
+#: As a worker that knows no work.
+_WORKER = '''\
+"""Does nothing on request."""
+
+import json
+import os
+import sys
+
+import stageflow
+
+if __name__ == "__main__":
+    folder = os.path.dirname(stageflow.__file__)
+    print(json.dumps({"ready": True, "package": folder, "works": [], "missing": {}}), flush=True)
+    sys.stdin.read()
+'''
+
+#: The rise to 1,200,000 is over it.
+_BUDGETS = """\
+version = 1
+
+[limits]
+counted_fail = 1.095
+counted_warn = 1.01
+timed_fail = 1.2
+timed_warn = 1.05
+
+[[budget]]
+metric = "Building 20 stages"
+benchmark = "counted.Operation.track_instructions('build.complex')"
+unit = "instructions"
+p50 = 1_100_000
+gate = "pre-merge"
+owner = "engine"
+runbook = "pipeline-build"
+"""
+
+_RUNBOOK = """\
+# Runbook
+
+## pipeline-build
+
+Look at `validation.py` & "graph.py".
+
+Then <again>.
+"""
+
 
 def repository(folder: Path, commits: int, metrics: int, *, machine: str = MACHINE) -> AsvProject:
     """A git repository of so many empty commits, each with results of so many series.
@@ -42,7 +121,19 @@ def repository(folder: Path, commits: int, metrics: int, *, machine: str = MACHI
         check=True,
     )
     hashes = _git(folder, "rev-list", "--reverse", "main").split()
-    (folder / "asv.conf.json").write_bytes((ROOT / "asv.conf.json").read_bytes())
+    files = {
+        "asv.conf.json": (ROOT / "asv.conf.json").read_text(encoding="utf-8"),
+        "stageflow/__init__.py": "",
+        "benchmarks/__init__.py": "",
+        "benchmarks/counted.py": _COUNTED,
+        "benchmarks/engine.py": _ENGINE.format(metrics=metrics),
+        "benchmarks/worker.py": _WORKER,
+        "benchmarks/budgets.toml": _BUDGETS,
+        "docs/runbook.md": _RUNBOOK,
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     project = AsvProject.load(folder)
     _results(project, hashes, metrics, machine)
     return project
@@ -63,7 +154,7 @@ def _fast_import(commits: int) -> Iterator[str]:
 def names(metrics: int) -> list[str]:
     """The names of the series of a repository."""
     return ["counted.Operation.track_instructions('build.complex')"] + [
-        f"engine.Runs.time_{number:03}" for number in range(1, metrics)
+        f"engine.Runs.track_{number:03}" for number in range(1, metrics)
     ]
 
 
@@ -166,10 +257,10 @@ def _turn(
         if fails and stage == "llm":
             code = "timeout" if middle else "overloaded"
             failure = {"duration_ms": took * 1000, "error_code": code, "error_message": "it was"}
-            happened.append((ends[stage], 9, ("stage.llm.failed", ends[stage], stage, failure)))
+            happened.append((ends[stage], -1, ("stage.llm.failed", ends[stage], stage, failure)))
             break
         completed = (f"stage.{stage}.completed", ends[stage], stage, began)
-        happened.append((ends[stage], 9, completed))
+        happened.append((ends[stage], -1, completed))
     for _, _, event in sorted(happened):
         log.append(event)
     end = max(ends.values())

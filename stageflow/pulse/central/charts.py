@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from stageflow.pulse.central.history import History, Series
@@ -31,6 +32,7 @@ def overview(history: History, found: Judged, hash_length: int) -> dict[str, Any
         "hashes": "".join(commit.hash[:hash_length] for commit in commits),
         "at_s": _differences([commit.at_s for commit in commits]),
         "piece": PIECE,
+        "limits": None if found.budgets is None else asdict(found.budgets.limits),
         "series": [_series(series, found) for series in history.series],
     }
 

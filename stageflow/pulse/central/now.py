@@ -67,6 +67,10 @@ def judged(project: AsvProject, history: History) -> Judged:
         )
     try:
         catalogue = discover(project.benchmarks_dir, project.root)
+    except PulseError:
+        # Its text is a traceback of this machine, which is no business of a page's readers.
+        return Judged(notes=("The benchmarks cannot be listed: stageflow pulse budgets says why.",))
+    try:
         budgets = budgets_file.load(path, catalogue.units)
         accepted = accepted_file.load(project.benchmarks_dir / ACCEPTED_FILE, catalogue.units)
     except PulseError as error:

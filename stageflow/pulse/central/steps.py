@@ -14,6 +14,8 @@ from stageflow.pulse.gate.series import Signal, signal_of
 SEARCHED = 1000
 #: A rise is open for so many measured commits; what nobody minded by then is history.
 OPEN_FOR = 50
+#: A level of what scatters has at least so many values; three slow ones in a row are chance.
+LEAST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,9 @@ def _scattering(there: Sequence[tuple[int, float]], limit: float) -> Iterator[St
     from asv.step_detect import detect_steps  # type: ignore[import-untyped]  # noqa: PLC0415
 
     level: float | None = None
-    for first, _, value, *_ in detect_steps([value for _, value in there]):
+    for first, end, value, *_ in detect_steps([value for _, value in there]):
+        if end - first < LEAST:
+            continue
         if level is not None and _differ(level, value, limit):
             yield Step(there[first][0], level, value)
         level = value

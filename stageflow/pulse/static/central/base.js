@@ -46,6 +46,9 @@ var central = (function () {
     return digits(value) + (unit ? " " + unit : "");
   }
 
+  // The same on an axis, where a unit of many letters stands in the legend instead.
+  function short(value, unit) { return number(value, unit in SECONDS || unit in BYTES ? unit : ""); }
+
   function percent(share) {
     if (share === null) return "–";
     var value = share * 100;
@@ -82,8 +85,14 @@ var central = (function () {
       });
       return row;
     });
-    var made = el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body));
-    return el("div", { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption || "Table" }, made);
+    var made = el("table", { "aria-label": caption || null }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body));
+    var frame = el("div", { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption || "Table" }, made);
+    return caption ? el("div", {}, el("p", { class: "quiet" }, caption), frame) : frame;
+  }
+
+  // A long name that may be broken after its dots, underscores and brackets.
+  function name(text) {
+    return text.split(/(?<=[._(])/).flatMap(function (part, n) { return n ? [el("wbr"), part] : [part]; });
   }
 
   // The numbers behind a chart, made when somebody opens them.
@@ -136,8 +145,8 @@ var central = (function () {
   function color(name) { return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim(); }
 
   return {
-    el: el, number: number, percent: percent, count: count, date: date, time: time, span: span,
-    table: table, behind: behind, empty: empty, run: run, choice: choice, runbook: runbook,
+    el: el, number: number, short: short, percent: percent, count: count, date: date, time: time, span: span,
+    table: table, name: name, behind: behind, empty: empty, run: run, choice: choice, runbook: runbook,
     legend: legend, body: body, color: color, panels: [], state: {}, data: null,
   };
 })();

@@ -12,7 +12,7 @@ central.drawBreakers = function () {
   });
   if (!lanes.length) { place.append(el("p", { class: "good-text" }, "✓ No circuit breaker has changed its state and no letter is dead, " + c.stretch(t) + ".")); return; }
 
-  place.append(c.legend([{ text: "closed", class: "block closed" }, { text: "half-open", class: "block half_open" }, { text: "open", class: "block open" }, { text: "▲ dead letters" }]));
+  place.append(c.legend([{ text: "closed", class: "block closed" }, { text: "half-open", class: "block half_open" }, { text: "open", class: "block open" }, { text: "dead letters", class: "dead" }]));
   var grid = el("div", { class: "lanes" });
   lanes.forEach(function (lane) {
     var open = 0, times = 0, last = 0, drawn = el("div", { class: "lane", role: "img", tabindex: "0" });

@@ -115,20 +115,32 @@ central.charts = (function () {
     }, more);
   }
 
-  // Wide enough for the longest label.
-  function wide(u, values) {
-    var longest = (values || []).reduce(function (size, text) { return Math.max(size, String(text || "").length); }, 3);
-    return longest * 7 + 14;
+  // As wide as the longest label needs; from its second round on it stays, so that it comes to rest.
+  function wide(u, values, index, round) {
+    var one = u.axes[index];
+    if (round > 1) return one._size;
+    u.ctx.font = one.font[0];
+    var longest = Math.max.apply(null, [0].concat((values || []).map(function (text) { return u.ctx.measureText(text || "").width; })));
+    return Math.ceil(one.ticks.size + one.gap + longest / devicePixelRatio + 2);
+  }
+
+  // Marks of a logarithmic axis at 1, 2 and 5 of each power of ten, or at 1 alone if there are many.
+  function powers(u, index, low, high) {
+    var marks = [], many = high / low > 2e3;
+    for (var power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
+      (many ? [1] : [1, 2, 3, 5]).forEach(function (m) { var at = m * Math.pow(10, power); if (at >= low && at <= high) marks.push(at); });
+    return marks;
   }
 
   function timeAxis(lengthS) {
-    var options = lengthS > 2 * 86400 ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
-    return axis({ space: 70, values: function (u, splits) { return splits.map(function (s) { return c.date(s, options); }); } });
+    var long = lengthS > 2 * 86400, DAY = 86400;
+    var options = long ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
+    return axis({ space: 70, incrs: long ? [1, 2, 7, 14, 28, 91, 182, 364].map(function (n) { return n * DAY; }) : undefined, values: function (u, splits) { return splits.map(function (s) { return c.date(s, options); }); } });
   }
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () {
     alive.forEach(function (chart) { if (!chart.gone()) chart.make(); });
   });
 
-  return { draw: draw, axis: axis, timeAxis: timeAxis, wide: wide };
+  return { draw: draw, axis: axis, timeAxis: timeAxis, wide: wide, powers: powers };
 })();

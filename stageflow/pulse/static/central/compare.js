@@ -53,15 +53,21 @@ central.panels.push(function (data) {
       var x = before.values[n][a], y = after.values[n][b];
       if (x === null && y === null) return;
       if (x === y && only.checked) { same++; return; }
-      rows.push({ name: series.name, unit: series.unit, x: x, y: y, ratio: x !== null && y !== null ? (x ? y / x : y ? Infinity : 1) : null });
+      rows.push({ name: series.name, unit: series.unit, beyond: beyond(series.signal), x: x, y: y, ratio: x !== null && y !== null ? (x ? y / x : y ? Infinity : 1) : null });
     });
     rows.sort(function (one, other) { return weight(other) - weight(one); });
     result.replaceChildren(
       el("p", {}, commits.link(chosen.a), " " + before.subjects[a] + " → ", commits.link(chosen.b), " " + after.subjects[b]),
       rows.length ? c.table(rows.length + " series" + (same ? ", " + same + " more are equal" : "") + "; the greatest rise first", [["Series"], ["Before", true], ["After", true], ["Change", true]],
         rows.map(function (row) {
-          return [row.name, c.number(row.x, row.unit), c.number(row.y, row.unit), told(row)];
+          return [el("span", {}, c.name(row.name)), c.number(row.x, row.unit), c.number(row.y, row.unit), told(row)];
         }), true) : el("p", { class: "empty" }, same ? "All " + same + " series measured on both are equal." : "Nothing was measured on these two."));
+  }
+
+  // From which ratio on a difference is more than scatter: as the gate has it.
+  function beyond(signal) {
+    if (signal === "exact") return 1;
+    return !h.limits ? Infinity : signal === "counted" ? h.limits.counted_warn : h.limits.timed_fail;
   }
 
   function weight(row) { return row.ratio === null ? -1 : row.ratio; }
@@ -70,7 +76,7 @@ central.panels.push(function (data) {
     if (row.ratio === null) return row.x === null ? "new" : "gone";
     if (row.ratio === Infinity) return el("span", { class: "bad-text" }, "▲ from 0");
     var change = Number(((row.ratio - 1) * 100).toFixed(1));
-    return el("span", { class: change > 1 ? "bad-text" : change < -1 ? "good-text" : null }, change > 0 ? "▲ +" + change + " %" : change < 0 ? "▼ −" + -change + " %" : row.ratio === 1 ? "=" : "≈ 0 %");
+    return el("span", { class: row.ratio > row.beyond ? "bad-text" : 1 / row.ratio > row.beyond ? "good-text" : null }, change > 0 ? "▲ +" + change + " %" : change < 0 ? "▼ −" + -change + " %" : row.ratio === 1 ? "=" : "≈ 0 %");
   }
   show();
 });

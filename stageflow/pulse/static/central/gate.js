@@ -24,7 +24,7 @@ central.panels.push(function (data) {
       return [one.condition, String(Number(one.load.toFixed(1))), share(one.alarms), share(one.resampled), share(one.named)];
     })));
     place.append(c.table("Planted defects: how often they are found", [["Layer"], ["Series"], ["Planted", true], ["Failed the gate", true], ["Failed or named", true]], found.planted.map(function (one) {
-      return [one.layer, one.series, "+" + Number((one.planted * 100).toFixed(1)) + " %", share(one.failed), share(one.caught)];
+      return [one.layer, el("span", { class: "series" }, c.name(one.series)), "+" + Number((one.planted * 100).toFixed(1)) + " %", share(one.failed), share(one.caught)];
     }), true));
     var right = found.faults.filter(function (one) { return one.expected === one.found; }).length;
     place.append(el("p", { class: right === found.faults.length ? "good-text" : "bad-text" }, (right === found.faults.length ? "✓ " : "✗ ") + right + " of " + found.faults.length + " faults of the gate's own end with the right exit code."));

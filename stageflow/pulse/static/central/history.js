@@ -43,7 +43,7 @@ central.panels.push(function (data) {
     return inner ? inner[1] : name.split(".")[0] === "exact" || name.split(".")[0] === "counted" ? name.split(".")[1].toLowerCase() : name.split(".")[0];
   }
   var RANK = { counted: 0, exact: 1, timed: 2, history: 3 };
-  var builds = h.series.filter(function (s) { return s.area === "build"; }).sort(function (a, b) { return RANK[a.signal] - RANK[b.signal] || (a.name < b.name ? -1 : 1); });
+  var builds = h.series.filter(function (s) { return s.area === "build"; }).sort(function (a, b) { return (b.unit === "instructions") - (a.unit === "instructions") || RANK[a.signal] - RANK[b.signal] || (a.name < b.name ? -1 : 1); });
   var others = h.series.filter(function (s) { return s.area !== "build"; });
   var preferred = builds.find(function (s) { return /build\.complex/.test(s.name); }) || builds[0] || others[0];
 
@@ -72,7 +72,7 @@ central.panels.push(function (data) {
     var rows = (builds.length ? builds : [chosen]).map(function (s) {
       var value = newest(s), budget = s.budget && s.budget.p50, step = s.steps[s.steps.length - 1];
       var row = [
-        el("button", { type: "button", class: "plain", onclick: function () { show(s.name); } }, s.name),
+        el("button", { type: "button", class: "plain", onclick: function () { show(s.name); } }, c.name(s.name)),
         c.number(value, s.unit), budget === null ? "–" : c.number(budget, s.unit),
         budget ? c.percent(value / budget) : "–",
         step ? el("span", {}, change(step), " at ", link(step[0])) : "none found",
@@ -165,7 +165,7 @@ central.panels.push(function (data) {
         c.charts.axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000], values: function (u, splits) {
           return splits.map(function (at) { return Number.isInteger(at) && times[at] !== undefined ? c.date(times[at], { year: "2-digit", month: "short", day: "numeric" }) : ""; });
         } }),
-        c.charts.axis({ size: c.charts.wide, values: function (u, splits) { return splits.map(function (v) { return c.number(v, series.unit); }); } }),
+        c.charts.axis({ size: c.charts.wide, values: function (u, splits) { return splits.map(function (v) { return c.short(v, series.unit); }); } }),
       ],
       series: [{}, { stroke: c.color("accent"), width: 1.5, spanGaps: true, points: { show: few, size: 6 } }].concat(
         budget === null ? [] : [{ stroke: c.color("bad"), width: 1.5, dash: [6, 4], points: { show: false }, spanGaps: true }]),
@@ -177,7 +177,8 @@ central.panels.push(function (data) {
   function room(budget) {
     return function (u, min, max) {
       var values = u.data[1], low = Infinity, high = -Infinity;
-      for (var n = 0; n < values.length; n++) if (u.data[0][n] >= u.scales.x.min - 1 && u.data[0][n] <= u.scales.x.max + 1) { low = Math.min(low, values[n]); high = Math.max(high, values[n]); }
+      var from = u.scales.x.min === null ? -1 : u.scales.x.min - 1, to = u.scales.x.max === null ? Infinity : u.scales.x.max + 1;
+      for (var n = 0; n < values.length; n++) if (u.data[0][n] >= from && u.data[0][n] <= to) { low = Math.min(low, values[n]); high = Math.max(high, values[n]); }
       if (low > high) { low = min; high = max; }
       if (budget !== null && budget <= high * 3) { high = Math.max(high, budget); low = Math.min(low, budget); }
       if (low >= 0 && low < high * 0.7) low = 0;

@@ -42,7 +42,7 @@ central.drawLatency = function () {
           return {
             scales: { x: { range: function (u, min, max) { return min >= max || (u.data[0].length && min === u.data[0][0] && max === u.data[0][u.data[0].length - 1]) ? [t.start_s, t.start_s + t.steps * t.step_s] : [min, max]; } },
               y: { distr: 3, range: function () { var top = heat.bounds_ms[heat.bounds_ms.length - 1]; return [heat.bounds_ms[0], budget ? Math.max(top, Math.min(budget * 1.2, top * 30)) : top]; } } },
-            axes: [c.charts.timeAxis(t.steps * t.step_s), c.charts.axis({ size: c.charts.wide, filter: function (u, splits) { var few = Math.log10(u.scales.y.max / u.scales.y.min) < 1.2; return splits.map(function (v) { var m = v / Math.pow(10, Math.floor(Math.log10(v) + 1e-9)); return few || m < 1.01 ? v : null; }); }, values: function (u, splits) { return splits.map(function (v) { return v === null ? null : c.number(v, "ms"); }); } })],
+            axes: [c.charts.timeAxis(t.steps * t.step_s), c.charts.axis({ size: c.charts.wide, splits: c.charts.powers, filter: function (u, splits) { return splits; }, values: function (u, splits) { return splits.map(function (v) { return v === null ? null : c.number(v, "ms"); }); } })],
             series: [{}].concat(["p50", "p95", "p99"].map(function (p) { return { stroke: c.color(p), width: 2, spanGaps: false, points: { show: data[0].length < 30, size: 5 } }; }), budget ? [{ stroke: c.color("bad"), width: 1.5, dash: [6, 4], points: { show: false } }] : []),
             hooks: { drawAxes: [function (u) { cells(u, heat); }] },
           };
@@ -50,7 +50,7 @@ central.drawLatency = function () {
         onpoint: tell,
       });
       holder.replaceChildren(el("h3", {}, "Over time: " + c.named(stage)),
-        c.legend([{ text: "P50", color: "var(--p50)" }, { text: "P95", color: "var(--p95)" }, { text: "P99", color: "var(--p99)" }].concat(budget ? [{ text: "budget of P99, " + c.number(budget, "ms"), color: "var(--bad)", class: "dash" }] : [], [{ text: "the darker a cell, the more took that long" }])),
+        c.legend([{ text: "P50", color: "var(--p50)" }, { text: "P95", color: "var(--p95)" }, { text: "P99", color: "var(--p99)" }].concat(budget ? [{ text: "budget of P99, " + c.number(budget, "ms"), color: "var(--bad)", class: "dash" }] : [], [{ text: "so many took that long: the darker, the more", class: "block heat" }])),
         chart.figure, readout,
         c.behind("The numbers, step by step", function () {
           return c.table("", [["From"], ["Ended", true], ["P50", true], ["P95", true], ["P99", true]], stage.by_step.map(function (row) {
@@ -117,7 +117,7 @@ central.drawLatency = function () {
     place.append(c.table("Newest measured commit; choose a row to draw its history", [["Kernel or operation"], ["P50", true], ["P95", true], ["P99", true], ["Budget P50", true], ["Budget P99", true], ["Stands"]],
       measured.map(function (s) {
         var b = s.budget, p = s.percentiles, bad = b && (p[0] > b.p50 || (b.p99 !== null && p[2] > b.p99));
-        return [el("button", { type: "button", class: "plain", onclick: function () { c.commits.show(s.name); location.hash = "history"; } }, s.name), c.number(p[0], s.unit), c.number(p[1], s.unit), c.number(p[2], s.unit),
+        return [el("button", { type: "button", class: "plain", onclick: function () { c.commits.show(s.name); location.hash = "history"; } }, c.name(s.name)), c.number(p[0], s.unit), c.number(p[1], s.unit), c.number(p[2], s.unit),
           b ? c.number(b.p50, s.unit) : "–", b && b.p99 !== null ? c.number(b.p99, s.unit) : "–", b ? el("span", { class: bad ? "bad-text" : "good-text" }, bad ? "✗ over" : "✓ within") : "–"];
       }), measured.length > 12));
   }

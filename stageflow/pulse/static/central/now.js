@@ -39,7 +39,7 @@ central.drawNow = function () {
 
   function regressions(rows) {
     return c.table("", [["Series"], ["Since"], ["Before", true], ["Now", true], ["Rise", true], ["What to do"]], rows.map(function (r) {
-      return [el("button", { type: "button", class: "plain", onclick: function () { c.commits.show(r.series); location.hash = "history"; } }, r.series),
+      return [el("button", { type: "button", class: "plain", onclick: function () { c.commits.show(r.series); location.hash = "history"; } }, c.name(r.series)),
         el("span", {}, c.commits.link(r.at), " ", c.date(c.commits.times[r.at], { year: "numeric", month: "short", day: "numeric" })),
         c.number(r.before, r.unit), c.number(r.after, r.unit),
         el("span", { class: "bad-text" }, r.ratio === null ? "▲ from 0" : "▲ +" + Number(((r.ratio - 1) * 100).toFixed(1)) + " %"), c.runbook(r.runbook)];
