@@ -2,7 +2,7 @@
 central.drawBreakers = function () {
   "use strict";
   var c = central, el = c.el, t = c.data.telemetry, place = c.body("breakers");
-  var STATES = ["closed", "half_open", "open"], WORDS = ["closed", "half-open", "open"];
+  var STATES = ["closed", "half_open", "open"], WORDS = ["closed", "half-open", "open"], SIGNS = innerWidth < 640 ? 24 : 60;
   place.replaceChildren();
   if (!t) { place.append(c.noTelemetry()); return; }
   var end = t.start_s + t.steps * t.step_s, length = end - t.start_s, letters = t.letters;
@@ -23,12 +23,17 @@ central.drawBreakers = function () {
       if (!segment[1]) return;
       drawn.append(at(el("span", { class: STATES[segment[1]], title: WORDS[segment[1]] + " from " + c.date(segment[0]) + " for " + c.span(until - segment[0]) }), segment[0], until));
     });
-    var dead = 0;
+    // No closer than signs can stand beside each other.
+    var dead = 0, places = new Map(), each = Math.max(1, Math.ceil(t.steps / SIGNS));
     letters.marks.forEach(function (mark) {
       if (mark[0] !== lane.provider) return;
       dead += mark[2];
-      var from = t.start_s + (mark[1] + 0.5) * t.step_s;
-      drawn.append(at(el("span", { class: "letter", title: c.count(mark[2]) + " dead letters around " + c.date(from) }), from, from));
+      var place = Math.floor(mark[1] / each);
+      places.set(place, (places.get(place) || 0) + mark[2]);
+    });
+    places.forEach(function (count, place) {
+      var from = t.start_s + Math.min((place + 0.5) * each, t.steps) * t.step_s;
+      drawn.append(at(el("span", { class: "letter", title: c.count(count) + (count === 1 ? " dead letter" : " dead letters") + " around " + c.date(from) }), from, from));
     });
     var words = lane.segments.length ? "now " + WORDS[last] + ", " + (times ? "open " + times + (times === 1 ? " time" : " times") + " for " + c.span(open) + " in all" : "never open") : "no breaker has changed";
     if (dead) words += ", " + c.count(dead) + " dead letters";

@@ -22,7 +22,7 @@ central.drawErrors = function () {
     rows.replaceChildren(c.table("Share of failures among what ended, " + c.stretch(t) + "; choose a row to draw it", [["Stage"], ["Ended", true], ["Failed", true], ["Error rate", true], ["By code"]],
       stages.map(function (s) {
         var row = [el("button", { type: "button", class: "plain", onclick: function () { pick(s); } }, c.named(s)), c.count(s.count), c.count(s.failed),
-          c.percent(rate(s)), s.sums.length ? s.sums.slice(0, SHOWN).map(function (pair) { return pair[0] + " " + c.count(pair[1]); }).join(", ") + (s.sums.length > SHOWN ? ", …" : "") : "–"];
+          c.percent(rate(s)), s.sums.length ? el("span", { class: "codes" }, s.sums.slice(0, SHOWN).map(function (pair) { return pair[0] + " " + c.count(pair[1]); }).join(", ") + (s.sums.length > SHOWN ? ", …" : "")) : "–"];
         row.chosen = s === stage;
         return row;
       }), true));
