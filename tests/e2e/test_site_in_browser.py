@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from stageflow.pulse.serve import address_of, make_server
+from stageflow.pulse.serve import make_server
 from tests.utils import asv_repo
+from tests.utils.browser import Visit, serving, started, visiting
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 BENCHMARKS = ["time_added_later", "time_work", "track_steps"]
 # Counts the pixels of a canvas that have the blue of asv's plots: frames and axes are grey.
 DRAWN_PIXELS = """canvas => {
@@ -38,58 +24,11 @@ DRAWN_PIXELS = """canvas => {
 }"""
 
 
-@dataclass
-class Visit:
-    """A page, and what a visitor would not see of it: errors and requests to the outside."""
-
-    page: Page
-    home: str
-    errors: list[str] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-    def watch(self) -> None:
-        """Block and note each request that leaves the site, and note each error."""
-        self.page.route("**/*", self._let_through_or_block)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
-        self.page.on(
-            "console",
-            lambda message: self.errors.append(message.text) if message.type == "error" else None,
-        )
-
-    def open(self, place: str = "") -> None:
-        """Open a place of the site, which is what follows the address of its index page."""
-        self.page.goto(f"{self.home}index.html{place}")
-
-    def _let_through_or_block(self, route: Route) -> None:
-        if route.request.url.startswith(self.home):
-            route.continue_()
-        else:
-            self.outside.append(route.request.url)
-            route.abort()
-
-
-def find_browser() -> str:
-    """The system's Chromium, or the one that STAGEFLOW_BROWSER names."""
-    named = os.environ.get("STAGEFLOW_BROWSER")
-    found = [named] if named else [path for path in map(shutil.which, BROWSERS) if path]
-    if not found:
-        pytest.fail(
-            "no browser found to look at the site with: apt-get install chromium, "
-            "or name one in the environment variable STAGEFLOW_BROWSER"
-        )
-    return found[0]
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless browser with an empty profile."""
-    executable = find_browser()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +42,8 @@ def site_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(site_dir: Path) -> Iterator[str]:
     """The address of the site on a server of this machine."""
-    with make_server(site_dir, 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield address_of(server)
-        server.shutdown()
-        thread.join()
+    with serving(make_server(site_dir, 0)) as address:
+        yield address
 
 
 @pytest.fixture(params=["served", "opened from disk"])
@@ -116,14 +51,8 @@ def visit(request: pytest.FixtureRequest, browser: Browser, site_dir: Path) -> I
     """A visit to the site, which must end without an error and without a look outside."""
     from_disk = f"{site_dir.as_uri()}/"
     home = from_disk if request.param != "served" else request.getfixturevalue("served")
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    visit = Visit(context.new_page(), home)
-    visit.watch()
-    yield visit
-    # Looked at before the context is closed, which aborts what is still loading.
-    noted = (list(visit.outside), list(visit.failed), list(visit.errors))
-    context.close()
-    assert noted == ([], [], [])
+    with visiting(browser, home) as visit:
+        yield visit
 
 
 def test_grid_shows_every_benchmark(visit: Visit) -> None:
@@ -175,3 +104,14 @@ def test_point_of_a_graph_leads_to_its_commit(visit: Visit) -> None:
     shown = visit.page.locator("section:target")
     expect(shown).to_contain_text("Escape <this> & that")
     expect(shown).to_contain_text("stageflow/__init__.py")
+
+
+def test_navigation_leads_to_central_pulse_and_back(visit: Visit) -> None:
+    """The grid's navigation has a link to Central Pulse, which knows the commits and leads back."""
+    visit.open()
+    visit.page.get_by_role("link", name="Central Pulse").click()
+    expect(visit.page.get_by_role("heading", level=1)).to_have_text("Central Pulse")
+    expect(visit.page.locator("#history")).to_contain_text("3 commits, 3 series")
+    visit.page.get_by_role("link", name="Benchmark grid").click()
+    cells = visit.page.locator("#summarygrid-display .benchmark-container")
+    expect(cells).to_have_count(len(BENCHMARKS))

@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from stageflow.pulse.central.alerts import ALERTS_FILE, firing
+from stageflow.pulse.central.alerts import firing, state_of
 from stageflow.pulse.central.telemetry import telemetry, window_of
 from stageflow.pulse.gate.budgets import Budget
 from stageflow.telemetry.errors import TelemetryError
@@ -34,7 +34,7 @@ class LiveTelemetry:
         self,
         path: Path,
         budgets: Sequence[Budget],
-        root: Path,
+        rules: Path,
         *,
         newest_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -44,13 +44,13 @@ class LiveTelemetry:
         Args:
             path: The store.
             budgets: Those that turns are held against.
-            root: The repository, in which the alerts are written down.
+            rules: The table of alert rules.
             newest_s: How much of the store's newest end is shown, in seconds.
             clock: Seconds that go on evenly.
         """
         self._path = path
         self._budgets = budgets
-        self._root = root
+        self._rules = rules
         self._newest_s = newest_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ class LiveTelemetry:
             return self._answer
 
     def _read(self) -> dict[str, Any]:
-        alerts, problem = firing(self._root / ALERTS_FILE)
+        alerts, problem = firing(state_of(self._path), self._rules)
         found: dict[str, Any] = {
             "made_at_s": time.time(),
             "telemetry": None,

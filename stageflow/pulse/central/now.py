@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from stageflow.pulse.central.alerts import ALERTS_FILE, firing
+from stageflow.pulse.central.alerts import RULES_FILE, firing, state_of
 from stageflow.pulse.central.history import History
 from stageflow.pulse.central.shrink import rounded
 from stageflow.pulse.central.steps import Step, open_rise, steps_of
@@ -86,9 +87,9 @@ def judged(project: AsvProject, history: History) -> Judged:
     return Judged(budgets, accepted, checks, steps)
 
 
-def wrong_now(project: AsvProject, history: History, found: Judged) -> dict[str, Any]:
-    """The panel's data, as JSON's values."""
-    alerts, problem = firing(project.root / ALERTS_FILE)
+def wrong_now(project: AsvProject, history: History, found: Judged, store: Path) -> dict[str, Any]:
+    """The panel's data, as JSON's values; the alerts are those on the telemetry in `store`."""
+    alerts, problem = firing(state_of(store), project.benchmarks_dir / RULES_FILE)
     regressions = _regressions(history, found)
     return {
         "budgets": [_check(check) for check in found.checks if check.state is State.OVER],

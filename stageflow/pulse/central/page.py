@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from stageflow.pulse.central.alerts import RULES_FILE
 from stageflow.pulse.central.charts import overview, pieces
 from stageflow.pulse.central.history import History, read_history
 from stageflow.pulse.central.live import LiveTelemetry
@@ -84,12 +85,13 @@ def live_site(
     """
     TelemetryStore(store).close()
     site_dir, budgets = project.html_dir, found_budgets(project)
+    rules = project.benchmarks_dir / RULES_FILE
     if not (site_dir / PAGE).exists():
         emit("There is no published site; Central Pulse is shown alone.")
         site_dir = alone / "site"
         copy_libraries(site_dir)
         write_central(project, site_dir, emit)
-    return site_dir, LiveTelemetry(store, budgets, project.root, newest_s=newest_s)
+    return site_dir, LiveTelemetry(store, budgets, rules, newest_s=newest_s)
 
 
 def gathered(
@@ -113,7 +115,7 @@ def gathered(
         "made_at_s": time.time(),
         "beside_asv": beside_asv,
         "history": overview(history, found, _hash_length(project)),
-        "now": wrong_now(project, history, found),
+        "now": wrong_now(project, history, found, store or project.root / STORE_FILE),
         "gate": gate_record(project.root),
         "telemetry": read_telemetry(project, found, emit, store),
     }

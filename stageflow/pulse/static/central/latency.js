@@ -127,8 +127,8 @@ central.key = function (s) { return s.pipeline + "\n" + s.stage; };
 central.named = function (s) { return s.pipeline + (s.stage ? " · " + s.stage : " (whole turn)"); };
 central.stretch = function (t) { return central.date(t.start_s) + " to " + central.date(t.start_s + t.steps * t.step_s) + ", in steps of " + central.span(t.step_s); };
 central.noTelemetry = function () {
-  return central.empty("There is no telemetry to show. A pipeline writes it by a SQLiteSink (docs/guides/central-pulse.md shows how); ",
-    central.run("stageflow pulse build --store FILE.db"), " shows a file here, ", central.run("stageflow pulse serve --store FILE.db"), " shows it live.");
+  return central.empty("There is no telemetry to show. ", central.run("stageflow run voice --telemetry FILE.db"), " records a turn, a SQLiteSink those of a pipeline of your own; ",
+    central.run("stageflow pulse build --store FILE.db"), " shows the file here, ", central.run("stageflow pulse serve --store FILE.db"), " shows it live.");
 };
 // Columns of a chart from rows [step, value, …]; points stand in the middle of their step, and a
 // step without a row breaks the line.
