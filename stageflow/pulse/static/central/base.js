@@ -85,7 +85,7 @@ var central = (function () {
       });
       return row;
     });
-    var made = el("table", { "aria-label": caption || null }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body));
+    var made = el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body));
     var frame = el("div", { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption || "Table" }, made);
     return caption ? el("div", {}, el("p", { class: "quiet" }, caption), frame) : frame;
   }

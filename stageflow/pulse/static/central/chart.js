@@ -132,6 +132,14 @@ central.charts = (function () {
     return marks;
   }
 
+  // The range of x: at first the whole, which is wider than the points, and then what is zoomed to.
+  function whole(low, high) {
+    return function (u, min, max) {
+      var xs = u.data[0];
+      return !xs.length || min >= max || (min === xs[0] && max === xs[xs.length - 1]) ? [low, high] : [min, max];
+    };
+  }
+
   function timeAxis(lengthS) {
     var long = lengthS > 2 * 86400, DAY = 86400;
     var options = long ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
@@ -142,5 +150,5 @@ central.charts = (function () {
     alive.forEach(function (chart) { if (!chart.gone()) chart.make(); });
   });
 
-  return { draw: draw, axis: axis, timeAxis: timeAxis, wide: wide, powers: powers };
+  return { draw: draw, axis: axis, timeAxis: timeAxis, whole: whole, wide: wide, powers: powers };
 })();

@@ -49,7 +49,7 @@ central.drawErrors = function () {
       data: data, height: 220, range: [t.start_s, end], least: 4 * t.step_s,
       options: function () {
         return {
-          scales: { x: { range: function (u, min, max) { return min >= max || (u.data[0].length && min === u.data[0][0] && max === u.data[0][u.data[0].length - 1]) ? [t.start_s, end] : [min, max]; } }, y: { range: function (u, min, max) { return [0, Math.min(1, Math.max(max * 1.1 || 0, 0.01))]; } } },
+          scales: { x: { range: c.charts.whole(t.start_s, end) }, y: { range: function (u, min, max) { return [0, Math.min(1, Math.max(max * 1.1 || 0, 0.01))]; } } },
           axes: [c.charts.timeAxis(t.steps * t.step_s), c.charts.axis({ size: c.charts.wide, values: function (u, splits) { return splits.map(c.percent); } })],
           series: [{}, { stroke: c.color("text"), width: 2, points: { show: few, size: 5 } }].concat(names.map(function (name, n) { return { stroke: c.color("c" + (n + 1)), width: 1.5, points: { show: few, size: 5 } }; })),
         };

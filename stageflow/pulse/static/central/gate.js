@@ -39,11 +39,12 @@ central.panels.push(function (data) {
     if (g.runs.length > 1) {
       var chart = c.charts.draw({
         label: "Wall time of " + g.runs.length + " runs of the gate, newest " + c.number(last[4], "s") + ".",
-        data: [g.runs.map(function (r) { return r[0]; }), g.runs.map(function (r) { return r[4]; })], height: 180, least: 60,
+        // Run after run, not by time: they come in crowds.
+        data: [g.runs.map(function (r, n) { return n; }), g.runs.map(function (r) { return r[4]; })], height: 180, range: [-0.5, g.runs.length - 0.5], least: 4,
         options: function () {
           var few = g.runs.length < 100;
-          return { scales: { y: { range: function (u, min, max) { return [0, max * 1.1 || 1]; } } },
-            axes: [c.charts.timeAxis(last[0] - g.runs[0][0]), c.charts.axis({ size: c.charts.wide, values: function (u, splits) { return splits.map(function (v) { return c.number(v, "s"); }); } })],
+          return { scales: { x: { time: false, range: c.charts.whole(-0.5, g.runs.length - 0.5) }, y: { range: function (u, min, max) { return [0, max * 1.1 || 1]; } } },
+            axes: [c.charts.axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100], values: function (u, splits) { return splits.map(function (n) { return g.runs[n] ? c.date(g.runs[n][0], { month: "short", day: "numeric" }) : ""; }); } }), c.charts.axis({ size: c.charts.wide, values: function (u, splits) { return splits.map(function (v) { return c.number(v, "s"); }); } })],
             series: [{}, { stroke: c.color("accent"), width: 1.5, points: { show: few, size: 6 } }] };
         },
         onpoint: function (n) { var r = g.runs[n]; readout.replaceChildren(c.time(r[0]), ": ", el("b", {}, c.number(r[4], "s")), ", " + (EXITS[r[3]] || r[3])); },

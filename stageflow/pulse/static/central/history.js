@@ -160,7 +160,7 @@ central.panels.push(function (data) {
   function plotted(series, budget) {
     var few = series.x.length < 120;
     return {
-      scales: { x: { time: false, range: function (u, min, max) { return min === max ? [min - 0.5, max + 0.5] : min === 0 && max === hashes.length - 1 ? [-0.5, max + 0.5] : [min, max]; } }, y: { range: room(budget) } },
+      scales: { x: { time: false, range: c.charts.whole(-0.5, hashes.length - 0.5) }, y: { range: room(budget) } },
       axes: [
         c.charts.axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000], values: function (u, splits) {
           return splits.map(function (at) { return Number.isInteger(at) && times[at] !== undefined ? c.date(times[at], { year: "2-digit", month: "short", day: "numeric" }) : ""; });

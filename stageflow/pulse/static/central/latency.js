@@ -40,7 +40,7 @@ central.drawLatency = function () {
         data: data, height: 300, range: [t.start_s, t.start_s + t.steps * t.step_s], least: 4 * t.step_s,
         options: function () {
           return {
-            scales: { x: { range: function (u, min, max) { return min >= max || (u.data[0].length && min === u.data[0][0] && max === u.data[0][u.data[0].length - 1]) ? [t.start_s, t.start_s + t.steps * t.step_s] : [min, max]; } },
+            scales: { x: { range: c.charts.whole(t.start_s, t.start_s + t.steps * t.step_s) },
               y: { distr: 3, range: function () { var top = heat.bounds_ms[heat.bounds_ms.length - 1]; return [heat.bounds_ms[0], budget ? Math.max(top, Math.min(budget * 1.2, top * 30)) : top]; } } },
             axes: [c.charts.timeAxis(t.steps * t.step_s), c.charts.axis({ size: c.charts.wide, splits: c.charts.powers, filter: function (u, splits) { return splits; }, values: function (u, splits) { return splits.map(function (v) { return v === null ? null : c.number(v, "ms"); }); } })],
             series: [{}].concat(["p50", "p95", "p99"].map(function (p) { return { stroke: c.color(p), width: 2, spanGaps: false, points: { show: data[0].length < 30, size: 5 } }; }), budget ? [{ stroke: c.color("bad"), width: 1.5, dash: [6, 4], points: { show: false } }] : []),

@@ -1,0 +1,291 @@
+"""Central Pulse in a real browser, with every address outside the site blocked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from stageflow.pulse.central.live import LiveTelemetry
+from stageflow.pulse.central.page import PAGE, write_central
+from stageflow.pulse.gate.judge import Exit
+from stageflow.pulse.gate.runs import Run, record
+from stageflow.pulse.offline import copy_libraries
+from stageflow.pulse.project import AsvProject
+from stageflow.pulse.serve import make_server
+from stageflow.pulse.site import publish
+from tests.utils import central
+from tests.utils.browser import Visit, serving, started, visiting
+from tests.utils.telemetry import run_log, sink_of
+
+COMMITS, METRICS, RUNS = 40, 4, 600
+BUILD = central.names(METRICS)[0]
+RISE = int(central.STEP_AT * COMMITS)
+PANELS = ["now", "history", "latency", "errors", "breakers", "gate"]
+# How many pixels of a chart are neither empty nor grey.
+COLOURED = """canvas => {
+    const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    let coloured = 0;
+    for (let i = 0; i < data.length; i += 4) {
+        const least = Math.min(data[i], data[i + 1], data[i + 2]);
+        coloured += data[i + 3] > 0 && Math.max(data[i], data[i + 1], data[i + 2]) - least > 60;
+    }
+    return coloured;
+}"""
+SHOWN = "() => { const x = central.state.history.u.scales.x; return [x.min, x.max]; }"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A published site, and what it was made from."""
+
+    project: AsvProject
+    folder: Path
+    hashes: list[str]
+    store: Path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless browser with an empty profile."""
+    with started() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site of some commits, some turns, and two runs of the gate, published by asv and by us."""
+    folder = tmp_path_factory.mktemp("central")
+    project = central.repository(folder / "repo", COMMITS, METRICS)
+    hashes = project.git("rev-list", "--reverse", "main").split()
+    for code in (Exit.FINE, Exit.REGRESSION):
+        record(project.root, Run.now(hashes[-2], hashes[-1], code, 61.5))
+    central.write_telemetry(folder / "t.db", RUNS, hours=12)
+    publish(project, lambda _: None, store=folder / "t.db")
+    return Site(project, project.html_dir, hashes, folder / "t.db")
+
+
+@pytest.fixture(params=["served", "opened from disk"])
+def visit(request: pytest.FixtureRequest, browser: Browser, site: Site) -> Iterator[Visit]:
+    """A visit to the page, drawn, by either way."""
+    if request.param == "served":
+        with serving(make_server(site.folder, 0)) as home, visiting(browser, home) as visit:
+            yield drawn(visit)
+    else:
+        with visiting(browser, f"{site.folder.as_uri()}/") as visit:
+            yield drawn(visit)
+
+
+def drawn(visit: Visit) -> Visit:
+    """The visit, with the page drawn."""
+    visit.page.goto(f"{visit.home}{PAGE}")
+    expect(visit.page.locator("body[data-ready]")).to_have_count(1)
+    return visit
+
+
+def alone(project: AsvProject, folder: Path, store: Path | None = None) -> str:
+    """Central Pulse without asv's pages; returns the folder's address."""
+    copy_libraries(folder)
+    write_central(project, folder, lambda _: None, store=store)
+    return f"{folder.as_uri()}/"
+
+
+def test_every_panel_is_drawn(visit: Visit) -> None:
+    """Each panel has its heading and its figures, and each chart shows more than its axes."""
+    page = visit.page
+    for panel in PANELS:
+        expect(page.locator(f"#{panel} h2")).to_have_count(1)
+        expect(page.locator(f"#{panel} .body")).not_to_be_empty()
+    canvases = page.locator("main canvas")
+    expect(canvases).to_have_count(4)  # cost, latency, errors, runs of the gate
+    assert [canvas.evaluate(COLOURED) > 200 for canvas in canvases.all()] == [True] * 4
+    expect(page.locator("#now")).to_contain_text("1.2 M instructions")
+    expect(page.locator("#latency .run li")).to_have_count(12)
+    expect(page.locator("#breakers .lane .open")).to_have_count(1)
+    expect(page.locator("#gate")).to_contain_text("1 fine, 1 regression")
+
+
+def test_findings_lead_to_their_runbook_section(visit: Visit) -> None:
+    """A budget that is exceeded links to what to do, as text and not as markup."""
+    visit.page.locator("#now").get_by_role("link", name="runbook: pipeline-build").first.click()
+    shown = visit.page.locator("section:target")
+    expect(shown).to_contain_text('Look at validation.py & "graph.py".')
+    expect(shown).to_contain_text("Then <again>.")
+
+
+def test_points_lead_to_their_commits(visit: Visit, site: Site) -> None:
+    """The change point is found by the keyboard, names its commit, and Enter opens it."""
+    page = visit.page
+    plot = page.locator("#history .plot")
+    plot.focus()
+    page.keyboard.press("Home")
+    for _ in range(RISE):
+        page.keyboard.press("ArrowRight")
+    readout = page.locator("#history .readout")
+    expect(readout).to_contain_text(site.hashes[RISE][:8])
+    expect(readout).to_contain_text("▲ +20 %")
+    page.keyboard.press("Enter")
+    expect(page.locator("section:target")).to_contain_text(f'Change <{RISE}> & "more" //of it')
+
+
+def test_zoom_by_mouse_and_keys(visit: Visit) -> None:
+    """Dragging over the chart shows that stretch, plus shows less of it, and the button all."""
+    page = visit.page
+    plot = page.locator("#history .plot")
+    plot.scroll_into_view_if_needed()
+    whole = page.evaluate(SHOWN)
+    over = plot.locator(".u-over").bounding_box()
+    assert over is not None
+    middle = over["y"] + over["height"] / 2
+    page.mouse.move(over["x"] + over["width"] * 0.25, middle)
+    page.mouse.down()
+    page.mouse.move(over["x"] + over["width"] * 0.75, middle, steps=5)
+    page.mouse.up()
+    low, high = page.evaluate(SHOWN)
+    width = whole[1] - whole[0]
+    assert low == pytest.approx(whole[0] + 0.25 * width, abs=0.02 * width)
+    assert high == pytest.approx(whole[0] + 0.75 * width, abs=0.02 * width)
+    plot.focus()
+    page.keyboard.press("+")
+    assert page.evaluate(SHOWN)[1] - page.evaluate(SHOWN)[0] < 0.6 * (high - low)
+    page.locator("#history").get_by_role("button", name="Show all").click()
+    assert page.evaluate(SHOWN) == whole
+
+
+def test_two_commits_are_compared(visit: Visit, site: Site) -> None:
+    """Any two commits stand beside each other, the greatest rise first; a wrong hash is told."""
+    page, history = visit.page, visit.page.locator("#history")
+    history.get_by_label("Before").fill(site.hashes[RISE - 1][:8])
+    history.get_by_label("Before").press("Enter")
+    row = history.get_by_role("row", name=BUILD).last
+    expect(row).to_contain_text("1 M instructions")
+    expect(row).to_contain_text("▲ +20 %")
+    history.get_by_label("After").fill("nothing")
+    history.get_by_label("After").press("Enter")
+    expect(history).to_contain_text("No measured commit begins with “nothing”")
+    expect(page.locator("#history .readout")).to_be_visible()
+
+
+def test_another_series_and_another_stage(visit: Visit) -> None:
+    """A row of the tables draws that series or stage, and behind a chart stands its table."""
+    page = visit.page
+    page.get_by_role("combobox", name="Series").select_option("engine.Runs.track_002")
+    expect(page.locator("#history .readout")).to_contain_text("ms")
+    page.locator("#latency").get_by_role("button", name="voice · llm").click()
+    expect(page.locator("#latency h3").first).to_have_text("Over time: voice · llm")
+    page.locator("#errors").get_by_text("The numbers, step by step").click()
+    expect(
+        page.locator("#errors details").get_by_role("columnheader", name="timeout")
+    ).to_be_visible()
+
+
+def test_readable_without_eyes(visit: Visit) -> None:
+    """Charts say in words what they show, fields have labels, and tables have headers."""
+    page = visit.page
+    labels = [plot.get_attribute("aria-label") or "" for plot in page.locator(".plot").all()]
+    assert len(labels) == 4
+    assert all(re.search(r"\d", label) and "arrows move" in label for label in labels)
+    unlabelled = (
+        "() => [...document.querySelectorAll('select, input')].filter(e => !e.labels.length)"
+    )
+    assert page.evaluate(unlabelled) == []
+    headless = "() => [...document.querySelectorAll('table')].filter(t => !t.querySelector('th'))"
+    assert page.evaluate(headless) == []
+    levels = page.evaluate(
+        "() => [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])"
+    )
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_fits_its_window(browser: Browser, site: Site, scheme: str, width: int) -> None:
+    """On a desktop and on a phone nothing is wider than the window, by day and by night."""
+    viewport = {"width": width, "height": 844}
+    home = f"{site.folder.as_uri()}/"
+    with visiting(browser, home, viewport=viewport, color_scheme=scheme) as visit:
+        page = drawn(visit).page
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shade = sum(map(int, re.findall(r"\d+", back)[:3])) / 3
+        assert shade > 200 if scheme == "light" else shade < 60
+        # The charts follow when the evening comes.
+        page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+        assert all(canvas.evaluate(COLOURED) > 100 for canvas in page.locator("main canvas").all())
+
+
+def test_dates_are_the_readers_own(browser: Browser, site: Site) -> None:
+    """A commit's time is told in the zone of whoever reads it."""
+    home = f"{site.folder.as_uri()}/"
+    told = []
+    for zone in ("UTC", "Asia/Tokyo"):
+        with visiting(browser, home, timezone_id=zone, locale="en-GB") as visit:
+            told.append(drawn(visit).page.locator("#history .readout time").inner_text())
+    # The newest of 40 commits an hour apart, the first on 14 November 2023, 22:13:20 UTC.
+    assert told == ["16 Nov 2023, 13:13", "16 Nov 2023, 22:13"]
+
+
+def test_without_data_the_commands_are_told(browser: Browser, tmp_path: Path) -> None:
+    """With nothing measured, recorded or judged, each panel says by which command it is filled."""
+    project = central.repository(tmp_path / "repo", 1, 1)
+    for path in project.results_dir.rglob("*.json"):
+        path.unlink()
+    with visiting(browser, alone(project, tmp_path / "site")) as visit:
+        page = drawn(visit).page
+        for panel, command in {
+            "now": "stageflow pulse alert --store FILE.db",
+            "history": "make bench",
+            "latency": "stageflow run voice --telemetry FILE.db",
+            "errors": "stageflow pulse build --store FILE.db",
+            "breakers": "stageflow pulse serve --store FILE.db",
+            "gate": "make gate",
+        }.items():
+            expect(page.locator(f"#{panel} .empty code", has_text=command).first).to_be_visible()
+        expect(page.locator("canvas")).to_have_count(0)
+        # asv's pages are not there, so nothing leads to them.
+        expect(page.get_by_role("link", name="Benchmark grid")).to_be_hidden()
+
+
+def test_much_data(browser: Browser, tmp_path: Path) -> None:
+    """Thousands of commits are drawn by what the eye can see, and in full when looked at."""
+    commits, metrics = 3000, 10
+    project = central.repository(tmp_path / "repo", commits, metrics)
+    central.write_telemetry(tmp_path / "t.db", 5000, hours=24 * 30)
+    home = alone(project, tmp_path / "site", tmp_path / "t.db")
+    drawn_bytes = (tmp_path / "site" / "central" / "data.json.js").stat().st_size
+    assert drawn_bytes < 1_000_000  # of 30,000 values and 70,000 events
+    with visiting(browser, home) as visit:
+        page = drawn(visit).page
+        page.get_by_role("combobox", name="Series").select_option("engine.Runs.track_005")
+        points = "() => central.state.history.data[0]"
+        assert 600 < len(page.evaluate(points)) <= 1202
+        page.evaluate("central.state.history.zoomTo(1000, 1200)")
+        page.wait_for_function(f"({points})().filter(x => x >= 1000 && x <= 1200).length === 201")
+        expect(page.locator("#errors")).to_contain_text("5,000")
+
+
+def test_live_telemetry_refreshes_itself(browser: Browser, site: Site, tmp_path: Path) -> None:
+    """With a store being served, what is written meanwhile appears, unless the page is paused."""
+    path = tmp_path / "t.db"
+    sink = sink_of(path, [run_log("1", {"a": 10.0})])
+    live = LiveTelemetry(path, [], tmp_path / "alerts.toml", newest_s=3600)
+    with serving(make_server(site.folder, 0, live)) as home, visiting(browser, home) as visit:
+        page = drawn(visit).page
+        row = _turns(page)
+        expect(row).to_contain_text("9.78 ms")  # within 2.5 %
+        expect(row.get_by_role("cell").first).to_have_text("1")
+        sink_of(path, [run_log("2", {"a": 10.0})]).close()
+        expect(row.get_by_role("cell").first).to_have_text("2", timeout=30_000)
+        expect(page.get_by_role("status").first).to_contain_text("Live, as of")
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_role("button", name="Go on")).to_be_visible()
+    sink.close()
+
+
+def _turns(page: Page) -> Locator:
+    return page.locator("#latency").get_by_role("row", name="p (whole turn)")
