@@ -16,9 +16,10 @@ BENCH ?=
 SELFTEST_ARGS ?=
 LOAD_ARGS ?=
 GATE_ARGS ?=
+STORE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load site serve results-fetch results-store programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load site serve screenshots results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,8 +93,11 @@ load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing gr
 site: $(READY) ## Publish what has been measured, without measuring.
 	@$(BIN)/python -m stageflow pulse build
 
-serve: $(READY) ## Serve the published site on this machine.
-	@$(BIN)/python -m stageflow pulse serve
+serve: $(READY) ## Serve the published site on this machine. STORE=telemetry.db shows that live.
+	@$(BIN)/python -m stageflow pulse serve $(if $(STORE),--store $(STORE))
+
+screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew.
+	@$(BIN)/python -m tests.screenshots
 
 results-fetch: ## Bring the results that were kept on the branch "results" of origin.
 	@.ci/results fetch

@@ -65,6 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     hashes = project.git("rev-list", "--reverse", "main").split()
     for code in (Exit.FINE, Exit.REGRESSION):
         record(project.root, Run.now(hashes[-2], hashes[-1], code, 61.5))
+    central.write_selftest(project)
     central.write_telemetry(folder / "t.db", RUNS, hours=12)
     publish(project, lambda _: None, store=folder / "t.db")
     return Site(project, project.html_dir, hashes, folder / "t.db")
@@ -107,7 +108,11 @@ def test_every_panel_is_drawn(visit: Visit) -> None:
     expect(page.locator("#now")).to_contain_text("1.2 M instructions")
     expect(page.locator("#latency .run li")).to_have_count(12)
     expect(page.locator("#breakers .lane .open")).to_have_count(1)
-    expect(page.locator("#gate")).to_contain_text("1 fine, 1 regression")
+    gate = page.locator("#gate")
+    expect(gate).to_contain_text("1 fine, 1 regression")
+    expect(gate.get_by_role("row", name="loaded")).to_contain_text("0.2 % (1 of 500)")
+    expect(gate.get_by_role("row", name="bag")).to_have_count(4)
+    expect(gate).to_contain_text("✓ 1 of 1 faults of the gate's own")
 
 
 def test_findings_lead_to_their_runbook_section(visit: Visit) -> None:

@@ -8,11 +8,15 @@ import math
 import random
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from stageflow.events import EventLog
+from stageflow.pulse.central.record import SELFTEST_FILE
+from stageflow.pulse.gate.judge import Exit
+from stageflow.pulse.gate.selftest.trials import Detected, Fault, Identical, Rate
 from stageflow.pulse.project import AsvProject
 from stageflow.telemetry.letters import LETTER_WAITING
 from stageflow.telemetry.sqlite import SQLiteSink
@@ -205,6 +209,33 @@ def _results(project: AsvProject, hashes: list[str], metrics: int, machine: str)
         path.write_text(json.dumps(content), encoding="utf-8")
 
 
+def write_selftest(project: AsvProject) -> None:
+    """Write down a self-test of the gate, as its command does: one false alarm, all caught."""
+    found = {
+        "version": 1,
+        "at": "2026-01-01T12:00:00+00:00",
+        "commit": project.git("rev-parse", "main").strip(),
+        "machine": {"cpus": 2, "arch": "x86_64", "system": "Linux", "python": "3.11.7"},
+        "limits": {},
+        "series": 97,
+        "identical": [
+            asdict(
+                Identical(
+                    condition, load, Rate(0, 20), Rate(n, 500), Rate(9, 520), 1e-5, "x", {"x": 9}
+                )
+            )
+            for n, (condition, load) in enumerate((("quiet", 0.4), ("loaded", 5.1)))
+        ],
+        "planted": [
+            asdict(Detected("bag", names(1)[0], rise, Rate(3, 3), Rate(3, 3)))
+            for rise in (0.05, 0.1, 0.2, math.inf)
+        ],
+        "faults": [asdict(Fault("nothing matches", Exit.TOO_LITTLE, Exit.TOO_LITTLE))],
+    }
+    path = project.root / SELFTEST_FILE
+    path.write_text(json.dumps(found), encoding="utf-8")
+
+
 def write_telemetry(path: Path, runs: int, *, hours: float = 24.0, seed: int = 1) -> None:
     """Write so many voice turns, spread evenly over some hours that end at noon.
 
@@ -269,7 +300,7 @@ def _turn(
         ending |= {"error_code": code, "error_message": "it was", "failed_stage": "llm"}
     log.append((f"pipeline.{'failed' if fails else 'completed'}", end, None, ending))
     yield log
-    if fails and number % 40 == 10:
+    if fails and (middle or number % 1000 == 50):
         yield _letter(log, code)
 
 

@@ -156,7 +156,7 @@ def _values(
 
 
 def _fill(series: Series, at: int, value: float | None, samples: Sequence[float] | None) -> None:
-    if value is None or math.isnan(value):
+    if value is None or not math.isfinite(value):
         return
     series.values[at] = value
     try:

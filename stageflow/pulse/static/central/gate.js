@@ -24,7 +24,7 @@ central.panels.push(function (data) {
       return [one.condition, String(Number(one.load.toFixed(1))), share(one.alarms), share(one.resampled), share(one.named)];
     })));
     place.append(c.table("Planted defects: how often they are found", [["Layer"], ["Series"], ["Planted", true], ["Failed the gate", true], ["Failed or named", true]], found.planted.map(function (one) {
-      return [one.layer, el("span", { class: "series" }, c.name(one.series)), "+" + Number((one.planted * 100).toFixed(1)) + " %", share(one.failed), share(one.caught)];
+      return [one.layer, el("span", { class: "series" }, c.name(one.series)), one.planted === null ? "from 0" : "+" + Number((one.planted * 100).toFixed(1)) + " %", share(one.failed), share(one.caught)];
     }), true));
     var right = found.faults.filter(function (one) { return one.expected === one.found; }).length;
     place.append(el("p", { class: right === found.faults.length ? "good-text" : "bad-text" }, (right === found.faults.length ? "✓ " : "✗ ") + right + " of " + found.faults.length + " faults of the gate's own end with the right exit code."));
@@ -44,13 +44,19 @@ central.panels.push(function (data) {
         options: function () {
           var few = g.runs.length < 100;
           return { scales: { x: { time: false, range: c.charts.whole(-0.5, g.runs.length - 0.5) }, y: { range: function (u, min, max) { return [0, max * 1.1 || 1]; } } },
-            axes: [c.charts.axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100], values: function (u, splits) { return splits.map(function (n) { return g.runs[n] ? c.date(g.runs[n][0], { month: "short", day: "numeric" }) : ""; }); } }), c.charts.axis({ size: c.charts.wide, values: function (u, splits) { return splits.map(function (v) { return c.number(v, "s"); }); } })],
+            axes: [c.charts.axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100], values: function (u, splits) { return splits.map(function (n) { return g.runs[n] ? c.date(g.runs[n][0], { month: "short", day: "numeric" }) : ""; }); } }), c.charts.axis({ size: c.charts.wide, incrs: [0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200], values: function (u, splits) { return splits.map(function (v) { return c.number(v, "s"); }); } })],
             series: [{}, { stroke: c.color("accent"), width: 1.5, points: { show: few, size: 6 } }] };
         },
-        onpoint: function (n) { var r = g.runs[n]; readout.replaceChildren(c.time(r[0]), ": ", el("b", {}, c.number(r[4], "s")), ", " + (EXITS[r[3]] || r[3])); },
+        onpoint: tell,
       });
       place.append(c.legend([{ text: "wall time of a run", color: "var(--accent)" }]), chart.figure, readout);
       chart.start();
+      tell(g.runs.length - 1);
+    }
+
+    function tell(n) {
+      var r = g.runs[n];
+      readout.replaceChildren(c.time(r[0]), ": ", el("b", {}, c.number(r[4], "s")), ", " + (EXITS[r[3]] || r[3]));
     }
     place.append(c.behind("The newest runs", function () {
       return c.table("", [["When"], ["Base"], ["Head"], ["Verdict"], ["Wall time", true]], g.runs.slice().reverse().map(function (r) {

@@ -1,0 +1,105 @@
+"""Make the pictures of Central Pulse in docs/images, from synthetic data: ``make screenshots``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser
+
+from stageflow.pulse.central.page import PAGE
+from stageflow.pulse.gate.judge import Exit
+from stageflow.pulse.gate.runs import Run, record
+from stageflow.pulse.project import AsvProject
+from stageflow.pulse.site import publish
+from tests.utils import central
+from tests.utils.asv_repo import ROOT
+from tests.utils.browser import started
+
+COMMITS, METRICS, RUNS = 120, 8, 20_000
+PANELS = ("now", "history", "latency", "errors", "breakers", "gate")
+DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+#: What is seen first, by name of the picture.
+LOOKS: dict[str, dict[str, Any]] = {
+    "dark": {"viewport": DESKTOP, "color_scheme": "dark"},
+    "phone": {"viewport": PHONE},
+    "phone-dark": {"viewport": PHONE, "color_scheme": "dark"},
+}
+_ACCEPTED = """\
+version = 1
+
+[[accepted]]
+benchmark = "counted.Operation.track_instructions('build.complex')"
+up_to = 1.25
+reason = "each dependency is checked for its type"
+until = 2999-01-31
+owner = "engine"
+"""
+
+
+def main() -> int:
+    """Make the pictures; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.screenshots", description=__doc__)
+    parser.add_argument("--into", type=Path, default=ROOT / "docs" / "images", metavar="FOLDER")
+    into = parser.parse_args().into
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, started() as browser:
+        site_dir = _site(Path(scratch))
+        for panel in PANELS:
+            _picture(browser, site_dir, into / f"central-{panel}.png", panel, viewport=DESKTOP)
+        for name, look in LOOKS.items():
+            _picture(browser, site_dir, into / f"central-{name}.png", **look)
+    return 0
+
+
+def _site(scratch: Path) -> Path:
+    """A site with something to see in each panel."""
+    project = central.repository(scratch / "stageflow", COMMITS, METRICS)
+    (project.benchmarks_dir / "accepted.toml").write_text(_ACCEPTED, encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "runbook.md", project.root / "docs" / "runbook.md")
+    central.write_selftest(project)
+    _gate_runs(project)
+    store = scratch / "telemetry.db"
+    central.write_telemetry(store, RUNS)
+    publish(project, _say, store=store)
+    return project.html_dir
+
+
+def _gate_runs(project: AsvProject) -> None:
+    hashes = project.git("rev-list", "--reverse", "main").split()
+    chance = random.Random(4)
+    for base, head in zip(hashes[-31:-1], hashes[-30:], strict=True):
+        code = chance.choices((Exit.FINE, Exit.REGRESSION, Exit.OVER_BUDGET), (8, 1, 1))[0]
+        record(project.root, Run.now(base, head, code, chance.lognormvariate(4.8, 0.2)))
+
+
+def _picture(
+    browser: Browser, site_dir: Path, path: Path, panel: str | None = None, **look: Any
+) -> None:
+    """A picture of a panel, or of what is seen first, as a browser of that look shows it."""
+    opened = browser.new_context(**look, timezone_id="UTC", locale="en-GB")
+    page = opened.new_page()
+    page.goto(f"{site_dir.as_uri()}/{PAGE}")
+    page.wait_for_selector("body[data-ready]")
+    # It would lie over a panel that is higher than the window.
+    page.add_style_tag(content="nav { position: static !important; }")
+    if panel is None:
+        page.screenshot(path=path)
+    else:
+        page.locator(f"#{panel}").screenshot(path=path)
+    opened.close()
+    _say(json.dumps({"file": path.name, "kB": round(path.stat().st_size / 1000)}))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
