@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.works import INTERCEPTORS, STAGES
+from stageflow.pulse.alerts import rules
 from stageflow.pulse.gate import accepted, budgets
 from stageflow.pulse.gate.budgets import Budgets, Gate
 from stageflow.pulse.gate.catalogue import Catalogue, discover
@@ -71,12 +72,13 @@ def test_each_stage_and_interceptor_has_a_budget() -> None:
         assert f"counted.Operation.track_instructions('interceptor.{interceptor}')" in named
 
 
-def test_runbook_and_budgets_name_the_same() -> None:
-    """Each budget's section is in the runbook, and each section belongs to a budget."""
+def test_runbook_budgets_and_alerts_name_the_same() -> None:
+    """Each budget's and alert's section is in the runbook; each section belongs to one of them."""
     text = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     sections = re.findall(r"^## (\S+)$", text, re.MULTILINE)
     assert len(sections) == len(set(sections))
-    assert set(sections) == {budget.runbook for budget in ours().budgets}
+    alerts = rules.load(ROOT / "benchmarks/alerts.toml")
+    assert set(sections) == {budget.runbook for budget in ours().budgets} | alerts.runbooks
 
 
 def test_guide_explains_each_exit_code() -> None:

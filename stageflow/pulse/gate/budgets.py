@@ -109,6 +109,24 @@ def load(path: Path, known: Mapping[str, str]) -> Budgets:
     return Budgets(limits, tuple(budgets))
 
 
+def p99_limits_ms(path: Path) -> Mapping[str, float]:
+    """The p99 of each budget that has one in milliseconds, by its metric.
+
+    Needs no benchmarks, as a machine that watches a live system has none; `load` checks all.
+
+    Raises:
+        GateSettingsError: The file cannot be read, or a budget is malformed.
+    """
+    settings = Settings(path)
+    found = [table.values for table in settings.tables("budget", _BUDGET)]
+    settings.finish()
+    return {
+        values["metric"]: float(values["p99"])
+        for values in found
+        if values["unit"] == "ms" and "p99" in values
+    }
+
+
 def _limits(settings: Settings) -> Limits | None:
     tables = settings.tables("limits", _LIMITS)
     if not tables:

@@ -18,7 +18,12 @@ from stageflow.errors.base import did_you_mean
 from stageflow.pulse.errors import GateSettingsError
 
 VERSION = 1
-_KINDS: Mapping[type, str] = {str: "a text", float: "a number", dt.date: "a date"}
+_KINDS: Mapping[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    dt.date: "a date",
+}
 
 
 @dataclass(frozen=True, slots=True)
