@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.errors import StageflowError
+from stageflow.pulse.alerts import cli as alerts_cli
 from stageflow.pulse.bench import (
     DEFAULT_COMMITS,
     EXIT_INTERRUPTED,
@@ -154,6 +155,7 @@ def add_commands(
     )
     parser.set_defaults(run=_serve)
 
+    alerts_cli.add_command(command, _emit)
     _add_gate(command)
 
 

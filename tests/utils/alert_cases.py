@@ -228,13 +228,13 @@ def rule_of(case: Case) -> Rule:
     return next(rule for rule in our_alerts().rules if rule.name == case.rule)
 
 
-def record(case: Case, path: Path) -> None:
-    """Write what happens in a case into a file of telemetry, from `NOON_S` on."""
+def record(case: Case, path: Path, begin_s: float = NOON_S) -> None:
+    """Write what happens in a case into a file of telemetry, from `begin_s` on."""
     breaker, numbers = "closed", itertools.count()
     waiting: list[int] = []
     sink = sink_of(path)
     for minute, stretch in case.timeline:
-        at_s = NOON_S + minute * MINUTE_S + 1
+        at_s = begin_s + minute * MINUTE_S + 1
         logs = list(_runs(stretch, minute, at_s))
         if stretch.breaker != breaker:
             logs.append(_breaker_log(minute, at_s, breaker, stretch.breaker))

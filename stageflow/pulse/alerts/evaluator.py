@@ -71,8 +71,10 @@ class Evaluator:
         last = int((now_s - SETTLE_S) // MINUTE_S * MINUTE_S)
         done = self._state.until(self._source)
         if done is None:
-            # As if it had always run: what began before is known to last by now.
+            # As if it had run since there is telemetry: what began before is known to last by now.
             done = last - max((rule.for_s for rule in self._rules.values()), default=0) - MINUTE_S
+            covered = self._store.covered()
+            done = max(done, min(covered.start_s, last) - MINUTE_S) if covered else done
         if done > last + MINUTE_S:
             raise AlertStateError(
                 f"{self._state.path} has been evaluated up to {done - last:,.0f} s from now: set "

@@ -1,0 +1,112 @@
+"""A mail server on this machine, with TLS and a password, that keeps what it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+
+import trustme
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+USER = "alerts@example.org"
+
+
+@dataclass
+class Mailbox:
+    """What has arrived, and how to get there.
+
+    Attributes:
+        letters: What has arrived, in order.
+        port: Where it listens, on 127.0.0.1.
+        ca: Who signed its certificate.
+        password: What `USER` has to show.
+        answers: What it answers to the next letters instead of taking them.
+    """
+
+    ca: trustme.CA
+    password: str
+    port: int = 0
+    letters: list[EmailMessage] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    arrived: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """Trusts its certificate, and no other."""
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        return context
+
+    def authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object
+    ) -> AuthResult:
+        """Whether user and password are right."""
+        assert isinstance(data, LoginPassword)
+        given = data.login.decode(), data.password.decode()
+        return AuthResult(success=given == (USER, self.password), handled=False)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        """Take a letter."""
+        if not session.authenticated:
+            return "530 who are you?"
+        if self.answers:
+            return self.answers.pop(0)
+        content = envelope.content
+        assert isinstance(content, bytes)
+        letter = message_from_bytes(content, policy=policy.default)
+        assert isinstance(letter, EmailMessage)
+        self.letters.append(letter)
+        self.arrived.set()
+        return "250 taken"
+
+
+@contextmanager
+def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
+    """A mail server in a thread of its own, that speaks TLS from the start or when asked to.
+
+    Args:
+        password: What `USER` has to show.
+        starttls: Whether TLS begins only when it is asked for.
+    """
+    box = Mailbox(trustme.CA(), password)
+    certificate = box.ca.issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+
+    def session() -> SMTP:
+        return SMTP(
+            box,
+            loop=loop,
+            hostname="mail.example.org",
+            tls_context=context if starttls else None,
+            require_starttls=starttls,
+            # It knows of no TLS but its own; from the start it is asyncio's.
+            auth_require_tls=starttls,
+            authenticator=box.authenticate,
+        )
+
+    async def serve() -> None:
+        secured = None if starttls else context
+        server = await loop.create_server(session, "127.0.0.1", 0, ssl=secured)
+        box.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        async with server:
+            await stopped.wait()
+
+    stopped = asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    ready.wait()
+    try:
+        yield box
+    finally:
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join()
+        loop.close()
