@@ -14,6 +14,7 @@ from typing import Any
 
 from stageflow.errors import StageflowError
 from stageflow.pulse.alerts import cli as alerts_cli
+from stageflow.pulse.alerts import generate
 from stageflow.pulse.bench import (
     DEFAULT_COMMITS,
     EXIT_INTERRUPTED,
@@ -156,6 +157,7 @@ def add_commands(
     parser.set_defaults(run=_serve)
 
     alerts_cli.add_command(command, _emit)
+    generate.add_command(command, _emit)
     _add_gate(command)
 
 

@@ -19,6 +19,9 @@ from stageflow.telemetry.sqlite import MINUTE_S
 ALERTS_FILE = "alerts.toml"
 BUDGETS_FILE = "budgets.toml"
 
+#: The port of mail servers that speak TLS from the start.
+SMTPS_PORT = 465
+
 E = TypeVar("E", bound=StrEnum)
 
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
@@ -208,6 +211,10 @@ def load(path: Path) -> Alerts:
     if links is None:
         settings.complain(1, f"[links] is missing: write it with {' and '.join(_LINKS)}")
     tls = _chosen(settings, email, "tls", Tls) if email else None
+    if email and tls is Tls.TLS and email.values.get("port") != SMTPS_PORT:
+        line = settings.line_of(email, "tls")
+        text = f"Alertmanager speaks TLS from the start at port {SMTPS_PORT} alone"
+        settings.complain(line, f'{text}: write that port, or tls = "{Tls.STARTTLS}"')
     settings.finish()
     assert links is not None  # or there was a problem
     regressed = [rule for rule in found if isinstance(rule, BenchmarkRule)]

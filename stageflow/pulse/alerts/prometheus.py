@@ -1,0 +1,108 @@
+"""Prometheus' own files: the rules, and a configuration to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stageflow.pulse.alerts.promql import STAGE_SECONDS, STAGES, expression, length
+from stageflow.pulse.alerts.rules import Kind, Links, Rule
+from stageflow.pulse.alerts.words import milliseconds, share, span
+
+#: How often the rules are looked at, as the embedded evaluator does.
+INTERVAL_S = 60
+
+#: How often metrics are collected, in seconds: several times in the shortest window.
+SCRAPE_S = 15
+
+_PIPELINE = "{{ $labels.pipeline }}"
+_PERCENT = "{{ $value | humanizePercentage }}"
+
+
+def rules_file(rules: Sequence[Rule], links: Links, interval_s: float = INTERVAL_S) -> Any:
+    """The content of a file of rules.
+
+    Args:
+        rules: The rules.
+        links: Where page and runbook are.
+        interval_s: How often they are looked at, in seconds.
+    """
+    group = {
+        "name": "stageflow",
+        "interval": length(interval_s),
+        "rules": [_rule(rule, links) for rule in rules],
+    }
+    return {"groups": [group]}
+
+
+def config_file(scrape_s: float = SCRAPE_S) -> Any:
+    """A configuration that collects the metrics of one process, and tells Alertmanager."""
+    return {
+        "global": {"scrape_interval": length(scrape_s), "evaluation_interval": length(INTERVAL_S)},
+        "rule_files": ["rules.yml"],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": ["127.0.0.1:9093"]}]}]},
+        "scrape_configs": [
+            {"job_name": "stageflow", "static_configs": [{"targets": ["127.0.0.1:9464"]}]}
+        ],
+    }
+
+
+def _rule(rule: Rule, links: Links) -> dict[str, Any]:
+    likely = _likely(rule)
+    return {
+        "alert": rule.name,
+        "expr": expression(rule),
+        "for": length(rule.for_s),
+        "labels": {"severity": str(rule.severity), "owner": rule.owner},
+        "annotations": {
+            "summary": _summary(rule),
+            **({"likely": likely} if likely else {}),
+            "page_url": links.page,
+            "runbook_url": links.runbook_of(rule.runbook),
+        },
+    }
+
+
+def _summary(rule: Rule) -> str:
+    """As `stageflow.pulse.alerts.notice` says it, with the figures left to Prometheus."""
+    lasting = f", for {span(rule.for_s)} or longer"
+    over = f"in {span(rule.window_s)}, limit {share(rule.limit)}"
+    match rule.kind:
+        case Kind.LATENCY:
+            figures = f"{{{{ $value | humanizeDuration }}}}, limit {milliseconds(rule.limit)}"
+            return f"P99 latency of {_PIPELINE} is {figures}{lasting}"
+        case Kind.ERROR_RATE:
+            return f"{_PERCENT} of the runs of {_PIPELINE} failed {over}{lasting}"
+        case Kind.BURN_RATE:
+            also = f", and more than that in {span(rule.short_window_s)}, too"
+            return f"{_PERCENT} of the runs of {_PIPELINE} failed {over}{also}"
+        case Kind.BREAKER_OPEN:
+            return f"the circuit breaker of {{{{ $labels.provider }}}} is open{lasting}"
+        case Kind.DEAD_LETTERS:
+            return f"{{{{ $value }}}} dead letters wait, limit {rule.limit:g}{lasting}"
+        case _:
+            return f"no run has ended in {span(rule.window_s)}{lasting}"
+
+
+def _likely(rule: Rule) -> str:
+    """A template that asks Prometheus for the stage that is to blame."""
+    short = length(rule.short_window_s or rule.window_s)
+    if rule.kind is Kind.LATENCY:
+        slowest = (
+            "topk(1, histogram_quantile(0.99, sum by (stage, le)"
+            f" (rate({STAGE_SECONDS}{{pipeline=%q}}[{short}]))))"
+        )
+        said = ", P99 {{ . | first | value | humanizeDuration }}"
+        return _asked(slowest, said)
+    if rule.kind in (Kind.ERROR_RATE, Kind.BURN_RATE):
+        worst = (
+            "topk(1, sum by (stage, error_code)"
+            f' (rate({STAGES}{{pipeline=%q,outcome=\\"failed\\"}}[{short}])))'
+        )
+        return _asked(worst, ', {{ . | first | label "error_code" }}')
+    return ""
+
+
+def _asked(query: str, said: str) -> str:
+    stage = f'stage {{{{ . | first | label "stage" }}}}{said}'
+    return f'{{{{ with printf "{query}" $labels.pipeline | query }}}}{stage}{{{{ end }}}}'
