@@ -14,7 +14,7 @@ code, never what a run carries. docs/telemetry.md lists the metrics.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -83,6 +83,21 @@ class PrometheusSink:
     def watch(self, dispatcher: EventDispatcher) -> None:
         """Show what the dispatcher's sinks have lost, as it stands at each scrape; once at most."""
         self.registry.register(_Losses(dispatcher))
+
+    def watch_letters(self, waiting: Callable[[], float]) -> None:
+        """Show how many dead letters wait, as it stands at each scrape; once at most.
+
+        Events cannot tell: other processes replay letters, and earlier ones have left some.
+
+        Args:
+            waiting: Counts them, in the thread of a scrape; such as
+                ``lambda: len(store.dead_letters(waiting=True))`` of a `TelemetryStore`.
+        """
+        Gauge(
+            "stageflow_dead_letters_waiting",
+            "Dead letters that have not been replayed.",
+            registry=self.registry,
+        ).set_function(waiting)
 
     def write(self, events: Sequence[Event]) -> None:
         """Count a batch."""

@@ -126,6 +126,15 @@ def test_dead_letters_and_losses() -> None:
     }
 
 
+def test_letters_that_wait_are_counted_at_each_scrape() -> None:
+    """The gauge is what its count says now, whichever process has put or replayed a letter."""
+    sink, waiting = PrometheusSink(), ["a", "b"]
+    sink.watch_letters(lambda: len(waiting))
+    assert scraped(sink)["stageflow_dead_letters_waiting"] == 2
+    waiting.clear()
+    assert scraped(sink)["stageflow_dead_letters_waiting"] == 0
+
+
 def test_labels_do_not_grow_with_runs() -> None:
     """A thousand runs with ids, inputs and messages of their own have the series of one."""
     one = len(scraped(filled(run_log("0", {"a": 5.0}), run_log("x", {"a": "boom"}))))
