@@ -6,6 +6,7 @@ what is wrong from minute 0 on is first seen at 1, and ``for`` 5 minutes have pa
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -218,6 +219,7 @@ CASES = [
 ]
 
 
+@functools.cache
 def our_alerts() -> Alerts:
     """The rules of this repository."""
     return load(ROOT / "benchmarks/alerts.toml")

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 
 from stageflow.errors import StageflowError
+from stageflow.pulse.alerts.benchmarks import HistoryWatch
 from stageflow.pulse.alerts.channel import Channel
 from stageflow.pulse.alerts.deliver import Delivery
 from stageflow.pulse.alerts.evaluator import Evaluator
@@ -23,6 +25,7 @@ from stageflow.pulse.alerts.slack import SlackChannel
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.alerts.words import moment
 from stageflow.pulse.errors import PulseError
+from stageflow.pulse.project import AsvProject
 from stageflow.telemetry.store import TelemetryStore
 
 WEBHOOK_VARIABLE = "STAGEFLOW_SLACK_WEBHOOK"
@@ -33,12 +36,16 @@ PATIENCE_S = 30.0
 
 Emit = Callable[[str], None]
 
+#: Looks once, at the time that it is given, and returns what there is to tell.
+Look = Callable[[float], Message | None]
+
 _ALERT_HELP = """\
-Evaluate the rules of benchmarks/alerts.toml on a file of telemetry, and tell what fires and what is
-over. What has been told is remembered, so that nobody is told twice, however often this is started.
-docs/alerting.md tells how to set it up.
+Evaluate the rules of benchmarks/alerts.toml on a file of telemetry, on the history of the
+benchmarks, or on both, and tell what fires and what is over. What has been told is remembered, so
+that nobody is told twice, however often this is started. docs/alerting.md tells how to set it up.
 
 examples:
+  stageflow pulse alert --benchmarks                           regressions of this repository
   stageflow pulse alert --store runs.db                        look once, and print
   stageflow pulse alert --store runs.db --every 60 --to slack  keep looking, and tell Slack
   stageflow pulse alert --store runs.db --to slack --test      see whether a message arrives
@@ -66,7 +73,17 @@ def add_command(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> 
     """Add the command; it sets ``run``, called with the parsed arguments."""
     parser = command("alert", help="what is wrong now; tell somebody", description=_ALERT_HELP)
     parser.add_argument(
-        "--store", type=Path, required=True, metavar="FILE", help="the telemetry, a SQLite file"
+        "--store", type=Path, metavar="FILE", help="look at this telemetry, a SQLite file"
+    )
+    parser.add_argument(
+        "--benchmarks", action="store_true", help="look at the history of the benchmarks"
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="the clone whose benchmarks they are (default: the current folder)",
     )
     parser.add_argument(
         "--rules",
@@ -79,7 +96,8 @@ def add_command(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> 
         "--state",
         type=Path,
         metavar="FILE",
-        help="what has been told (default: the store's name with .alerts before its ending)",
+        help="what has been told (default: the store's name with .alerts before its ending, or"
+        " .asv/alerts.db)",
     )
     often = parser.add_mutually_exclusive_group()
     often.add_argument("--once", action="store_true", help="look once (the default)")
@@ -96,7 +114,13 @@ def add_command(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> 
         default=[],
         help="tell it there, too; may be repeated",
     )
-    parser.set_defaults(run=lambda arguments: alert(arguments, emit))
+
+    def run(arguments: argparse.Namespace) -> int:
+        if not (arguments.store or arguments.benchmarks):
+            parser.error("say what to look at: --store FILE, --benchmarks, or both")
+        return alert(arguments, emit)
+
+    parser.set_defaults(run=run)
 
 
 def alert(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -108,12 +132,9 @@ def alert(arguments: argparse.Namespace, emit: Emit) -> int:
     """
     alerts = load(arguments.rules)
     channels = channels_of(alerts, arguments.to)
-    path = arguments.state or arguments.store.with_suffix(f".alerts{arguments.store.suffix}")
     stop = _stop_at_signals() if arguments.every else threading.Event()
     with ExitStack() as opened:
-        if not (arguments.dead or arguments.resend or arguments.test):
-            store = opened.enter_context(TelemetryStore(arguments.store))
-        state = opened.enter_context(AlertState(path))
+        state = opened.enter_context(AlertState(_state_of(arguments)))
         delivery = Delivery(state, channels, clock=time.time, pause=stop.wait, say=emit)
         if arguments.dead:
             return _show_dead(state, emit)
@@ -122,13 +143,45 @@ def alert(arguments: argparse.Namespace, emit: Emit) -> int:
         elif arguments.test:
             state.put(_test_message(alerts), [channel.name for channel in channels], time.time())
         else:
-            names = [channel.name for channel in channels]
-            evaluator = Evaluator(alerts.rules, alerts.links, store, state, names)
+            looks = _looks(arguments, alerts, state, [c.name for c in channels], opened)
             if arguments.every:
-                return _watch(evaluator, delivery, arguments.every, stop, emit)
-            _tell(evaluator.evaluate(time.time()), emit)
+                return _watch(looks, delivery, arguments.every, stop, emit)
+            for look in looks:
+                _look(look, emit)
         delivery.run(time.time() + PATIENCE_S)
         return _code(state)
+
+
+def _state_of(arguments: argparse.Namespace) -> Path:
+    given: Path | None = arguments.state
+    store: Path | None = arguments.store
+    if given is not None:
+        return given
+    if store is not None:
+        return store.with_suffix(f".alerts{store.suffix}")
+    repository: Path = arguments.repository
+    return repository / ".asv" / "alerts.db"
+
+
+def _looks(
+    arguments: argparse.Namespace,
+    alerts: Alerts,
+    state: AlertState,
+    channels: Sequence[str],
+    opened: ExitStack,
+) -> list[Look]:
+    """What there is to look at; a store that was opened for it is closed with `opened`."""
+    looks: list[Look] = []
+    if arguments.store:
+        store = opened.enter_context(TelemetryStore(arguments.store))
+        looks.append(Evaluator(alerts.rules, alerts.links, store, state, channels).evaluate)
+    if arguments.benchmarks:
+        if alerts.benchmark is None:
+            raise PulseError(f"{arguments.rules} has no [[alert]] of kind benchmark: write one")
+        project = AsvProject.load(arguments.repository)
+        watch = HistoryWatch(alerts.benchmark, alerts.links, project, state, channels)
+        looks.append(watch.evaluate)
+    return looks
 
 
 def channels_of(alerts: Alerts, names: Sequence[str]) -> list[Channel]:
@@ -152,16 +205,23 @@ def channels_of(alerts: Alerts, names: Sequence[str]) -> list[Channel]:
 
 
 def _watch(
-    evaluator: Evaluator, delivery: Delivery, every_s: float, stop: threading.Event, emit: Emit
+    looks: Sequence[Look],
+    delivery: Delivery,
+    every_s: float,
+    stop: threading.Event,
+    emit: Emit,
 ) -> int:
     """Look again and again; whatever goes wrong is told, and the next look is made all the same."""
+    patience_s = min(PATIENCE_S, every_s / 2)
+    steps: list[Callable[[], None]] = [partial(_look, look, emit) for look in looks]
+    steps.append(lambda: delivery.run(time.time() + patience_s))
     while not stop.is_set():
         next_s = time.monotonic() + every_s
-        try:
-            _tell(evaluator.evaluate(time.time()), emit)
-            delivery.run(time.time() + min(PATIENCE_S, every_s / 2))
-        except StageflowError as error:
-            emit(f"error: {error}")
+        for step in steps:
+            try:
+                step()
+            except StageflowError as error:
+                emit(f"error: {error}")
         stop.wait(max(0.0, next_s - time.monotonic()))
     return AlertExit.QUIET
 
@@ -172,6 +232,10 @@ def _stop_at_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _look(look: Look, emit: Emit) -> None:
+    _tell(look(time.time()), emit)
 
 
 def _tell(message: Message | None, emit: Emit) -> None:

@@ -45,12 +45,12 @@ _KEYS = {
 }
 
 
-def load(path: Path, known: Collection[str]) -> tuple[Accepted, ...]:
+def load(path: Path, known: Collection[str] | None) -> tuple[Accepted, ...]:
     """Read and check the accepted regressions; none if there is no such file.
 
     Args:
         path: The file.
-        known: Every series that there is.
+        known: Every series that there is; None to take the file's word for it.
 
     Raises:
         GateSettingsError: Something is wrong; it names every problem with line and mend.
@@ -76,13 +76,13 @@ def load(path: Path, known: Collection[str]) -> tuple[Accepted, ...]:
     return tuple(found)
 
 
-def _accepted(settings: Settings, table: Table, known: Collection[str]) -> Accepted | None:
+def _accepted(settings: Settings, table: Table, known: Collection[str] | None) -> Accepted | None:
     if not table.sound:
         return None
     values = table.values
     before = len(settings.problems)
     series = values["benchmark"]
-    if series not in known:
+    if known is not None and series not in known:
         line = settings.line_of(table, "benchmark")
         settings.complain(line, f"there is no benchmark {series!r}{did_you_mean(series, known)}")
     if not values["up_to"] > 1:

@@ -1,0 +1,93 @@
+"""Synthetic histories: values by commit, and a git repository with asv's results of its commits."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from stageflow.pulse.project import AsvProject
+
+_ENV = {
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    **{
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))
+    },
+}
+
+
+def values(seed: int, count: int, noise: float, step: float = 1.0, at: int = 0) -> list[float]:
+    """Values around 1 that scatter by `noise`, and rise by a factor `step` at position `at`."""
+    generator = random.Random(seed)
+    return [
+        max(0.5, generator.gauss(1.0, noise)) * (step if number >= at else 1.0)
+        for number in range(count)
+    ]
+
+
+class History:
+    """A repository of empty commits, and asv's results as if somebody had measured them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = AsvProject(
+            root=folder,
+            branch="main",
+            benchmarks_dir=folder / "benchmarks",
+            results_dir=folder / ".asv/results",
+            html_dir=folder / ".asv/html",
+            set_aside_dir=folder / ".asv/set-aside",
+        )
+        self.hashes: list[str] = []
+        (self.project.results_dir / "machine").mkdir(parents=True)
+        self.project.benchmarks_dir.mkdir()
+        self._git("init", "--quiet", "--initial-branch", "main")
+
+    def commit(self, count: int = 1) -> None:
+        """Add commits, a minute apart."""
+        for _ in range(count):
+            number = len(self.hashes)
+            at = f"@{1_700_000_000 + 60 * number} +0000"
+            dates = {"GIT_AUTHOR_DATE": at, "GIT_COMMITTER_DATE": at}
+            message = f"Change number {number}"
+            self._git("commit", "--quiet", "--allow-empty", "--message", message, **dates)
+            self.hashes.append(self._git("rev-parse", "HEAD"))
+
+    def measure(self, series: Mapping[str, Callable[[int], float]], *numbers: int) -> None:
+        """Write asv's results of some commits; each series tells its value by their number."""
+        described = {
+            name: {"name": name, "params": [], "param_names": [], "version": "1", "unit": "u"}
+            for name in series
+        }
+        path = self.project.results_dir / "benchmarks.json"
+        path.write_text(json.dumps(described | {"version": 2}))
+        for number in numbers:
+            commit = self.hashes[number]
+            result = {
+                "version": 2,
+                "commit_hash": commit,
+                "env_name": "virtualenv-py",
+                "date": 0,
+                "params": {"machine": "machine"},
+                "python": "3.11",
+                "requirements": {},
+                "result_columns": ["result", "params", "version"],
+                "results": {name: [[of(number)], [], "1"] for name, of in series.items()},
+            }
+            path = self.project.results_dir / f"machine/{commit[:8]}-virtualenv-py.json"
+            path.write_text(json.dumps(result))
+
+    def _git(self, *arguments: str, **environment: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=self.project.root,
+            check=True,
+            capture_output=True,
+            text=True,
+            env=_ENV | environment,
+        )
+        return done.stdout.strip()
