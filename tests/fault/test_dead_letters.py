@@ -1420,7 +1420,7 @@ def test_seeded_runs_that_repeat_their_ids_leave_a_letter_each(
 ) -> None:
     """The same run id thrice, even at the same moment: different runs, so three letters."""
 
-    async def main() -> None:
+    async def main() -> list[str]:
         shop, store = Shop(), InMemoryDeadLetterStore()
         shop.failing = {"pay": BROKE}
         for number, at in enumerate(moments):
@@ -1432,8 +1432,9 @@ def test_seeded_runs_that_repeat_their_ids_leave_a_letter_each(
         assert len({letter.id for letter in letters}) == 3
         assert all(len(letter.id) == 32 and int(letter.id, 16) for letter in letters)
         assert [letter.inputs["items"] for letter in letters] == [0, 1, 2]
+        return [letter.id for letter in letters]
 
-    run_virtual(main)
+    assert run_virtual(main) == run_virtual(main)
 
 
 def test_a_store_that_has_every_id_already_loses_the_letter_loudly() -> None:
