@@ -548,7 +548,7 @@ def test_cancelling_the_engines_own_tasks_cancels_the_run(passes: int) -> None:
     assert skipped.data["reason"] == "the run was cancelled"
 
 
-def test_a_run_that_has_ended_leaves_no_timer() -> None:
+def test_a_run_that_has_ended_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is kept until its deadline."""
     timers: list[asyncio.TimerHandle] = []
 
@@ -560,7 +560,7 @@ def test_a_run_that_has_ended_leaves_no_timer() -> None:
             timers.append(call_at(*arguments, **options))
             return timers[-1]
 
-        loop.call_at = watched  # type: ignore[method-assign]
+        monkeypatch.setattr(loop, "call_at", watched)
         await chain(2).run(PipelineContext(deadline_s=60))
 
     run_virtual(main)

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patience",
         type=float,
-        default=30.0,
+        default=8.0,
         metavar="SECONDS",
         help="most time for the tests of one mutant, by what they took before"
         " (default: %(default)g)",
