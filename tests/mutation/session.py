@@ -37,6 +37,13 @@ from tests.mutation.processes import BROKEN, Pool
 LEFT_OUT = (
     "tests/e2e/",
     "tests/fault/test_dead_letters_kill.py",
+    "tests/fault/test_dead_letters_sqlite.py::test_a_file_that_cannot_be_written_ends_no_run",
+    "tests/fault/test_dead_letters_sqlite.py::test_a_full_disk_ends_no_run",
+    "tests/fault/test_dlq_cli.py::test_a_bug_of_ones_own_is_exported",
+    "tests/fault/test_dlq_cli.py::test_a_run_past_its_deadline_is_reproduced",
+    "tests/fault/test_dlq_cli.py::test_a_stage_without_a_provider_is_made_to_fail",
+    "tests/fault/test_dlq_cli.py::test_an_exported_test_goes_red",
+    "tests/fault/test_dlq_cli.py::test_an_exported_test_reproduces",
     "tests/fault/test_sockets.py",
     "tests/integration/test_bench.py",
     "tests/integration/test_continuous.py",
