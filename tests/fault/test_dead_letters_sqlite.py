@@ -98,12 +98,16 @@ def test_a_closed_store_says_so(path: Path) -> None:
 
 
 def test_a_closed_store_leaves_no_thread(path: Path) -> None:
-    """The one that it had has come to its end."""
-    put(path, make_letter())
-    for thread in threading.enumerate():
-        if thread.name.startswith("stageflow-dead-letters"):
-            thread.join(30)
-            assert not thread.is_alive()
+    """The one that it had, and that could be told by its name, has come to its end."""
+
+    async def work(store: SQLiteDeadLetterStore) -> list[threading.Thread]:
+        await store.put(make_letter())
+        name = "stageflow-dead-letters"
+        return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+    (thread,) = with_store(path, work)
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_an_error_of_the_system_is_typed_too(path: Path) -> None:
@@ -119,7 +123,10 @@ def test_an_error_of_the_system_is_typed_too(path: Path) -> None:
     assert str(caught.value).startswith(f"cannot read the dead letters in {path} (OSError: ")
 
 
-def test_commits_are_durable(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "timeout_ms"), [({}, 5_000), ({"busy_timeout_s": 1.5}, 1_500)], ids=["", "told"]
+)
+def test_commits_are_durable(path: Path, options: dict[str, Any], timeout_ms: int) -> None:
     """Write-ahead log, synced at every commit: that is what an acknowledgement rests on."""
     seen: dict[str, Any] = {}
 
@@ -133,12 +140,12 @@ def test_commits_are_durable(path: Path) -> None:
 
         await store._in_worker(look)
 
-    with_store(path, work, busy_timeout_s=1.5)
+    with_store(path, work, **options)
     assert seen == {
         "journal_mode": "wal",
         "synchronous": 2,
         "fullfsync": 1,
-        "busy_timeout": 1_500,
+        "busy_timeout": timeout_ms,
     }
 
 
