@@ -383,8 +383,11 @@ def test_a_timeout_counts_whatever_the_stage_makes_of_it(ending: str) -> None:
 
     async def main() -> None:
         service = Service(9.0, failures=1, fields={"runner": stubborn, "timeout_s": 1.0})
-        await service.turn()
+        result = await service.turn()
         assert service.state is OPEN
+        assert only(result.events, "stage.llm.breaker_open").data["reason"] == "1 failures in a row"
+        assert result.failure is not None
+        assert result.failure.code == "stage_timeout"
 
     run_virtual(main)
 
