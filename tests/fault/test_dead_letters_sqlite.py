@@ -386,6 +386,18 @@ def test_a_file_torn_while_the_log_was_being_written_back_opens(path: Path, tmp_
     assert ids(copy) == put_ids
 
 
+def test_a_schema_that_is_no_text_is_a_typed_error(path: Path) -> None:
+    """SQLite quotes what it cannot read, and Python cannot read the quotation."""
+    put(path, make_letter())
+    content = path.read_bytes()
+    assert content.count(b"CREATE TABLE dead_letters") == 1
+    path.write_bytes(content.replace(b"CREATE TABLE dead_letters", b"CREATE TABL\x80 dead_letters"))
+    with pytest.raises(err.DeadLetterStoreError) as caught:
+        put(path, make_letter(2))
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+    assert str(path) in str(caught.value)
+
+
 def test_a_file_that_is_damaged_beyond_repair_is_a_typed_error(path: Path) -> None:
     """Pages overwritten without a log: the error names the file, and nothing is made up."""
     put(path, *(make_letter(n, inputs={"filler": "x" * 3_000}) for n in range(1, 21)))
