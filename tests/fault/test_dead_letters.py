@@ -954,14 +954,17 @@ def test_a_store_that_fails_masks_nothing(
 ) -> None:
     """The run ends with its own failure, and says twice that it was not kept."""
 
+    # One of its own: an error keeps the place where it was raised first.
+    broke = err.StageFailedError("no money")
+
     async def main() -> tuple[RunResult, PipelineContext]:
         shop, ctx = Shop(), context()
-        shop.failing = {"pay": BROKE}
+        shop.failing = {"pay": broke}
         return await shop.orchestrator(BadStore(error)).run(ctx), ctx
 
     with caplog.at_level(logging.CRITICAL, logger="stageflow.dlq"):
         result, ctx = run_virtual(main)
-    assert result.failure is BROKE
+    assert result.failure is broke
     assert result.dead_letter_error is not None
     assert result.dead_letter_error.code == code
     assert ctx.dlq_entry is None
