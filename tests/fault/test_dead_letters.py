@@ -953,7 +953,6 @@ def test_a_store_that_fails_masks_nothing(
     error: BaseException, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The run ends with its own failure, and says twice that it was not kept."""
-
     # One of its own: an error keeps the place where it was raised first.
     broke = err.StageFailedError("no money")
 
