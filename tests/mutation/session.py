@@ -316,7 +316,10 @@ class Plugin:
         forget(root, but="tests.mutation")
         files = sorted({test.split("::")[0] for test in tests})
         again = _Again(MutantFinder(source.module, code), tests, self.reach, self._examples)
-        status = pytest.main(["-x", *OPTIONS, *files], plugins=[again])
+        try:
+            status = pytest.main(["-x", *OPTIONS, *files], plugins=[again])
+        except BaseException:  # what ends even the session that it is in has been noticed
+            return _KILLED
         return _SURVIVED if status == pytest.ExitCode.OK else _KILLED
 
 
