@@ -31,6 +31,7 @@ from stageflow.providers.ports import Audio, Message
 
 #: Marks a tagged value: ``{"$": tag, "v": …}``.
 _TAG = "$"
+_UNSTORABLE = "unstorable"
 #: Deeper nesting than this is not stored; the JSON parser would refuse it at several times that.
 _DEPTH = 60
 _DESCRIBED_CHARS = 200
@@ -83,7 +84,7 @@ _BUILT_IN: tuple[StoredType, ...] = (
     StoredType("audio", Audio, lambda a: [a.pcm, a.sample_rate_hz], lambda parts: Audio(*parts)),
     StoredType("message", Message, lambda m: [m.role, m.content], lambda parts: Message(*parts)),
     StoredType(
-        "unstorable",
+        _UNSTORABLE,
         Unstorable,
         lambda u: [u.type_name, u.description],
         lambda parts: Unstorable(*parts),
@@ -131,9 +132,13 @@ class LetterCodec:
         if known is None:
             return self._placeholder(value)
         try:
-            return _tagged(known.tag, self._plain(known.to_plain(value), depth + 1))
+            plain = self._plain(known.to_plain(value), depth + 1)
         except Exception as error:
             return self._placeholder(value, f"{type(error).__name__}: {error}")
+        if isinstance(plain, dict) and plain.get(_TAG) == _UNSTORABLE:
+            # Nothing could make the value again out of a placeholder for all that it holds.
+            return self._placeholder(value, plain["v"][1])
+        return _tagged(known.tag, plain)
 
     def _plain_dict(self, value: dict[Any, Any], depth: int) -> Any:
         if all(type(key) is str for key in value) and _TAG not in value:
@@ -151,7 +156,7 @@ class LetterCodec:
         except Exception as error:
             text = f"its repr() raises {type(error).__name__}"
         parts = [f"{cls.__module__}.{cls.__qualname__}", text[:_DESCRIBED_CHARS]]
-        return _tagged("unstorable", parts)
+        return _tagged(_UNSTORABLE, parts)
 
     def from_plain(self, plain: Any) -> Any:
         """The value that `to_plain` was given.

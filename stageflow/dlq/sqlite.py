@@ -152,7 +152,8 @@ class SQLiteDeadLetterStore:
     def _guarded(self, action: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         try:
             return function(self._connected(), *arguments)
-        except (sqlite3.Error, OSError) as error:
+        # What SQLite says of a damaged schema quotes it, and then need not be text at all.
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 raise InvalidDeadLetterStoreError(
                     str(self.path), "is no SQLite database; give another file"

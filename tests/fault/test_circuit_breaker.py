@@ -383,8 +383,11 @@ def test_a_timeout_counts_whatever_the_stage_makes_of_it(ending: str) -> None:
 
     async def main() -> None:
         service = Service(9.0, failures=1, fields={"runner": stubborn, "timeout_s": 1.0})
-        await service.turn()
+        result = await service.turn()
         assert service.state is OPEN
+        assert only(result.events, "stage.llm.breaker_open").data["reason"] == "1 failures in a row"
+        assert result.failure is not None
+        assert result.failure.code == "stage_timeout"
 
     run_virtual(main)
 
@@ -638,3 +641,40 @@ def test_a_window_forgets_a_call_when_it_is_as_old_as_the_window() -> None:
         now_s = later_s
         breaker.fail(breaker.acquire(clock), clock)
         assert breaker.state is state
+
+
+def test_a_permit_of_an_earlier_time_has_no_say_ever_again() -> None:
+    """A probe that is late by two changes of state closes nothing and opens nothing."""
+    now_s = 0.0
+
+    def clock() -> float:
+        return now_s
+
+    breaker = CircuitBreaker("llm", BreakerPolicy(failures=1, cooldown_s=10.0, probes=2))
+    breaker.fail(breaker.acquire(clock), clock)
+    now_s = 10.0
+    late, probe = breaker.acquire(clock), breaker.acquire(clock)
+    breaker.fail(probe, clock)
+    now_s = 20.0
+    breaker.acquire(clock)
+    for answer in (breaker.fail, breaker.succeed):
+        assert answer(late, clock) is None
+        assert breaker.state is HALF_OPEN
+
+
+def test_a_reset_forgets_the_window() -> None:
+    """Calls from before do not help to make up the least number of calls."""
+    policy = BreakerPolicy(failures=None, failure_rate=0.4, minimum_calls=3)
+    breaker = CircuitBreaker("llm", policy)
+
+    def clock() -> float:
+        return 0.0
+
+    for answer in (breaker.succeed, breaker.succeed):
+        answer(breaker.acquire(clock), clock)
+    breaker.reset(clock)
+    for _ in range(2):
+        breaker.fail(breaker.acquire(clock), clock)
+    assert breaker.state is CLOSED
+    breaker.fail(breaker.acquire(clock), clock)
+    assert breaker.state is OPEN

@@ -99,12 +99,16 @@ def test_a_closed_store_says_so(path: Path) -> None:
 
 
 def test_a_closed_store_leaves_no_thread(path: Path) -> None:
-    """The one that it had has come to its end."""
-    put(path, make_letter())
-    for thread in threading.enumerate():
-        if thread.name.startswith("stageflow-dead-letters"):
-            thread.join(30)
-            assert not thread.is_alive()
+    """The one that it had, and that could be told by its name, has come to its end."""
+
+    async def work(store: SQLiteDeadLetterStore) -> list[threading.Thread]:
+        await store.put(make_letter())
+        name = "stageflow-dead-letters"
+        return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+    (thread,) = with_store(path, work)
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_an_error_of_the_system_is_typed_too(path: Path) -> None:
@@ -120,7 +124,10 @@ def test_an_error_of_the_system_is_typed_too(path: Path) -> None:
     assert str(caught.value).startswith(f"cannot read the dead letters in {path} (OSError: ")
 
 
-def test_commits_are_durable(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "timeout_ms"), [({}, 5_000), ({"busy_timeout_s": 1.5}, 1_500)], ids=["", "told"]
+)
+def test_commits_are_durable(path: Path, options: dict[str, Any], timeout_ms: int) -> None:
     """Write-ahead log, synced at every commit: that is what an acknowledgement rests on."""
     seen: dict[str, Any] = {}
 
@@ -134,12 +141,12 @@ def test_commits_are_durable(path: Path) -> None:
 
         await store._in_worker(look)
 
-    with_store(path, work, busy_timeout_s=1.5)
+    with_store(path, work, **options)
     assert seen == {
         "journal_mode": "wal",
         "synchronous": 2,
         "fullfsync": 1,
-        "busy_timeout": 1_500,
+        "busy_timeout": timeout_ms,
     }
 
 
@@ -378,6 +385,18 @@ def test_a_file_torn_while_the_log_was_being_written_back_opens(path: Path, tmp_
     written_back = path.read_bytes()
     copy.write_bytes(written_back[: len(written_back) // 2] + b"\xff" * 5_000)
     assert ids(copy) == put_ids
+
+
+def test_a_schema_that_is_no_text_is_a_typed_error(path: Path) -> None:
+    """SQLite quotes what it cannot read, and Python cannot read the quotation."""
+    put(path, make_letter())
+    content = path.read_bytes()
+    assert content.count(b"CREATE TABLE dead_letters") == 1
+    path.write_bytes(content.replace(b"CREATE TABLE dead_letters", b"CREATE TABL\x80 dead_letters"))
+    with pytest.raises(err.DeadLetterStoreError) as caught:
+        put(path, make_letter(2))
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+    assert str(path) in str(caught.value)
 
 
 def test_a_file_that_is_damaged_beyond_repair_is_a_typed_error(path: Path) -> None:

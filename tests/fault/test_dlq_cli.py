@@ -611,6 +611,25 @@ def test_a_recorded_fault_fails_as_it_was_recorded(provider: str | None) -> None
     assert (result.failure.stage, result.stages["check"].status) == ("charge", "completed")
 
 
+def test_a_recorded_fault_of_a_provider_lets_the_stage_run() -> None:
+    """What a stage makes of its provider's failure is its own again."""
+
+    @stageflow.stage(outputs=["receipt"], provider="bank")
+    async def charge(ctx: stageflow.StageContext) -> stageflow.StageOutput:
+        try:
+            await ctx.provider("bank").charge(5)
+        except err.StageflowError as error:
+            return stageflow.StageOutput.ok(receipt=f"later: {error.code}")
+        return stageflow.StageOutput.ok(receipt="now")
+
+    fault = RecordedFault(
+        "charge", code="boom", category="systemic", message="gone", provider="bank"
+    )
+    ctx = stageflow.PipelineContext(providers=stageflow.ProviderRegistry(bank=object()))
+    result = asyncio.run(stageflow.Pipeline("p", [charge]).run(ctx, interceptors=[fault]))
+    assert result.outputs == {"receipt": "later: boom"}
+
+
 def test_a_recorded_stall_holds_up_its_stages_alone() -> None:
     """The others go on; the deadline ends the run."""
     module: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from stageflow import (
     StageTimeoutError,
 )
 from stageflow.errors import MissingRunInputError
+from stageflow.letter import StageEnding, StageRecord
 from stageflow.testing.scripted import do_nothing
 from tests.utils.assertions import (
     assert_events_sound,
@@ -29,7 +30,7 @@ from tests.utils.assertions import (
     only,
     types_of,
 )
-from tests.utils.factories import make_pipeline, make_spec
+from tests.utils.factories import chain, make_pipeline, make_spec
 from tests.utils.virtual_time import run_virtual
 
 
@@ -309,6 +310,14 @@ def test_a_stage_may_find_that_it_has_nothing_to_do() -> None:
     assert result.status is RunStatus.COMPLETED
 
 
+def test_a_stage_that_starts_late_is_skipped_after_its_own_time() -> None:
+    """Its duration does not count what others took before."""
+    result = run(
+        make_spec("a", pauses_s=(2.0,)), make_spec("b", "a", ending="skip", pauses_s=(0.5,))
+    )
+    assert result.stages["b"].duration_ms == 500.0
+
+
 # ── limits ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -358,6 +367,7 @@ def test_a_deadline_bounds_the_whole_run() -> None:
     assert statuses(result) == {"a": "completed", "b": "cancelled", "c": "skipped"}
     assert result.outputs == {"x": "x by a"}
     assert "deadline" in result.stages["b"].detail["reason"]
+    assert result.failure.pipeline_run_id == result.pipeline_run_id
 
 
 def test_a_deadline_holds_although_an_optional_stage_swallows_its_cancellation() -> None:
@@ -404,7 +414,7 @@ def test_a_cancelled_run_waits_for_the_clean_up_of_its_stages() -> None:
         task = asyncio.create_task(pipeline.run(ctx))
         await asyncio.sleep(2)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError, match="the run was cancelled"):
             await task
         return asyncio.get_running_loop().time()
 
@@ -514,6 +524,63 @@ def test_cancelling_every_task_that_there_is_ends_a_run_in_order(passes: int) ->
     assert ctx.status is RunStatus.CANCELLED
     assert_events_sound(pipeline, ctx.get_events())
     assert only(ctx.get_events(), f"stage.s{length - 1}.skipped").data["reason"]
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3], ids="after {} passes of the loop".format)
+def test_cancelling_the_engines_own_tasks_cancels_the_run(passes: int) -> None:
+    """Somebody who spares the caller has cancelled the run all the same, and it says so."""
+    length = 1_000
+    pipeline = chain(length)
+    ctx = PipelineContext()
+
+    async def main() -> None:
+        task = asyncio.create_task(pipeline.run(ctx))
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        for other in asyncio.all_tasks() - {asyncio.current_task(), task}:
+            other.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run_virtual(main)
+    assert ctx.status is RunStatus.CANCELLED
+    skipped = only(ctx.get_events(), f"stage.s{length - 1}.skipped")
+    assert skipped.data["reason"] == "the run was cancelled"
+
+
+def test_a_run_that_has_ended_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is kept until its deadline."""
+    timers: list[asyncio.TimerHandle] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+
+        def watched(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
+            timers.append(call_at(*arguments, **options))
+            return timers[-1]
+
+        monkeypatch.setattr(loop, "call_at", watched)
+        await chain(2).run(PipelineContext(deadline_s=60))
+
+    run_virtual(main)
+    assert timers
+    assert all(timer.cancelled() for timer in timers)
+
+
+def test_a_resumed_run_takes_what_was_finished_wherever_it_stands() -> None:
+    """Also what stands behind a stage that is to run."""
+    record = StageRecord(StageEnding.COMPLETED, True, None, {"y": 1})
+    pipeline = make_pipeline(
+        make_spec("a", outputs=("x",)), make_spec("b", outputs=("y",)), make_spec("c", "a", "b")
+    )
+    orchestrator = PipelineOrchestrator(pipeline.build())
+    result = run_virtual(
+        lambda: orchestrator.resume(PipelineContext(), {"b": record}, reason="again")
+    )
+    assert result.outputs == {"x": "x by a", "y": 1}
+    assert statuses(result) == {"a": "completed", "b": "skipped", "c": "completed"}
+    assert result.stages["b"].detail == {"reason": "again: completed"}
 
 
 def test_nothing_starts_once_the_run_has_failed() -> None:

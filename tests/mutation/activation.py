@@ -113,8 +113,13 @@ class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def forget(folder: Path, but: str) -> None:
-    """Let all modules that come from a folder be imported anew, but those of one package."""
+    """Let all modules that come from a folder be imported anew, but those of one package.
+
+    What is installed stays, also if the virtual environment is in the folder: pytest itself does.
+    """
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and Path(file).is_relative_to(folder) and not f"{name}.".startswith(f"{but}."):
+        if not file or f"{name}.".startswith(f"{but}."):
+            continue
+        if Path(file).is_relative_to(folder) and not Path(file).is_relative_to(sys.prefix):
             del sys.modules[name]

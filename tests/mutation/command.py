@@ -75,11 +75,12 @@ def main(argv: Sequence[str]) -> int:
         progress=_Progress(),
     )
     status = pytest.main([*OPTIONS, "--no-header", *options.tests], plugins=[plugin])
-    if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED} or not plugin.results:
-        print("no mutant could be tried: the tests do not run", file=sys.stderr)
-        return 2
     if options.json is not None:
+        # Also of a run that broke off: the rest can be tried by itself.
         _save(options.json, plugin.results)
+    if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED} or not plugin.results:
+        print("not all mutants could be tried: see above", file=sys.stderr)
+        return 2
     return _report(plugin.results, sources, listed, options.floor)
 
 
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patience",
         type=float,
-        default=30.0,
+        default=8.0,
         metavar="SECONDS",
         help="most time for the tests of one mutant, by what they took before"
         " (default: %(default)g)",

@@ -28,7 +28,7 @@ from stageflow.errors import (
     UnknownProviderError,
 )
 from stageflow.testing.scripted import do_nothing
-from tests.utils.factories import chain
+from tests.utils.factories import chain, make_pipeline, make_spec
 from tests.utils.mocks import FakeDatabase
 from tests.utils.virtual_time import run_virtual
 
@@ -84,6 +84,7 @@ def test_before_the_first_run_a_context_is_empty() -> None:
     ctx = PipelineContext()
     assert ctx.status is RunStatus.CREATED
     assert (ctx.pipeline_run_id, ctx.correlation_id, ctx.parent_run_id) == (None, None, None)
+    assert (ctx.parent, ctx.parent_stage_id) == (None, None)
     assert (dict(ctx.bag), ctx.get_events(), dict(ctx.parent_outputs)) == ({}, (), {})
 
 
@@ -209,6 +210,19 @@ def test_a_stage_knows_the_loops_time_and_what_is_left_of_the_deadline() -> None
     """Time is the loop's, and without a deadline there is no remainder."""
     assert see(lambda s: (s.now(), s.started_at, s.remaining_s())) == (0.0, 0.0, None)
     assert see(lambda s: s.remaining_s(), PipelineContext(deadline_s=5)) == 5.0
+
+
+def test_what_is_left_of_the_deadline_goes_down() -> None:
+    """A stage that starts after two seconds of five has three."""
+    seen: list[float | None] = []
+
+    async def look(ctx: StageContext) -> StageOutput:
+        seen.append(ctx.remaining_s())
+        return StageOutput.ok()
+
+    pipeline = make_pipeline(make_spec("a", pauses_s=(2.0,)), StageSpec("b", look, ("a",)))
+    run_virtual(lambda: pipeline.run(PipelineContext(deadline_s=5)))
+    assert seen == [3.0]
 
 
 class Everything:
@@ -401,12 +415,12 @@ def test_a_seeded_parent_has_children_that_repeat_and_differ() -> None:
             parent = PipelineContext(seed=seed)
             scope = parent.begin_run("p", asyncio.get_running_loop())
             stage = StageContext(scope, "branch", frozenset(), 0.0)
-            return [parent.child(stage, {}).seed for _ in range(2)]
+            return [parent.child(stage, {}).seed for _ in range(20)]
 
         return run_virtual(main)
 
     assert seeds(7) == seeds(7)
-    assert len({*seeds(7), *seeds(8)}) == 4
+    assert len({*seeds(7), *seeds(8)}) == 40
     assert all(isinstance(one, int) and one < 2**64 for one in seeds(7))
 
 

@@ -132,6 +132,16 @@ def test_counts_add_up_over_runs_and_asking_changes_nothing() -> None:
     assert len(metrics.durations_ms) == 1
 
 
+def test_a_duration_counts_from_the_stages_own_start() -> None:
+    """Not from that of the run."""
+    metrics = InMemoryMetrics()
+    pipeline = make_pipeline(
+        make_spec("a", pauses_s=(2.0,)), make_spec("b", "a", pauses_s=(0.5,)), name="p"
+    )
+    run_virtual(lambda: pipeline.run(interceptors=[MetricsInterceptor(metrics)]))
+    assert metrics.durations_ms["p", "b", "completed"] == [500.0]
+
+
 # ── traces ──────────────────────────────────────────────────────────────────────────────────
 
 

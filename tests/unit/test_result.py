@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from stageflow import PipelineContext, RunStatus, StageError, StageStatus
@@ -73,3 +75,11 @@ def test_a_run_that_passed_its_deadline_has_no_stage_to_blame() -> None:
     slow = make_pipeline(make_spec("a", pauses_s=(9.0,)))
     result = run_virtual(lambda: slow.run(PipelineContext(deadline_s=1)))
     assert result.error == "timeout: the run passed its deadline of 1 s"
+
+
+def test_how_a_stage_ended_cannot_be_changed() -> None:
+    """It is on record, and so is where the run stands by its words."""
+    result = run_virtual(make_pipeline(make_spec("a")).run)
+    assert (str(result.status), str(result.stages["a"].status)) == ("completed", "completed")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.stages["a"].duration_ms = 5.0  # type: ignore[misc]

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from stageflow import Pipeline, PipelineDefinitionError, StageContext, StageOutput, StageSpec
+from stageflow import (
+    Pipeline,
+    PipelineDefinitionError,
+    StageContext,
+    StageOutput,
+    StageSpec,
+    validation,
+)
 from stageflow import errors as err
 from stageflow.testing.scripted import do_nothing
 from stageflow.validation import _BATCH
@@ -116,7 +123,7 @@ def test_a_condition_is_a_plain_function(condition: Any) -> None:
     """An async one would return a coroutine, which always counts as true."""
     (problem,) = problems_of(make_spec("a", condition=condition))
     assert isinstance(problem, err.InvalidDeclarationError)
-    assert (problem.field, problem.found) == ("condition", condition)
+    assert (problem.stage, problem.field, problem.found) == ("a", "condition", condition)
 
 
 @pytest.mark.parametrize("field", ["dependencies", "inputs", "outputs"])
@@ -125,7 +132,7 @@ def test_names_come_in_a_list_or_a_tuple(field: str, given: Any) -> None:
     """A lone string is not taken for a list of letters; a set has no order."""
     (problem,) = problems_of(StageSpec("a", do_nothing, **{field: given}))
     assert isinstance(problem, err.InvalidDeclarationError)
-    assert (problem.field, problem.found) == (field, given)
+    assert (problem.stage, problem.field, problem.found) == ("a", field, given)
 
 
 @pytest.mark.parametrize("field", ["dependencies", "inputs", "outputs"])
@@ -135,7 +142,7 @@ def test_each_of_the_names_is_a_string_and_stands_there_once(field: str) -> None
     problems = problems_of(StageSpec("a", do_nothing, **given))
     declared = [p for p in problems if isinstance(p, err.InvalidDeclarationError)]
     assert [p.found for p in declared] == [5, ["y"], "x"]
-    assert {p.field for p in declared} == {field}
+    assert {(p.stage, p.field) for p in declared} == {("a", field)}
 
 
 def test_what_is_no_spec_is_named() -> None:
@@ -193,15 +200,14 @@ def test_two_producers_of_one_output_are_both_named() -> None:
     """The second is where the problem is, the first is who has it."""
     (problem,) = problems_of(make_spec("a", outputs=("x",)), make_spec("b", outputs=("x",)))
     assert isinstance(problem, err.DuplicateOutputError)
-    assert (problem.stage, problem.key) == ("b", "x")
-    assert "'a'" in problem.other
+    assert (problem.stage, problem.key, problem.other) == ("b", "x", "stage 'a'")
 
 
 def test_an_output_must_not_be_an_input_of_the_run() -> None:
     """Otherwise a reader could not tell which of the two it gets."""
     (problem,) = problems_of(make_spec("a", outputs=("x",)), inputs=("x",))
     assert isinstance(problem, err.DuplicateOutputError)
-    assert "input" in problem.other
+    assert problem.other == "the run's input"
 
 
 def test_an_input_without_producer_is_reported_with_the_nearest_key() -> None:
@@ -224,6 +230,24 @@ def test_a_producer_that_may_run_later_is_named_with_the_dependency_to_add() -> 
     assert (problem.stage, problem.key, problem.producer) == ("b", "x", "a")
     behind = found(make_spec("a", "b", outputs=("x",)), make_spec("b", inputs=("x",)))
     assert behind == [(err.MissingProducerError, "b")]
+
+
+def test_whoever_stands_before_is_not_taken_for_the_producer() -> None:
+    """That a stage has predecessors says nothing of the one that it reads from."""
+    specs = make_spec("a", outputs=("x",)), make_spec("b"), make_spec("c", "b", inputs=("x",))
+    assert found(*specs) == [(err.MissingProducerError, "c")]
+
+
+def test_producers_are_looked_up_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever batch a producer falls into, it is found where it is, and missed once if not."""
+    monkeypatch.setattr(validation, "_BATCH", 2)
+    keys = [f"k{n}" for n in range(5)]
+    producers = [
+        make_spec(f"p{n}", *((f"p{n - 1}",) if n else ()), outputs=(keys[n],)) for n in range(5)
+    ]
+    readers = [make_spec(f"r{n}", f"p{n}", inputs=tuple(keys)) for n in range(5)]
+    missed = [(p.stage, getattr(p, "key", "")) for p in problems_of(*producers, *readers)]
+    assert missed == [(f"r{n}", key) for n in range(5) for key in keys[n + 1 :]]
 
 
 def test_a_producer_may_stand_any_distance_before() -> None:
@@ -376,6 +400,7 @@ def test_what_makes_no_pipeline_at_all_is_refused(
         ({"inputs": 5}, "inputs holds 5; give a list of names"),
         ({"outputs": (5,)}, "outputs holds 5; names are strings"),
         ({"inputs": ("x", "x", "x")}, "inputs holds 'x'; it stands there 3 times; once is enough"),
+        ({"outputs": ("x", "x")}, "outputs holds 'x'; it stands there 2 times; once is enough"),
     ],
 )
 def test_a_wrong_declaration_is_told_how_to_be_mended(fields: dict[str, Any], text: str) -> None:
