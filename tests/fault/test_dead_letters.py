@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -424,6 +424,14 @@ def test_a_text_that_is_no_letter_is_refused(spoil: Callable[[str], str]) -> Non
         DEFAULT_CODEC.decode(spoiled)
 
 
+def test_a_letters_moments_are_in_utc() -> None:
+    """Wherever it was written, and wherever it is read."""
+    at = datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=5)))
+    back = DEFAULT_CODEC.decode(DEFAULT_CODEC.encode(make_letter(created_at=at)))
+    assert back.created_at.tzinfo is UTC
+    assert back.created_at.isoformat() == "2026-01-01T22:00:00+00:00"
+
+
 def test_what_is_wrong_with_a_text_is_said() -> None:
     """In the words of whatever found it."""
     with pytest.raises(err.CorruptDeadLetterError) as caught:
@@ -600,7 +608,7 @@ def test_a_claim_excludes_others_until_its_lease_ends(with_store: Contract) -> N
             with pytest.raises(err.DeadLetterLeaseLostError, match=letter.id):
                 await late
         await store.finish(second, "run-9")
-        with pytest.raises(err.DeadLetterReplayedError, match="run-9"):
+        with pytest.raises(err.DeadLetterReplayedError, match=f"{letter.id}.*run-9"):
             await store.claim(letter.id, lease_s=60)
         with pytest.raises(err.DeadLetterLeaseLostError):
             await store.put_back(second, letter)
@@ -739,6 +747,8 @@ def test_a_run_that_fails_for_good_leaves_a_letter() -> None:
             "ship": ("skipped", False),
         }
         assert letter.stages["quote"].reason == "no discount today"
+        assert letter.stages["pay"].reason == "no money"
+        assert letter.stages["taste"].reason == "ValueError: bitter"
         assert letter.state is LetterState.WAITING
 
     run_virtual(main)

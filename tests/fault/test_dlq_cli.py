@@ -577,6 +577,15 @@ def test_an_exported_test_of_a_deadline_stands_there_whole(
     assert text == expected
 
 
+def test_an_exported_test_of_a_bug_holds_no_fault() -> None:
+    """The stage fails by itself again; only what makes faults is missing from the file."""
+    letter = make_letter(error=LetterError("refused", "logic", "no money", "Sorry."))
+    text = pytest_file(letter, import_line="import shop", pipeline="shop.sale")
+    fault, end = EXPORTED.index("FAULTS = ["), EXPORTED.index("]\n\n\ndef ")
+    expected = EXPORTED[:fault] + "FAULTS = [" + EXPORTED[end:]
+    assert text == expected.replace("import RecordedFault, ", "import ")
+
+
 def test_an_exported_test_reads_what_it_holds() -> None:
     """The values come back as they were, by a codec of one's own too; each stage is final."""
     finished = """{

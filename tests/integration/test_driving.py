@@ -564,6 +564,28 @@ def test_a_loop_that_is_closed_in_the_middle_of_a_run_complains_of_nothing(
     assert all("was destroyed but it is pending" in record.message for record in caplog.records)
 
 
+def test_a_stage_of_a_closed_loop_cleans_up_among_its_own_variables() -> None:
+    """Whoever collects it has others."""
+    seen: list[str] = []
+
+    async def rest(ctx: StageContext) -> StageOutput:
+        variable.set("its own")
+        try:
+            await asyncio.sleep(9)
+        finally:
+            seen.append(variable.get())
+        return StageOutput.ok()
+
+    loop = asyncio.new_event_loop()
+    run = loop.create_task(Pipeline("p", [StageSpec("a", rest)]).run())
+    for _ in range(5):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del run
+    gc.collect()
+    assert seen == ["its own"]
+
+
 # ── fairness and order ──────────────────────────────────────────────────────────────────────
 
 

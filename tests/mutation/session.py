@@ -6,6 +6,7 @@ The process that forks runs no test itself, so each child begins with the same c
 
 from __future__ import annotations
 
+import ast
 import gc
 import importlib
 import os
@@ -271,18 +272,27 @@ class Plugin:
             self._progress(len(self.results), len(mutants), count)
 
     def _choose(self, mutant: Mutant) -> list[str]:
-        """The tests that reach a mutant: those that killed its neighbours first, then the fast."""
+        """The tests that reach a mutant, as many as patience allows, the likeliest first.
+
+        Those come first that killed its neighbours; then one case of each test, the fastest first,
+        then a second one of each, and so on.
+        """
         path = self._sources[mutant.identity.module].path
         reached = self.reach.of(path, mutant.lines) if mutant.lines else set()
-        if not reached and mutant.unit is not None:
+        if mutant.unit is not None and (not reached or _goes_on(mutant.unit)):
             # Python 3.11 traces no line of a coroutine that goes on after an exception came in.
             first, last = mutant.unit.body[0].lineno, mutant.unit.end_lineno or 0
-            reached = self.reach.of(path, range(first, last + 1))
+            reached = reached | self.reach.of(path, range(first, last + 1))
+        if not reached and mutant.at_import:
+            reached = self.reach.of_file(path)
         kills = self._kills[_family(mutant)]
-        ordered = sorted(
-            reached or (self.reach.of_file(path) if mutant.at_import else set()),
-            key=lambda test: (-kills[test], self.reach.duration_s[test], test),
-        )
+        cases: Counter[str] = Counter()
+        turn: dict[str, int] = {}
+        for test in sorted(reached, key=lambda test: (self.reach.duration_s[test], test)):
+            function = test.rpartition("::")[2].partition("[")[0]
+            turn[test] = cases[function]
+            cases[function] += 1
+        ordered = sorted(turn, key=lambda test: (-kills[test], turn[test]))
         spent_s = accumulate(self.reach.duration_s[test] for test in ordered)
         return [test for test, s in zip(ordered, spent_s, strict=True) if s <= self._patience_s]
 
@@ -362,6 +372,13 @@ class _Again:
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
         _limit(self._reach.duration_s[item.nodeid])
         Pool.say(self._numbers[item.nodeid])
+
+
+def _goes_on(function: ast.AST) -> bool:
+    """Whether a function can be left and gone on with."""
+    return any(
+        isinstance(node, ast.Await | ast.Yield | ast.YieldFrom) for node in ast.walk(function)
+    )
 
 
 def _family(mutant: Mutant) -> tuple[str, str]:

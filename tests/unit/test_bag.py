@@ -149,7 +149,8 @@ def test_repr_names_keys_and_writers_but_no_values() -> None:
     """What people said does not end up in a log by way of repr."""
     bag = ContextBag()
     bag.put("text", "a secret", "stt")
-    assert repr(bag) == "ContextBag('text' by 'stt')"
+    bag.put("reply", "secret", "llm")
+    assert repr(bag) == "ContextBag('text' by 'stt', 'reply' by 'llm')"
 
 
 def test_one_bag_serves_several_loops_one_after_another() -> None:

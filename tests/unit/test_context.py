@@ -180,6 +180,7 @@ def test_a_declared_input_that_nobody_provided_is_absent() -> None:
     error = see(lambda s: s["text"], inputs=("text",))
     assert isinstance(error, AbsentInputError)
     assert error.key == "text"
+    assert "stage 'absent', which provides it, was skipped (its condition" in str(error)
     assert see(lambda s: (s.get("text"), s.get("text", 5)), inputs=("text",)) == (None, 5)
 
 

@@ -213,3 +213,12 @@ def test_runs_at_the_same_time_do_not_mix_their_spans() -> None:
     run_virtual(main)
     seen = {(s.attributes["pipeline_run_id"], s.name) for s in tracer.spans if s.ended}
     assert len(seen) == len(tracer.spans) == 4
+
+
+def test_a_span_is_open_until_it_is_ended() -> None:
+    """With the error that it ended with."""
+    tracer = InMemoryTracer()
+    span = tracer.start("a", None, {})
+    assert (span.ended, span.error_code) == (False, None)
+    tracer.end(span, "boom")
+    assert (span.ended, span.error_code) == (True, "boom")

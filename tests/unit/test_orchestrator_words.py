@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
-from stageflow import Pipeline, PipelineContext, PipelineOrchestrator, StageSpec
+from stageflow import (
+    EventDispatcher,
+    Pipeline,
+    PipelineContext,
+    PipelineOrchestrator,
+    StageSpec,
+)
 from stageflow.errors import InvalidConfigError, MissingRunInputError, UnknownStageError
 from stageflow.interceptors import RetryInterceptor
 from stageflow.testing.scripted import do_nothing
+from tests.utils.mocks import RecordingSink
 
 SHOP = Pipeline("shop", [StageSpec("pay", do_nothing, inputs=("sum",))], inputs=["sum"])
 
@@ -61,3 +68,13 @@ def test_a_single_stage_runs_as_part_of_its_pipeline() -> None:
     assert last.sequence == 4
     with pytest.raises(UnknownStageError, match="'shop'"):
         asyncio.run(PipelineOrchestrator(SHOP.build()).run_stage(ctx, "play"))
+
+
+def test_the_events_of_a_single_stage_reach_the_sinks_too() -> None:
+    """As those of a whole run do."""
+    sink = RecordingSink()
+    with EventDispatcher([sink]) as dispatcher:
+        orchestrator = PipelineOrchestrator(SHOP.build(), dispatcher=dispatcher)
+        ctx = PipelineContext({"sum": 3})
+        asyncio.run(orchestrator.run_stage(ctx, "pay"))
+    assert tuple(sink.events) == ctx.get_events()

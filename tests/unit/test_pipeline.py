@@ -300,3 +300,13 @@ def test_a_dependency_given_as_a_spec_says_which_name_to_write() -> None:
     wrong: Any = (look_up,)
     with pytest.raises(PipelineDefinitionError, match="write 'look_up'"):
         Pipeline("p", [look_up, StageSpec("answer", look_up.runner, dependencies=wrong)])
+
+
+def test_what_is_no_pipeline_cannot_be_composed_and_equals_none() -> None:
+    """The refusal names what was given; a comparison is answered with False."""
+    pipeline, other = Pipeline("p", []), Pipeline("q", [])
+    with pytest.raises(InvalidConfigError) as caught:
+        pipeline.compose(5)  # type: ignore[arg-type]
+    assert str(caught.value) == "Pipeline.compose: other is 5; give a Pipeline"
+    assert (pipeline == 5) is False
+    assert hash(pipeline) == hash(Pipeline("p", [])) != hash(other)
