@@ -22,6 +22,7 @@ from stageflow.pulse.results import (
     report_set_aside,
     set_aside_corrupt,
 )
+from stageflow.telemetry.store import TelemetryStore
 
 _RECORD, _FIELD = "\x1e", "\x1f"
 _GIT_FORMAT = f"{_RECORD}%H{_FIELD}%an{_FIELD}%ad{_FIELD}%B{_FIELD}"
@@ -59,6 +60,9 @@ def publish(project: AsvProject, emit: Emit = print, *, store: Path | None = Non
         TelemetryError: The named store cannot be read; the old site still stands.
         NotOfflineError: The new site would load something from outside; the old one still stands.
     """
+    if store is not None:
+        # Before asv takes its time.
+        TelemetryStore(store).close()
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
     report_set_aside(set_aside, project.root, emit)
     measured = {result["commit_hash"] for result in read_results(project.results_dir)}

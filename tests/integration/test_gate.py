@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stageflow.pulse.gate.runs import recorded
 from tests.utils import gate_repo
 from tests.utils.asv_repo import BASE_STEPS, package
 from tests.utils.gate_repo import GateRepo, budgets, works
@@ -65,6 +66,8 @@ def test_regression(slower: GateRepo, tmp_path: Path) -> None:
     rows = [line for line in markdown.read_text("utf-8").splitlines() if "regression" in line]
     assert len(rows) == 3
     assert all("+50.0 %" in row for row in rows)
+    (run,) = recorded(slower.path)[0][-1:]
+    assert (run.base, run.head, run.exit, run.wall_s > 0) == (base, head, 1, True)
 
 
 def test_second_run_measures_nothing_anew(slower: GateRepo) -> None:

@@ -16,6 +16,8 @@ from stageflow.pulse.central.now import Judged, judged, wrong_now
 from stageflow.pulse.central.shrink import visible
 from stageflow.pulse.central.steps import OPEN_FOR, open_rise, steps_of
 from stageflow.pulse.project import AsvProject
+from stageflow.pulse.site import publish
+from stageflow.telemetry.errors import TelemetryFileError
 from tests.utils import central
 from tests.utils.gate import LIMITS
 
@@ -214,6 +216,15 @@ def test_wrong_settings_are_a_note(project: AsvProject) -> None:
         path.write_text(sound, encoding="utf-8")
     assert found.budgets is None
     assert "p50 = -1 is no cost" in found.notes[0]
+
+
+def test_missing_telemetry_is_told_before_anything_is_made(
+    project: AsvProject, tmp_path: Path
+) -> None:
+    """A store that is named and not there ends the build at once, and leaves no half of a site."""
+    with pytest.raises(TelemetryFileError, match=r"none\.db"):
+        publish(project, lambda _: None, store=tmp_path / "none.db")
+    assert not list(project.html_dir.parent.glob("html*"))
 
 
 def test_pieces_hold_every_value() -> None:

@@ -79,8 +79,10 @@ def started() -> Iterator[Browser]:
     executable = find_browser()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield browser
-        browser.close()
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 @contextmanager
@@ -89,9 +91,11 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
     with server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield address_of(server)
-        server.shutdown()
-        thread.join()
+        try:
+            yield address_of(server)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -106,8 +110,10 @@ def visiting(browser: Browser, home: str, **context: Any) -> Iterator[Visit]:
     opened = browser.new_context(**({"viewport": {"width": 1200, "height": 800}} | context))
     visit = Visit(opened.new_page(), home)
     visit.watch()
-    yield visit
-    # Looked at before the context is closed, which aborts what is still loading.
-    noted = (list(visit.outside), list(visit.failed), list(visit.errors))
-    opened.close()
+    try:
+        yield visit
+    finally:
+        # Looked at before the context is closed, which aborts what is still loading.
+        noted = (list(visit.outside), list(visit.failed), list(visit.errors))
+        opened.close()
     assert noted == ([], [], [])
