@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ from stageflow.pulse.alerts.cli import AlertExit
 from stageflow.pulse.alerts.state import AlertState
 from tests.unit.test_alert_rules import ALERTS, BUDGETS
 from tests.utils.alert_cases import MINUTE_S, ROOT, Case, Stretch, record
+from tests.utils.histories import History
 from tests.utils.webhook import Webhook, webhook
 
 SLOW = Case("", "", (Stretch(9, slow=9),), ())
@@ -112,6 +114,32 @@ def test_mistakes_are_told(
     with pytest.raises(SystemExit):
         alert(tmp_path / "runs.db", "--every", "0")
     assert "0 is not between 1 and 86,400 seconds" in capsys.readouterr().err
+
+
+def test_regressions_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--benchmarks looks at asv's results of a repository, and remembers beside them."""
+    history = History(tmp_path)
+    history.commit(12)
+    history.measure({"counted.track_a": lambda n: 150.0 if n >= 10 else 100.0}, *range(12))
+    config = {"branches": ["main"], "results_dir": ".asv/results", "html_dir": ".asv/html"}
+    (tmp_path / "asv.conf.json").write_text(json.dumps(config))
+    rules = str(ROOT / "benchmarks/alerts.toml")
+    command = ["pulse", "alert", "--rules", rules, "--benchmarks", "--repository", str(tmp_path)]
+    assert main(command) == AlertExit.FIRING
+    printed = capsys.readouterr().out
+    assert "FIRING BenchmarkRegressed: slower since" in printed
+    assert "Change number 10" in printed
+    assert main(command) == AlertExit.FIRING
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / ".asv/alerts.db").exists()
+
+
+def test_something_to_look_at_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without telemetry and benchmarks there is nothing to do, and that is a usage error."""
+    with pytest.raises(SystemExit) as ended:
+        main(["pulse", "alert"])
+    assert ended.value.code == 2
+    assert "--store FILE, --benchmarks, or both" in capsys.readouterr().err
 
 
 def watching(store: Path, receiver: Webhook) -> subprocess.Popen[str]:

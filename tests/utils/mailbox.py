@@ -34,7 +34,7 @@ class Mailbox:
     port: int = 0
     letters: list[EmailMessage] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
-    arrived: threading.Event = field(default_factory=threading.Event)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -42,6 +42,13 @@ class Mailbox:
         context = ssl.create_default_context()
         self.ca.configure_trust(context)
         return context
+
+    def arrived_with(self, subject: str, patience_s: float) -> bool:
+        """Whether a letter with that in its subject is there, or comes in time."""
+        with self.arrived:
+            return self.arrived.wait_for(
+                lambda: any(subject in letter["Subject"] for letter in self.letters), patience_s
+            )
 
     def authenticate(
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object
@@ -61,8 +68,9 @@ class Mailbox:
         assert isinstance(content, bytes)
         letter = message_from_bytes(content, policy=policy.default)
         assert isinstance(letter, EmailMessage)
-        self.letters.append(letter)
-        self.arrived.set()
+        with self.arrived:
+            self.letters.append(letter)
+            self.arrived.notify_all()
         return "250 taken"
 
 
@@ -90,6 +98,8 @@ def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
             # It knows of no TLS but its own; from the start it is asyncio's.
             auth_require_tls=starttls,
             authenticator=box.authenticate,
+            # Its prompts for LOGIN are not those that Alertmanager waits for.
+            auth_exclude_mechanism=["LOGIN"],
         )
 
     async def serve() -> None:
