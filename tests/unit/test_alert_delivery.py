@@ -256,6 +256,32 @@ def test_receiver_that_is_silent_is_left(tmp_path: Path) -> None:
             SlackChannel(Secret(url), "#alerts").send(MESSAGE, 1, 0.05)
 
 
+class Meddler:
+    """A channel during whose attempt another process looks for messages, too."""
+
+    name = "slack"
+
+    def __init__(self, state: Path, clock: Clock) -> None:
+        self.given: list[object] = []
+        self._state = state
+        self._clock = clock
+
+    def send(self, message: Message, number: int, timeout_s: float) -> None:
+        """Take nothing long, but be asked for the same message meanwhile."""
+        with AlertState(self._state) as other:
+            self.given.append(other.take(["slack"], self._clock() + timeout_s, 60.0))
+
+
+def test_message_that_is_on_its_way_is_not_sent_by_another(tmp_path: Path) -> None:
+    """While an attempt may still succeed, no second evaluator makes one of its own."""
+    clock = Clock()
+    meddler = Meddler(tmp_path / "state.db", clock)
+    with AlertState(tmp_path / "state.db") as state:
+        state.put(MESSAGE, ["slack"], clock())
+        Delivery(state, [meddler], clock=clock, pause=clock.pause, say=print).run(1e9)
+    assert meddler.given == [None]
+
+
 # ── secrets ─────────────────────────────────────────────────────────────────────────────────
 
 

@@ -171,6 +171,33 @@ def test_inhibited_alerts_wait(tmp_path: Path) -> None:
     ]
 
 
+def test_inhibited_alerts_that_end_are_silent(tmp_path: Path) -> None:
+    """Nobody is told that something is over who was not told that it began."""
+    case = Case("", "", (Stretch(12, runs=500, failed=25), Stretch(8, runs=500)), ())
+    record(case, tmp_path / "runs.db")
+    rules = [r for r in our_alerts().rules if r.name in {"ErrorRateHigh", "ErrorBudgetBurnsFast"}]
+    told = notices_of(messages_of(rules, tmp_path, range(21)))
+    assert [(notice.rule, str(notice.status)) for _, notice in told] == [
+        ("ErrorBudgetBurnsFast", FIRING),
+        ("ErrorBudgetBurnsFast", RESOLVED),
+    ]
+
+
+def test_alerts_inhibit_those_of_their_pipeline_alone(tmp_path: Path) -> None:
+    """What burns in one pipeline keeps nobody from hearing of another one."""
+    for stretch in (
+        Stretch(8, runs=500, failed=25, pipeline="voice"),
+        Stretch(8, runs=500, failed=6, pipeline="chat"),
+    ):
+        record(Case("", "", (stretch,), ()), tmp_path / "runs.db")
+    rules = [r for r in our_alerts().rules if r.name in {"ErrorRateHigh", "ErrorBudgetBurnsFast"}]
+    told = notices_of(messages_of(rules, tmp_path, range(9)))
+    assert [(notice.rule, " of chat " in notice.what) for _, notice in told] == [
+        ("ErrorBudgetBurnsFast", False),
+        ("ErrorRateHigh", True),
+    ]
+
+
 def test_two_pipelines_are_two_alerts(tmp_path: Path) -> None:
     """Each pipeline that fails is told of once, and both in one message."""
     both = ("voice", "chat")
