@@ -142,6 +142,16 @@ def test_something_to_look_at_is_needed(capsys: pytest.CaptureFixture[str]) -> N
     assert "--store FILE, --benchmarks, or both" in capsys.readouterr().err
 
 
+def test_clone_without_measurements_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing was measured no regression can be found, and that is said with the mend."""
+    rules = str(ROOT / "benchmarks/alerts.toml")
+    command = ["pulse", "alert", "--rules", rules, "--benchmarks", "--repository", str(tmp_path)]
+    assert main(command) == 1
+    assert "run stageflow pulse bench, or name another clone" in capsys.readouterr().err
+
+
 def watching(store: Path, receiver: Webhook) -> subprocess.Popen[str]:
     """A process that looks each second."""
     rules = str(ROOT / "benchmarks/alerts.toml")

@@ -159,8 +159,13 @@ def _state_of(arguments: argparse.Namespace) -> Path:
         return given
     if store is not None:
         return store.with_suffix(f".alerts{store.suffix}")
-    repository: Path = arguments.repository
-    return repository / ".asv" / "alerts.db"
+    folder: Path = arguments.repository / ".asv"
+    if not folder.is_dir():
+        raise PulseError(
+            f"{folder} does not exist, so nothing has been measured there: run stageflow pulse "
+            "bench, or name another clone with --repository"
+        )
+    return folder / "alerts.db"
 
 
 def _looks(
