@@ -85,7 +85,7 @@ def test_the_benchmark_measures(project: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^Json\.time_100_stages +[\d.]+ [mµn]s", done.stdout), done.stdout
+    assert re.search(r"^Json\.track_100_stages +[\d.]+ [mµn]s", done.stdout), done.stdout
 
 
 def test_the_guide_speaks_of_every_kind_of_test() -> None:

@@ -99,6 +99,7 @@ def test_the_metrics_are_those_of_the_sink() -> None:
     sink.write(EventBatch([(log, position) for position in range(len(log))]))
     with EventDispatcher([sink]) as dispatcher:
         sink.watch(dispatcher)
+        sink.watch_letters(lambda: 0.0)
         there = {
             family.name + ("_total" if family.type == "counter" else ""): {
                 label for sample in family.samples for label in sample.labels if label != "le"

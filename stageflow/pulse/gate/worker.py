@@ -69,7 +69,7 @@ class Worker:
             process_group=0,
         )
         try:
-            ready = self._read()
+            ready = self._read(_PATIENCE_S)
             package = Path(ready["package"]).resolve()
             if package != (tree / PACKAGE).resolve():
                 raise WorkerFailedError(f"the worker imported {package}, not the one in {tree}")
@@ -124,7 +124,7 @@ class Worker:
         self._process.communicate()
         self._errors.close()
 
-    def _read(self, patience_s: float = _PATIENCE_S) -> dict[str, Any]:
+    def _read(self, patience_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None  # it is a pipe
         timer = threading.Timer(patience_s, self._process.kill)
         timer.start()
