@@ -14,6 +14,7 @@ import pytest
 import stageflow
 from stageflow.telemetry.jsonl import read_events
 from stageflow.telemetry.store import TelemetryStore
+from tests.utils.asv_repo import heed_interrupts
 
 #: What must be importable in the process: the package, and nothing of the folder it runs in.
 SOURCE = Path(stageflow.__file__).parents[1]
@@ -135,6 +136,7 @@ def test_interrupt(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - before any thread
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"

@@ -159,7 +159,7 @@ class ScratchRepo:
             stderr=subprocess.STDOUT,
             text=True,
             # A test run in the background may have been started with SIGINT ignored.
-            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - before any thread
+            preexec_fn=heed_interrupts,  # noqa: PLW1509 - before any thread
         )
 
     def _pulse_command(self, command: str, *args: str) -> list[str]:
@@ -179,7 +179,8 @@ class ScratchRepo:
         )
 
 
-def _heed_interrupts() -> None:
+def heed_interrupts() -> None:
+    """Let Ctrl-C reach a program, also if these tests were started with it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
