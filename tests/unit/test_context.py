@@ -308,6 +308,7 @@ def test_a_status_reads_as_its_word() -> None:
     """In text and in JSON."""
     words = ["created", "running", "completed", "failed", "cancelled"]
     assert [str(status) for status in RunStatus] == words
+    assert str(PipelineContext().status) == "created"
 
 
 # ── word for word ───────────────────────────────────────────────────────────────────────────
@@ -336,52 +337,50 @@ def test_a_word_that_cannot_be_emitted_is_told_which_can() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("key", "events", "why"),
-    [
-        ("given", [], "the run was started without it"),
-        ("made", [], "stage 'maker', which provides it, has not run"),
-        (
-            "made",
-            [("failed", {"error_message": "no luck", "reason": "-"})],
-            "stage 'maker', which provides it, failed (no luck)",
-        ),
-        (
-            "made",
-            [("skipped", {"reason": "no need"})],
-            "stage 'maker', which provides it, was skipped (no need)",
-        ),
-        (
-            "made",
-            [("started", {}), ("cancelled", {})],
-            "stage 'maker', which provides it, was cancelled (no reason given)",
-        ),
-        (
-            "made",
-            [("skipped", {"reason": "no need"}), ("retrying", {"reason": "slow"})],
-            "stage 'maker', which provides it, retrying (slow)",
-        ),
-    ],
-    ids=["input", "not run", "failed", "skipped", "cancelled", "the last counts"],
-)
-def test_an_absent_input_says_why_it_is(
-    key: str, events: list[tuple[str, dict[str, str]]], why: str
-) -> None:
-    """From what the log knows of the stage that provides it, and of no other."""
+ABSENT: list[tuple[str, list[tuple[str, dict[str, str]]], str]] = [
+    ("given", [], "the run was started without it"),
+    ("made", [], "stage 'maker', which provides it, has not run"),
+    (
+        "made",
+        [("failed", {"error_message": "no luck", "reason": "-"})],
+        "stage 'maker', which provides it, failed (no luck)",
+    ),
+    (
+        "made",
+        [("skipped", {"reason": "no need"})],
+        "stage 'maker', which provides it, was skipped (no need)",
+    ),
+    (
+        "made",
+        [("started", {}), ("cancelled", {})],
+        "stage 'maker', which provides it, was cancelled (no reason given)",
+    ),
+    (
+        "made",
+        [("skipped", {"reason": "no need"}), ("retrying", {"reason": "slow"})],
+        "stage 'maker', which provides it, retrying (slow)",
+    ),
+]
 
-    async def main() -> str:
+
+def test_an_absent_input_says_why_it_is() -> None:
+    """From the last that the log knows of the stage that provides it, and of no other."""
+
+    async def main() -> None:
         loop = asyncio.get_running_loop()
-        scope = PipelineContext().begin_run("p", loop, {"made": "maker", "other": "else"})
-        for what, data in events:
-            scope.log.append((f"stage.maker.{what}", 0.0, "maker", data))
-        scope.log.append(("stage.else.failed", 0.0, "else", {"error_message": "not this"}))
-        stage = StageContext(scope, "looker", frozenset({key}), 0.0)
-        with pytest.raises(AbsentInputError) as caught:
-            stage[key]
-        return str(caught.value)
+        for key, events, why in ABSENT:
+            scope = PipelineContext().begin_run("p", loop, {"made": "maker", "other": "else"})
+            for what, data in events:
+                scope.log.append((f"stage.maker.{what}", 0.0, "maker", data))
+            scope.log.append(("stage.else.failed", 0.0, "else", {"error_message": "not this"}))
+            stage = StageContext(scope, "looker", frozenset({key}), 0.0)
+            with pytest.raises(AbsentInputError) as caught:
+                stage[key]
+            assert str(caught.value) == (
+                f"the input {key!r} is absent: {why}; read it with ctx.get({key!r}) and handle None"
+            )
 
-    text = f"the input {key!r} is absent: {why}; read it with ctx.get({key!r}) and handle None"
-    assert run_virtual(main) == text
+    run_virtual(main)
 
 
 # ── parents and children ────────────────────────────────────────────────────────────────────

@@ -88,6 +88,12 @@ def test_a_long_cycle_is_named_in_the_direction_of_the_data() -> None:
     assert path in {("a", "b", "c", "a"), ("b", "c", "a", "b"), ("c", "a", "b", "c")}
 
 
+def test_a_stage_that_only_leads_into_a_cycle_is_no_part_of_it() -> None:
+    """Though it is of the same knot: each step of the path is a dependency."""
+    (path,) = graph_of(a="b", b="c", c="b d", d="a").cycles()
+    assert path in {("b", "c", "b"), ("c", "b", "c")}
+
+
 def test_the_critical_path_is_the_heaviest_chain() -> None:
     """Weights decide, and a stage without weight is free."""
     graph = graph_of(**DIAMOND)
