@@ -33,6 +33,7 @@ TARGETS = (
             "plan",
             "dispatch",
             "watchdog",
+            "sqlite_file",
             "result",
             "context",
             "breaker",
