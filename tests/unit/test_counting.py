@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,6 +45,28 @@ def test_counts_repeat() -> None:
     assert list(first) == names
     for name in names:
         assert first[name].value() == pytest.approx(second[name].value(), rel=1e-4)
+
+
+@counts_here
+def test_an_import_is_counted_alike_whether_it_was_compiled_before(tmp_path: Path) -> None:
+    """In a copy of the package without bytecode, and again: where nothing may write any, too."""
+    shutil.copytree(
+        ROOT / "stageflow",
+        tmp_path / "stageflow",
+        ignore=shutil.ignore_patterns("__pycache__", "static"),
+    )
+    program = (
+        "import compileall, sys; sys.path[:0] = sys.argv[1:3];"
+        "from benchmarks.callgrind import count;"
+        "cold = count(['start.import'])['start.import'].value();"
+        "compileall.compile_dir(sys.argv[1], quiet=2);"
+        "print([cold, count(['start.import'])['start.import'].value()])"
+    )
+    command = [sys.executable, "-P", "-c", program, str(tmp_path), str(ROOT)]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    first, second = json.loads(done.stdout)
+    assert first == pytest.approx(second, rel=0.01)
 
 
 @counts_here
