@@ -116,4 +116,4 @@ def visiting(browser: Browser, home: str, **context: Any) -> Iterator[Visit]:
         # Looked at before the context is closed, which aborts what is still loading.
         noted = (list(visit.outside), list(visit.failed), list(visit.errors))
         opened.close()
-    assert noted == ([], [], [])
+    assert noted == ([], [], []), f"outside, failed, errors: {noted}"
