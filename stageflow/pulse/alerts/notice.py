@@ -112,21 +112,29 @@ def notice_of(rule: Rule, alert: Alert, links: Links) -> Notice:
 
 def _what(rule: Rule, alert: Alert) -> str:
     values: dict[str, Any] = dict(alert.labels)
-    pipeline, provider = values.get("pipeline", "all"), values.get("provider", "")
+    figure = {Kind.LATENCY: milliseconds, Kind.DEAD_LETTERS: "{:g}".format}.get(rule.kind, share)
+    return sentence(
+        rule, figure(alert.value), values.get("pipeline", "all"), values.get("provider", "")
+    )
+
+
+def sentence(rule: Rule, figure: str, pipeline: str, provider: str) -> str:
+    """What is wrong, in words; whoever says it fills in the figure and the names."""
     lasting = f", for {span(rule.for_s)} or longer"
     over = f"in {span(rule.window_s)}, limit {share(rule.limit)}"
     match rule.kind:
         case Kind.LATENCY:
-            figures = f"{milliseconds(alert.value)}, limit {milliseconds(rule.limit)}"
-            return f"P99 latency of {pipeline} is {figures}{lasting}"
+            return (
+                f"P99 latency of {pipeline} is {figure}, limit {milliseconds(rule.limit)}{lasting}"
+            )
         case Kind.ERROR_RATE:
-            return f"{share(alert.value)} of the runs of {pipeline} failed {over}{lasting}"
+            return f"{figure} of the runs of {pipeline} failed {over}{lasting}"
         case Kind.BURN_RATE:
             also = f", and more than that in {span(rule.short_window_s)}, too"
-            return f"{share(alert.value)} of the runs of {pipeline} failed {over}{also}"
+            return f"{figure} of the runs of {pipeline} failed {over}{also}"
         case Kind.BREAKER_OPEN:
             return f"the circuit breaker of {provider} is open{lasting}"
         case Kind.DEAD_LETTERS:
-            return f"{alert.value:g} dead letters wait, limit {rule.limit:g}{lasting}"
+            return f"{figure} dead letters wait, limit {rule.limit:g}{lasting}"
         case _:
             return f"no run has ended in {span(rule.window_s)}{lasting}"

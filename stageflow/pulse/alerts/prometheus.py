@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stageflow.pulse.alerts.notice import sentence
 from stageflow.pulse.alerts.promql import STAGE_SECONDS, STAGES, expression, length
 from stageflow.pulse.alerts.rules import Kind, Links, Rule
-from stageflow.pulse.alerts.words import milliseconds, share, span
 
 #: How often the rules are looked at, as the embedded evaluator does.
 INTERVAL_S = 60
@@ -64,24 +64,12 @@ def _rule(rule: Rule, links: Links) -> dict[str, Any]:
 
 
 def _summary(rule: Rule) -> str:
-    """As `stageflow.pulse.alerts.notice` says it, with the figures left to Prometheus."""
-    lasting = f", for {span(rule.for_s)} or longer"
-    over = f"in {span(rule.window_s)}, limit {share(rule.limit)}"
-    match rule.kind:
-        case Kind.LATENCY:
-            figures = f"{{{{ $value | humanizeDuration }}}}, limit {milliseconds(rule.limit)}"
-            return f"P99 latency of {_PIPELINE} is {figures}{lasting}"
-        case Kind.ERROR_RATE:
-            return f"{_PERCENT} of the runs of {_PIPELINE} failed {over}{lasting}"
-        case Kind.BURN_RATE:
-            also = f", and more than that in {span(rule.short_window_s)}, too"
-            return f"{_PERCENT} of the runs of {_PIPELINE} failed {over}{also}"
-        case Kind.BREAKER_OPEN:
-            return f"the circuit breaker of {{{{ $labels.provider }}}} is open{lasting}"
-        case Kind.DEAD_LETTERS:
-            return f"{{{{ $value }}}} dead letters wait, limit {rule.limit:g}{lasting}"
-        case _:
-            return f"no run has ended in {span(rule.window_s)}{lasting}"
+    """As our own messages say it, with the figures left to Prometheus."""
+    figure = {
+        Kind.LATENCY: "{{ $value | humanizeDuration }}",
+        Kind.DEAD_LETTERS: "{{ $value }}",
+    }.get(rule.kind, _PERCENT)
+    return sentence(rule, figure, _PIPELINE, "{{ $labels.provider }}")
 
 
 def _likely(rule: Rule) -> str:
