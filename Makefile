@@ -17,9 +17,12 @@ SELFTEST_ARGS ?=
 LOAD_ARGS ?=
 GATE_ARGS ?=
 STORE ?=
+DRILL := .asv/drill.db
+LOADS_FROM ?= .asv/nightly
+LOADS := .asv/results/load.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load site serve screenshots results-fetch results-store programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load drill site serve screenshots loads-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +40,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
+	@$(BIN)/python -m benchmarks.drill --into $(DRILL)
 	@$(BIN)/python -m stageflow pulse bench --commits $(COMMITS) $(if $(MACHINE),--machine $(MACHINE))
 
 test: $(READY) programs ## Run all tests, in random order, on all cores; hold the coverage floors. PYTEST_ARGS="-k bag"
@@ -88,7 +92,10 @@ compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, 
 	@$(BIN)/python -m benchmarks.compare
 
 load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
-	@$(BIN)/python -m benchmarks.load $(LOAD_ARGS)
+	@$(BIN)/python -m benchmarks.load --record $(LOADS) $(LOAD_ARGS)
+
+drill: $(READY) ## Let providers fail for hours of virtual time; Central Pulse shows how turns fared.
+	@$(BIN)/python -m benchmarks.drill --into $(DRILL)
 
 site: $(READY) ## Publish what has been measured, without measuring.
 	@$(BIN)/python -m stageflow pulse build
@@ -98,6 +105,10 @@ serve: $(READY) ## Serve the published site on this machine. STORE=telemetry.db 
 
 screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew.
 	@$(BIN)/python -m tests.screenshots
+
+loads-merge: ## Add the loads that other machines carried to the record of this clone. LOADS_FROM=FOLDER
+	@mkdir -p $(dir $(LOADS))
+	@find $(LOADS_FROM) -name load.jsonl -exec cat {} + | sort -u - $(wildcard $(LOADS)) -o $(LOADS)
 
 results-fetch: ## Bring the results that were kept on the branch "results" of origin.
 	@.ci/results fetch

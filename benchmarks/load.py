@@ -13,10 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import datetime as dt
 import gc
 import itertools
 import json
+import os
+import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -191,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=RATE_HZ, metavar="HZ", help="turns a second")
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="how long")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="add it there as a line, too")
     arguments = parser.parse_args(argv)
     if not 0 < arguments.rate <= 1e6 or not 0 < arguments.seconds <= 1e6:
         parser.error("--rate and --seconds are positive numbers")
@@ -199,13 +204,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     turns = turns_in_rotation()
     found = run(carry(turns, arguments.rate, arguments.seconds, _tell))
     faults = found.faults(arguments.rate)
+    content = {**dataclasses.asdict(found), "rate_hz": arguments.rate, "faults": faults}
     if arguments.json is not None:
-        content = {**dataclasses.asdict(found), "rate_hz": arguments.rate, "faults": faults}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if arguments.record is not None:
+        _record(arguments.record, content)
     for name, value in dataclasses.asdict(found).items():
         sys.stdout.write(f"{name:15} {value}\n")
     sys.stdout.write("; ".join(faults) + "\n" if faults else "carried, and nothing grew\n")
     return 1 if faults else 0
+
+
+def _record(path: Path, content: dict[str, object]) -> None:
+    """Add a report to those of earlier loads: one JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "version": 1,
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(about | content) + "\n")
+
+
+def _commit() -> str | None:
+    """The commit that is checked out here; None outside of git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or None
 
 
 def _tell(line: str) -> None:

@@ -23,7 +23,7 @@ from tests.utils.asv_repo import ROOT
 from tests.utils.browser import started
 
 COMMITS, METRICS, RUNS = 120, 8, 20_000
-PANELS = ("now", "history", "latency", "errors", "breakers", "gate")
+PANELS = ("now", "history", "latency", "errors", "breakers", "gate", "load")
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 #: What is seen first, by name of the picture.
 LOOKS: dict[str, dict[str, Any]] = {

@@ -15,6 +15,7 @@ from typing import Any
 from stageflow.errors import StageflowError
 from stageflow.pulse.alerts import cli as alerts_cli
 from stageflow.pulse.alerts import generate
+from stageflow.pulse.arguments import add_repository
 from stageflow.pulse.bench import (
     DEFAULT_COMMITS,
     EXIT_INTERRUPTED,
@@ -22,7 +23,8 @@ from stageflow.pulse.bench import (
     bench,
     say_how_to_open,
 )
-from stageflow.pulse.central.page import PAGE, STORE_FILE, live_site
+from stageflow.pulse.central import cli as central_cli
+from stageflow.pulse.central.page import PAGE, STORE_FILES, live_site
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate import cli as gate_cli
 from stageflow.pulse.gate import command as gate_command
@@ -109,7 +111,7 @@ def add_commands(
     raw = argparse.RawDescriptionHelpFormatter
     command = partial(subparsers.add_parser, formatter_class=raw)
     parser = command("bench", help="measure new commits and publish", description=_BENCH_HELP)
-    _add_repository(parser)
+    add_repository(parser)
     parser.add_argument(
         *("-n", "--commits"),
         type=_positive,
@@ -134,17 +136,17 @@ def add_commands(
     parser.set_defaults(run=_bench)
 
     parser = command("build", help="publish the results there are", description=_BUILD_HELP)
-    _add_repository(parser)
+    add_repository(parser)
     parser.add_argument(
         *("--store",),
         type=Path,
         metavar="FILE",
-        help=f"telemetry that Central Pulse shows (default: {STORE_FILE}, if it is there)",
+        help=f"telemetry that Central Pulse shows (default: {' or '.join(STORE_FILES)})",
     )
     parser.set_defaults(run=_build)
 
     parser = command("serve", help="serve the published site", description=_SERVE_HELP)
-    _add_repository(parser)
+    add_repository(parser)
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
     parser.add_argument("--store", type=Path, metavar="FILE", help="show this telemetry, live")
     parser.add_argument(
@@ -156,6 +158,7 @@ def add_commands(
     )
     parser.set_defaults(run=_serve)
 
+    central_cli.add_commands(command, _emit)
     alerts_cli.add_command(command, _emit)
     generate.add_command(command, _emit)
     _add_gate(command)
@@ -163,7 +166,7 @@ def add_commands(
 
 def _add_gate(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = command("gate", help="judge a commit against another", description=_GATE_HELP)
-    _add_repository(parser)
+    add_repository(parser)
     parser.add_argument(
         "--base",
         metavar="REVISION",
@@ -184,14 +187,14 @@ def _add_gate(command: Callable[..., argparse.ArgumentParser]) -> None:
 
     def gate_beside(name: str, **options: Any) -> argparse.ArgumentParser:
         parser = command(name, **options)
-        _add_repository(parser)
+        add_repository(parser)
         parser.set_defaults(run=partial(_of_the_gate, _beside_the_gate))
         return parser
 
     gate_cli.add_commands(gate_beside)
 
     parser = command("compare", help="two measured commits", description=_COMPARE_HELP)
-    _add_repository(parser)
+    add_repository(parser)
     parser.add_argument("revisions", nargs=2, metavar="COMMIT")
     parser.add_argument(
         "--only", metavar="PATTERN", help="only series with this in their name, or a shell pattern"
@@ -199,7 +202,7 @@ def _add_gate(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=partial(_of_the_gate, _compare))
 
     parser = command("budgets", help="the table of budgets", description=_BUDGETS_HELP)
-    _add_repository(parser)
+    add_repository(parser)
     parser.add_argument("--head", default="HEAD", metavar="REVISION", help="measured on this one")
     parser.set_defaults(run=partial(_of_the_gate, _budgets))
 
@@ -296,16 +299,6 @@ def _budgets(project: AsvProject, arguments: argparse.Namespace) -> Exit:
 def _emit(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def _add_repository(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        default=Path(),
-        metavar="FOLDER",
-        help="the clone with asv.conf.json (default: the current folder)",
-    )
 
 
 def _positive_number(text: str) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,19 @@ def read_results(results_dir: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(results_dir.glob("*/*.json")):
         if path.name != MACHINE_FILE:
             yield _load(path)
+
+
+def rows_of(
+    result: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a result by name of the benchmark, and in each the cells by name of the column.
+
+    Rows of another version of a benchmark, or of one that is no more, are left out, as asv does.
+    """
+    for name, cells in result["results"].items():
+        row = dict(zip(result["result_columns"], cells, strict=False))
+        if name in benchmarks and row.get("version") == benchmarks[name]["version"]:
+            yield name, row
 
 
 def read_benchmarks(results_dir: Path) -> dict[str, dict[str, Any]]:

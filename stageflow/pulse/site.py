@@ -53,7 +53,8 @@ def publish(project: AsvProject, emit: Emit = print, *, store: Path | None = Non
     Args:
         project: The repository whose results are published.
         emit: Is told, line by line, what is worth knowing.
-        store: File of telemetry for Central Pulse; None: the one in ``.asv``, if there is one.
+        store: File of telemetry for Central Pulse; None: the one in ``.asv``, if
+            there is one.
 
     Raises:
         PulseError: There are no results, or asv or git failed; the old site still stands.

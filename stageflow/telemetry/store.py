@@ -24,6 +24,8 @@ from stageflow.telemetry.schema import guarded, open_file
 from stageflow.telemetry.sqlite import HOUR_S, MINUTE_S
 
 T = TypeVar("T")
+#: Of how many of the newest runs the sources are told.
+NEWEST_RUNS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,15 @@ class TelemetryStore:
         query = f"SELECT {end.format('min')}, {end.format('max')}"
         ((first, last),) = self._rows(query, MINUTE_S, MINUTE_S)
         return None if first is None else Window(first, last + MINUTE_S)
+
+    def sources(self) -> tuple[str, ...]:
+        """The processes that the newest runs are of, in the order of their names."""
+        query = (
+            "SELECT DISTINCT source FROM (SELECT source FROM runs ORDER BY id DESC LIMIT ?)"
+            " ORDER BY source"
+        )
+        rows = self._rows(query, NEWEST_RUNS)
+        return tuple(row[0] for row in rows)
 
     def latencies(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None

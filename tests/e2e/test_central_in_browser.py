@@ -26,7 +26,7 @@ from tests.utils.telemetry import run_log, sink_of
 COMMITS, METRICS, RUNS = 40, 4, 600
 BUILD = central.names(METRICS)[0]
 RISE = int(central.STEP_AT * COMMITS)
-PANELS = ["now", "history", "latency", "errors", "breakers", "gate"]
+PANELS = ["now", "history", "latency", "errors", "breakers", "gate", "load"]
 # How many pixels of a chart are neither empty nor grey.
 COLOURED = """canvas => {
     const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -66,6 +66,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     for code in (Exit.FINE, Exit.REGRESSION):
         record(project.root, Run.now(hashes[-2], hashes[-1], code, 61.5))
     central.write_selftest(project)
+    wrong = central.a_load(memory_growth=0.08, faults=["memory grew by 8.0%"])
+    (project.results_dir / "load.jsonl").write_text(wrong + central.a_load(), encoding="utf-8")
     central.write_telemetry(folder / "t.db", RUNS, hours=12)
     publish(project, lambda _: None, store=folder / "t.db")
     return Site(project, project.html_dir, hashes, folder / "t.db")
@@ -113,6 +115,12 @@ def test_every_panel_is_drawn(visit: Visit) -> None:
     expect(gate.get_by_role("row", name="loaded")).to_contain_text("0.2 % (1 of 500)")
     expect(gate.get_by_role("row", name="bag")).to_have_count(4)
     expect(gate).to_contain_text("✓ 1 of 1 faults of the gate's own")
+    load = page.locator("#load")
+    expect(load).to_contain_text("✓ The newest load was carried, and nothing grew.")
+    expect(load).to_contain_text("500 turns/sof 500 for 60 s")
+    load.get_by_text("The newest loads").click()
+    expect(load.get_by_role("row", name="✗ memory grew by 8.0%")).to_contain_text("+8 %")
+    expect(page.locator("#latency .body > p").first).to_have_text("From t.db, written by server-1.")
 
 
 def test_findings_lead_to_their_runbook_section(visit: Visit) -> None:
@@ -249,6 +257,7 @@ def test_without_data_the_commands_are_told(browser: Browser, tmp_path: Path) ->
             "errors": "stageflow pulse build --store FILE.db",
             "breakers": "stageflow pulse serve --store FILE.db",
             "gate": "make gate",
+            "load": "make load",
         }.items():
             expect(page.locator(f"#{panel} .empty code", has_text=command).first).to_be_visible()
         expect(page.locator("canvas")).to_have_count(0)

@@ -58,6 +58,7 @@ def test_least_rights(path: Path, name: str, job: dict[str, Any]) -> None:
     assert _load(path)["permissions"] == {"contents": "read"}
     more = set(job.get("permissions", {}).items()) - {("contents", "read")}
     allowed = {
+        "nightly.report": {("contents", "write")},
         "pages.measure": {("contents", "write")},
         "pages.publish": {("pages", "write"), ("id-token", "write")},
     }
@@ -86,7 +87,7 @@ def test_every_target_is_there(command: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        'make load LOAD_ARGS="--seconds 1 --rate 20"',
+        'make load LOADS=/dev/null LOAD_ARGS="--seconds 1 --rate 20"',
         "make storm SCHEDULES=60",
         "make budgets",
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from stageflow.pulse.central.alerts import firing, state_of
 from stageflow.pulse.central.live import ADDRESS, REFRESH_S, SWITCH, LiveTelemetry
+from stageflow.pulse.central.load import load_record
 from stageflow.pulse.central.page import PAGE
 from stageflow.pulse.central.record import gate_record
 from stageflow.pulse.central.states import timelines
@@ -20,10 +21,11 @@ from stageflow.pulse.gate.budgets import Budget, Gate
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.runs import Run, record
 from stageflow.pulse.serve import make_server
+from stageflow.telemetry.sqlite import SQLiteSink
 from stageflow.telemetry.store import BreakerTurn, TelemetryStore
 from tests.utils import central
 from tests.utils.browser import serving
-from tests.utils.telemetry import NOON_S, run_log, sink_of
+from tests.utils.telemetry import NOON_S, batch, run_log, sink_of
 
 RUNS = 400
 BUDGET = Budget(
@@ -198,6 +200,31 @@ def test_runs_of_the_gate_are_on_record(tmp_path: Path) -> None:
     ]
     assert shown["exits"] == {"0": 1, "1": 1}
     assert shown["notes"] == ["1 lines of the record of runs cannot be read and were left out."]
+
+
+def test_loads_are_on_record(tmp_path: Path) -> None:
+    """Loads are read as they were recorded; what was cut off, or is of another version, counts."""
+    assert load_record(tmp_path) == {"loads": [], "notes": []}
+    worse = {"ended": 29_700, "failed": 300, "faults": ["300 turns failed"]}
+    lines = [central.a_load(**worse), central.a_load(version=2), "[]\n", '{"version": 1, "at": "2']
+    (tmp_path / "load.jsonl").write_text("".join(lines), encoding="utf-8")
+    shown = load_record(tmp_path)
+    (load,) = shown["loads"]
+    assert (load["rate_hz"], load["carried_hz"], load["failed"]) == (500.0, 495.0, 300)
+    assert load["latency_ms"] == [0.6, 0.9, 1.4, 9.5]
+    assert load["at_s"] == 1767323045
+    assert load["faults"] == ["300 turns failed"]
+    assert shown["notes"] == ["3 lines of load.jsonl cannot be read and were left out."]
+
+
+def test_the_writers_are_named(tmp_path: Path) -> None:
+    """The page is told by which file and by which processes the telemetry was written."""
+    for source in ("b", "a", "b"):
+        sink = SQLiteSink(tmp_path / "t.db", source=source)
+        sink.write(batch(run_log("1", {"a": 10.0})))
+        sink.close()
+    shown = read(tmp_path / "t.db")
+    assert (shown["store"], shown["sources"]) == ("t.db", ("a", "b"))
 
 
 class Clock:

@@ -236,6 +236,30 @@ def write_selftest(project: AsvProject) -> None:
     path.write_text(json.dumps(found), encoding="utf-8")
 
 
+def a_load(**changes: Any) -> str:
+    """A line as ``make load`` writes it: 500 turns a second for a minute, carried."""
+    line = {
+        "version": 1,
+        "at": "2026-01-02T03:04:05+00:00",
+        "commit": "a" * 40,
+        "cpus": 2,
+        "python": "3.11.7",
+        "asked": 30_000,
+        "ended": 30_000,
+        "failed": 0,
+        "seconds": 60.0,
+        "latency_ms": {"p50": 0.6, "p95": 0.9, "p99": 1.4, "max": 9.5},
+        "cpu_share": 0.15,
+        "memory_growth": 0.004,
+        "most_under_way": 7,
+        "tasks": 0,
+        "files": 0,
+        "rate_hz": 500.0,
+        "faults": [],
+    }
+    return json.dumps(line | changes) + "\n"
+
+
 def write_telemetry(path: Path, runs: int, *, hours: float = 24.0, seed: int = 1) -> None:
     """Write so many voice turns, spread evenly over some hours that end at noon.
 

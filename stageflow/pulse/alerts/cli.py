@@ -24,6 +24,7 @@ from stageflow.pulse.alerts.secret import read_secret
 from stageflow.pulse.alerts.slack import SlackChannel
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.alerts.words import moment
+from stageflow.pulse.arguments import add_repository
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.project import AsvProject
 from stageflow.telemetry.store import TelemetryStore
@@ -78,13 +79,7 @@ def add_command(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> 
     parser.add_argument(
         "--benchmarks", action="store_true", help="look at the history of the benchmarks"
     )
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        default=Path(),
-        metavar="FOLDER",
-        help="the clone whose benchmarks they are (default: the current folder)",
-    )
+    add_repository(parser)
     parser.add_argument(
         "--rules",
         type=Path,

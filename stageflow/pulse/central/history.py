@@ -12,7 +12,7 @@ from stageflow.pulse.errors import TooFewSamplesError
 from stageflow.pulse.gate.samples import percentile
 from stageflow.pulse.gate.series import series_of
 from stageflow.pulse.project import AsvProject
-from stageflow.pulse.results import read_benchmarks, read_results
+from stageflow.pulse.results import read_benchmarks, read_results, rows_of
 
 PERCENTS = (50, 95, 99)
 _RECORD, _FIELD = "\x1e", "\x1f"
@@ -133,22 +133,19 @@ def _series(
     found: dict[str, Series] = {}
     for at, same_commit in enumerate(results):
         for result in same_commit:
-            for name, cells in result["results"].items():
-                row = dict(zip(result["result_columns"], cells, strict=False))
-                benchmark = benchmarks.get(name)
-                if benchmark is None or row.get("version") != benchmark["version"]:
-                    continue
-                for called, value, samples in _values(name, row):
+            for name, row in rows_of(result, benchmarks):
+                for called, value, samples in values_of(name, row):
                     if called not in found:
-                        unit, count = str(benchmark.get("unit", "")), len(results)
+                        unit, count = str(benchmarks[name].get("unit", "")), len(results)
                         found[called] = Series(called, unit, [None] * count)
                     _fill(found[called], at, value, samples)
     return [series for series in found.values() if series.newest is not None]
 
 
-def _values(
+def values_of(
     name: str, row: Mapping[str, Any]
 ) -> Iterator[tuple[str, float | None, Sequence[float] | None]]:
+    """For each series of a benchmark's row its name, its value, and its samples if there are."""
     names = list(series_of(name, row.get("params") or []))
     values = row.get("result") or [None] * len(names)
     samples = row.get("samples") or [None] * len(names)

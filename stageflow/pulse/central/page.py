@@ -16,6 +16,7 @@ from stageflow.pulse.central.alerts import RULES_FILE
 from stageflow.pulse.central.charts import overview, pieces
 from stageflow.pulse.central.history import History, read_history
 from stageflow.pulse.central.live import LiveTelemetry
+from stageflow.pulse.central.load import load_record
 from stageflow.pulse.central.now import Judged, found_budgets, judged, wrong_now
 from stageflow.pulse.central.record import gate_record
 from stageflow.pulse.central.telemetry import telemetry, window_of
@@ -26,8 +27,8 @@ from stageflow.telemetry.store import TelemetryStore
 
 PAGE = "central.html"
 FOLDER = "central"
-#: Where the telemetry is looked for if no other file is named.
-STORE_FILE = ".asv/telemetry.db"
+#: Where the telemetry is looked for if no other file is named; the first that is there is taken.
+STORE_FILES = (".asv/telemetry.db", ".asv/drill.db")
 _RUNBOOK = "docs/runbook.md"
 _VERSION = 1
 
@@ -43,7 +44,7 @@ def write_central(
         project: The repository whose results are shown.
         site_dir: Folder of the site; has the vendored libraries already.
         emit: Is told the progress.
-        store: File of telemetry; None: the one in ``.asv``, if there is one.
+        store: File of telemetry; None: the first of `STORE_FILES`, if there is one.
 
     Returns:
         The page.
@@ -115,11 +116,18 @@ def gathered(
         "made_at_s": time.time(),
         "beside_asv": beside_asv,
         "history": overview(history, found, _hash_length(project)),
-        "now": wrong_now(project, history, found, store or project.root / STORE_FILE),
+        "now": wrong_now(project, history, found, store or found_store(project.root)),
         "gate": gate_record(project.root),
+        "load": load_record(project.results_dir),
         "telemetry": read_telemetry(project, found, emit, store),
     }
     return data, history
+
+
+def found_store(root: Path) -> Path:
+    """The telemetry that is shown if no other is named; it need not be there."""
+    places = [root / name for name in STORE_FILES]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def read_telemetry(
@@ -130,7 +138,7 @@ def read_telemetry(
     Raises:
         TelemetryError: The store was named, and cannot be read.
     """
-    path = store or project.root / STORE_FILE
+    path = store or found_store(project.root)
     if store is None and not path.exists():
         return None
     try:

@@ -65,6 +65,8 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
     changes = store.breaker_changes(whole)
     step_of = {start_s + n * step_s: n for n in range((end_s - start_s) // step_s)}
     return {
+        "store": store.path.name,
+        "sources": store.sources(),
         "start_s": start_s,
         "step_s": step_s,
         "steps": len(step_of),

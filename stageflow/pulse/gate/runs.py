@@ -6,9 +6,11 @@ import datetime as dt
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.measure import GATE_DIR
+from stageflow.pulse.record_lines import read_lines
 
 RUNS_FILE = "runs.jsonl"
 
@@ -48,15 +50,10 @@ def record(root: Path, run: Run) -> None:
 
 def recorded(root: Path) -> tuple[list[Run], int]:
     """The recorded runs, oldest first, and how many lines are no such record."""
-    path = root / GATE_DIR / RUNS_FILE
-    if not path.exists():
-        return [], 0
-    found, unread = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            run = Run(**json.loads(line))
-            dt.datetime.fromisoformat(run.at)
-            found.append(run)
-        except (ValueError, TypeError):
-            unread += 1  # a line that was cut off, or of another version
-    return found, unread
+    return read_lines(root / GATE_DIR / RUNS_FILE, _run)
+
+
+def _run(line: dict[str, Any]) -> Run:
+    run = Run(**line)
+    dt.datetime.fromisoformat(run.at)
+    return run

@@ -10,6 +10,7 @@ central.drawBreakers = function () {
   letters.marks.forEach(function (mark) {
     if (known.indexOf(mark[0]) < 0) { known.push(mark[0]); lanes.push({ provider: mark[0], segments: [], changes: 0, newest: [] }); }
   });
+  place.append(c.origin(t));
   if (!lanes.length) { place.append(el("p", { class: "good-text" }, "✓ No circuit breaker has changed its state and no letter is dead, " + c.stretch(t) + ".")); return; }
 
   place.append(c.legend([{ text: "closed", class: "block closed" }, { text: "half-open", class: "block half_open" }, { text: "open", class: "block open" }, { text: "dead letters", class: "dead" }]));

@@ -12,7 +12,7 @@ central.drawErrors = function () {
   });
   var worst = stages.filter(function (s) { return s.stage; }).concat(stages).reduce(function (a, b) { return rate(b) > rate(a) ? b : a; });
   var rows = el("div", {}), holder = el("div", {});
-  place.append(rows, holder);
+  place.append(c.origin(t), rows, holder);
   pick(stages.find(function (s) { return c.key(s) === c.state.errors; }) || worst);
 
   function rate(s) { return s.count ? s.failed / s.count : 0; }

@@ -10,7 +10,7 @@ central.drawLatency = function () {
   function running() {
     var chosen = stages.find(function (s) { return c.key(s) === c.state.latency; }) || stages[0];
     var holder = el("div", {}), rows = el("div", {}), runs = el("div", {});
-    place.append(rows, holder, runs);
+    place.append(c.origin(t), rows, holder, runs);
     pick(chosen);
 
     function pick(stage) {
@@ -126,6 +126,10 @@ central.drawLatency = function () {
 central.key = function (s) { return s.pipeline + "\n" + s.stage; };
 central.named = function (s) { return s.pipeline + (s.stage ? " · " + s.stage : " (whole turn)"); };
 central.stretch = function (t) { return central.date(t.start_s) + " to " + central.date(t.start_s + t.steps * t.step_s) + ", in steps of " + central.span(t.step_s); };
+central.origin = function (t) {
+  var few = t.sources.slice(0, 3), rest = t.sources.length - few.length;
+  return central.el("p", { class: "quiet" }, "From ", central.el("code", {}, t.store), ", written by " + few.join(", ") + (rest ? " and " + rest + " more" : "") + ".");
+};
 central.noTelemetry = function () {
   return central.empty("There is no telemetry to show. ", central.run("stageflow run voice --telemetry FILE.db"), " records a turn, a SQLiteSink those of a pipeline of your own; ",
     central.run("stageflow pulse build --store FILE.db"), " shows the file here, ", central.run("stageflow pulse serve --store FILE.db"), " shows it live.");

@@ -1,0 +1,250 @@
+"""A fault drill: hours of turns in virtual time, with providers in trouble, kept as telemetry.
+
+``python -m benchmarks.drill --into drill.db`` runs the voice and the chat kernel as callers come,
+at random times, with retries, breakers and dead letters as a service has them, while one provider
+after another fails. Engine, faults and telemetry are the real ones; only the waiting is left out,
+so that hours take seconds. The same seed gives the same drill, ending now.
+
+exit codes: 0, the drill is in the file; 1, the file could not be written; 2, bad arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import stageflow as sf
+from benchmarks.turns import chat_inputs, kernel, voice_inputs
+
+# asv imports this file with older commits, too, which may lack what only the drill needs.
+with contextlib.suppress(ImportError):
+    from stageflow.breaker import BreakerPolicy, BreakerRegistry
+    from stageflow.dlq.replay import replay
+    from stageflow.dlq.store import InMemoryDeadLetterStore
+    from stageflow.interceptors import BreakerInterceptor, RetryInterceptor
+    from stageflow.kernels.defaults import default_providers
+    from stageflow.letter import DeadLetter, LetterState
+    from stageflow.telemetry.letters import ObservedLetterStore
+    from stageflow.telemetry.sqlite import SQLiteSink
+    from stageflow.testing.faults import FaultInjector, inject_fault
+    from stageflow.testing.simulation import Simulation, simulate
+
+HOURS = 3.0
+SEED = 5
+#: What the telemetry says that it was written by.
+SOURCE = "a fault drill in virtual time"
+#: Turns a second, on the average, of each kernel.
+RATES_HZ = {"voice": 0.4, "chat": 0.2}
+#: How long after an incident its dead letters are replayed, as a share of the whole drill.
+REPLAYED_AFTER = 0.05
+#: How many events may wait for the sink: simulated hours pass faster than a disk writes.
+BACKLOG = 5_000_000
+#: What a turn may take before the person has left.
+DEADLINE_S = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Incident:
+    """A provider in trouble.
+
+    Attributes:
+        provider: Which.
+        fault: As `inject_fault` takes it.
+        begins, ends: As shares of the whole drill.
+        options: Those of the fault.
+    """
+
+    provider: str
+    fault: str
+    begins: float
+    ends: float
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of_turn(self, number: int) -> FaultInjector:
+        """The fault that the turn of that number meets."""
+        chance = {"seed": number} if self.fault == "intermittent" else {}
+        return inject_fault(self.provider, self.fault, **self.options, **chance)
+
+
+INCIDENTS = (
+    Incident("stt", "slow", 0.12, 0.20, {"duration_ms": 650}),
+    Incident("llm", "intermittent", 0.32, 0.38, {"fault": "rate_limited", "probability": 0.6}),
+    Incident("llm", "timeout", 0.50, 0.58, {"duration_ms": 3000}),
+    Incident("db", "disconnect", 0.70, 0.74),
+    Incident("tts", "intermittent", 0.82, 0.90, {"probability": 0.3, "fault": "error"}),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a drill goes.
+
+    Attributes:
+        hours: How long, in virtual time.
+        began_s: When it is to have begun, in seconds since the epoch.
+        inputs: What is said, by kernel.
+        tell: Is told the progress.
+    """
+
+    hours: float
+    began_s: float
+    inputs: Mapping[str, Mapping[str, Any]]
+    tell: Callable[[str], None]
+
+
+class Drill:
+    """One drill, in the loop that is running."""
+
+    def __init__(self, sim: Simulation, dispatcher: sf.EventDispatcher, asked: Settings) -> None:
+        self._sim = sim
+        self._asked = asked
+        self._loop = asyncio.get_running_loop()
+        self._length_s = asked.hours * 3600.0
+        self._ended: Counter[str] = Counter()
+        clock = self._wall_clock
+        kept = InMemoryDeadLetterStore(wall_clock=clock)
+        self._letters = ObservedLetterStore(kept, dispatcher, wall_clock=clock)
+        # By the rate, not by failures in a row: so a provider that fails now and then opens none.
+        policy = BreakerPolicy(failures=None, failure_rate=0.5, cooldown_s=30.0)
+        breaker = BreakerInterceptor(BreakerRegistry(policy))
+        self._orchestrators = {
+            name: sf.PipelineOrchestrator(
+                kernel(name).build(),
+                interceptors=[breaker, RetryInterceptor()],
+                dispatcher=dispatcher,
+                dead_letters=self._letters,
+            )
+            for name in RATES_HZ
+        }
+
+    async def run(self) -> Counter[str]:
+        """Let callers come, and dead letters be replayed; how the runs ended."""
+        async with asyncio.TaskGroup() as turns:
+            turns.create_task(self._watch())
+            turns.create_task(self._replay_after_incidents())
+            for name in RATES_HZ:
+                turns.create_task(self._callers(name, turns))
+        return self._ended
+
+    def _wall_clock(self) -> float:
+        return self._asked.began_s + self._loop.time()
+
+    async def _watch(self) -> None:
+        for tenth in range(1, 11):
+            await asyncio.sleep(self._length_s / 10)
+            done_h = tenth * self._asked.hours / 10
+            turns = sum(self._ended.values())
+            self._asked.tell(f"drill: {done_h:.1f} of {self._asked.hours:g} h, {turns} turns")
+
+    async def _replay_after_incidents(self) -> None:
+        for one in INCIDENTS:
+            await asyncio.sleep((one.ends + REPLAYED_AFTER) * self._length_s - self._loop.time())
+            for letter in await self._letters.letters(LetterState.WAITING):
+                orchestrator = self._orchestrators[letter.pipeline]
+                result = await replay(letter, orchestrator, self._letters, prepare=self._again)
+                self._ended[f"{result.status} when replayed"] += 1
+
+    def _again(self, letter: DeadLetter, _: sf.ProviderRegistry | None) -> sf.PipelineContext:
+        return self._context(letter.inputs, 0)
+
+    async def _callers(self, name: str, turns: asyncio.TaskGroup) -> None:
+        for number in itertools.count():
+            await asyncio.sleep(self._sim.random.expovariate(RATES_HZ[name]))
+            if self._loop.time() >= self._length_s:
+                return
+            turns.create_task(self._turn(name, number))
+
+    async def _turn(self, name: str, number: int) -> None:
+        share = self._loop.time() / self._length_s
+        context = self._context(self._asked.inputs[name], number)
+        # What a turn meets when it begins, it meets to its end.
+        with contextlib.ExitStack() as faults:
+            for one in INCIDENTS:
+                if one.begins <= share < one.ends:
+                    faults.enter_context(one.of_turn(number))
+            result = await self._orchestrators[name].run(context)
+        self._ended[str(result.status)] += 1
+
+    def _context(self, inputs: Mapping[str, Any], number: int) -> sf.PipelineContext:
+        return self._sim.context(
+            inputs,
+            providers=default_providers(seed=number),
+            deadline_s=DEADLINE_S,
+            wall_clock=self._wall_clock,
+        )
+
+
+async def _drilled(
+    sim: Simulation, dispatcher: sf.EventDispatcher, asked: Settings
+) -> Counter[str]:
+    return await Drill(sim, dispatcher, asked).run()
+
+
+def record(path: Path, hours: float, seed: int, tell: Callable[[str], None]) -> Counter[str]:
+    """Drill, and put the file in place of an earlier one when it is whole; how the runs ended."""
+    partial = path.with_name(f"{path.name}.partial")
+    _remove(partial)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inputs = {"voice": voice_inputs(), "chat": chat_inputs()}
+    asked = Settings(hours, time.time() - hours * 3600.0, inputs, tell)
+    dispatcher = sf.EventDispatcher([SQLiteSink(partial, source=SOURCE)], capacity=BACKLOG)
+    try:
+        ended = simulate(_drilled, dispatcher, asked, seed=seed).value
+    finally:
+        dispatcher.close(timeout_s=600.0)
+    (kept,) = dispatcher.stats()
+    if kept.dropped or kept.failed:
+        raise OSError(f"{kept.dropped + kept.failed} events of the drill did not reach {partial}")
+    _remove(path)
+    partial.replace(path)
+    return ended
+
+
+def _remove(path: Path) -> None:
+    """Remove a database, with what SQLite keeps beside it."""
+    for ending in ("", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Drill and report; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.drill",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--into", type=Path, required=True, metavar="FILE", help="the telemetry")
+    parser.add_argument("--hours", type=float, default=HOURS, metavar="N", help="how long")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="which drill")
+    arguments = parser.parse_args(argv)
+    if not 0 < arguments.hours <= 168:
+        parser.error("--hours is more than 0, and no more than a week: 168")
+    began = time.monotonic()
+    try:
+        ended = record(arguments.into, arguments.hours, arguments.seed, _tell)
+    except OSError as error:
+        sys.stderr.write(f"error: the drill could not be kept: {error}\n")
+        return 1
+    said = ", ".join(f"{count} {how}" for how, count in ended.most_common())
+    took_s = time.monotonic() - began
+    sys.stdout.write(
+        f"A fault drill of {arguments.hours:g} h is in {arguments.into}: {said} ({took_s:.0f} s)\n"
+    )
+    return 0
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
