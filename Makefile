@@ -17,12 +17,13 @@ SELFTEST_ARGS ?=
 LOAD_ARGS ?=
 GATE_ARGS ?=
 STORE ?=
+DEMO_ARGS ?=
 DRILL := .asv/drill.db
 LOADS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load drill site serve screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +103,9 @@ site: $(READY) ## Publish what has been measured, without measuring.
 
 serve: $(READY) ## Serve the published site on this machine. STORE=telemetry.db shows that live.
 	@$(BIN)/python -m stageflow pulse serve $(if $(STORE),--store $(STORE))
+
+pulse-demo: $(READY) programs ## Break providers of a running system, and see the alerts arrive. DEMO_ARGS="--once"
+	@$(BIN)/python -m tests.pulse_demo $(DEMO_ARGS)
 
 screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew.
 	@$(BIN)/python -m tests.screenshots

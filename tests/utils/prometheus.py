@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,16 @@ def alertmanager_program() -> str:
     return found
 
 
+@dataclass(frozen=True)
+class Servers:
+    """Where Prometheus and Alertmanager are to be seen."""
+
+    prometheus: str
+    alertmanager: str
+
+
 @contextmanager
-def servers(folder: Path, rules: Any, prometheus: Any, alertmanager: Any) -> Iterator[None]:
+def servers(folder: Path, rules: Any, prometheus: Any, alertmanager: Any) -> Iterator[Servers]:
     """Prometheus and Alertmanager while the body runs.
 
     Args:
@@ -36,7 +45,7 @@ def servers(folder: Path, rules: Any, prometheus: Any, alertmanager: Any) -> Ite
         prometheus: Content of Prometheus' configuration, all but the address of Alertmanager.
         alertmanager: Content of Alertmanager's configuration.
     """
-    port = free_port()
+    port, own_port = free_port(), free_port()
     target = {"static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
     config = prometheus | {"alerting": {"alertmanagers": [target]}}
     for name, content in (
@@ -62,11 +71,11 @@ def servers(folder: Path, rules: Any, prometheus: Any, alertmanager: Any) -> Ite
                 "prometheus",
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'prometheus'}",
-                f"--web.listen-address=127.0.0.1:{free_port()}",
+                f"--web.listen-address=127.0.0.1:{own_port}",
                 "--rules.alert.resend-delay=1s",
             )
         )
-        yield
+        yield Servers(f"http://127.0.0.1:{own_port}", f"http://127.0.0.1:{port}")
 
 
 @contextmanager
