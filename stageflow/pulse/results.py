@@ -203,10 +203,11 @@ def _free_name(wanted: Path) -> Path:
 
 def _restore_machine_files(results_dir: Path) -> None:
     """Describe machines anew: asv ignores all results of a machine without its file."""
-    for result in read_results(results_dir):
-        path = results_dir / result["params"]["machine"] / MACHINE_FILE
+    for folder in {path.parent for path in results_dir.glob("*/*.json")}:
+        path = folder / MACHINE_FILE
         if path.exists():
             continue
+        result = _load(next(folder.glob("*.json")))
         content = {key: result["params"].get(key, "") for key in MACHINE_FIELDS}
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(content | {"version": _FORMAT_VERSIONS[MACHINE_FILE]}))
