@@ -17,6 +17,7 @@ SELFTEST_ARGS ?=
 LOAD_ARGS ?=
 GATE_ARGS ?=
 STORE ?=
+SITE ?=
 DEMO_ARGS ?=
 DRILL := .asv/drill.db
 LOADS_FROM ?= .asv/nightly
@@ -107,8 +108,8 @@ serve: $(READY) ## Serve the published site on this machine. STORE=telemetry.db 
 pulse-demo: $(READY) programs ## Break providers of a running system, and see the alerts arrive. DEMO_ARGS="--once"
 	@$(BIN)/python -m tests.pulse_demo $(DEMO_ARGS)
 
-screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew.
-	@$(BIN)/python -m tests.screenshots
+screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew. SITE=.asv/html takes that site
+	@$(BIN)/python -m tests.screenshots $(if $(SITE),--site $(SITE))
 
 loads-merge: ## Add the loads that other machines carried to the record of this clone. LOADS_FROM=FOLDER
 	@mkdir -p $(dir $(LOADS))
