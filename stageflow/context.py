@@ -141,8 +141,8 @@ class PipelineContext:
             dead_letters: Where runs that fail for good are kept, unless the orchestrator says.
 
         Raises:
-            InvalidContextError: An input's key is not a string, or the deadline is no positive
-                number.
+            InvalidContextError: An input's key is not a string, the deadline is no positive number,
+                or the seed no integer.
         """
         if inputs is not None and not isinstance(inputs, Mapping):
             raise InvalidContextError(
@@ -160,6 +160,8 @@ class PipelineContext:
             raise InvalidContextError(
                 f"deadline_s is {shown(deadline_s)}; give a positive number of seconds, or None"
             )
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise InvalidContextError(f"seed is {shown(seed)}; give an integer, or None")
         self.inputs: Mapping[str, Any] = MappingProxyType(given)
         self.providers = providers if providers is not None else ProviderRegistry()
         self.deadline_s = deadline_s
