@@ -341,7 +341,7 @@ class StreamWriter:
             StreamClosedError: The stage has ended, and with it the stream.
         """
         stream = self._stream
-        if stream.outcome is None and (stream._putting or stream._is_full()):
+        if self.wanted and (stream._putting or stream._is_full()):
             await stream._wait_for_room()
         if stream.outcome is not None:
             raise StreamClosedError(stream.key, stream.producer)
