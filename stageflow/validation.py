@@ -20,6 +20,7 @@ from stageflow.errors import (
     InvalidSpecError,
     InvalidTimeoutError,
     MissingProducerError,
+    OutputIsStreamError,
     SelfDependencyError,
     UnknownDependencyError,
 )
@@ -60,7 +61,13 @@ def readable(specs: Sequence[object]) -> list[StageSpec]:
         if isinstance(spec, StageSpec)
         and all(
             isinstance(names, tuple) and all(isinstance(name, str) for name in names)
-            for names in ((spec.name,), spec.dependencies, spec.inputs, spec.outputs)
+            for names in (
+                (spec.name,),
+                spec.dependencies,
+                spec.inputs,
+                spec.outputs,
+                spec.streams,
+            )
         )
     ]
 
@@ -103,6 +110,8 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
         yield from _declaration_problems(pipeline, name, "inputs", spec.inputs)
     if spec.outputs != ():
         yield from _declaration_problems(pipeline, name, "outputs", spec.outputs)
+    if spec.streams != ():
+        yield from _declaration_problems(pipeline, name, "streams", spec.streams)
 
 
 def _is_async(function: object) -> bool:
@@ -138,18 +147,20 @@ def _declaration_problems(
 
 
 def lasting_problems(graph: StageGraph) -> list[DefinitionError]:
-    """What no further composition can mend: cycles, and outputs with two producers."""
+    """What no further composition can mend: cycles, and keys with two producers."""
     problems: list[DefinitionError] = []
     if graph.has_cycles():
         # A stage that depends on itself is reported as just that.
         problems.extend(CycleError(graph.name, path) for path in graph.cycles() if len(path) > 2)
     producers: dict[str, str] = dict.fromkeys(graph.inputs, "the run's input")
     for spec in graph.specs:
-        for key in spec.outputs:
-            if key in producers:
-                problems.append(DuplicateOutputError(graph.name, spec.name, key, producers[key]))
-            else:
+        for key in spec.outputs + spec.streams:
+            if key not in producers:
                 producers[key] = f"stage {spec.name!r}"
+            elif key in spec.outputs and key in spec.streams:
+                problems.append(OutputIsStreamError(graph.name, spec.name, key))
+            else:
+                problems.append(DuplicateOutputError(graph.name, spec.name, key, producers[key]))
     return problems
 
 
@@ -172,7 +183,11 @@ def open_problems(graph: StageGraph) -> list[DefinitionError]:
 
 
 def _missing_producers(graph: StageGraph) -> Iterator[DefinitionError]:
-    producer_of = {key: number for number, spec in enumerate(graph.specs) for key in spec.outputs}
+    producer_of = {
+        key: number
+        for number, spec in enumerate(graph.specs)
+        for key in spec.outputs + spec.streams
+    }
     given = set(graph.inputs)
     far: list[tuple[int, int, str]] = []  # consumer, producer, key: not directly connected
     for consumer, spec in enumerate(graph.specs):

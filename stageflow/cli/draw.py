@@ -75,6 +75,8 @@ def listed(pipeline: Pipeline) -> str:
             parts.append(f"after {', '.join(spec.dependencies)}")
         if spec.outputs:
             parts.append(f"→ {', '.join(spec.outputs)}")
+        if spec.streams:
+            parts.append(f"⇒ {', '.join(spec.streams)}")
         lines.append(f"  {name:<{width}}  {'  '.join(parts)}")
     return "\n".join(lines) + "\n"
 

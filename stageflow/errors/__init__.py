@@ -56,6 +56,7 @@ from stageflow.errors.definition import (
     InvalidSpecError,
     InvalidTimeoutError,
     MissingProducerError,
+    OutputIsStreamError,
     PipelineDefinitionError,
     SelfDependencyError,
     UnknownDependencyError,
@@ -91,6 +92,15 @@ from stageflow.errors.stage import (
     StorageFailedError,
     StrayCancellationError,
     UndeclaredInputError,
+)
+from stageflow.errors.stream import (
+    StreamCancelledError,
+    StreamClosedError,
+    StreamError,
+    StreamFailedError,
+    StreamNotKeptError,
+    StreamReopenedError,
+    UndeclaredStreamError,
 )
 
 __all__ = [
@@ -137,6 +147,7 @@ __all__ = [
     "NoProgressError",
     "OperationTimeoutError",
     "OutOfResourcesError",
+    "OutputIsStreamError",
     "OutputMismatchError",
     "PipelineDefinitionError",
     "ProviderError",
@@ -151,7 +162,14 @@ __all__ = [
     "StageflowError",
     "StorageFailedError",
     "StrayCancellationError",
+    "StreamCancelledError",
+    "StreamClosedError",
+    "StreamError",
+    "StreamFailedError",
+    "StreamNotKeptError",
+    "StreamReopenedError",
     "UndeclaredInputError",
+    "UndeclaredStreamError",
     "UnintelligibleAudioError",
     "UnknownDeadLetterError",
     "UnknownDependencyError",

@@ -180,19 +180,28 @@ class OutputMismatchError(StageError):
     Attributes:
         undeclared: Keys that it returned without declaring them.
         missing: Keys that it declared and did not return.
+        unopened: Streams that it declared and did not open.
     """
 
     code = "output_mismatch"
     category = ErrorCategory.LOGIC
 
-    def __init__(self, undeclared: Sequence[str], missing: Sequence[str]) -> None:
+    def __init__(
+        self, undeclared: Sequence[str], missing: Sequence[str], unopened: Sequence[str] = ()
+    ) -> None:
         self.undeclared = tuple(undeclared)
         self.missing = tuple(missing)
+        self.unopened = tuple(unopened)
         parts = []
         if undeclared:
             parts.append(f"returned {list(undeclared)} undeclared: add them to its outputs")
         if missing:
             parts.append(f"did not return {list(missing)}, which it declares")
+        if unopened:
+            parts.append(
+                f"did not open the streams {list(unopened)}, which it declares:"
+                f" write ctx.open({unopened[0]!r}), or return StageOutput.skip(reason)"
+            )
         super().__init__("; ".join(parts))
 
 

@@ -335,7 +335,8 @@ def test_a_word_that_cannot_be_emitted_is_told_which_can() -> None:
     error = see(lambda s: s.emit("failed"))
     assert str(error) == (
         "stage 'looker' emitted 'failed': give a word of letters, digits and '_' other than"
-        " started, cancelled, completed, failed, skipped"
+        " started, cancelled, completed, failed, skipped,"
+        " stream_opened, stream_first_item, stream_closed"
     )
 
 
