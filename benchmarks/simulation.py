@@ -40,6 +40,24 @@ class VirtualLatency:
         return {"samples": [_virtual_s(chat_turn(n)) for n in range(TURNS)], "number": 1}
 
 
+class StageLatency:
+    """How long each stage of 200 such turns takes, as a user's telemetry would show it."""
+
+    version = "1"
+    unit = "seconds"
+    param_names = ("stage",)
+    params = (
+        *("voice.stt", "voice.profile", "voice.memory", "voice.llm", "voice.tts", "voice.persist"),
+        *("chat.guard", "chat.memory", "chat.llm", "chat.persist"),
+    )
+
+    def track_stage(self, stage: str) -> dict[str, object]:
+        """Latencies as samples: P50, P95 and P99, the same ones on every machine."""
+        kernel, _, name = stage.partition(".")
+        samples = [ended[name] for ended in _stages_s(kernel)]
+        return {"samples": samples, "number": 1}
+
+
 class Cpu(CpuTimed):
     """CPU time of 20 simulated runs of eight stages that each suspend once."""
 
@@ -53,10 +71,27 @@ class Cpu(CpuTimed):
 
 
 def _virtual_s(turn: Turn) -> float:
-    async def main(sim: Simulation) -> None:
-        await turn()
+    return simulate(_turned, turn, seed=None).elapsed_s
 
-    return simulate(main, seed=None).elapsed_s
+
+async def _turned(sim: Simulation, turn: Turn) -> sf.RunResult:
+    result: sf.RunResult = await turn()
+    return result
+
+
+@functools.cache
+def _stages_s(kernel: str) -> list[dict[str, float]]:
+    """For each of the turns, how long its stages took in seconds, by name."""
+    make = {"voice": voice_turn, "chat": chat_turn}[kernel]
+    results = [simulate(_turned, make(n), seed=None).value for n in range(TURNS)]
+    return [
+        {
+            event.stage: event.data["duration_ms"] / 1000.0
+            for event in result.events
+            if event.stage is not None and event.what == "completed"
+        }
+        for result in results
+    ]
 
 
 @functools.cache

@@ -64,7 +64,7 @@ def _ignore(_: str) -> None:
 
 
 def _over(telemetry: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The turns of running pipelines that take longer than their budget."""
+    """Turns and stages of running pipelines that take longer than their budget."""
     over = []
     for stage in (telemetry or {}).get("stages", ()):
         budget = stage["budget"]
@@ -74,7 +74,8 @@ def _over(telemetry: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         for figure, measured in (("p50", p50), ("p99", p99)):
             limit = budget[figure]
             if measured is not None and limit is not None and measured > limit:
-                row = {"metric": budget["metric"], "series": stage["pipeline"], "figure": figure}
+                name = ".".join(filter(None, (stage["pipeline"], stage["stage"])))
+                row = {"metric": budget["metric"], "series": name, "figure": figure}
                 more = {"measured": measured, "limit": limit, "unit": "ms"}
                 over.append({**row, **more, "runbook": budget["runbook"]})
     return over

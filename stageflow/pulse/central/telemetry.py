@@ -60,7 +60,6 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
     whole = Window(start_s, end_s, step_s)
     stages = _gathered(store.latencies(whole), store.errors(whole))
     pipelines = sorted({pipeline for pipeline, _ in stages})
-    limits = {name: budget for name in pipelines if (budget := budget_of(name, budgets))}
     letters = store.dead_letters(whole)
     changes = store.breaker_changes(whole)
     step_of = {start_s + n * step_s: n for n in range((end_s - start_s) // step_s)}
@@ -71,7 +70,7 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
         "step_s": step_s,
         "steps": len(step_of),
         "stages": [
-            _stage(key, stage, step_of, limits.get(key[0]) if not key[1] else None)
+            _stage(key, stage, step_of, budget_of(*key, budgets))
             for key, stage in sorted(stages.items())
         ],
         "runs": [_runs(store, Window(start_s, end_s), name) for name in pipelines],
@@ -80,9 +79,11 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
     }
 
 
-def budget_of(pipeline: str, budgets: Sequence[Budget]) -> Budget | None:
-    """The budget of a pipeline's turns: that of its latency benchmark."""
+def budget_of(pipeline: str, stage: str, budgets: Sequence[Budget]) -> Budget | None:
+    """The budget of a pipeline's turns, or of one of its stages: that of its latency benchmark."""
     series = f"{pipeline}.Latency.track_turn"
+    if stage:
+        series = f"simulation.StageLatency.track_stage('{pipeline}.{stage}')"
     return next((budget for budget in budgets if budget.series == series), None)
 
 
