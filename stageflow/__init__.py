@@ -22,7 +22,7 @@ from stageflow.interceptors.timeout import TimeoutInterceptor
 from stageflow.interceptors.tracing import TracingInterceptor
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
-from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message, Speaker
+from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.result import RunResult
 from stageflow.stage import Stage, StageKind, StageOutput, StageSpec, StageStatus, stage
@@ -54,7 +54,6 @@ __all__ = [
     "ProviderRegistry",
     "RunResult",
     "RunStatus",
-    "Speaker",
     "Stage",
     "StageContext",
     "StageError",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from stageflow.classification import classify
 from stageflow.context import StageContext
@@ -44,11 +44,8 @@ KEEPING_S = 1.0
 _WORD = re.compile(r"\S+")
 
 
-class Utterance(NamedTuple):
-    """A sentence, and its sound."""
-
-    text: str
-    audio: Audio
+#: A sentence, and its sound; a plain pair, so that a dead letter can hold it.
+Utterance: TypeAlias = tuple[str, Audio]
 
 
 # ── the answer, sentence by sentence ────────────────────────────────────────────────────────
@@ -102,7 +99,7 @@ async def tts(ctx: StageContext) -> StageOutput:
     async for sentence in ctx["sentences"]:
         audio = valid_sound(await service.synthesize(sentence))
         made.append(audio)
-        await sound.put(Utterance(sentence, audio))
+        await sound.put((sentence, audio))
     return StageOutput.ok(speech=joined(made))
 
 
@@ -139,9 +136,9 @@ class Said:
         """It begins to sound."""
         self._sounding, self._since = utterance, now
 
-    def end(self, utterance: Utterance) -> None:
+    def end(self, sentence: str) -> None:
         """It has sounded."""
-        self.text += utterance.text
+        self.text += sentence
         self._sounding = None
 
     def until(self, now: float) -> str:
@@ -184,11 +181,11 @@ async def speak(ctx: StageContext) -> StageOutput:
     speaker = ctx.run.providers.get("speaker")
     said = Said()
     try:
-        async for utterance in ctx["sound"]:
+        async for sentence, audio in ctx["sound"]:
             if speaker is not None:
-                said.begin(utterance, ctx.now())
-                await speaker.play(utterance.audio)
-            said.end(utterance)
+                said.begin((sentence, audio), ctx.now())
+                await speaker.play(audio)
+            said.end(sentence)
     except (Exception, asyncio.CancelledError):
         await _keep_cut(ctx, said.until(ctx.now()))
         raise
