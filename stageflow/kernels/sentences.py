@@ -24,7 +24,7 @@ _CLOSERS = "\"')\\]}»›”’」』】）〉》"  # noqa: RUF001 - they are me
 # Each match ends where a sentence may end, and more text would not move that place: what may belong
 # to the end is followed by something that does not.
 _END = re.compile(
-    rf"(?P<stop>[.!?…]+)[{_CLOSERS}]*\s"
+    rf"(?P<stop>[.!?…]+)[{_CLOSERS}“‘]*\s"  # noqa: RUF001 - German closes with them
     rf"|[{_STOPS}]+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}]))"
     r"|(?<=\S)[^\S\n]*\n"
 )

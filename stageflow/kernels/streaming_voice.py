@@ -2,16 +2,17 @@
 
 The model's answer flows on as sentences, each is synthesised while the one before sounds, and the
 user hears the first as soon as it is made. Whoever cancels the run (barge-in) has silence at once,
-and the conversation keeps what was really heard. The same holds if a service fails in the middle of
-the answer: a run that stops must not go on sounding, as nobody could interrupt it any more.
+and the conversation keeps what was really heard. If model or synthesis fail in the middle of the
+answer, the whole sentences before that are heard to their end; then the run fails, and what was
+heard is kept as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ from stageflow.providers.ports import Audio
 from stageflow.providers.replies import Checked, valid_sound
 from stageflow.providers.resilience import Watched
 from stageflow.stage import StageKind, StageOutput, stage
+from stageflow.stream import StreamWriter
 
 #: The model is not held back by how long its answer sounds: that many sentences may wait.
 WAITING_SENTENCES = 1_000
@@ -34,7 +36,9 @@ WAITING_SENTENCES = 1_000
 #: How many sentences that are made may wait, beside the one that sounds and the one that is made.
 WAITING_SOUND = 1
 
-#: The longest that one sentence may take to be made, and all of an answer to be heard, in seconds.
+#: How long the model may add nothing to its answer, how long one sentence may take to be made, and
+#: all of the answer to be heard, in seconds.
+PROGRESS_S = 15.0
 SENTENCE_S = 5.0
 ANSWER_S = 300.0
 
@@ -48,6 +52,10 @@ _WORD = re.compile(r"\S+")
 Utterance: TypeAlias = tuple[str, Audio]
 
 
+class Mark(asyncio.Event):
+    """Put behind what was said, it is set once all before it has been heard."""
+
+
 # ── the answer, sentence by sentence ────────────────────────────────────────────────────────
 
 
@@ -57,7 +65,7 @@ Utterance: TypeAlias = tuple[str, Audio]
     outputs=["answer"],
     streams=["sentences"],
     kind=StageKind.AGENT,
-    timeout_s=15.0,
+    timeout_s=ANSWER_S,
     provider="llm",
 )
 async def llm(ctx: StageContext) -> StageOutput:
@@ -68,8 +76,9 @@ async def llm(ctx: StageContext) -> StageOutput:
         await sentences.put(NOTHING_HEARD)
         return StageOutput.ok(answer=NOTHING_HEARD)
     messages = conversation(transcript, ctx.get("history"), ctx.get("profile"))
+    model = Checked(Watched(ctx.llm, PROGRESS_S, name="the language model"))
     splitter, answer, blank = SentenceSplitter(), "", ""
-    async with aclosing(Checked(ctx.llm).stream(messages)) as pieces:
+    async with _heard_before_it_fails(ctx, sentences), aclosing(model.stream(messages)) as pieces:
         async for piece in pieces:
             answer += piece
             for sentence in splitter.feed(piece):
@@ -97,10 +106,30 @@ async def tts(ctx: StageContext) -> StageOutput:
     service = Watched(ctx.tts, SENTENCE_S, name="text to speech")
     made: list[Audio] = []
     async for sentence in ctx["sentences"]:
-        audio = valid_sound(await service.synthesize(sentence))
+        if isinstance(sentence, Mark):
+            await sound.put(sentence)
+            continue
+        async with _heard_before_it_fails(ctx, sound):
+            audio = valid_sound(await service.synthesize(sentence))
         made.append(audio)
         await sound.put((sentence, audio))
     return StageOutput.ok(speech=joined(made))
+
+
+@asynccontextmanager
+async def _heard_before_it_fails(ctx: StageContext, writer: StreamWriter) -> AsyncIterator[None]:
+    """Hold a failure back until all that was put before it is heard: it stops what sounds.
+
+    If nothing was put, it goes on at once, and the stage may be tried again.
+    """
+    try:
+        yield
+    except Exception:
+        if not ctx.repeatable:
+            mark = Mark()
+            await writer.put(mark)
+            await mark.wait()
+        raise
 
 
 def joined(pieces: Sequence[Audio]) -> Audio:
@@ -181,7 +210,11 @@ async def speak(ctx: StageContext) -> StageOutput:
     speaker = ctx.run.providers.get("speaker")
     said = Said()
     try:
-        async for sentence, audio in ctx["sound"]:
+        async for item in ctx["sound"]:
+            if isinstance(item, Mark):
+                item.set()
+                continue
+            sentence, audio = item
             if speaker is not None:
                 said.begin((sentence, audio), ctx.now())
                 await speaker.play(audio)
