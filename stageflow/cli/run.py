@@ -92,8 +92,8 @@ def add_command(commands: Commands) -> None:
         type=_fault,
         default=[],
         metavar="PROVIDER=FAULT",
-        help=f"put a provider (llm, stt, tts, db) in trouble: {', '.join(FaultType)}; may be"
-        " repeated",
+        help=f"put a provider (llm, stt, tts, db, speaker) in trouble: {', '.join(FaultType)};"
+        " may be repeated",
     )
     parser.add_argument(
         "--dlq",
