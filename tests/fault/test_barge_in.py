@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from stageflow.providers.fake import (
     speech_of_text,
 )
 from stageflow.providers.latency import LatencyProfile
+from stageflow.testing.simulation import Scenario, Simulation, simulate
 from tests.utils.virtual_time import CancellingLoop, run_virtual
 
 #: 100 to hear, 20 to read, 80 to the first sentence, 50 for its sound: speech begins at 250 ms.
@@ -202,6 +204,22 @@ def test_it_holds_at_every_pass_of_the_loop() -> None:
     cut_short = [turn for turn in kept_turns if turn.get("interrupted")]
     assert len(cut_short) >= 3
     assert len(kept_turns) - len(cut_short) >= 2, "what was heard is kept, cancelled or not"
+
+
+@given(st.integers(0, 2**32), st.integers(1, 150))
+def test_it_holds_in_whatever_order(seed: int, step: int) -> None:
+    """Whichever of the stages that are ready goes first, and wherever the cancellation falls."""
+
+    async def main(sim: Simulation) -> None:
+        registry = providers()
+        run = streaming_voice().run(context(registry))
+        with contextlib.suppress(asyncio.CancelledError):
+            await sim.interruptible(run)
+        speaker: FakeSpeaker = registry["speaker"]
+        assert speaker.sounding == 0
+        assert_kept_what_was_heard(ANSWER, speaker, await turns(registry))
+
+    simulate(main, scenario=Scenario(seed, cancel_at_step=step))
 
 
 def test_the_next_turn_tells_the_model() -> None:

@@ -12,6 +12,7 @@ from stageflow import (
     Audio,
     Pipeline,
     PipelineContext,
+    PipelineOrchestrator,
     ProviderRegistry,
     RunResult,
     StageContext,
@@ -19,6 +20,8 @@ from stageflow import (
     StageSpec,
 )
 from stageflow.context import RunStatus
+from stageflow.dlq.replay import replay
+from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.errors import InvalidReplyError
 from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
 from stageflow.kernels.conversation import INTERRUPTED, PROFILES, conversation
@@ -354,6 +357,25 @@ def test_what_was_said_is_not_said_again(provider: str, script: str) -> None:
         result = taken(registry, None, RetryInterceptor(RetryPolicy(base_delay_s=0.1)))
     assert result.status is RunStatus.FAILED
     assert list(map(text_of_speech, registry["speaker"].heard)) == ["One two. "]
+
+
+def test_a_replay_asks_no_model_again() -> None:
+    """The letter of a turn whose synthesis failed holds the answer: all of it is spoken then."""
+    registry, store = providers(), InMemoryDeadLetterStore()
+    orchestrator = PipelineOrchestrator(streaming_voice().build(), dead_letters=store)
+
+    async def main() -> RunResult:
+        ctx = context(registry)
+        with inject_fault("tts", FaultType.INTERMITTENT, script="ok,fail"):
+            await orchestrator.run(ctx)
+        assert ctx.dlq_entry is not None
+        return await replay(ctx.dlq_entry, orchestrator, store, providers=registry)
+
+    result = run_virtual(main)
+    assert text_of_speech(result.unwrap()["speech"]) == ANSWER
+    assert (registry["llm"].calls, registry["stt"].calls) == (1, 1)
+    heard = ["One two. ", "One two. ", "Three four."]
+    assert list(map(text_of_speech, registry["speaker"].heard)) == heard
 
 
 def test_sound_that_changes_its_rate_is_refused() -> None:
