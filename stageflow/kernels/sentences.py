@@ -89,7 +89,7 @@ def sentences_of(text: str, max_chars: int = MAX_SENTENCE_CHARS) -> list[str]:
 
 def _is_end(text: str, found: re.Match[str]) -> bool:
     if found["stop"] is None:
-        return bool(text[: found.end()].strip())
+        return True
     before = text[: found.start()]
     words = before.split()
     if not words or before[-1:].isspace():

@@ -354,6 +354,22 @@ def test_cancelled_sound_is_heard_to_the_sample(sample: int, scale: float) -> No
     assert speaker.sounding == 0
 
 
+def test_a_sample_that_has_just_sounded_is_heard() -> None:
+    """Also where the difference of two times falls short of it by a rounding error."""
+    speaker = FakeSpeaker()
+
+    async def main() -> None:
+        await asyncio.sleep(0.7)
+        task = asyncio.create_task(speaker.play(SECOND))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.wait([task])
+
+    assert (0.7 + 0.1 - 0.7) * 8_000 < 800
+    run_virtual(main)
+    assert len(speaker.heard[0].pcm) == 2 * 800
+
+
 @pytest.mark.parametrize("scale", [-1, float("inf"), True, "1"])
 def test_a_scale_of_sound_that_is_none_is_refused(scale: Any) -> None:
     """With the name of the class and the field."""

@@ -16,7 +16,7 @@ TEXTS = {
     "runs of stops": "What?! |Wait... |no.",
     "numbers": "It costs 3.14 or 1,000.50 or .5 in all. |Version 2.0.1 is out. |Pay 5. |Done.",
     "names": "See example.org/a.b or main.py for more. |Ask ada@example.org then.",
-    "titles": "Dr. Smith and Mrs. Jones met Prof. Wu. |They spoke.",
+    "titles": 'Dr. Smith and "Mrs. Jones" met (Prof. Wu). |They spoke.',
     "initials": "J. R. R. Tolkien wrote it. |So did I. |Truly.",
     "letters between stops": "Some, e.g. those in the U.S. army, i.e. these, left. |Fine.",
     "items": "1. Milk\n|2. Bread and butter.\n|- Eggs\n|Done.",
@@ -91,6 +91,9 @@ def test_a_sentence_is_there_as_early_as_can_be(text: str, known_after: str) -> 
 def test_a_sentence_that_never_ends_is_cut_between_words() -> None:
     """At the last white space within the bound; where there is none, at the bound."""
     assert sentences_of("aaa bbb ccc ddd", 9) == ["aaa bbb ", "ccc ddd"]
+    assert sentences_of("aaa bbb", 7) == ["aaa bbb"]
+    assert sentences_of("aaa bbb", 6) == ["aaa ", "bbb"]
+    assert sentences_of("a 字。b", 4) == ["a 字。", "b"]
     assert sentences_of("a" * 25, 10) == ["a" * 10, "a" * 10, "a" * 5]
     assert sentences_of("   " + "a" * 12, 10) == ["   " + "a" * 7, "a" * 5]
 

@@ -412,6 +412,8 @@ def test_the_model_is_told_that_it_was_interrupted() -> None:
         ("Hello my friend. ", 15.9 / 17, "Hello my"),
         ("Hello my friend. ", 1.0, "Hello my friend."),
         ("  Oh dear.", 4 / 10, "  Oh"),
+        # What is left of three tenths of a second after subtracting times.
+        ("abc defghi", 0.29999999999999993, "abc"),
         ("Grüße dir", 6.9 / 11, ""),
         ("Grüße dir", 7 / 11, "Grüße"),
         ("你好。", 0.99, ""),
