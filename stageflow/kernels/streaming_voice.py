@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from stageflow.classification import classify
 from stageflow.context import StageContext
@@ -227,14 +227,18 @@ async def speak(ctx: StageContext) -> StageOutput:
 
 async def _keep_cut(ctx: StageContext, heard: str) -> None:
     """Keep a turn that was cut short, if anything of the answer was heard."""
-    if not ctx["transcript"] or not heard.strip():
-        return
-    keeping = remember(ctx, user=ctx["transcript"], assistant=heard, interrupted=True)
+    if ctx["transcript"] and heard.strip():
+        user = ctx["transcript"]
+        await _in_time(ctx, remember(ctx, user=user, assistant=heard, interrupted=True))
+
+
+async def _in_time(ctx: StageContext, keeping: Awaitable[None]) -> None:
+    """Keep a turn while the stage cleans up, for no longer than `KEEPING_S`."""
     try:
         async with asyncio.timeout(KEEPING_S):
             await keeping
     except Exception as error:
-        # Why the turn was cut short is what the run has to tell; this comes beside it.
+        # Why the stage has to end is what the run has to tell; this comes beside it.
         failure = classify(error)
         ctx.emit("not_kept", error_code=failure.code, error_message=str(failure))
 
@@ -256,23 +260,15 @@ async def persist(ctx: StageContext) -> StageOutput:
     if not ctx["transcript"]:
         return StageOutput.skip("nothing was said")
     answer = "".join([sentence async for sentence in ctx["sentences"]])
-    await _finished(remember(ctx, user=ctx["transcript"], assistant=answer))
-    return StageOutput.ok()
-
-
-async def _finished(keeping: Coroutine[Any, Any, None]) -> None:
-    """Wait for what must not be torn: when cancelled, for `KEEPING_S` more at most."""
-    task = asyncio.ensure_future(keeping)
+    keeping = asyncio.ensure_future(remember(ctx, user=ctx["transcript"], assistant=answer))
     try:
-        await asyncio.wait([task])
+        await asyncio.wait([keeping])
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=KEEPING_S)
+        # It was heard, and is not to be torn or lost.
+        await _in_time(ctx, keeping)
         raise
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=KEEPING_S)
-    task.result()
+    keeping.result()
+    return StageOutput.ok()
 
 
 # ── the turn ────────────────────────────────────────────────────────────────────────────────
