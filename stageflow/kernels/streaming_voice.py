@@ -113,7 +113,9 @@ async def tts(ctx: StageContext) -> StageOutput:
             audio = valid_sound(await service.synthesize(sentence))
         made.append(audio)
         await sound.put((sentence, audio))
-    return StageOutput.ok(speech=joined(made))
+    async with _heard_before_it_fails(ctx, sound):
+        speech = joined(made)
+    return StageOutput.ok(speech=speech)
 
 
 @asynccontextmanager
@@ -127,8 +129,8 @@ async def _heard_before_it_fails(ctx: StageContext, writer: StreamWriter) -> Asy
     except Exception:
         if not ctx.repeatable:
             mark = Mark()
-            await writer.put(mark)
-            await mark.wait()
+            if await writer.put(mark):
+                await mark.wait()
         raise
 
 

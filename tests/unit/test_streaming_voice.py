@@ -379,15 +379,18 @@ def test_a_replay_asks_no_model_again() -> None:
 
 
 def test_sound_that_changes_its_rate_is_refused() -> None:
-    """It could not be one `Audio`; the error names both rates."""
+    """It could not be one `Audio`; the error names both rates, once all of it has been heard."""
 
     class Wavering(FakeTTS):
         async def synthesize(self, text: str) -> Audio:
             audio = await super().synthesize(text)
             return Audio(audio.pcm, 16_000 + 8_000 * (self.calls - 1))
 
-    result = taken(providers(tts=Wavering()))
+    registry = providers(tts=Wavering())
+    result = taken(registry)
     assert isinstance(result.failure, InvalidReplyError)
+    whole = [speech_of_text("One two. ").pcm, speech_of_text("Three four.").pcm]
+    assert [part.pcm for part in registry["speaker"].heard] == whole
     assert "[16000, 24000] Hz" in str(result.failure)
 
 
