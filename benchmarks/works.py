@@ -23,7 +23,15 @@ from benchmarks.interceptors import NullMetrics, NullTracer, observer
 from benchmarks.stages import given
 from benchmarks.subpipelines import parent
 from benchmarks.support import missing
-from benchmarks.turns import NEEDS, chat_inputs, instant_providers, kernel, voice_inputs
+from benchmarks.turns import (
+    NEEDS,
+    STREAMING,
+    TALK,
+    chat_inputs,
+    instant_providers,
+    kernel,
+    voice_inputs,
+)
 from benchmarks.workloads import (
     TIMEOUT_S,
     layered,
@@ -244,7 +252,9 @@ def _stage(pipeline_name: str, stage: str) -> Maker:
 
 def _turn(pipeline_name: str) -> Maker:
     def make() -> Call:
-        inputs = {"voice": voice_inputs, "chat": chat_inputs}[pipeline_name]()
+        given = {"voice": voice_inputs, "chat": chat_inputs}
+        given["streaming_voice"] = lambda: voice_inputs(TALK)
+        inputs = given[pipeline_name]()
         bound = kernel(pipeline_name)
 
         async def call() -> None:
@@ -320,6 +330,14 @@ def _all() -> list[Work]:
         *found,
         Work(
             "turn.voice", "a voice turn whose providers answer at once", _turn("voice"), 5, 1, NEEDS
+        ),
+        Work(
+            "turn.streaming_voice",
+            "a streaming turn of three sentences, whose providers answer at once",
+            _turn("streaming_voice"),
+            5,
+            1,
+            STREAMING,
         ),
         Work("turn.chat", "a chat turn whose providers answer at once", _turn("chat"), 5, 1, NEEDS),
         # The last one: what was made before belongs to modules that it loads anew.

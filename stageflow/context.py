@@ -34,7 +34,7 @@ from stageflow.events import (
     stage_event_type,
 )
 from stageflow.letter import DeadLetter, LetterBox
-from stageflow.providers.ports import LLM, STT, TTS, Database
+from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.stream import CAPACITY, Stream, StreamReader, StreamWriter
 from stageflow.watchdog import Watch, Watchdog
@@ -489,3 +489,8 @@ class StageContext:
     def db(self) -> Database:
         """The database."""
         return self._scope.context.providers.db
+
+    @property
+    def speaker(self) -> Speaker:
+        """What makes sound be heard."""
+        return self._scope.context.providers.speaker

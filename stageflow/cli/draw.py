@@ -22,6 +22,7 @@ from stageflow.timeline import read_events, timeline_svg, timeline_text
 
 _GRAPH_EXAMPLES = """\
   stageflow graph voice
+  stageflow graph streaming_voice
   stageflow graph chat --format text
   stageflow graph shop.turns:order > order.mmd
 """

@@ -35,7 +35,8 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "pipeline",
         metavar="PIPELINE",
-        help="voice, chat, or module:attribute of a Pipeline (or of a function that returns one)",
+        help="voice, streaming_voice, chat, or module:attribute of a Pipeline (or of a function"
+        " that returns one)",
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from stageflow.cli.errors import UsageError
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
 from stageflow.cli.options import (
     Commands,
@@ -30,6 +31,7 @@ from stageflow.context import PipelineContext
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.errors import StageflowError
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.result import RunResult
@@ -40,6 +42,7 @@ from stageflow.timeline import timeline_svg, timeline_text
 
 _EXAMPLES = """\
   stageflow run voice
+  stageflow run voice --whole                 speaks once the whole answer is there
   stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
   stageflow run chat --scale 0 --json
   stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
@@ -60,6 +63,11 @@ def add_command(commands: Commands) -> None:
     add_pipeline(parser)
     parser.add_argument(
         "--text", help=f"what the user says; for voice it is spoken first (default: {DEFAULT_TEXT})"
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="with voice: speak only once the whole answer is there, instead of streaming",
     )
     parser.add_argument("--user", help=f"id of the user (default: {KNOWN_USER})")
     parser.add_argument(
@@ -92,8 +100,8 @@ def add_command(commands: Commands) -> None:
         type=_fault,
         default=[],
         metavar="PROVIDER=FAULT",
-        help=f"put a provider (llm, stt, tts, db) in trouble: {', '.join(FaultType)}; may be"
-        " repeated",
+        help=f"put a provider (llm, stt, tts, db, speaker) in trouble: {', '.join(FaultType)};"
+        " may be repeated",
     )
     parser.add_argument(
         "--dlq",
@@ -111,7 +119,7 @@ def add_command(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    pipeline = load_pipeline(arguments.pipeline)
+    pipeline = _load(arguments.pipeline, arguments.whole)
     context = PipelineContext(
         run_inputs(pipeline, arguments.text, arguments.user, arguments.input),
         providers=default_providers(seed=arguments.seed or 0, scale=arguments.scale),
@@ -140,6 +148,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if result.dead_letter_error is not None:
         complain(f"error: NOT kept as a dead letter: {result.dead_letter_error}")
     return 0 if result.failure is None else 1
+
+
+def _load(name: str, whole: bool) -> Pipeline:
+    """The pipeline to run: for ``voice`` the kernel that streams, unless it is to be whole."""
+    if whole and name != "voice":
+        raise UsageError(f"--whole is for voice; {name} is run as it is, so leave it out")
+    return load_pipeline("streaming_voice" if name == "voice" and not whole else name)
 
 
 async def _run_kept(
@@ -177,6 +192,9 @@ def report(result: RunResult, color: bool) -> None:
             say(f"{key}: {shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + '…'}")
         say("")
     say(timeline_text(result.events, terminal_width(), color=color).rstrip("\n"))
+    first_ms = first_audio_ms(result.events)
+    if first_ms is not None:
+        say(f"first sound after {first_ms:.0f} ms")
     if result.failure is not None:
         complain(f"error: {result.error}")
         complain(f"the user is told: {result.user_message}")
@@ -189,6 +207,7 @@ def as_json(result: RunResult) -> dict[str, Any]:
         "pipeline_run_id": result.pipeline_run_id,
         "status": str(result.status),
         "duration_ms": result.duration_ms,
+        "first_audio_ms": first_audio_ms(result.events),
         "outputs": plain(result.outputs),
         "error": result.error,
         "user_message": result.user_message,

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 from stageflow.errors import InvalidProviderError, UnknownProviderError
-from stageflow.providers.ports import LLM, STT, TTS, Database
+from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
 
 #: The names that carry a port, and the methods that the port asks for.
 PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -17,6 +17,7 @@ PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "stt": ("STT", ("transcribe",)),
     "tts": ("TTS", ("synthesize",)),
     "db": ("Database", ("get", "put")),
+    "speaker": ("Speaker", ("play",)),
 }
 
 
@@ -46,8 +47,8 @@ def adapted(name: str, adapter: Adapter) -> Iterator[None]:
 class ProviderRegistry(Mapping[str, Any]):
     """Providers by name.
 
-    The names ``llm``, ``stt``, ``tts`` and ``db`` stand for the ports of those names and are
-    checked; any other name holds whatever is registered under it.
+    The names ``llm``, ``stt``, ``tts``, ``db`` and ``speaker`` stand for ports and are checked; any
+    other name holds whatever is registered under it.
     """
 
     def __init__(self, **providers: Any) -> None:
@@ -110,3 +111,8 @@ class ProviderRegistry(Mapping[str, Any]):
     def db(self) -> Database:
         """The database."""
         return cast("Database", self["db"])
+
+    @property
+    def speaker(self) -> Speaker:
+        """What makes sound be heard."""
+        return cast("Speaker", self["speaker"])

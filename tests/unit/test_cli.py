@@ -18,6 +18,7 @@ import pytest
 import stageflow
 from stageflow import Audio, Event
 from stageflow.cli import app, main, options
+from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.kernels.voice import voice
 from stageflow.telemetry.encoding import plain
 from tests.utils.factories import make_pipeline, make_spec
@@ -87,15 +88,33 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 # ── run ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kernel", ["voice", "chat"])
-def test_run_prints_answer_and_timeline(kernel: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A turn prints its answer and the timeline of its stages."""
-    code, out, err = run(capsys, "run", kernel, "--scale", "0", "--text", "Any news?")
+@pytest.mark.parametrize(
+    ("argv", "pipeline", "speaks"),
+    [
+        (["voice"], "streaming_voice", True),
+        (["streaming_voice"], "streaming_voice", True),
+        (["voice", "--whole"], "voice", True),
+        (["chat"], "chat", False),
+    ],
+)
+def test_run_prints_answer_and_timeline(
+    argv: list[str], pipeline: str, speaks: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A turn prints its answer, the timeline of its stages, and when there was sound."""
+    code, out, err = run(capsys, "run", *argv, "--scale", "0", "--text", "Any news?")
     assert (code, err) == (0, "")
     answer, empty, heading, *chart = out.splitlines()
     assert (answer, empty) == ("You said: Any news?", "")
-    assert heading.startswith(f"{kernel}: completed in ")
+    assert heading.startswith(f"{pipeline}: completed in ")
     assert [row.split()[:2] for row in chart if "│" in row][-1] == ["✓", "persist"]
+    assert (re.fullmatch(r"first sound after \d+ ms", chart[-1]) is not None) is speaks
+
+
+def test_only_voice_can_be_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Elsewhere the option would change nothing, so it is refused."""
+    code, out, err = run(capsys, "run", "chat", "--whole")
+    assert (code, out) == (2, "")
+    assert "--whole is for voice; chat is run as it is" in err
 
 
 def test_run_has_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +129,9 @@ def test_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "run", "voice", "--scale", "0", "--json", "--user", "bob")
     assert (code, err) == (0, "")
     result = json.loads(out)
-    assert (result["pipeline"], result["status"]) == ("voice", "completed")
+    assert (result["pipeline"], result["status"]) == ("streaming_voice", "completed")
+    (first,) = [e for e in result["events"] if e["type"] == "stage.tts.stream_first_item"]
+    assert result["first_audio_ms"] == first["offset_ms"]
     assert (result["error"], result["user_message"]) == (None, None)
     answer = f"You said: {HELLO}"
     assert result["outputs"]["answer"] == answer
@@ -319,6 +340,7 @@ def test_bad_arguments(
 def test_graph_as_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
     """By default a graph is drawn as the pipeline draws itself."""
     assert run(capsys, "graph", "voice") == (0, voice().draw(), "")
+    assert run(capsys, "graph", "streaming_voice") == (0, streaming_voice().draw(), "")
 
 
 def test_graph_as_text(capsys: pytest.CaptureFixture[str]) -> None:
