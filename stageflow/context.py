@@ -43,7 +43,7 @@ _NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
 
 #: By which the engine records the life of a stage and of its streams.
-_ENGINES_WORDS = (STARTED, *sorted(TERMINAL), *STREAMING)
+_ENGINES_WORDS = frozenset({STARTED, *TERMINAL, *STREAMING})
 
 #: What is said of a stage by the last event that it had.
 _ENDED = {FAILED: "failed", SKIPPED: "was skipped", CANCELLED: "was cancelled"}
@@ -453,7 +453,7 @@ class StageContext:
         if not what.replace("_", "a").isalnum() or what in _ENGINES_WORDS:
             raise InvalidContextError(
                 f"stage {self.name!r} emitted {what!r}: give a word of letters, digits and '_'"
-                f" other than {', '.join(_ENGINES_WORDS)}"
+                f" other than {STARTED}, {', '.join((*sorted(TERMINAL), *STREAMING))}"
             )
         kind = stage_event_type(self.name, what)
         self._scope.log.append((kind, self.now(), self.name, data))
