@@ -43,7 +43,7 @@ from stageflow.errors import (
 from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
 from stageflow.letter import Unstorable
 from stageflow.stage import StageFunction, StageSpec
-from stageflow.stream import StreamRoute
+from stageflow.stream import StreamRoute, StreamWriter
 from stageflow.testing.invariants import check_run
 from tests.utils.virtual_time import run_virtual
 
@@ -447,6 +447,35 @@ def test_opening_is_checked() -> None:
     assert run(say(wrong)).status is RunStatus.COMPLETED
     assert run(StageSpec("plain", plain)).status is RunStatus.COMPLETED
     assert seen == [UndeclaredStreamError, *[InvalidConfigError] * 3]
+
+
+def test_a_reader_that_is_cancelled_while_it_waits_misses_nothing() -> None:
+    """A limit of time around one `anext` costs no item, and leaves nobody waiting behind."""
+    heard: list[str | None] = []
+
+    async def impatient(ctx: StageContext) -> StageOutput:
+        reader = ctx["words"]
+        while len(heard) < 6:
+            try:
+                heard.append(await asyncio.wait_for(anext(reader), 0.75))
+            except TimeoutError:
+                heard.append(None)
+                assert not reader._stream._unread
+        return StageOutput.ok(heard=heard)
+
+    run(say(), hear(impatient))
+    assert heard == ["one", None, "two", None, "three", None]
+
+
+def test_streams_readers_and_writers_say_what_they_are() -> None:
+    """What a debugger shows names the key, and how far each has come."""
+    stream = Stream.of(WORDS, key="words", producer="say")
+    reader, writer = aiter(stream), StreamWriter(stream)
+    assert repr(stream) == "Stream('words' by 'say', 3 items, completed)"
+    assert repr(Stream("tones", StreamRoute("say"))) == "Stream('tones' by 'say', 0 items, open)"
+    assert repr(reader) == "StreamReader('words', 0 read)"
+    assert repr(writer) == "StreamWriter('words', 3 put)"
+    assert not writer.wanted
 
 
 # ── what is kept ────────────────────────────────────────────────────────────────────────────
