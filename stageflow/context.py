@@ -373,6 +373,11 @@ class StageContext:
         return self._scope.streams.open(self.name, self.started_at, key, capacity)
 
     @property
+    def unopened(self) -> list[str]:
+        """The streams that the stage declares and has not opened yet."""
+        return self._scope.streams.unopened(self.name) if hasattr(self._scope, "streams") else []
+
+    @property
     def repeatable(self) -> bool:
         """Whether the stage may be run again: it has put nothing, and can read all once more."""
         if hasattr(self._scope, "streams") and self._scope.streams.has_put(self.name):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stageflow import (
+    Interceptor,
     Pipeline,
     PipelineContext,
     PipelineDefinitionError,
@@ -249,6 +250,19 @@ def test_who_completes_without_having_opened_fails_and_writes_nothing() -> None:
     assert result.failure.unopened == ("words",)
     assert "ctx.open('words')" in str(result.failure)
     assert result.outputs == {}
+
+
+def test_interceptors_are_told_of_a_stream_that_was_not_opened() -> None:
+    """As of an output that is missing: to them, too, the stage has failed."""
+    told: list[str] = []
+
+    class Told(Interceptor):
+        def failed(self, ctx: StageContext, error: BaseException, /) -> None:
+            told.append(type(error).__name__)
+
+    result = run(say(_nothing), interceptors=[Told()])
+    assert told == ["OutputMismatchError"]
+    assert result.stages["say"].status is StageStatus.FAILED
 
 
 def test_the_critical_path_runs_beside_a_producer() -> None:
