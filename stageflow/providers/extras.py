@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from stageflow.errors import ErrorCategory, ProviderError
@@ -47,3 +49,15 @@ def required(library: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
         raise MissingExtraError(library, extra, purpose) from error
+
+
+def found(library: str, extra: str, purpose: str) -> ModuleSpec:
+    """Where a library is, without importing it: another process will, or only its files matter.
+
+    Raises:
+        MissingExtraError: It is not installed; see `required`.
+    """
+    spec = importlib.util.find_spec(library)
+    if spec is None:
+        raise MissingExtraError(library, extra, purpose)
+    return spec

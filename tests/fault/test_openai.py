@@ -66,6 +66,12 @@ async def failure(call: Awaitable[Any]) -> StageflowError:
     return raised.value
 
 
+async def in_time(event: asyncio.Event) -> None:
+    """Wait for what has to happen, so long that it is not the machine that is slow."""
+    async with asyncio.timeout(30):
+        await event.wait()
+
+
 def pieces(*choices: str) -> Reply:
     """A stream of these choices, as they are."""
     return Reply(headers=EVENTS, body="".join(f'data: {{"choices": {c}}}\n\n' for c in choices))
@@ -272,9 +278,9 @@ async def test_a_stream_that_tells_of_an_error(
 async def test_a_service_that_falls_silent(call: Call, server: OpenAIServer) -> None:
     """The limit holds, also between the pieces of a stream, and the connection is closed."""
     server.script.append(Reply(stall_after_pieces=1))
-    async with connected(server.url, timeout_s=0.05) as service:
+    async with connected(server.url, timeout_s=0.05) as service, asyncio.timeout(20):
         assert (await failure(call(service))).code == "operation_timeout"
-        await server.left.wait()
+        await in_time(server.left)
 
 
 @pytest.mark.parametrize("call", [complete, stream])
@@ -284,11 +290,11 @@ async def test_a_cancelled_call_closes_its_connection(
     """So that the service stops working on it; the next call is answered."""
     server.script.append(Reply(stall_after_pieces=1))
     task = asyncio.create_task(call(service))
-    await server.stalled.wait()
+    await in_time(server.stalled)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await server.left.wait()
+    await in_time(server.left)
     assert await call(service) == "Is it raining today?"
 
 
@@ -300,7 +306,7 @@ async def test_a_stream_that_is_left_closes_its_connection(
     answer = service.llm("echo").stream(ASKED)
     assert await anext(answer) == "Is "
     await answer.aclose()  # type: ignore[attr-defined]
-    await server.left.wait()
+    await in_time(server.left)
 
 
 # ── setting up ──────────────────────────────────────────────────────────────────────────────
