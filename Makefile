@@ -15,11 +15,12 @@ HEAD ?= HEAD
 BENCH ?=
 SELFTEST_ARGS ?=
 LOAD_ARGS ?=
+FIGURES_ARGS ?=
 GATE_ARGS ?=
 STORE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load site serve screenshots results-fetch results-store programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load voice-figures site serve screenshots results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +92,9 @@ compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, 
 
 load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
 	@$(BIN)/python -m benchmarks.load $(LOAD_ARGS)
+
+voice-figures: $(READY) ## Print how well and fast this machine's providers hear, answer, speak. FIGURES_ARGS="--json f.json"
+	@$(BIN)/python -m tests.voice_figures $(FIGURES_ARGS)
 
 site: $(READY) ## Publish what has been measured, without measuring.
 	@$(BIN)/python -m stageflow pulse build

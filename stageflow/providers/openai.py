@@ -15,6 +15,7 @@ cancelled, and a stream that is left, closes its connection, so that the service
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -51,6 +52,7 @@ PCM_RATE_HZ = 24_000
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _SHOWN_CHARS = 300
+_TURNS_TO_SETTLE = 16
 
 
 class OpenAIService:
@@ -108,6 +110,10 @@ class OpenAIService:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+        # The client drops the generators of a stream, one inside of the other, for the loop to
+        # close: each in a task of its own, two turns after the one around it.
+        for _ in range(_TURNS_TO_SETTLE):
+            await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
         return self

@@ -148,6 +148,19 @@ async def test_a_voice_speaks() -> None:
     assert short.sample_rate_hz == 22_050
 
 
+def test_the_same_texts_sound_the_same_in_every_process() -> None:
+    """In the same order, down to the sample: what was measured of them can be measured again."""
+    code = (
+        "import hashlib\n"
+        "from tests.voice_figures import QUESTIONS, VOICES, spoken\n"
+        "sounds = [spoken(q, voice).pcm for voice in VOICES for q in QUESTIONS]\n"
+        "print(hashlib.sha256(b''.join(sounds)).hexdigest())\n"
+    )
+    run = [sys.executable, "-c", code]
+    sounds = {subprocess.run(run, capture_output=True, check=True).stdout for _ in range(3)}
+    assert len(sounds) == 1
+
+
 @pytest.mark.parametrize("text", ["", "…", "\0", "\ud800"])
 async def test_what_has_no_sound_is_a_short_silence(text: str) -> None:
     """An answer is still an answer."""

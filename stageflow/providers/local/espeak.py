@@ -17,6 +17,7 @@ _CHARS_UTF8 = 1
 _POS_CHARACTER = 1
 _RATE, _PITCH = 1, 3
 _CHUNK_MS = 60
+_SEED = ctypes.c_long(1)
 _GO_ON, _ABORT = 0, 1
 
 _Callback = ctypes.CFUNCTYPE(
@@ -60,6 +61,8 @@ def speak(
             raise InvalidConfigError(
                 "EspeakTTS", "voice", voice, "name one that eSpeak NG has, such as 'en-us' or 'de'"
             )
+        # Its voices hold noise; drawn from a seed, the same texts in the same order sound the same.
+        library.espeak_ng_SetRandSeed(_SEED)
         library.espeak_SetParameter(_RATE, words_per_minute, 0)
         library.espeak_SetParameter(_PITCH, pitch, 0)
         library.espeak_SetSynthCallback(callback)
