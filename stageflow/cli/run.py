@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import shlex
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -26,11 +27,19 @@ from stageflow.cli.options import (
     wants_color,
     write_text,
 )
+from stageflow.cli.providers import (
+    add_providers,
+    check_providers,
+    heard_inputs,
+    keep_speech,
+    opened_providers,
+    read_text,
+)
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.errors import StageflowError
-from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.kernels.defaults import KNOWN_USER
 from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
@@ -48,6 +57,9 @@ _EXAMPLES = """\
   stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
   stageflow run voice --inject llm=error --dlq letters.db     one that fails, and is kept
   stageflow run voice --inject stt=error --telemetry runs.db
+  stageflow run voice --provider local --in question.wav --out answer.wav
+  echo "What do bees make?" | stageflow run chat --provider local --text -
+  stageflow run chat --provider openai --base-url http://127.0.0.1:8080/v1 --model mine
   stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
 """
 
@@ -58,11 +70,16 @@ _SHOWN_CHARS = 200
 def add_command(commands: Commands) -> None:
     """Add the command ``run``."""
     parser = described(
-        commands, "run", "run a pipeline once with fake providers and draw its timeline", _EXAMPLES
+        commands,
+        "run",
+        "run a pipeline once, with fake or real providers, and draw its timeline",
+        _EXAMPLES,
     )
     add_pipeline(parser)
     parser.add_argument(
-        "--text", help=f"what the user says; for voice it is spoken first (default: {DEFAULT_TEXT})"
+        "--text",
+        help=f"what the user says; for voice it is spoken first; -: the standard input (default:"
+        f" {DEFAULT_TEXT})",
     )
     parser.add_argument(
         "--whole",
@@ -108,6 +125,7 @@ def add_command(commands: Commands) -> None:
         metavar="FILE",
         help="keep the run as a dead letter in this file if it fails for good; see stageflow dlq",
     )
+    add_providers(parser)
     add_telemetry(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the result and its events as JSON instead"
@@ -120,18 +138,11 @@ def add_command(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     pipeline = _load(arguments.pipeline, arguments.whole)
-    context = PipelineContext(
-        run_inputs(pipeline, arguments.text, arguments.user, arguments.input),
-        providers=default_providers(seed=arguments.seed or 0, scale=arguments.scale),
-        deadline_s=arguments.deadline_s,
-        seed=arguments.seed,
-    )
-    with ExitStack() as faults:
-        for injector in arguments.inject:
-            # A fault on a provider that nobody calls would show a healthy turn.
-            context.providers[injector.provider]
-            faults.enter_context(injector)
-        result = asyncio.run(_run_kept(pipeline, context, arguments))
+    check_providers(arguments, pipeline)
+    read_text(arguments)
+    inputs = run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
+    context, result = asyncio.run(_run_provided(pipeline, inputs, arguments))
+    keep_speech(arguments, result.outputs.get("speech"))
     if arguments.json:
         say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
     else:
@@ -155,6 +166,24 @@ def _load(name: str, whole: bool) -> Pipeline:
     if whole and name != "voice":
         raise UsageError(f"--whole is for voice; {name} is run as it is, so leave it out")
     return load_pipeline("streaming_voice" if name == "voice" and not whole else name)
+
+
+async def _run_provided(
+    pipeline: Pipeline, inputs: Mapping[str, Any], arguments: argparse.Namespace
+) -> tuple[PipelineContext, RunResult]:
+    async with opened_providers(arguments) as providers:
+        context = PipelineContext(
+            await heard_inputs(arguments, inputs, providers),
+            providers=providers,
+            deadline_s=arguments.deadline_s,
+            seed=arguments.seed,
+        )
+        with ExitStack() as faults:
+            for injector in arguments.inject:
+                # A fault on a provider that nobody calls would show a healthy turn.
+                context.providers[injector.provider]
+                faults.enter_context(injector)
+            return context, await _run_kept(pipeline, context, arguments)
 
 
 async def _run_kept(
