@@ -66,6 +66,7 @@ lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@cd stageflow/cli/template && $(abspath $(BIN))/mypy --explicit-package-bases
 	@$(BIN)/lint-imports
 
 format: $(READY) ## Bring the code into its standard form.

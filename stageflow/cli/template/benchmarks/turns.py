@@ -1,0 +1,37 @@
+"""A turn with providers whose latencies are known."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from newproject.turn import turn
+
+from stageflow import PipelineContext, ProviderRegistry, RunResult
+from stageflow.providers.fake import FakeDatabase, FakeLLM
+from stageflow.providers.latency import LatencyProfile
+from stageflow.testing.simulation import SimulationLoop, run_in
+
+INPUTS = {"text": "When do you open?", "user_id": "u1"}
+
+
+def context(*, llm_ms: float = 0.0, db_ms: float = 0.0) -> PipelineContext:
+    """Inputs and fakes for one turn; at 0 ms the providers answer without waiting."""
+    return PipelineContext(
+        INPUTS,
+        providers=ProviderRegistry(
+            llm=FakeLLM("At nine.", latency=LatencyProfile.fixed(llm_ms)),
+            db=FakeDatabase(
+                {"profiles": {"u1": {"name": "Ada"}}}, read=LatencyProfile.fixed(db_ms)
+            ),
+        ),
+        seed=0,
+    )
+
+
+def in_virtual_time(ctx: PipelineContext) -> RunResult:
+    """The turn on a loop whose clock jumps to the next timer: exact, and over at once."""
+    main: Coroutine[Any, Any, RunResult] = turn.run(ctx)
+    result = run_in(SimulationLoop(), main)
+    result.unwrap()
+    return result
