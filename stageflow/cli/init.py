@@ -78,8 +78,8 @@ def package_name(name: str) -> str:
     Raises:
         UsageError: It cannot; says why.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        why = "write small letters, digits and _, a letter first, and no word of Python's own"
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or keyword.iskeyword(name):
+        why = "write up to 40 small letters, digits and _, a letter first, no word of Python's own"
     elif name in _TAKEN or name in sys.stdlib_module_names:
         why = "an import of it would find something else"
     else:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from newproject.turn import turn
-
 from stageflow import PipelineContext, ProviderRegistry, RunResult
 from stageflow.providers.fake import FakeDatabase, FakeLLM
 from stageflow.providers.latency import LatencyProfile
 from stageflow.testing.simulation import SimulationLoop, run_in
+
+from newproject.turn import turn
 
 INPUTS = {"text": "When do you open?", "user_id": "u1"}
 

@@ -1,6 +1,8 @@
 """One turn: who is asking is looked up while the model drafts an answer, then both come together.
 
-Try it: ``stageflow run newproject.turn:turn --text "When do you open?"``.
+Try it::
+
+    stageflow run newproject.turn:turn --text "When do you open?"
 """
 
 from __future__ import annotations

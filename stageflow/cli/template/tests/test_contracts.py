@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from stageflow.testing.contracts import StageCase, StageContractTest
+
 from newproject.turn import turn
 
-from stageflow.testing.contracts import StageCase, StageContractTest
 from tests.cases import inputs, providers
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from newproject.turn import APOLOGY, turn
-
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.simulation import Simulation
+
+from newproject.turn import APOLOGY, turn
+
 from tests.cases import inputs, providers
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from newproject.turn import turn
-
 from stageflow import RunResult
 from stageflow.testing.invariants import check_run
 from stageflow.testing.simulation import Scenario, Simulation, simulate
 from stageflow.testing.strategies import scenarios
+
+from newproject.turn import turn
+
 from tests.cases import providers
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from newproject.turn import turn
-
 from stageflow import RunResult
 from stageflow.testing.simulation import Simulation, simulate
+
+from newproject.turn import turn
+
 from tests.cases import DB_MS, LLM_MS, inputs, providers
 
 
