@@ -66,7 +66,7 @@ lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@cd stageflow/cli/template && $(abspath $(BIN))/mypy --explicit-package-bases
+	@cd stageflow/cli/template && $(abspath $(BIN))/mypy --explicit-package-bases --cache-dir $(abspath .mypy_cache)/template
 	@$(BIN)/lint-imports
 
 format: $(READY) ## Bring the code into its standard form.

@@ -90,6 +90,7 @@ from stageflow.errors.stage import (
     StageTimeoutError,
     StorageFailedError,
     StrayCancellationError,
+    UnawaitedOutputError,
     UndeclaredInputError,
 )
 
@@ -151,6 +152,7 @@ __all__ = [
     "StageflowError",
     "StorageFailedError",
     "StrayCancellationError",
+    "UnawaitedOutputError",
     "UndeclaredInputError",
     "UnintelligibleAudioError",
     "UnknownDeadLetterError",

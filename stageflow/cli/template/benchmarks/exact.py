@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from newproject.turn import turn
+
 from benchmarks.turns import context, in_virtual_time
 
 
@@ -12,12 +14,12 @@ class Turn:
 
     def track_ms(self) -> float:
         """How long the customer waits: a lost overlap of the two calls adds 64 ms."""
-        return in_virtual_time(context(llm_ms=512.0, db_ms=64.0)).duration_ms
+        return in_virtual_time(turn, context(llm_ms=512.0, db_ms=64.0)).duration_ms
 
     track_ms.unit = "ms"  # type: ignore[attr-defined]
 
     def track_events(self) -> int:
         """Events that a turn leaves: two of the run, and two of each stage."""
-        return len(in_virtual_time(context(llm_ms=512.0, db_ms=64.0)).events)
+        return len(in_virtual_time(turn, context(llm_ms=512.0, db_ms=64.0)).events)
 
     track_events.unit = "events"  # type: ignore[attr-defined]
