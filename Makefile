@@ -24,7 +24,7 @@ LOADS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test: $(READY) programs ## Run all tests, in random order, on all cores; hold th
 	@$(BIN)/python -m pytest -n auto --dist worksteal --random-order \
 	  --cov --cov-report=json:.coverage.json --cov-report= $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(BIN)/python -m tests.coverage_floors .coverage.json)
+
+docs: $(READY) ## Build the documentation beside the published benchmarks, and check it.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
+	@echo "The documentation is in .asv/html/docs/index.html"
 
 coverage: $(READY) ## Print the coverage of the last `make test`, beside what is asked.
 	@$(BIN)/python -m tests.coverage_floors .coverage.json
