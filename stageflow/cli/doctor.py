@@ -36,7 +36,7 @@ WITHOUT = {
     "testing": "no contracts, strategies and simulation in pytest; pipelines run",
 }
 #: Programs by the names they go by, their package in Debian, and what works without them.
-PROGRAMS = {
+PROGRAMS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "git": (("git",), "git", "nothing is measured by commit; runs and tests work"),
     "make": (("make",), "make", "no short commands; what a Makefile calls works by itself"),
     "valgrind": (
