@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from stageflow import __version__
 from tests.utils.pythons import interpreters
 
 T = TypeVar("T")
@@ -88,6 +89,18 @@ def build(into: Path, commit: str = "HEAD") -> Built:
         run([sys.executable, "-m", "build", "--outdir", into, Path(scratch) / "tree"])
     (wheel,), (sdist,) = into.glob("*.whl"), into.glob("*.tar.gz")
     return Built(wheel, sdist)
+
+
+def check_tag(tag: str, changelog: str) -> None:
+    """See that a tag is the package's version, and that the changelog tells of it.
+
+    Raises:
+        PackagingError: It is not, or it does not.
+    """
+    if tag != f"v{__version__}":
+        raise PackagingError(f"the tag is {tag}, the version {__version__}: tag v{__version__}")
+    if not re.search(rf"^## {re.escape(__version__)}\b", changelog, re.MULTILINE):
+        raise PackagingError(f"CHANGELOG.md has no section {__version__}: rename Unreleased")
 
 
 def check_content(built: Built) -> None:
@@ -189,11 +202,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, default=ROOT / "dist", help="where it is put")
     parser.add_argument("--quick", action="store_true", help="one Python, no extras, no types")
     parser.add_argument("--types", type=float, default=0.87, help="least share of certain types")
+    parser.add_argument("--tag", help="a release: its tag has to be the version")
     options = parser.parse_args(argv)
     options.into.mkdir(parents=True, exist_ok=True)
     for old in (*options.into.glob("*.whl"), *options.into.glob("*.tar.gz")):
         old.unlink()
     try:
+        if options.tag is not None:
+            check_tag(options.tag, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
         built = _step("build from the commit", lambda: build(options.into.resolve()))
         _step("what is in it", lambda: check_content(built))
         _step("twine check --strict", lambda: check_metadata(built))
