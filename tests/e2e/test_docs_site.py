@@ -126,6 +126,6 @@ def test_a_browser_asks_nobody_else(site: Path, browser: Browser) -> None:
     with serving(make_server(site, 0)) as home, visiting(browser, home) as visit:
         for page in pages:
             visit.page.goto(f"{home}{page}", wait_until="networkidle")
-        visit.page.goto(f"{home}index.html")
+        visit.page.goto(f"{home}index.html", wait_until="networkidle")
         visit.page.locator(".md-search__input").fill("breaker")
         visit.page.locator(".md-search-result__item").first.wait_for()
