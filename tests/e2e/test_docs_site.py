@@ -127,5 +127,5 @@ def test_a_browser_asks_nobody_else(site: Path, browser: Browser) -> None:
         for page in pages:
             visit.page.goto(f"{home}{page}", wait_until="networkidle")
         visit.page.goto(f"{home}index.html", wait_until="networkidle")
-        visit.page.locator(".md-search__input").fill("breaker")
+        visit.page.locator(".md-search__input").press_sequentially("breaker")
         visit.page.locator(".md-search-result__item").first.wait_for()
