@@ -10,6 +10,7 @@ PYTEST_ARGS ?=
 SCHEDULES ?= 16000
 MUTANTS_ARGS ?=
 REPEATS ?= 20
+PACKAGE_ARGS ?=
 BASE ?= main
 HEAD ?= HEAD
 BENCH ?=
@@ -24,8 +25,11 @@ DRILL := .asv/drill.db
 LOADS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
+# In one place, and not in the template of `stageflow init`, which is part of the package.
+export RUFF_CACHE_DIR := $(abspath .ruff_cache)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load voice-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load voice-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +57,13 @@ test: $(READY) programs ## Run all tests, in random order, on all cores; hold th
 	  --cov --cov-report=json:.coverage.json --cov-report= $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(BIN)/python -m tests.coverage_floors .coverage.json)
 
+docs: $(READY) ## Build the documentation beside the published benchmarks, and check it.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
+	@echo "The documentation is in .asv/html/docs/index.html"
+
+package: $(READY) ## Build wheel and sdist of HEAD into dist/, and check them as users will meet them.
+	@$(BIN)/python -m tests.packaging --into dist $(PACKAGE_ARGS)
+
 coverage: $(READY) ## Print the coverage of the last `make test`, beside what is asked.
 	@$(BIN)/python -m tests.coverage_floors .coverage.json
 
@@ -69,6 +80,7 @@ lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@cd stageflow/cli/template && $(abspath $(BIN))/mypy --explicit-package-bases --cache-dir $(abspath .mypy_cache)/template
 	@$(BIN)/lint-imports
 
 format: $(READY) ## Bring the code into its standard form.

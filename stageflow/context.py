@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stageflow.bag import ContextBag
 from stageflow.board import StreamBoard
@@ -329,6 +329,24 @@ class StageContext:
         if key not in self._readers:
             self._readers[key] = stream.reader(self.name)
         return self._readers[key]
+
+    def __setitem__(self, key: str, value: object) -> None:
+        """Refused: what a stage writes is what it returns.
+
+        Raises:
+            TypeError: Always; names what to write instead.
+        """
+        raise TypeError(f"a stage writes by returning: return StageOutput.ok({key}=…)")
+
+    if not TYPE_CHECKING:  # a checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"a stage's context has no {name!r}: ctx[{name!r}] reads an input,"
+                f" ctx.provider({name!r}) calls a provider",
+                name=name,
+                obj=self,
+            )
 
     def _why_absent(self, key: str) -> str:
         producer = self._scope.producers.get(key)

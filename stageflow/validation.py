@@ -6,6 +6,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from types import FunctionType
 
 from stageflow.durations import is_duration
 from stageflow.errors import (
@@ -29,6 +30,7 @@ from stageflow.stage import StageSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _CO_COROUTINE = inspect.CO_COROUTINE
+_CO_VARARGS = inspect.CO_VARARGS
 #: How many problems come with a suggestion.
 _HINTS = 20
 #: How many producers are looked up in one pass over the graph; bounds the memory of a pass to
@@ -93,8 +95,12 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
     name = spec.name
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield InvalidNameError(pipeline, name)
-    if isinstance(spec.runner, type) or not _is_async(spec.execute):
+    function = spec.execute
+    if isinstance(spec.runner, type) or not _is_async(function):
         yield InvalidRunnerError(pipeline, name, spec.runner)
+    elif not _takes_one(function):
+        problem = "is called with the StageContext alone; write 'async def …(ctx)'"
+        yield InvalidRunnerError(pipeline, name, spec.runner, problem)
     timeout_s = spec.timeout_s
     if timeout_s is not None and not is_duration(timeout_s):
         yield InvalidTimeoutError(pipeline, name, timeout_s)
@@ -121,6 +127,19 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
     )
+
+
+def _takes_one(function: object) -> bool:
+    """Whether a function can be called with one argument, as far as its code tells."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return True
+    if code.co_argcount == 1 and not code.co_kwonlyargcount and type(function) is FunctionType:
+        return True  # nearly all are like this, and what follows costs a tenth of a build
+    taken = code.co_argcount - hasattr(function, "__self__")
+    defaults = len(getattr(function, "__defaults__", None) or ())
+    named = code.co_kwonlyargcount - len(getattr(function, "__kwdefaults__", None) or ())
+    return taken - defaults <= 1 <= taken + bool(code.co_flags & _CO_VARARGS) and not named
 
 
 def _is_condition(condition: object) -> bool:

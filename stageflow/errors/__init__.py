@@ -91,6 +91,7 @@ from stageflow.errors.stage import (
     StageTimeoutError,
     StorageFailedError,
     StrayCancellationError,
+    UnawaitedOutputError,
     UndeclaredInputError,
 )
 from stageflow.errors.stream import (
@@ -168,6 +169,7 @@ __all__ = [
     "StreamFailedError",
     "StreamNotKeptError",
     "StreamReopenedError",
+    "UnawaitedOutputError",
     "UndeclaredInputError",
     "UndeclaredStreamError",
     "UnintelligibleAudioError",

@@ -165,13 +165,12 @@ class InvalidRunnerError(DefinitionError):
 
     code = "invalid_runner"
 
-    def __init__(self, pipeline: str, stage: str, runner: object) -> None:
-        super().__init__(
-            pipeline,
-            stage,
-            f"its runner {shown(runner)} is neither an async function nor an object with an async"
-            " execute(ctx); write 'async def'",
+    def __init__(self, pipeline: str, stage: str, runner: object, problem: str = "") -> None:
+        what = problem or (
+            "is neither an async function nor an object with an async execute(ctx);"
+            " write 'async def'"
         )
+        super().__init__(pipeline, stage, f"its runner {shown(runner)} {what}")
         self.runner = runner
 
 

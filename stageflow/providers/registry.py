@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
-from stageflow.errors import InvalidProviderError, UnknownProviderError
+from stageflow.errors import InvalidConfigError, InvalidProviderError, UnknownProviderError
 from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
 
 #: The names that carry a port, and the methods that the port asks for.
@@ -62,7 +62,11 @@ class ProviderRegistry(Mapping[str, Any]):
 
         Raises:
             InvalidProviderError: The name carries a port, and the provider lacks its methods.
+            InvalidConfigError: It is a class, and no provider.
         """
+        if isinstance(provider, type):
+            mend = f"give an instance of it: {provider.__name__}(…)"
+            raise InvalidConfigError("ProviderRegistry", name, provider, mend)
         if name in PORTS:
             port, methods = PORTS[name]
             missing = [f"{m}()" for m in methods if not callable(getattr(provider, m, None))]

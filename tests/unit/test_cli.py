@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -73,6 +74,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -213,27 +215,30 @@ def test_file_that_cannot_be_written(
 
 
 @pytest.mark.parametrize(
-    ("choice", "no_color", "terminal", "coloured"),
+    ("choice", "variables", "terminal", "coloured"),
     [
-        ("auto", None, True, True),
-        ("auto", None, False, False),
-        ("auto", "1", True, False),
-        ("auto", "", True, True),
-        ("always", "1", False, True),
-        ("never", None, True, False),
+        ("auto", {}, True, True),
+        ("auto", {}, False, False),
+        ("auto", {"NO_COLOR": "1"}, True, False),
+        ("auto", {"NO_COLOR": ""}, True, True),
+        ("auto", {"FORCE_COLOR": "1"}, False, True),
+        ("auto", {"FORCE_COLOR": ""}, False, False),
+        ("auto", {"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+        ("always", {"NO_COLOR": "1"}, False, True),
+        ("never", {"FORCE_COLOR": "1"}, True, False),
     ],
 )
 def test_colour(  # noqa: PLR0917 - pytest passes by name
     choice: str,
-    no_color: str | None,
+    variables: dict[str, str],
     terminal: bool,
     coloured: bool,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Colour is for terminals unless NO_COLOR is set to something; an option overrides both."""
-    if no_color is not None:
-        monkeypatch.setenv("NO_COLOR", no_color)
+    """Colour is for terminals and FORCE_COLOR, never with NO_COLOR; an option overrides all."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     _, out, _ = run(capsys, "run", "chat", "--scale", "0", "--color", choice)
     assert ("\x1b[32m" in out) == coloured
@@ -434,21 +439,19 @@ def parsers(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, s
 
 
 def test_help_has_examples_that_parse() -> None:
-    """Every command of ours has examples in its help, and each of them parses."""
-    parser = app.make_parser()
-    shown = {name: text for name, text in parsers(parser, "stageflow") if "pulse " not in name}
-    dlq = (" dlq", " dlq list", " dlq show", " dlq replay", " dlq export")
-    ours = ("", " run", " graph", " timeline", *dlq, " pulse")
-    assert set(shown) == {f"stageflow{command}" for command in ours}
+    """Every command, those of the pulse too, has examples in its help, and each of them parses."""
+    shown = dict(parsers(app.make_parser(), "stageflow"))
+    assert {"stageflow init", "stageflow dlq replay", "stageflow pulse gate"} <= set(shown)
     for name, text in shown.items():
-        examples = re.findall(r"^  (?:.* \| )?stageflow (.+?)(?:   .*| >.*)?$", text, re.MULTILINE)
-        assert examples, f"{name} has no example"
+        listed = text.partition("examples:\n")[2].partition("\n\n")[0]
+        # Up to a remark, or to what the shell does with the output.
+        call = r"^  (?:.* \| )?(?:\w+=\S+ )?stageflow (.+?)(?:\)? {2,}.*| >.*)?$"
+        examples = re.findall(call, listed, re.MULTILINE)
+        assert any(f"stageflow {example}".startswith(name) for example in examples), name
         for example in examples:
-            words = [
-                word.strip("'\"") for word in re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", example)
-            ]
+            words = shlex.split(example)
             if "--help" not in words:
-                assert callable(parser.parse_args(words).run)
+                assert callable(app.make_parser().parse_args(words).run)
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:

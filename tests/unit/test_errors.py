@@ -130,6 +130,10 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         err.OutputMismatchError(["extra"], ["lost"]),
         ("'extra'", "add them to its outputs", "'lost'", "declares"),
     ),
+    (
+        err.UnawaitedOutputError("answer", object()),
+        ("'answer'", "write answer=await"),
+    ),
     (err.OutputMismatchError([], ["lost"]), ("did not return ['lost']",)),
     (
         err.UndeclaredInputError("txet", ["text"]),
