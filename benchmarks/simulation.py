@@ -60,6 +60,7 @@ class StageLatency:
         samples = [ended[name] for ended in _stages_s(kernel)]
         return {"samples": samples, "number": 1}
 
+
 class TimeToFirstAudio:
     """After what time 200 users hear something, in virtual time, of an answer of three sentences.
 

@@ -95,12 +95,9 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
     name = spec.name
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield InvalidNameError(pipeline, name)
-    function = spec.execute
-    if isinstance(spec.runner, type) or not _is_async(function):
-        yield InvalidRunnerError(pipeline, name, spec.runner)
-    elif not _takes_one(function):
-        problem = "is called with the StageContext alone; write 'async def …(ctx)'"
-        yield InvalidRunnerError(pipeline, name, spec.runner, problem)
+    unfit = _runner_problem(pipeline, spec)
+    if unfit is not None:
+        yield unfit
     timeout_s = spec.timeout_s
     if timeout_s is not None and not is_duration(timeout_s):
         yield InvalidTimeoutError(pipeline, name, timeout_s)
@@ -118,6 +115,16 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
         yield from _declaration_problems(pipeline, name, "outputs", spec.outputs)
     if spec.streams != ():
         yield from _declaration_problems(pipeline, name, "streams", spec.streams)
+
+
+def _runner_problem(pipeline: str, spec: StageSpec) -> InvalidRunnerError | None:
+    function = spec.execute
+    if isinstance(spec.runner, type) or not _is_async(function):
+        return InvalidRunnerError(pipeline, spec.name, spec.runner)
+    if not _takes_one(function):
+        problem = "is called with the StageContext alone; write 'async def …(ctx)'"
+        return InvalidRunnerError(pipeline, spec.name, spec.runner, problem)
+    return None
 
 
 def _is_async(function: object) -> bool:
