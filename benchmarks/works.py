@@ -43,6 +43,7 @@ Call: TypeAlias = Callable[[], Awaitable[Any]]
 Maker: TypeAlias = Callable[[], Call]
 
 RUN = ("PipelineOrchestrator", "PipelineContext")
+STREAMS = (*RUN, "Stream")
 INTERCEPTED = "chain of 10"
 
 
@@ -201,6 +202,34 @@ def _failing() -> Call:
     return _runs(_bound("failing", [sf.StageSpec("failing", fail)]))
 
 
+# ── streams ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _handing_over(items: int, capacity: int = 16) -> Call:
+    """A run of two stages, of which one hands so many items to the other."""
+
+    async def putting(ctx: sf.StageContext) -> sf.StageOutput:
+        stream = ctx.open("items", capacity=capacity)
+        for item in range(items):
+            await stream.put(item)
+        return sf.StageOutput.ok()
+
+    async def reading(ctx: sf.StageContext) -> sf.StageOutput:
+        async for _ in ctx["items"]:
+            pass
+        return sf.StageOutput.ok()
+
+    return _runs(
+        _bound(
+            "handing over",
+            [
+                sf.StageSpec("putting", putting, streams=("items",)),
+                sf.StageSpec("reading", reading, dependencies=("putting",), inputs=("items",)),
+            ],
+        )
+    )
+
+
 # ── interceptors ────────────────────────────────────────────────────────────────────────────
 
 
@@ -294,6 +323,22 @@ def _all() -> list[Work]:
         Work("run.concurrent", "ten such runs at once", _shape("dense 4x5", suspending, 10), 1, 10),
         Work("run.child", "ten stages in a child run", lambda: _runs(parent(1)), 10),
         Work("run.failing", "a stage that raises: classified, told", _failing, 20),
+        Work(
+            "stream.item",
+            "an item put and read, with room for 16",
+            lambda: _handing_over(500),
+            calls=1,
+            per_call=500,
+            needs=STREAMS,
+        ),
+        Work(
+            "stream.waiting",
+            "the same with room for one: the producer waits for its reader each time",
+            lambda: _handing_over(500, 1),
+            calls=1,
+            per_call=500,
+            needs=STREAMS,
+        ),
     ]
     found += [
         Work(
@@ -403,6 +448,7 @@ GROWTH = {
         "observers around each of ten stages, beyond none", _observed, (1, 2, 4, 8), beyond=0
     ),
     "run.events": Growth("events that a stage emits", lambda n: _emit(n)(), (50, 100, 200, 400)),
+    "run.items": Growth("items of a stream", _handing_over, (50, 100, 200, 400), STREAMS),
     "bag.writes": Growth(
         "writes into one bag", _growing_bag, (100, 200, 400, 800), ("ContextBag",)
     ),

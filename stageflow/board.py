@@ -100,8 +100,8 @@ class StreamBoard:
 
         route = self._routes[key]
         stream = Stream(key, route, announce=announce)
-        for reader in self._ended.intersection((*route.live, *route.late)):
-            stream.reader(reader).close()
+        for reader in self._ended:
+            stream.leave(reader)
         self._bag.put(key, stream, stage)
         opened = self._opened[stage]
         opened[key] = stream
@@ -157,10 +157,8 @@ class StreamBoard:
     def _leave(self, stage: str) -> None:
         self._ended.add(stage)
         for streams in self._opened.values():
-            for key, stream in streams.items():
-                route = self._routes[key]
-                if stage in route.live or stage in route.late:
-                    stream.reader(stage).close()
+            for stream in streams.values():
+                stream.leave(stage)
 
     def _tell(self, what: str, stage: str, **data: object) -> None:
         self._log.append((stage_event_type(stage, what), self._loop.time(), stage, data))

@@ -43,7 +43,7 @@ _NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
 
 #: By which the engine records the life of a stage and of its streams.
-_ENGINES_WORDS = (STARTED, *sorted(TERMINAL), *STREAMING)
+_ENGINES_WORDS = frozenset({STARTED, *TERMINAL, *STREAMING})
 
 #: What is said of a stage by the last event that it had.
 _ENDED = {FAILED: "failed", SKIPPED: "was skipped", CANCELLED: "was cancelled"}
@@ -375,6 +375,11 @@ class StageContext:
         return self._scope.streams.open(self.name, self.started_at, key, capacity)
 
     @property
+    def unopened(self) -> list[str]:
+        """The streams that the stage declares and has not opened yet."""
+        return self._scope.streams.unopened(self.name) if hasattr(self._scope, "streams") else []
+
+    @property
     def repeatable(self) -> bool:
         """Whether the stage may be run again: it has put nothing, and can read all once more."""
         if hasattr(self._scope, "streams") and self._scope.streams.has_put(self.name):
@@ -455,7 +460,7 @@ class StageContext:
         if not what.replace("_", "a").isalnum() or what in _ENGINES_WORDS:
             raise InvalidContextError(
                 f"stage {self.name!r} emitted {what!r}: give a word of letters, digits and '_'"
-                f" other than {', '.join(_ENGINES_WORDS)}"
+                f" other than {STARTED}, {', '.join((*sorted(TERMINAL), *STREAMING))}"
             )
         kind = stage_event_type(self.name, what)
         self._scope.log.append((kind, self.now(), self.name, data))

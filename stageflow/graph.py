@@ -66,7 +66,10 @@ class StageGraph:
         index = {spec.name: number for number, spec in enumerate(self.specs)}
         successors: list[list[int]] = [[] for _ in self.specs]
         predecessors: list[tuple[int, ...]] = []
+        streaming = False
         for number, spec in enumerate(self.specs):
+            if spec.streams:
+                streaming = True
             before = tuple(index[name] for name in spec.dependencies if name in index)
             predecessors.append(before)
             for predecessor in before:
@@ -78,7 +81,7 @@ class StageGraph:
         self._order = self._sort()
         self.streams: Mapping[str, StreamRoute] = {}
         self.stream_edges: Mapping[tuple[int, int], frozenset[str]] = {}
-        if any(spec.streams for spec in self.specs):
+        if streaming:
             self.stream_edges = self._find_stream_edges()
             self.streams = self._find_routes()
 

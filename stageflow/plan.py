@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stageflow import events as ev
@@ -31,9 +31,7 @@ class Node:
         "timeout_s",
     )
 
-    def __init__(
-        self, spec: StageSpec, interceptors: Sequence[Interceptor], streams: Collection[str]
-    ) -> None:
+    def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
         self.name = spec.name
         self.execute: StageFunction = fold(spec, interceptors) if interceptors else spec.execute
         #: The latches that this stage counts down when it ends.
@@ -45,7 +43,7 @@ class Node:
         self.timeout_s = spec.timeout_s
         self.condition: Condition | None = spec.condition
         #: Whether it writes or reads streams, so that these have to be told of its end.
-        self.streaming = bool(spec.streams) or not self.inputs.isdisjoint(streams)
+        self.streaming = False
         self.started = ev.stage_event_type(spec.name, ev.STARTED)
         self.completed = ev.stage_event_type(spec.name, ev.COMPLETED)
 
@@ -72,13 +70,15 @@ class Plan:
     ) -> None:
         self.graph = graph
         self.dead_letters = dead_letters
-        self.nodes = tuple(Node(spec, interceptors, graph.streams) for spec in graph.specs)
-        self.producers = {
-            key: spec.name for spec in graph.specs for key in spec.outputs + spec.streams
-        }
+        self.nodes = tuple(Node(spec, interceptors) for spec in graph.specs)
+        self.producers = {key: spec.name for spec in graph.specs for key in spec.outputs}
         waits: Sequence[tuple[Any, ...]] = graph.predecessors
         if graph.streams:
             waits = [_waits(graph, number) for number in range(len(graph))]
+            for key, route in graph.streams.items():
+                self.producers[key] = route.producer
+            for node, spec in zip(self.nodes, graph.specs, strict=True):
+                node.streaming = bool(spec.streams) or not node.inputs.isdisjoint(graph.streams)
         behind: dict[tuple[Any, ...], list[int]] = {}
         for number, before in enumerate(waits):
             behind.setdefault(before, []).append(number)

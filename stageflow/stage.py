@@ -189,10 +189,18 @@ class StageSpec:
     streams: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("dependencies", "inputs", "outputs", "streams"):
-            given = getattr(self, field)
-            if isinstance(given, list):
-                object.__setattr__(self, field, tuple(given))
+        # Every spec of every pipeline comes by here, and hardly any has a list.
+        given: Any = self
+        if (
+            isinstance(given.dependencies, list)
+            or isinstance(given.inputs, list)
+            or isinstance(given.outputs, list)
+            or isinstance(given.streams, list)
+        ):
+            for field in ("dependencies", "inputs", "outputs", "streams"):
+                names = getattr(self, field)
+                if isinstance(names, list):
+                    object.__setattr__(self, field, tuple(names))
 
     @property
     def execute(self) -> StageFunction:

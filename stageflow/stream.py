@@ -104,6 +104,7 @@ class Stream:
         #: What is still held; the first of it has the number `_first`.
         self._items: list[Any] | deque[Any] = [] if self.kept else deque()
         self._first = 0
+        #: The readers of stages, until they are closed.
         self._readers = {
             name: StreamReader(self, live=name in route.live) for name in (*route.live, *route.late)
         }
@@ -169,6 +170,7 @@ class Stream:
         """
         self.outcome = outcome
         self._failure = failure
+        self._announce = None
         _wake(self._putting)
         self._tell_readers()
 
@@ -193,8 +195,9 @@ class Stream:
             _wake((self._putting[0],))
 
     def _take(self, item: Any) -> None:
-        if not self.count and self._announce is not None:
+        if self._announce is not None:
             self._announce()
+            self._announce = None
         self._items.append(item)
         self.count += 1
         if self._unread:
@@ -206,18 +209,30 @@ class Stream:
 
     def _advance(self) -> None:
         """The slowest live reader has gone on or has left: drop what is read, and make room."""
-        self._floor = min((reader.position for reader in self._live), default=self.count)
-        if isinstance(self._items, deque):
-            for _ in range(self._floor - self._first):
-                self._items.popleft()
-            self._first = self._floor
-        self._let_in()
+        live, items = self._live, self._items
+        if len(live) == 1:
+            self._floor = live[0].position
+        else:
+            self._floor = min((reader.position for reader in live), default=self.count)
+        if isinstance(items, deque):
+            while self._first < self._floor:
+                items.popleft()
+                self._first += 1
+        if self._putting:
+            self._let_in()
+
+    def leave(self, stage: str) -> None:
+        """Close the reader of that stage, if it has one; for the engine."""
+        if stage in self._readers:
+            self._readers[stage].close()
 
     def _left(self, reader: StreamReader) -> None:
         if reader.live:
             self._live.remove(reader)
             self._advance()
-        if self._readers and all(known.closed for known in self._readers.values()):
+        declared = bool(self._readers)
+        self._readers = {name: r for name, r in self._readers.items() if r is not reader}
+        if declared and not self._readers:
             self.wanted = False
             _wake(self._putting)
         # Another task of the same stage may wait with this reader.
@@ -341,7 +356,7 @@ class StreamWriter:
             StreamClosedError: The stage has ended, and with it the stream.
         """
         stream = self._stream
-        if self.wanted and (stream._putting or stream._is_full()):
+        if (stream._putting or stream._is_full()) and self.wanted:
             await stream._wait_for_room()
         if stream.outcome is not None:
             raise StreamClosedError(stream.key, stream.producer)

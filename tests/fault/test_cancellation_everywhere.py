@@ -1,4 +1,4 @@
-"""Cancellation at every await: five pipelines, bare and with each interceptor around each stage.
+"""Cancellation at every await: six pipelines, bare and with each interceptor around each stage.
 
 A run is begun again and again, and its caller cancelled at the first pass of the event loop, at
 the second, and so on, until a run comes to its end before its cancellation would be due. A stage
@@ -179,12 +179,57 @@ def resilient() -> Pipeline:
     return make_pipeline(asks("first"), streaming, flaky, asks("last", "streaming", "flaky"))
 
 
+@stage(dependencies=["first"], streams=["words"], provider="llm", timeout_s=60.0)
+async def says(ctx: StageContext) -> StageOutput:
+    """Ask and put, with room for one; its helper task puts, too."""
+    words = ctx.open("words", capacity=1)
+
+    async def put(word: str) -> None:
+        for _ in range(2):
+            await words.put(word)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(put("aside"))
+        await ctx.llm.complete(ASKED)
+        await put("said")
+    return StageOutput.ok()
+
+
+@stage(dependencies=["says"], inputs=["words"], streams=["echo"], provider="llm")
+async def echoes(ctx: StageContext) -> StageOutput:
+    """Pass on what it reads, slowly."""
+    echo = ctx.open("echo", capacity=1)
+    async for word in ctx["words"]:
+        await ctx.llm.complete(ASKED)
+        await echo.put(word)
+    return StageOutput.ok()
+
+
+@stage(dependencies=["says", "echoes"], inputs=["words", "echo"], outputs=["heard"])
+async def hears(ctx: StageContext) -> StageOutput:
+    """Read what was echoed, then what was said."""
+    return StageOutput.ok(heard=[word for key in ("echo", "words") async for word in ctx[key]])
+
+
+@stage(dependencies=["says"], inputs=["words"])
+async def leaves(ctx: StageContext) -> StageOutput:
+    """Read one item, and no more."""
+    await anext(ctx["words"])
+    return StageOutput.ok()
+
+
+def streamed() -> Pipeline:
+    """A diamond of streams, and a reader that leaves."""
+    return make_pipeline(asks("first"), says, echoes, hears, leaves, asks("last", "hears"))
+
+
 PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "voice": voice,
     "chat": chat,
     "fan": fan,
     "nested": nested,
     "resilient": resilient,
+    "streamed": streamed,
 }
 
 
