@@ -33,7 +33,9 @@ class Node:
 
     def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
         self.name = spec.name
-        self.execute: StageFunction = fold(spec, interceptors) if interceptors else spec.execute
+        self.execute: StageFunction = (
+            fold(spec, interceptors) if interceptors or spec.streams else spec.execute
+        )
         #: The latches that this stage counts down when it ends.
         self.latches: tuple[int, ...] = ()
         self.inputs = frozenset(spec.inputs)

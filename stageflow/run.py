@@ -23,7 +23,6 @@ from stageflow.dlq.capture import bury
 from stageflow.errors import (
     DeadlineExceededError,
     ErrorCategory,
-    OutputMismatchError,
     StageflowError,
     StageTimeoutError,
     StrayCancellationError,
@@ -395,16 +394,9 @@ class Run:
     def _end_streams(
         self, node: Node, ending: str, ended_at: float, failure: StageflowError | None = None
     ) -> None:
-        """Close what a stage writes and reads, and let start who waited in vain for its streams.
-
-        Raises:
-            OutputMismatchError: It has completed without having opened all of its streams.
-        """
+        """Close what a stage writes and reads, and let start who waited in vain for its streams."""
         streams = self._streams
         assert streams is not None, "a pipeline with streams has a board for them"
-        unopened = streams.unopened(node.name) if ending == ev.COMPLETED else []
-        if unopened:
-            raise OutputMismatchError((), (), unopened)
         # A stage that found nothing more to do has ended its streams in good order.
         outcome = ev.COMPLETED if ending == ev.SKIPPED else ending
         self._count_down(streams.end(node.name, outcome, ended_at, failure))

@@ -21,11 +21,12 @@ import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 from stageflow.classification import classify
+from stageflow.closing import AsyncClosing
 from stageflow.durations import is_duration
 from stageflow.errors import (
     ConnectionFailedError,
@@ -55,7 +56,7 @@ _SHOWN_CHARS = 300
 _TURNS_TO_SETTLE = 16
 
 
-class OpenAIService:
+class OpenAIService(AsyncClosing):
     """A connection to a service, shared by all that is made from it; it belongs to one event loop.
 
     Attributes:
@@ -114,17 +115,6 @@ class OpenAIService:
         # close: each in a task of its own, two turns after the one around it.
         for _ in range(_TURNS_TO_SETTLE):
             await asyncio.sleep(0)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"OpenAIService({self.base_url!r})"

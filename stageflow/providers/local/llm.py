@@ -7,9 +7,9 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from stageflow.closing import AsyncClosing, Closing
 from stageflow.errors import ConnectionFailedError
 from stageflow.providers.extras import found
 from stageflow.providers.local.helper import HelperProcess
@@ -31,7 +31,7 @@ def bundled_model() -> Path:
     return Path(origin).parent / _FILE
 
 
-class LlamaServer:
+class LlamaServer(Closing):
     """The process that serves a model; several event loops may share it.
 
     Attributes:
@@ -87,19 +87,8 @@ class LlamaServer:
         with self._lock:
             self.helper.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class LocalLLM:
+class LocalLLM(AsyncClosing):
     """A language model on this machine; it serves one event loop."""
 
     def __init__(
@@ -176,14 +165,3 @@ class LocalLLM:
         await self._lane.close()
         if self._shared is None:
             self._server.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from stageflow.closing import AsyncClosing
 from stageflow.errors import InvalidConfigError
 from stageflow.providers.audio import MAX_DURATION_S, AudioTooLongError, resampled
 from stageflow.providers.extras import found
@@ -28,7 +27,7 @@ def grammar_of(phrases: Sequence[str]) -> str:
     return f"#JSGF V1.0; grammar commands; public <command> = {' | '.join(phrases).lower()};"
 
 
-class PocketsphinxSTT:
+class PocketsphinxSTT(AsyncClosing):
     """Understands spoken English.
 
     Attributes:
@@ -96,14 +95,3 @@ class PocketsphinxSTT:
         await self._vad.close()
         await self._lane.close()
         self.helper.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
+from stageflow.closing import AsyncClosing
 from stageflow.errors import InvalidConfigError
 from stageflow.providers.audio import MAX_DURATION_S, AudioTooLongError
 from stageflow.providers.local.espeak import speak
@@ -15,7 +13,7 @@ from stageflow.providers.ports import Audio
 _SILENCE_S = 0.1
 
 
-class EspeakTTS:
+class EspeakTTS(AsyncClosing):
     """Speaks."""
 
     def __init__(
@@ -79,14 +77,3 @@ class EspeakTTS:
     async def close(self) -> None:
         """End the thread."""
         await self._lane.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from stageflow.closing import AsyncClosing
 from stageflow.providers.audio import resampled
 from stageflow.providers.extras import required
 from stageflow.providers.local.lane import Lane, Stop
@@ -27,7 +27,7 @@ class Span:
     end_s: float
 
 
-class SileroVAD:
+class SileroVAD(AsyncClosing):
     """Finds speech."""
 
     def __init__(self, *, pause_s: float = 0.7, margin_s: float = 0.3) -> None:
@@ -90,14 +90,3 @@ class SileroVAD:
     async def close(self) -> None:
         """End its thread."""
         await self._lane.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()

@@ -25,6 +25,7 @@ from stageflow.pulse.gate.series import Signal, signal_of
 from stageflow.pulse.gate.setting import Emit, resolved, set_up
 from stageflow.pulse.gate.trees import tree
 from stageflow.pulse.project import AsvProject
+from stageflow.pulse.whole_file import whole_file
 
 VERSION = 1
 RISES = (0.05, 0.10, 0.20)
@@ -152,7 +153,5 @@ def _plain(found: Any) -> dict[str, Any]:
 
 def _write(into: Path, found: dict[str, Any], text: str) -> None:
     for ending, content in ((".json", json.dumps(found, indent=1) + "\n"), (".md", text)):
-        path = into.with_suffix(ending)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
+        with whole_file(into.with_suffix(ending)) as file:
+            file.write(content)
