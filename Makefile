@@ -8,7 +8,9 @@ COMMITS ?= 5
 MACHINE ?=
 PYTEST_ARGS ?=
 SCHEDULES ?= 16000
+STORM_ARGS ?= --planted
 MUTANTS_ARGS ?=
+CHANGELOG_ARGS ?= --draft
 REPEATS ?= 20
 PACKAGE_ARGS ?=
 BASE ?= main
@@ -22,14 +24,14 @@ STORE ?=
 SITE ?=
 DEMO_ARGS ?=
 DRILL := .asv/drill.db
-LOADS_FROM ?= .asv/nightly
+RESULTS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
 # In one place, and not in the template of `stageflow init`, which is part of the package.
 export RUFF_CACHE_DIR := $(abspath .ruff_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench docs package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load voice-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,14 +63,18 @@ docs: $(READY) ## Build the documentation beside the published benchmarks, and c
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
 	@echo "The documentation is in .asv/html/docs/index.html"
 
+changelog: $(READY) ## Show what the next release will say. CHANGELOG_ARGS=--yes writes it into CHANGELOG.md
+	@$(BIN)/towncrier build --version $$($(BIN)/python -c 'import stageflow; print(stageflow.__version__)') \
+	  $(CHANGELOG_ARGS)
+
 package: $(READY) ## Build wheel and sdist of HEAD into dist/, and check them as users will meet them.
 	@$(BIN)/python -m tests.packaging --into dist $(PACKAGE_ARGS)
 
 coverage: $(READY) ## Print the coverage of the last `make test`, beside what is asked.
 	@$(BIN)/python -m tests.coverage_floors .coverage.json
 
-storm: $(READY) ## Run the storm, and the planted bugs that it has to find. SCHEDULES=16000
-	@$(BIN)/python -m tests.property.storm --schedules $(SCHEDULES) --planted
+storm: $(READY) ## Run the storm, and the planted bugs that it has to find. STORM_ARGS="--shard 1/4"
+	@$(BIN)/python -m tests.property.storm --schedules $(SCHEDULES) $(STORM_ARGS)
 
 mutants: $(READY) ## Change the code in thousands of ways, and count what no test notices. MUTANTS_ARGS="--help"
 	@$(BIN)/python -m tests.mutation $(MUTANTS_ARGS)
@@ -129,9 +135,8 @@ pulse-demo: $(READY) programs ## Break providers of a running system, and see th
 screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew. SITE=.asv/html takes that site
 	@$(BIN)/python -m tests.screenshots $(if $(SITE),--site $(SITE))
 
-loads-merge: ## Add the loads that other machines carried to the record of this clone. LOADS_FROM=FOLDER
-	@mkdir -p $(dir $(LOADS))
-	@find $(LOADS_FROM) -name load.jsonl -exec cat {} + | sort -u - $(wildcard $(LOADS)) -o $(LOADS)
+results-merge: $(READY) ## Add what other machines measured to the results of this clone. RESULTS_FROM=FOLDER
+	@$(BIN)/python -m stageflow pulse merge $(RESULTS_FROM)/*
 
 results-fetch: ## Bring the results that were kept on the branch "results" of origin.
 	@.ci/results fetch
