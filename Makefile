@@ -24,6 +24,8 @@ STORE ?=
 SITE ?=
 DEMO_ARGS ?=
 DRILL := .asv/drill.db
+ENGINES := .asv/engines
+ENGINES_ARGS ?=
 RESULTS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
@@ -31,7 +33,7 @@ LOADS := .asv/results/load.jsonl
 export RUFF_CACHE_DIR := $(abspath .ruff_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench docs changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits compare-engines load voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +115,13 @@ compare-commits: $(READY) ## Print all that was measured of two commits. BASE=ma
 
 compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, and the goals.
 	@$(BIN)/python -m benchmarks.compare
+
+compare-engines: ## Print the speed and manners of the engine beside other engines. ENGINES_ARGS="--json"
+	@$(PYTHON) -m venv $(ENGINES)
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable . --requirement benchmarks/engines.txt
+	@HAYSTACK_TELEMETRY_ENABLED=False HAMILTON_TELEMETRY_ENABLED=false \
+	  $(ENGINES)/bin/python -m benchmarks.engines $(ENGINES_ARGS)
 
 load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
 	@$(BIN)/python -m benchmarks.load --record $(LOADS) $(LOAD_ARGS)
