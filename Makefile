@@ -33,7 +33,7 @@ LOADS := .asv/results/load.jsonl
 export RUFF_CACHE_DIR := $(abspath .ruff_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench docs changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits compare-engines load voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs rooms changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits compare-engines load voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test: $(READY) programs ## Run all tests, in random order, on all cores; hold th
 docs: $(READY) ## Build the documentation beside the published benchmarks, and check it.
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
 	@echo "The documentation is in .asv/html/docs/index.html"
+
+rooms: $(READY) ## Write the table of rooms in ARCHITECTURE.md anew, from the tree.
+	@$(BIN)/python -m tests.architecture
 
 changelog: $(READY) ## Show what the next release will say. CHANGELOG_ARGS=--yes writes it into CHANGELOG.md
 	@$(BIN)/towncrier build --version $$($(BIN)/python -c 'import stageflow; print(stageflow.__version__)') \
