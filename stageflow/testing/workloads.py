@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stageflow.breaker import BreakerPolicy, BreakerRegistry
 from stageflow.context import StageContext
+from stageflow.errors import InvalidConfigError, StageflowError
 from stageflow.interceptors.base import Interceptor
 from stageflow.interceptors.breaker import BreakerInterceptor
 from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
@@ -21,6 +23,7 @@ from stageflow.pipeline import Pipeline
 from stageflow.providers.ports import Message
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.stage import StageOutput, StageSpec
+from stageflow.stream import CAPACITY, StreamWriter
 from stageflow.testing.scripted import ScriptedError
 
 #: How a stage may end once it has done its work: well, or by a permanent error, an error that a
@@ -36,6 +39,13 @@ class WorkStage:
         name: Its name.
         dependencies: The stages before it.
         outputs: The keys that it writes.
+        streams: The streams that it opens, before anything else.
+        items: How many items it puts into each of them, in turn.
+        capacity: How many items it may be ahead of the slowest live reader.
+        reads: The streams of its dependencies that it reads, one after another; for each item that
+            it reads it puts one of its own, and the rest at the end.
+        takes: How many items it takes of a stream that it reads; None for all.
+        leaves: Whether it closes its reader then; else it holds the producer back until its end.
         naps_s: Seconds that it sleeps, one after another; 0 only lets others go on.
         calls: How often it calls the language model.
         ending: One of `ENDINGS`.
@@ -49,6 +59,12 @@ class WorkStage:
     name: str
     dependencies: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
+    items: int = 0
+    capacity: int = CAPACITY
+    reads: tuple[str, ...] = ()
+    takes: int | None = None
+    leaves: bool = False
     naps_s: tuple[float, ...] = ()
     calls: int = 0
     ending: str = "ok"
@@ -102,7 +118,9 @@ class Workload:
                     stage.name,
                     _Runner(stage, kept),
                     stage.dependencies,
+                    inputs=stage.reads,
                     outputs=stage.outputs,
+                    streams=stage.streams,
                     required=stage.required,
                     timeout_s=stage.timeout_s,
                     condition=None if stage.runs else _never,
@@ -129,7 +147,16 @@ class Workload:
         return chosen
 
     def critical_path_s(self) -> float:
-        """How long a run takes in which all goes well, in seconds of virtual time."""
+        """How long a run takes in which all goes well, in seconds of virtual time.
+
+        Raises:
+            InvalidConfigError: Stages stream: how long that takes depends on who waits for whom.
+        """
+        streaming = [stage.name for stage in self.stages if stage.streams]
+        if streaming:
+            raise InvalidConfigError(
+                "Workload", "stages", streaming, "ask it of a workload without streams"
+            )
         ends: dict[str, float] = {}
         left = list(self.stages)
         while left:
@@ -144,16 +171,56 @@ class Workload:
 
 
 @dataclass
+class Reading:
+    """How far one attempt of a stage has come with one stream.
+
+    Attributes:
+        stage: Who reads.
+        key: The stream.
+        items: What it has read.
+        finished: Whether it has come to the stream's end.
+        failure: What it met instead of an item, if it met an error.
+        left: Whether it has closed its reader.
+    """
+
+    stage: str
+    key: str
+    items: list[Any] = field(default_factory=list)
+    finished: bool = False
+    failure: StageflowError | None = None
+    left: bool = False
+
+
+@dataclass
 class Record:
     """What stages did, as they saw it themselves.
 
     Attributes:
         begun: For each attempt its stage, and how many events the run had by then.
         swallowed: The stages that went on although they were cancelled; once for each attempt.
+        put: The items that were taken from a stage, by stream.
+        refused: How many were not, by stream.
+        readings: What was read, by attempt and stream, in the order in which they began.
+        ahead: For each item that was put its stream, how far that is ahead of each stage that has
+            begun to read it (None for one that has left), and how many events the run had by then.
     """
 
     begun: list[tuple[str, int]] = field(default_factory=list)
     swallowed: list[str] = field(default_factory=list)
+    put: dict[str, list[Any]] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    readings: list[Reading] = field(default_factory=list)
+    ahead: list[tuple[str, dict[str, int | None], int]] = field(default_factory=list)
+
+    def was_put(self, key: str, item: Any, events: int) -> None:
+        """Note an item that was taken."""
+        put = self.put.setdefault(key, [])
+        put.append(item)
+        latest = {one.stage: one for one in self.readings if one.key == key}
+        behind = {
+            name: None if one.left else len(put) - len(one.items) for name, one in latest.items()
+        }
+        self.ahead.append((key, behind, events))
 
 
 @dataclass(frozen=True)
@@ -165,25 +232,67 @@ class _Runner:
         stage = self.stage
         self.record.begun.append((stage.name, len(ctx.scope.log)))
         attempt = sum(name == stage.name for name, _ in self.record.begun)
+        writers = {key: ctx.open(key, capacity=stage.capacity) for key in stage.streams}
+        writing = self._written(ctx, writers)
         try:
-            await self._work(ctx)
+            await self._work(ctx, writing)
         except asyncio.CancelledError:
             if stage.ending != "stubborn":
                 raise
             self.record.swallowed.append(stage.name)
+        finally:
+            await writing.aclose()
         recovered = 0 < stage.recovers_at <= attempt
         return self._end("ok" if recovered else stage.ending)
 
-    async def _work(self, ctx: StageContext) -> None:
+    async def _work(self, ctx: StageContext, writing: AsyncIterator[None]) -> None:
         try:
             for nap_s in self.stage.naps_s:
                 await asyncio.sleep(nap_s)
+            for key in self.stage.reads:
+                await self._read(ctx, key, writing)
             for _ in range(self.stage.calls):
                 await ctx.llm.complete([Message("user", self.stage.name)])
+            async for _ in writing:
+                pass
         except asyncio.CancelledError:
             if self.stage.cleanup_s:
                 await asyncio.sleep(self.stage.cleanup_s)
             raise
+
+    async def _written(
+        self, ctx: StageContext, writers: Mapping[str, StreamWriter]
+    ) -> AsyncGenerator[None, None]:
+        """Put the stage's items; gives way after each."""
+        for number in range(self.stage.items):
+            for key, writer in writers.items():
+                item = f"{key}#{number}"
+                if await writer.put(item):
+                    self.record.was_put(key, item, len(ctx.scope.log))
+                else:
+                    self.record.refused[key] += 1
+                yield
+
+    async def _read(self, ctx: StageContext, key: str, writing: AsyncIterator[None]) -> None:
+        reader = ctx.get(key)
+        if reader is None:  # its producer was skipped, or failed before it opened it
+            return
+        reading = Reading(self.stage.name, key)
+        self.record.readings.append(reading)
+        try:
+            while len(reading.items) != self.stage.takes:
+                item = await anext(reader, _END)
+                if item is _END:
+                    reading.finished = True
+                    break
+                reading.items.append(item)
+                await anext(writing, None)
+        except StageflowError as error:
+            reading.failure = error
+            raise
+        if self.stage.leaves:
+            reading.left = True
+            await reader.aclose()
 
     def _end(self, ending: str) -> StageOutput:
         name = self.stage.name
@@ -196,6 +305,9 @@ class _Runner:
         if ending == "skip":
             return StageOutput.skip("as its workload says")
         return StageOutput.ok({key: f"{key} by {name}" for key in self.stage.outputs})
+
+
+_END = object()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-from stageflow import breaker, context, events, plan, watchdog
+from stageflow import breaker, context, events, plan, stream, watchdog
 from stageflow.interceptors import retry
 from stageflow.run import Run
 from stageflow.testing.simulation import SimulationError
@@ -237,6 +237,36 @@ def _work_afterwards(self: Run) -> None:
     _LEAKED.append(self._loop.create_task(again()))
 
 
+def _drop_an_item(self: stream.Stream, item: Any) -> None:
+    """The third item of each stream is counted, and in its place the next one stands."""
+    if self.count == 3:
+        self._items.pop()
+
+
+def _never_tell(self: stream.Stream, stage: str) -> None:
+    """Whoever has ended still counts as a reader."""
+
+
+@contextmanager
+def _take_one_more() -> Iterator[None]:
+    def is_full(self: stream.Stream) -> bool:
+        return bool(self._live) and self.count - self._floor > self.capacity
+
+    with mock.patch.object(stream.Stream, "_is_full", is_full):
+        yield
+
+
+@contextmanager
+def _hide_failures() -> Iterator[None]:
+    close = stream.Stream.close
+
+    def well(self: stream.Stream, outcome: str, failure: Any = None) -> None:
+        close(self, "completed" if outcome == "failed" else outcome, failure)
+
+    with mock.patch.object(stream.Stream, "close", well):
+        yield
+
+
 BUGS: Mapping[str, Bug] = {
     "the failed event of a stage is dropped": _drop("failed"),
     "the cancelled event of a stage is dropped": _drop("cancelled"),
@@ -273,11 +303,25 @@ BUGS: Mapping[str, Bug] = {
 }
 
 
+#: Those that show where stages stream.
+STREAM_BUGS: Mapping[str, Bug] = {
+    "a stream loses an item": _after(stream.Stream, "_take", _drop_an_item),
+    "a stream takes one item too many": _take_one_more,
+    "a reader that has ended holds the producer back": _instead(
+        stream.Stream, "leave", _never_tell
+    ),
+    "readers are not told that the producer failed": _hide_failures,
+    "who waits for an item is not woken": _instead(
+        stream.Stream, "_tell_readers", lambda self: None
+    ),
+}
+
+
 def search(name: str, chance: int = 0) -> int | None:
     """Let the storm look for a bug.
 
     Args:
-        name: Of `BUGS`.
+        name: Of `BUGS` or `STREAM_BUGS`; the storm without streams, or with them, looks for it.
         chance: Seed of the examples.
 
     Returns:
@@ -289,8 +333,8 @@ def search(name: str, chance: int = 0) -> int | None:
         seen.schedules = tally.schedules
 
     try:
-        with BUGS[name]():
-            storm(MOST_SCHEDULES - ORDERS, chance, remember)
+        with {**BUGS, **STREAM_BUGS}[name]():
+            storm(MOST_SCHEDULES - ORDERS, chance, remember, streams=name in STREAM_BUGS)
     except (AssertionError, SimulationError, ExceptionGroup):
         # Counted up to the end of the example in which it showed.
         return min(seen.schedules + ORDERS + 1, MOST_SCHEDULES)

@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 
 from stageflow import Event, PipelineContext, PipelineOrchestrator, RunResult
 from stageflow.dlq.store import InMemoryDeadLetterStore
+from stageflow.errors import StreamCancelledError, StreamFailedError
 from stageflow.letter import DeadLetter
 from stageflow.pulse.shards import WHOLE, Shard
 from stageflow.testing.invariants import check_events
 from stageflow.testing.simulation import Outcome, Scenario, Simulation, simulate
 from stageflow.testing.strategies import scenarios, workloads
-from stageflow.testing.workloads import Record, Workload
+from stageflow.testing.workloads import Reading, Record, Workload
 from tests.sharding import ShardsError, add_shard, require_all
 
 #: Different orders in which each example is run. Twice as many found fewer of the planted bugs
@@ -79,12 +80,13 @@ async def weather(sim: Simulation, workload: Workload) -> Counter[str]:
     assert ctx.get_events() == events, "there are events after the end of the run"
     check_events(pipeline, events)
     _check_bag(workload, ctx)
+    _check_streams(workload, ctx, record)
     _check_ending(workload, result, events)
     _check_letters(ctx, events, letters)
     _check_limits(workload, events, took_s)
     _check_order(workload, events, record)
     _check_breaker(workload, events, record)
-    return Counter(_happenings(workload, events))
+    return Counter(_happenings(workload, events) | _happened_to_streams(record, events))
 
 
 def _ended(events: Sequence[Event], what: str) -> set[str]:
@@ -93,10 +95,60 @@ def _ended(events: Sequence[Event], what: str) -> set[str]:
 
 def _check_bag(workload: Workload, ctx: PipelineContext) -> None:
     completed = _ended(ctx.get_events(), "completed")
-    expected = {key: s.name for s in workload.stages if s.name in completed for key in s.outputs}
+    written = {key: s.name for s in workload.stages if s.name in completed for key in s.outputs}
+    opened = {e.data["stream"]: e.stage for e in ctx.get_events() if e.what == "stream_opened"}
     found = {key: ctx.bag.writer_of(key) for key in ctx.bag}
+    expected = {**written, **opened}
     assert found == expected, f"the bag holds {found}, completed stages declare {expected}"
-    assert all(ctx.bag[key] == f"{key} by {name}" for key, name in found.items())
+    assert all(ctx.bag[key] == f"{key} by {name}" for key, name in written.items())
+
+
+def _check_streams(workload: Workload, ctx: PipelineContext, record: Record) -> None:
+    """Readers see what was put, in order, and how it ended; nobody is ahead too far."""
+    events = ctx.get_events()
+    closed = {e.data["stream"]: e for e in events if e.what == "stream_closed"}
+    for key, event in closed.items():
+        put = record.put.get(key, [])
+        assert event.data["items"] == len(put), f"{key} had {len(put)} items: {event.data}"
+        stream = ctx.bag[key]
+        if stream.whole:
+            assert list(stream.items()) == put, f"{key} kept {stream.items()} of {put}"
+    for reading in record.readings:
+        _check_reading(reading, record.put.get(reading.key, []), closed[reading.key], events)
+    _check_ahead(workload, events, record)
+
+
+def _check_reading(
+    reading: Reading, put: list[str], closed: Event, events: Sequence[Event]
+) -> None:
+    read, who = reading.items, f"{reading.stage} reads {reading.key}"
+    assert read == put[: len(read)], f"{who}: {read} of {put}"
+    outcome = closed.data["outcome"]
+    if reading.finished:
+        assert outcome == "completed", f"{who} to its end, and it {outcome}"
+    if reading.finished or isinstance(reading.failure, StreamFailedError):
+        assert len(read) == len(put), f"{who} to the end, but only {read} of {put}"
+    if isinstance(reading.failure, StreamFailedError):
+        end = next(e for e in events if e.stage == closed.stage and e.what in _ENDS)
+        cause = reading.failure.cause
+        assert cause is not None, f"{who}, and is not told why it failed"
+        assert cause.code == end.data["error_code"], f"{who}: {cause}, not {end.data}"
+    elif isinstance(reading.failure, StreamCancelledError):
+        assert outcome == "cancelled", f"{who}, is told of a cancellation, and it {outcome}"
+
+
+def _check_ahead(workload: Workload, events: Sequence[Event], record: Record) -> None:
+    """A producer is no further ahead of a live reader, begun or not, than its capacity."""
+    routes = workload.pipeline().build().streams
+    capacity = {key: stage.capacity for stage in workload.stages for key in stage.streams}
+    count: Counter[str] = Counter()
+    for key, ahead, seen in record.ahead:
+        count[key] += 1
+        over = {e.stage for e in events[:seen] if e.what in _ENDS}
+        for reader in routes[key].live:
+            by = ahead.get(reader, count[key])
+            if by is not None and reader not in over:
+                assert by <= capacity[key], f"{key} is {by} items ahead of {reader}"
 
 
 def _check_ending(workload: Workload, result: RunResult | None, events: Sequence[Event]) -> None:
@@ -156,9 +208,19 @@ def _check_order(workload: Workload, events: Sequence[Event], record: Record) ->
     tries: Counter[str] = Counter()
     retries = Counter(event.stage for event in events if event.what == "retrying")
     dependencies = {stage.name: set(stage.dependencies) for stage in workload.stages}
+    read = {
+        stage.name: {
+            other.name: set(stage.reads) & set(other.streams)
+            for other in workload.stages
+            if set(stage.reads) & set(other.streams)
+        }
+        for stage in workload.stages
+    }
     for name, seen in record.begun:
         ended = {e.stage for e in events[:seen] if e.stage is not None and e.what in _ENDS}
-        assert dependencies[name] <= ended, f"{name} began before {dependencies[name] - ended}"
+        opened = {e.data["stream"] for e in events[:seen] if e.what == "stream_opened"}
+        there = ended | {other for other in read[name] if read[name][other] <= opened}
+        assert dependencies[name] <= there, f"{name} began before {dependencies[name] - there}"
         tries[name] += 1
     for name, count in tries.items():
         assert count <= workload.attempts, f"{name} was tried {count} times"
@@ -214,13 +276,30 @@ def _happenings(workload: Workload, events: Sequence[Event]) -> set[str]:
     return found
 
 
+def _happened_to_streams(record: Record, events: Sequence[Event]) -> set[str]:
+    found = {f"stream {e.data['outcome']}" for e in events if e.what == "stream_closed"}
+    for reading in record.readings:
+        if reading.finished:
+            found.add("stream read to its end")
+        elif isinstance(reading.failure, StreamFailedError):
+            found.add("reader told of a failure")
+    if record.refused:
+        found.add("item refused")
+    return found
+
+
 # ── how it is explored ──────────────────────────────────────────────────────────────────────
 
 Example = tuple[Workload, Scenario]
 
 
-def examples() -> st.SearchStrategy[Example]:
-    """A workload with a model that is in trouble, and conditions."""
+def examples(*, streams: bool = False) -> st.SearchStrategy[Example]:
+    """A workload with a model that is in trouble, or with streams, and conditions.
+
+    Where stages stream, the model is well: a limit would hide who waits for ever.
+    """
+    if streams:
+        return st.tuples(workloads(streams=True), scenarios(max_steps=60))
     return st.builds(_bounded, workloads(), scenarios(providers=["llm"], max_steps=12))
 
 
@@ -242,6 +321,9 @@ class Tally:
 
     schedules: int = 0
     happened: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.schedules + other.schedules, self.happened + other.happened)
 
 
 def blow(example: Example, tally: Tally, orders: int = ORDERS, first: int = 0) -> None:
@@ -268,13 +350,20 @@ def blow(example: Example, tally: Tally, orders: int = ORDERS, first: int = 0) -
         assert again.log == outcome.log, f"two runs of one seed differ: {outcome.token}"
 
 
-def storm(schedules: int, chance: int, progress: Callable[[Tally], object] | None = None) -> Tally:
+def storm(
+    schedules: int,
+    chance: int,
+    progress: Callable[[Tally], object] | None = None,
+    *,
+    streams: bool = False,
+) -> Tally:
     """Explore so many schedules, without shrinking what fails.
 
     Args:
         schedules: How many at least.
         chance: Seed of the examples.
         progress: Called after each example.
+        streams: Of which kind the examples are.
 
     Raises:
         AssertionError: Something does not hold; its note says how to run it again.
@@ -289,7 +378,7 @@ def storm(schedules: int, chance: int, progress: Callable[[Tally], object] | Non
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(examples())
+    @given(examples(streams=streams))
     def every(example: Example) -> None:
         blow(example, tally)
         if progress is not None:
@@ -352,8 +441,7 @@ class Report:
         ((asked, chance),) = storms
         whole = cls(WHOLE, asked, chance)
         for report in sorted(reports, key=lambda report: report.shard):
-            whole.tally.schedules += report.tally.schedules
-            whole.tally.happened += report.tally.happened
+            whole.tally += report.tally
             whole.planted |= report.planted
             if report.broken:
                 whole.broken += f"shard {report.shard}: {report.broken}\n"
@@ -367,7 +455,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all held, 1 if something did not, 2 if the shards are no whole.
     """
     parser = argparse.ArgumentParser("python -m tests.property.storm", description=__doc__)
-    parser.add_argument("--schedules", type=int, default=16_000, help="how many runs at least")
+    parser.add_argument(
+        "--schedules",
+        type=int,
+        default=24_000,
+        help="how many runs at least, half of them with streams",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the examples; another, others")
     parser.add_argument("--planted", action="store_true", help="then look for the planted bugs")
     add_shard(parser)
@@ -392,12 +485,15 @@ def _run(options: argparse.Namespace) -> Report:
     chance = options.seed * options.shard.count + options.shard.index - 1
     progress = _Progress(share)
 
-    def remember(tally: Tally) -> None:
-        report.tally = tally
-        progress(tally)
-
     try:
-        storm(share, chance, remember)
+        for streams in (False, True):
+            before = report.tally
+
+            def remember(tally: Tally, before: Tally = before) -> None:
+                report.tally = before + tally
+                progress(report.tally)
+
+            storm(math.ceil(share / 2), chance, remember, streams=streams)
     except Exception as broken:
         notes = getattr(broken, "__notes__", ())
         report.broken = "\n".join([f"{type(broken).__name__}: {broken}", *notes])
@@ -429,9 +525,9 @@ class _Progress:
 
 
 def _search_planted(shard: Shard) -> Iterator[tuple[str, int | None]]:
-    from tests.property.planted import BUGS, search  # noqa: PLC0415 - it uses this
+    from tests.property.planted import BUGS, STREAM_BUGS, search  # noqa: PLC0415 - it uses this
 
-    for number, name in enumerate(BUGS):
+    for number, name in enumerate((*BUGS, *STREAM_BUGS)):
         if shard.takes(number):
             print(f"looking for: {name}", file=sys.stderr)
             yield name, search(name)

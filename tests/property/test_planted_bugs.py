@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.property.planted import BUGS, MOST_SCHEDULES
+from tests.property.planted import BUGS, MOST_SCHEDULES, STREAM_BUGS
 from tests.utils.asv_repo import ROOT
 
 # In a process of its own: Hypothesis draws constants that it finds in whatever modules are loaded,
@@ -15,7 +15,7 @@ from tests.utils.asv_repo import ROOT
 _SEARCH = "import sys; from tests.property.planted import search; print(search(sys.argv[1]))"
 
 
-@pytest.mark.parametrize("name", BUGS)
+@pytest.mark.parametrize("name", [*BUGS, *STREAM_BUGS])
 def test_a_planted_bug_is_found(name: str) -> None:
     """Within 2,000 schedules; without it the same schedules hold, as the storm's own tests show."""
     command = [sys.executable, "-c", _SEARCH, name]

@@ -24,15 +24,16 @@ PARTS = 8
 USUAL, NIGHTLY = 16_000, 500_000
 
 
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "streams"])
 @pytest.mark.parametrize("part", range(PARTS))
-def test_the_storm_holds(part: int) -> None:
+def test_the_storm_holds(part: int, streams: bool) -> None:
     """Whatever the pipeline, the faults, the order and the moment of the cancellation."""
     most = settings().max_examples
-    wanted = (NIGHTLY if most >= 1_000 else USUAL) / PARTS
+    wanted = (NIGHTLY if most >= 1_000 else USUAL) / PARTS / (2 if streams else 1)
     orders = max(1, math.ceil(wanted / most) - 1)
     tally = Tally()
 
-    @given(examples())
+    @given(examples(streams=streams))
     def every(example: Example) -> None:
         blow(example, tally, orders, first=part * 1_000)
 
@@ -40,27 +41,43 @@ def test_the_storm_holds(part: int) -> None:
     assert tally.schedules >= wanted
 
 
-def test_what_can_happen_does() -> None:
+TROUBLE = {
+    "run failed",
+    "run completed",
+    "run cancelled",
+    "never begun",
+    "stage failed",
+    "stage skipped",
+    "stage cancelled",
+    "stage timed out",
+    "optional stage failed",
+    "retrying",
+    "deadline passed",
+    "breaker_open",
+    "breaker_half_open",
+    "rejected by the breaker",
+}
+OF_STREAMS = {
+    "stream completed",
+    "stream failed",
+    "stream cancelled",
+    "stream read to its end",
+    "reader told of a failure",
+    "item refused",
+    "run completed",
+    "run cancelled",
+    "retrying",
+}
+
+
+@pytest.mark.parametrize(
+    ("streams", "rare"), [(False, TROUBLE), (True, OF_STREAMS)], ids=["plain", "streams"]
+)
+def test_what_can_happen_does(streams: bool, rare: set[str]) -> None:
     """No promise is kept only because nothing ever goes wrong."""
-    rare = {
-        "run failed",
-        "run completed",
-        "run cancelled",
-        "never begun",
-        "stage failed",
-        "stage skipped",
-        "stage cancelled",
-        "stage timed out",
-        "optional stage failed",
-        "retrying",
-        "deadline passed",
-        "breaker_open",
-        "breaker_half_open",
-        "rejected by the breaker",
-    }
     seen: set[str] = set()
     for chance in range(100):
-        seen |= storm.storm(500, chance).happened.keys()
+        seen |= storm.storm(500, chance, streams=streams).happened.keys()
         if rare <= seen:
             return
     pytest.fail(f"never seen: {', '.join(sorted(rare - seen))}")
@@ -80,7 +97,6 @@ WORKLOAD = Workload(
 
 PROCESS = """
 import sys
-from pathlib import Path
 from stageflow.testing.simulation import simulate
 from tests.property.storm import weather
 from tests.property.test_storm import WORKLOAD
@@ -163,7 +179,11 @@ def test_shards_of_a_storm_are_put_together(
     """No shard draws what another has drawn, and the whole has seen what they saw together."""
     files = _shards(tmp_path, 3, "--seed", "5")
     seen = [storm.Report.load(Path(file)).tally for file in files]
-    alone = [storm.storm(math.ceil(100 / 3), chance) for chance in (15, 16, 17)]
+    half = math.ceil(math.ceil(100 / 3) / 2)
+    alone = [
+        storm.storm(half, chance) + storm.storm(half, chance, streams=True)
+        for chance in (15, 16, 17)
+    ]
     assert seen == alone
     assert seen[0].happened != seen[1].happened
     capsys.readouterr()
