@@ -19,6 +19,7 @@ from stageflow.testing.faults.injector import (
     inject_fault,
 )
 from stageflow.testing.faults.plan import FaultPlan, PlannedFault
+from stageflow.testing.faults.streams import StreamFaultInjector
 
 __all__ = [
     "DbFaultInjector",
@@ -30,6 +31,7 @@ __all__ = [
     "LlmFaultInjector",
     "PlannedFault",
     "SpeakerFaultInjector",
+    "StreamFaultInjector",
     "SttFaultInjector",
     "TtsFaultInjector",
     "inject_fault",

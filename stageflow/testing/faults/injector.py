@@ -24,7 +24,7 @@ class FaultType(StrEnum):
 
     TIMEOUT = "timeout"  # no answer within a time [duration_ms=3000]: TimeoutError
     ERROR = "error"  # the answer is an error [message, status_code=503 | sqlstate, exception]
-    SLOW = "slow"  # the right answer, too late [duration_ms=500]
+    SLOW = "slow"  # the right answer, too late [duration_ms=500, per_piece_ms=0]
     INTERMITTENT = "intermittent"  # now and then [probability=0.5, seed=0 | script; fault, …]
     STALL = "stall"  # a stream opens, then nothing useful [after_pieces=0, keepalive_ms]
     CUT = "cut"  # a stream breaks midway [after_pieces=1]: ConnectionResetError

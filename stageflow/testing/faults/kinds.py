@@ -96,16 +96,28 @@ class Timeout(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class Slow(Fault):
-    """The answer is right, and comes `duration_ms` later than it would."""
+    """The answer is right, and comes `duration_ms` later than it would.
+
+    Of a stream, each piece is `per_piece_ms` later besides.
+    """
 
     duration_ms: float = 500.0
+    per_piece_ms: float = 0.0
 
     def __post_init__(self) -> None:
         require_amount("SLOW", "duration_ms", self.duration_ms, "milliseconds")
+        require_amount("SLOW", "per_piece_ms", self.per_piece_ms, "milliseconds")
 
     async def before(self, call: Call) -> None:
         """Wait."""
         await asyncio.sleep(self.duration_ms / 1000.0)
+
+    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+        """The pieces, one by one."""
+        async with aclosing(super().stream(call)) as pieces:
+            async for piece in pieces:
+                await asyncio.sleep(self.per_piece_ms / 1000.0)
+                yield piece
 
 
 @dataclass(frozen=True, kw_only=True)
