@@ -36,6 +36,7 @@ from stageflow.testing.faults import (
     SttFaultInjector,
     TtsFaultInjector,
 )
+from tests.fault import streaming_matrix
 from tests.fault.turns import HEALTHY_MS, context, providers
 from tests.utils.virtual_time import run_virtual
 
@@ -300,7 +301,8 @@ def page(cells: Mapping[tuple[str, FaultType, str], Cell]) -> str:
     lines.append("|---|---|")
     told = {cell.code: cell.says for cell in cells.values() if cell.says}
     lines.extend(f"| `{code}` | {says} |" for code, says in sorted(told.items()))
-    return "\n".join(lines) + "\n"
+    lines.append(f"\n{streaming_matrix.section(streaming_matrix.all_cells())}")
+    return "\n".join(lines)
 
 
 def all_cells() -> dict[tuple[str, FaultType, str], Cell]:
