@@ -169,6 +169,39 @@ class CountsRuns:
         return StageOutput.ok(count=self.runs)
 
 
+async def streams_right(ctx: StageContext) -> StageOutput:
+    parts, words = ctx.open("parts"), ctx["words"]
+    for number in range(3):
+        await asyncio.sleep(0.001)
+        if not await parts.put(number):
+            break
+    return StageOutput.ok(count=len(words))
+
+
+async def swallows_while_it_puts(ctx: StageContext) -> StageOutput:
+    """Alone it never waits to put, and so is never cancelled there."""
+    parts, words = ctx.open("parts"), ctx["words"]
+    for number in range(3):
+        try:
+            await parts.put(number)
+        except asyncio.CancelledError:
+            break
+    return StageOutput.ok(count=len(words))
+
+
+async def insists_on_being_read(ctx: StageContext) -> StageOutput:
+    parts, words = ctx.open("parts"), ctx["words"]
+    for number in range(3):
+        if not await parts.put(number):
+            raise RuntimeError("nobody listens")
+    return StageOutput.ok(count=len(words))
+
+
+def streaming(runner: Any) -> Callable[[], StageCase]:
+    """Makes a case of a runner that streams ``parts``, too."""
+    return declared(runner, streams=["parts"])
+
+
 WRONG: dict[str, list[Callable[[], StageCase]]] = {
     "test_emits_a_completed_event_when_all_goes_well": [declared(raises), declared(skips)],
     "test_emits_a_failed_event_when_it_fails": [declared(never_fails)],
@@ -182,6 +215,8 @@ WRONG: dict[str, list[Callable[[], StageCase]]] = {
         declared(cleans_up_for_ever),
         declared(leaves_a_task),
     ],
+    "test_can_be_cancelled_while_its_reader_is_slow": [streaming(swallows_while_it_puts)],
+    "test_ends_well_when_its_reader_has_enough": [streaming(insists_on_being_read)],
     "test_does_not_hold_the_loop": [declared(holds_the_loop), declared(holds_the_loop_in_pieces)],
     "test_two_runs_at_once_do_not_mix": [declared(KeepsState), declared(CountsRuns)],
 }
@@ -212,12 +247,19 @@ both_loops = pytest.mark.parametrize("real_io", [True, False], ids=["real", "sim
 
 
 @pytest.mark.parametrize(
-    ("runner", "real_io"), [(right, True), (right, False), (really_right, True)]
+    ("make", "real_io"),
+    [
+        (declared(right), True),
+        (declared(right), False),
+        (declared(really_right), True),
+        (streaming(streams_right), True),
+        (streaming(streams_right), False),
+    ],
 )
 @pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest)))
-def test_a_right_stage_passes(name: str, runner: Any, real_io: bool) -> None:
+def test_a_right_stage_passes(name: str, make: Callable[[], StageCase], real_io: bool) -> None:
     """No contract asks for more than it says."""
-    getattr(contract(declared(runner), real_io=real_io), name)()
+    getattr(contract(make, real_io=real_io), name)()
 
 
 @both_loops
@@ -388,3 +430,11 @@ def test_a_subclass_has_to_say_which_stage() -> None:
     """With the method to write."""
     with pytest.raises(NotImplementedError, match="make_stage"):
         StageContractTest().test_emits_a_started_event()
+
+
+def test_only_a_reader_shows_what_is_swallowed_in_put() -> None:
+    """Alone, the stage passes the test that the one beside a reader fails."""
+    made = contract(streaming(swallows_while_it_puts))
+    made.test_can_be_cancelled_wherever_it_waits()
+    with pytest.raises(AssertionError, match="let CancelledError pass"):
+        made.test_can_be_cancelled_while_its_reader_is_slow()

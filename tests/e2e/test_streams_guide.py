@@ -12,24 +12,23 @@ from stageflow import events
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "streams.md"
 
 
-def block(language: str) -> str:
-    """The guide's one listing in that language."""
+def blocks(language: str) -> str:
+    """The guide's listings in that language, one after another."""
     text = GUIDE.read_text(encoding="utf-8")
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return str(found)
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
 
 
-def test_the_example_prints_what_the_guide_says() -> None:
-    """The example runs as it stands and prints the output below it."""
+def test_the_examples_print_what_the_guide_says() -> None:
+    """They run as they stand, in their order, and print the output below them."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block("python")],
+        [sys.executable, "-W", "error", "-c", blocks("python")],
         capture_output=True,
         encoding="utf-8",
         check=False,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == block("text")
+    assert done.stdout == blocks("text")
 
 
 def test_the_guide_tells_all_events_of_a_stream() -> None:

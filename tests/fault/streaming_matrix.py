@@ -136,8 +136,8 @@ _INTRODUCTION = f"""\
 
 One turn of the streaming kernel each, without any protection; its answer is *{ANSWER}*
 The fault strikes at once, or midway: behind the first sentence. What is *kept* is what the
-conversation holds as the assistant's words. While a sentence sounds, how much of it was heard is told
-by the clock: a speaker that hangs in silence is taken to have spoken.
+conversation holds as the assistant's words. While a sentence sounds, the clock tells how much of it
+was heard: a speaker that hangs in silence is taken to have spoken.
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from stageflow.stream import Stream
 from stageflow.testing.contracts.blocking import BlockingWatch
 from stageflow.testing.contracts.cancellation import CancellationProbe
 from stageflow.testing.contracts.loops import LoopContract
+from stageflow.testing.contracts.reading import Narrow, Reader, read_by
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.simulation import EPOCH_S, Schedule, SimulationLoop
 
@@ -236,6 +237,27 @@ class StageContractTest(LoopContract):
         """At each step of the loop: it ends as cancelled, soon, and leaves no task behind."""
         self._cancel_everywhere(self._cancelled)
 
+    def test_can_be_cancelled_while_its_reader_is_slow(self) -> None:
+        """As above, where it streams and has to wait until what it put is read."""
+        if self.make_stage().spec.streams:
+            self._cancel_everywhere(self._cancelled_while_read)
+
+    def test_ends_well_when_its_reader_has_enough(self) -> None:
+        """That nobody reads on is no failure of a stage that streams."""
+        case = self.make_stage()
+        if not case.spec.streams:
+            return
+        self.ctx = self._context(case.chosen(case.inputs), case.providers)
+        pipeline = read_by(case.spec, Reader(case.spec.streams, takes=1))
+        result = self._run(
+            PipelineOrchestrator(pipeline.build(), interceptors=[Narrow()]).run(self.ctx)
+        )
+        end = self.assert_one_end(case)
+        assert end.what == "completed", (
+            f"{case.name} {end.what} when its reader had read one item: {result.error}; put()"
+            " returns False then: stop, or go on without it"
+        )
+
     def test_does_not_hold_the_loop(self) -> None:
         """No callback of it runs longer than the limit; the place that does is named."""
         case = self.make_stage()
@@ -289,7 +311,19 @@ class StageContractTest(LoopContract):
         case = self.make_stage()
         ctx = self.create_test_context(case)
         orchestrator = PipelineOrchestrator(case.pipeline.build(), interceptors=[probe])
-        task = asyncio.ensure_future(orchestrator.run_stage(ctx, case.name))
+        await self._see_cancelled(case, probe, orchestrator.run_stage(ctx, case.name))
+
+    async def _cancelled_while_read(self, probe: CancellationProbe) -> None:
+        case = self.make_stage()
+        self.ctx = self._context(case.chosen(case.inputs), case.providers)
+        pipeline = read_by(case.spec, Reader(case.spec.streams, pause_s=0.01))
+        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=[probe, Narrow()])
+        await self._see_cancelled(case, probe, orchestrator.run(self.ctx))
+
+    async def _see_cancelled(
+        self, case: StageCase, probe: CancellationProbe, work: Coroutine[Any, Any, Any]
+    ) -> None:
+        task = asyncio.ensure_future(work)
         probe.aim(task)
         await asyncio.wait([task])
         took_s = asyncio.get_running_loop().time() - (probe.cancelled_at_s or 0.0)
