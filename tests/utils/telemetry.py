@@ -52,6 +52,47 @@ def _failure(duration_ms: float, code: str) -> dict[str, Any]:
     return {"duration_ms": duration_ms, "error_code": code, "error_message": f"it was {code}"}
 
 
+def voice_log(
+    run_id: str,
+    first_ms: float,
+    *,
+    at_s: float = NOON_S,
+    pipeline: str = "streaming_voice",
+    ends: bool = True,
+) -> EventLog:
+    """A turn that hears, and then makes sound sentence by sentence.
+
+    Args:
+        run_id: Its id.
+        first_ms: When there is its first sound, in milliseconds; a stage ``tts`` has begun when
+            half of that was over.
+        at_s: When it begins.
+        pipeline: Its pipeline.
+        ends: Whether the stage, and the run with it, is there to its end, at three times that;
+            else both have failed at twice that.
+    """
+    log, half_s = EventLog(run_id, 0.0, at_s), first_ms / 2000.0
+    end_s, code = (6 if ends else 4) * half_s, "provider_timeout"
+    log.append(("pipeline.started", 0.0, None, {"pipeline": pipeline, "correlation_id": None}))
+    log.append(("stage.stt.started", 0.0, "stt", None))
+    log.append(("stage.stt.completed", half_s, "stt", 0.0))
+    log.append(("stage.tts.started", half_s, "tts", None))
+    log.append(("stage.tts.stream_opened", half_s, "tts", {"stream": "sound"}))
+    first = {"stream": "sound", "elapsed_ms": first_ms / 2}
+    log.append(("stage.tts.stream_first_item", 2 * half_s, "tts", first))
+    closed = {"stream": "sound", "items": 3, "outcome": "completed" if ends else "failed"}
+    log.append(("stage.tts.stream_closed", end_s, "tts", closed))
+    if ends:
+        log.append(("stage.tts.completed", end_s, "tts", half_s))
+        log.append(("pipeline.completed", end_s, None, {"duration_ms": end_s * 1000.0}))
+    else:
+        failed = _failure((end_s - half_s) * 1000.0, code)
+        log.append(("stage.tts.failed", end_s, "tts", failed))
+        ending = {**_failure(end_s * 1000.0, code), "failed_stage": "tts"}
+        log.append(("pipeline.failed", end_s, None, ending))
+    return log
+
+
 def batch(*logs: EventLog) -> EventBatch:
     """All events of some runs, one run after another."""
     return EventBatch([(log, position) for log in logs for position in range(len(log))])
