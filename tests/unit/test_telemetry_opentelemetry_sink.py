@@ -216,7 +216,7 @@ def test_first_items_and_first_audio(observed: Observed) -> None:
     assert audio["streaming_voice"].sum == pytest.approx(1.2)
     assert audio["voice"].sum == pytest.approx(0.5)
     (item,) = points["stageflow.stage.first_item"]
-    assert (item.count, item.sum) == (2, pytest.approx(0.6))
+    assert (item.count, item.sum) == (2, pytest.approx(0.9))
     assert dict(item.attributes) == {
         "stageflow.pipeline": "streaming_voice",
         "stageflow.stage": "tts",

@@ -99,9 +99,9 @@ def test_first_items_and_first_audio() -> None:
     of = 'pipeline="{}",stage="tts",stream="sound"'
     assert named(samples, f"{item}_count", f"{item}_sum") == {
         f"{item}_count{{{of.format('streaming_voice')}}}": 2,
-        f"{item}_sum{{{of.format('streaming_voice')}}}": pytest.approx(0.6),
+        f"{item}_sum{{{of.format('streaming_voice')}}}": pytest.approx(0.9),
         f"{item}_count{{{of.format('unknown')}}}": 1,
-        f"{item}_sum{{{of.format('unknown')}}}": pytest.approx(0.2),
+        f"{item}_sum{{{of.format('unknown')}}}": pytest.approx(0.3),
     }
     assert samples[f'{audio}_bucket{{le="0.5",pipeline="streaming_voice"}}'] == 1
 
