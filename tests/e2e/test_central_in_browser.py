@@ -21,12 +21,12 @@ from stageflow.pulse.serve import make_server
 from stageflow.pulse.site import publish
 from tests.utils import central
 from tests.utils.browser import Visit, serving, started, visiting
-from tests.utils.telemetry import run_log, sink_of
+from tests.utils.telemetry import NOON_S, run_log, sink_of, voice_log
 
 COMMITS, METRICS, RUNS = 40, 4, 600
 BUILD = central.names(METRICS)[0]
 RISE = int(central.STEP_AT * COMMITS)
-PANELS = ["now", "history", "latency", "errors", "breakers", "gate", "load"]
+PANELS = ["now", "history", "first-audio", "latency", "errors", "breakers", "gate", "load"]
 # How many pixels of a chart are neither empty nor grey.
 COLOURED = """canvas => {
     const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -105,8 +105,8 @@ def test_every_panel_is_drawn(visit: Visit) -> None:
         expect(page.locator(f"#{panel} h2")).to_have_count(1)
         expect(page.locator(f"#{panel} .body")).not_to_be_empty()
     canvases = page.locator("main canvas")
-    expect(canvases).to_have_count(4)  # cost, latency, errors, runs of the gate
-    assert [canvas.evaluate(COLOURED) > 200 for canvas in canvases.all()] == [True] * 4
+    expect(canvases).to_have_count(5)  # cost, first audio, latency, errors, runs of the gate
+    assert [canvas.evaluate(COLOURED) > 200 for canvas in canvases.all()] == [True] * 5
     expect(page.locator("#now")).to_contain_text("1.2 M instructions")
     expect(page.locator("#latency .run li")).to_have_count(12)
     expect(page.locator("#breakers .lane .open")).to_have_count(1)
@@ -197,11 +197,40 @@ def test_another_series_and_another_stage(visit: Visit) -> None:
     ).to_be_visible()
 
 
+def test_first_audio_beside_its_budget(browser: Browser, tmp_path: Path) -> None:
+    """First audio and first items have their row, their trend and their budget; what is over shows.
+
+    The turns of the first hour are heard after 300 ms, those of the second after 600 ms.
+    """
+    project = central.repository(tmp_path / "repo", 2, 2)
+    central.hold_first_audio(project, p50=400, p99=500)
+    logs = [voice_log(f"{n}", 300.0 if n < 60 else 600.0, at_s=NOON_S + 60 * n) for n in range(120)]
+    sink_of(tmp_path / "t.db", logs).close()
+    with visiting(browser, alone(project, tmp_path / "site", tmp_path / "t.db")) as visit:
+        page = drawn(visit).page
+        panel = page.locator("#first-audio")
+        row = panel.get_by_role("row", name="streaming_voice (first audio)")
+        cells = ["120", "293 ms", "589 ms", "589 ms", "400 ms", "500 ms", "✗ over"]
+        expect(row.get_by_role("cell")).to_have_text(cells)
+        expect(panel.locator(".legend")).to_contain_text("budget of P99, 500 ms")
+        expect(panel.locator(".readout")).to_contain_text("P50 589 ms, P95 589 ms")
+        panel.locator(".plot").focus()
+        page.keyboard.press("Home")
+        expect(panel.locator(".readout")).to_contain_text("P50 293 ms, P95 293 ms")
+        panel.get_by_role("button", name="streaming_voice · tts → sound").click()
+        expect(panel.locator("h3")).to_have_text("Over time: streaming_voice · tts → sound")
+        expect(panel.locator(".readout")).to_contain_text("P50 445 ms")
+        over = page.locator("#now").get_by_role("row", name="First audio, in t.db")
+        expect(over).to_contain_text("P99")
+        over.get_by_role("link", name="runbook: pipeline-build").click()
+        expect(page.locator("section:target")).to_contain_text("Look at")
+
+
 def test_readable_without_eyes(visit: Visit) -> None:
     """Charts say in words what they show, fields have labels, and tables have headers."""
     page = visit.page
     labels = [plot.get_attribute("aria-label") or "" for plot in page.locator(".plot").all()]
-    assert len(labels) == 4
+    assert len(labels) == 5
     assert all(re.search(r"\d", label) and "arrows move" in label for label in labels)
     unlabelled = (
         "() => [...document.querySelectorAll('select, input')].filter(e => !e.labels.length)"
@@ -253,6 +282,7 @@ def test_without_data_the_commands_are_told(browser: Browser, tmp_path: Path) ->
         for panel, command in {
             "now": "stageflow pulse alert --store FILE.db",
             "history": "make bench",
+            "first-audio": "stageflow run voice --telemetry FILE.db",
             "latency": "stageflow run voice --telemetry FILE.db",
             "errors": "stageflow pulse build --store FILE.db",
             "breakers": "stageflow pulse serve --store FILE.db",

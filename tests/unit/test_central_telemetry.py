@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from stageflow.telemetry.sqlite import SQLiteSink
 from stageflow.telemetry.store import BreakerTurn, TelemetryStore
 from tests.utils import central
 from tests.utils.browser import serving
-from tests.utils.telemetry import NOON_S, batch, run_log, sink_of
+from tests.utils.telemetry import NOON_S, batch, run_log, sink_of, voice_log
 
 RUNS = 400
 BUDGET = Budget(
@@ -95,6 +96,45 @@ def test_budgets_of_turns_and_of_stages(store: Path) -> None:
     assert budgets[""] == {"metric": "Voice", "p50": 500, "p99": 1000, "runbook": "voice-latency"}
     assert budgets["llm"] == {"metric": "llm", "p50": 200, "p99": None, "runbook": "stage-latency"}
     assert {budgets[name] for name in central.STAGES if name != "llm"} == {None}
+
+
+def test_firsts_beside_their_budgets(tmp_path: Path) -> None:
+    """First audio and first items have figures, steps and cells, each with the budget of its own."""
+    turns = [voice_log(f"{n}", 400.0, at_s=NOON_S + 30 * n) for n in range(20)]
+    whole = run_log("w", {"tts": 700.0}, pipeline="voice")
+    sink_of(tmp_path / "t.db", [*turns, whole]).close()
+    series = {
+        "audio": "simulation.TimeToFirstAudio.track_kernel('streaming_voice')",
+        "item": "simulation.TimeToFirstItem.track_stream('streaming_voice.tts.sound')",
+    }
+    budgets = [
+        replace(OF_A_STAGE, metric=metric, series=name, p99=300.0)
+        for metric, name in series.items()
+    ]
+    with TelemetryStore(tmp_path / "t.db") as opened:
+        window = window_of(opened)
+        assert window is not None
+        shown = telemetry(opened, window, budgets)
+    firsts = {(f["pipeline"], f["stage"], f["stream"]): f for f in shown["firsts"]}
+    audio = firsts["streaming_voice", "", ""]
+    item = firsts["streaming_voice", "tts", "sound"]
+    other = firsts.pop(("voice", "", ""))
+    assert [f["count"] for f in (audio, item, other)] == [20, 20, 1]
+    assert audio["percentiles"] == [pytest.approx(400.0, rel=0.025)] * 3
+    assert item["percentiles"] == [pytest.approx(300.0, rel=0.025)] * 3
+    assert [step for step, *_ in audio["by_step"]] == list(range(10))
+    assert sum(audio["heat"]["cells"][2::3]) == 20
+    assert [f["budget"] and f["budget"]["metric"] for f in (audio, item, other)] == [
+        *series,
+        None,
+    ]
+    over = [(row["series"], row["figure"]) for row in shown["over"]]
+    # 300 ms are not over a budget of 300 ms at P99.
+    assert over == [
+        ("streaming_voice", "p50"),
+        ("streaming_voice", "p99"),
+        ("streaming_voice.tts.sound", "p50"),
+    ]
 
 
 def test_example_runs_show_their_critical_path(store: Path) -> None:

@@ -19,7 +19,7 @@ from stageflow.pulse.central.export import SCHEMA_VERSION, Measurement
 from stageflow.pulse.project import AsvProject
 from tests.utils import central
 from tests.utils.asv_repo import ROOT
-from tests.utils.telemetry import run_log, sink_of
+from tests.utils.telemetry import run_log, sink_of, voice_log
 
 GUIDE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 COMMITS, METRICS = 20, 3
@@ -96,6 +96,18 @@ def test_findings_of_the_telemetry(
     assert (found["exit"], found["letters"], found["commit"]) == (3, waiting, None)
     assert called(empty, "check", "--store", str(tmp_path / "t.db")) == 3
     assert f"✗ {waiting} dead letters waiting (t.db)" in capsys.readouterr().out
+
+
+def test_first_audio_over_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Turns that are heard too late are named with figure, budget, pipeline and runbook."""
+    project = central.repository(tmp_path / "repo", 1, 1)
+    central.hold_first_audio(project, p50=500, p99=1000)
+    logs = [voice_log(f"{n}", 300.0 if n % 20 else 2000.0) for n in range(100)]
+    sink_of(tmp_path / "t.db", logs).close()
+    assert called(project, "check", "--store", str(tmp_path / "t.db")) == 3
+    said = [line for line in capsys.readouterr().out.splitlines() if "First audio" in line]
+    expected = "    First audio: p99 2032 ms, budget 1000 (streaming_voice); docs/runbook.md#"
+    assert said == [f"{expected}pipeline-build"]
 
 
 def test_nothing_known_and_nothing_wrong(

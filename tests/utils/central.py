@@ -209,6 +209,40 @@ def _results(project: AsvProject, hashes: list[str], metrics: int, machine: str)
         path.write_text(json.dumps(content), encoding="utf-8")
 
 
+_FIRST_AUDIO = '''\
+"""What a person waits for."""
+
+
+class TimeToFirstAudio:
+    params = ["streaming_voice"]
+    param_names = ["kernel"]
+
+    def track_kernel(self, name):
+        return {"samples": [0.3], "number": 1}
+
+    track_kernel.unit = "seconds"
+    track_kernel.version = "1"
+'''
+
+
+def hold_first_audio(project: AsvProject, *, p50: float, p99: float) -> None:
+    """Give a repository a benchmark of first audio, with a budget in milliseconds."""
+    (project.benchmarks_dir / "simulation.py").write_text(_FIRST_AUDIO, encoding="utf-8")
+    budget = f"""
+[[budget]]
+metric = "First audio"
+benchmark = "simulation.TimeToFirstAudio.track_kernel('streaming_voice')"
+unit = "ms"
+p50 = {p50}
+p99 = {p99}
+gate = "nightly"
+owner = "kernels"
+runbook = "pipeline-build"
+"""
+    with (project.benchmarks_dir / "budgets.toml").open("a", encoding="utf-8") as file:
+        file.write(budget)
+
+
 def write_selftest(project: AsvProject) -> None:
     """Write down a self-test of the gate, as its command does: one false alarm, all caught."""
     found = {
