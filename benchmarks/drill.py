@@ -1,9 +1,10 @@
 """A fault drill: hours of turns in virtual time, with providers in trouble, kept as telemetry.
 
 ``python -m benchmarks.drill --into drill.db`` runs the voice kernels, streaming and whole, and the
-chat kernel as callers come, at random times, with retries, breakers and dead letters as a service has them, while one provider
-after another fails. Engine, faults and telemetry are the real ones; only the waiting is left out,
-so that hours take seconds. The same seed gives the same drill, ending now.
+chat kernel as callers come, at random times, with retries, breakers and dead letters as a service
+has them, while one provider after another fails. Engine, faults and telemetry are the real ones;
+only the waiting is left out, so that hours take seconds. The same seed gives the same drill, ending
+now.
 
 exit codes: 0, the drill is in the file; 1, the file could not be written; 2, bad arguments.
 """

@@ -99,7 +99,7 @@ def test_budgets_of_turns_and_of_stages(store: Path) -> None:
 
 
 def test_firsts_beside_their_budgets(tmp_path: Path) -> None:
-    """First audio and first items have figures, steps and cells, each with the budget of its own."""
+    """First audio and first items have figures, steps, cells, and each the budget of its own."""
     turns = [voice_log(f"{n}", 400.0, at_s=NOON_S + 30 * n) for n in range(20)]
     whole = run_log("w", {"tts": 700.0}, pipeline="voice")
     sink_of(tmp_path / "t.db", [*turns, whole]).close()
