@@ -74,6 +74,7 @@ def _site(scratch: Path) -> Path:
     central.write_selftest(project)
     _gate_runs(project)
     (project.results_dir / "load.jsonl").write_text(central.a_load(), encoding="utf-8")
+    (project.results_dir / "voice.jsonl").write_text(central.voice_figures(), encoding="utf-8")
     store = scratch / "drill.db"
     drill.record(store, drill.HOURS, drill.SEED, _say)
     publish(project, _say, store=store)

@@ -18,6 +18,7 @@ from stageflow.pulse.central.page import PAGE
 from stageflow.pulse.central.record import gate_record
 from stageflow.pulse.central.states import timelines
 from stageflow.pulse.central.telemetry import STEPS, telemetry, window_of
+from stageflow.pulse.central.voice import voice_record
 from stageflow.pulse.gate.budgets import Budget, Gate
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.runs import Run, record
@@ -268,6 +269,46 @@ def test_loads_are_on_record(tmp_path: Path) -> None:
     assert load["at_s"] == 1767323045
     assert load["faults"] == ["300 turns failed"]
     assert shown["notes"] == ["3 lines of load.jsonl cannot be read and were left out."]
+
+
+def test_voice_figures_are_on_record(tmp_path: Path) -> None:
+    """Each figure has a value for each run of the newest's machine; of samples the P95, too."""
+    empty: dict[str, Any] = {
+        "runs": [],
+        "machine": None,
+        "python": None,
+        "figures": [],
+        "notes": [],
+    }
+    assert voice_record(tmp_path) == empty
+    machine = json.loads(central.voice_figures())["machine"]
+    lines = [
+        central.voice_figures(0.3),
+        central.voice_figures(machine={**machine, "machine": "another"}),
+        central.voice_figures(version=2),
+        central.voice_figures(commit_at="yesterday"),
+        '{"version": 1, "at": "2\n',
+        central.voice_figures(figures={"llm.tokens": {"value": 5, "unit": "x", "samples": None}}),
+        central.voice_figures(0.36),
+    ]
+    (tmp_path / "voice.jsonl").write_text("".join(lines), encoding="utf-8")
+    shown = voice_record(tmp_path)
+    assert [run["commit"] for run in shown["runs"]] == ["a" * 40] * 3
+    assert (shown["machine"]["machine"], shown["python"]) == ("box", "3.11.7")
+    figures = {figure["name"]: figure for figure in shown["figures"]}
+    # As they are listed, and what is not behind them.
+    assert [*figures][::6] == ["turn.streaming.first_audio", "yet.unknown"]
+    assert figures["stt.any_words.word_error_rate"]["values"] == [0.3, None, 0.36]
+    assert figures["stt.any_words.word_error_rate"]["p95"] == [None] * 3
+    assert figures["llm.tokens"]["values"] == [None, 5.0, None]
+    # At nine tenths of the way from 600 to 1,000 ms.
+    audio = figures["turn.streaming.first_audio"]
+    assert (audio["values"], audio["p95"]) == ([600.0, None, 600.0], [960.0, None, 960.0])
+    assert audio["title"] == "Time to first audio, streaming"
+    assert shown["notes"] == [
+        "3 lines of voice.jsonl cannot be read and were left out.",
+        "1 runs of other machines are not shown.",
+    ]
 
 
 def test_the_writers_are_named(tmp_path: Path) -> None:

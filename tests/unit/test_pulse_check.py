@@ -169,6 +169,39 @@ def test_everything_measured_is_exported(project: AsvProject, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+def test_voice_figures_are_exported(empty: AsvProject, tmp_path: Path) -> None:
+    """Each figure of each machine is a line of the same form, with its samples."""
+    lines = central.voice_figures() + "cut off\n" + central.voice_figures(0.4)
+    (empty.results_dir / "voice.jsonl").write_text(lines, encoding="utf-8")
+    found = exported(empty, tmp_path / "m.jsonl")
+    assert len(found) == 2 * 6
+    by_name = {line["metric"]: line for line in found[:6]}
+    assert by_name["voice_figures.stt.any_words.word_error_rate"]["value"] == 0.36
+    assert by_name["voice_figures.turn.streaming.first_audio"] == {
+        "schema_version": 1,
+        "metric": "voice_figures.turn.streaming.first_audio",
+        "value": 600.0,
+        "samples": [500.0, 600.0, 1000.0],
+        "unit": "ms",
+        "commit": "a" * 40,
+        "commit_at": "2026-01-01T00:00:00+00:00",
+        "measured_at": "2026-01-02T03:04:05+00:00",
+        "machine": {
+            "arch": "x",
+            "cpu": "a processor",
+            "machine": "box",
+            "num_cpu": "2",
+            "os": "o",
+            "ram": "1",
+        },
+        "environment": {
+            "name": "",
+            "python": "3.11.7",
+            "requirements": {"pocketsphinx": "5.1.1"},
+        },
+    }
+
+
 def test_broken_and_missing_are_told_apart(tmp_path: Path) -> None:
     """A benchmark that broke has no value; one that was skipped, or of another version, no line."""
     project = central.repository(tmp_path / "repo", 1, 5)

@@ -294,6 +294,48 @@ def a_load(**changes: Any) -> str:
     return json.dumps(line | changes) + "\n"
 
 
+def voice_figures(word_error_rate: float = 0.36, **changes: Any) -> str:
+    """A line as ``make voice-figures`` writes it, with some of its figures."""
+    line = {
+        "version": 1,
+        "at": "2026-01-02T03:04:05+00:00",
+        "commit": "a" * 40,
+        "commit_at": "2026-01-01T00:00:00+00:00",
+        "cpus": 2,
+        "python": "3.11.7",
+        "machine": {
+            "arch": "x",
+            "cpu": "a processor",
+            "machine": MACHINE,
+            "num_cpu": "2",
+            "os": "o",
+            "ram": "1",
+        },
+        "requirements": {"pocketsphinx": "5.1.1"},
+        "figures": {
+            "turn.streaming.first_audio": {
+                "value": 600.0,
+                "unit": "ms",
+                "samples": [500.0, 600.0, 1000.0],
+            },
+            "turn.whole.first_audio": {
+                "value": 900.0,
+                "unit": "ms",
+                "samples": [800.0, 900.0, 1500.0],
+            },
+            "stt.any_words.word_error_rate": {
+                "value": word_error_rate,
+                "unit": "errors/word",
+                "samples": None,
+            },
+            "answers.right_of_typed": {"value": 9, "unit": "of 10", "samples": None},
+            "answers.right_of_spoken": {"value": 5, "unit": "of 10", "samples": None},
+            "yet.unknown": {"value": 3.0, "unit": "s/s", "samples": None},
+        },
+    }
+    return json.dumps(line | changes) + "\n"
+
+
 def write_telemetry(path: Path, runs: int, *, hours: float = 24.0, seed: int = 1) -> None:
     """Write so many voice turns, spread evenly over some hours that end at noon.
 
