@@ -27,7 +27,7 @@ from tests.utils.asv_repo import ROOT
 from tests.utils.browser import started
 
 COMMITS, METRICS = 120, 8
-PANELS = ("now", "history", "latency", "errors", "breakers", "gate", "load")
+PANELS = ("now", "history", "first-audio", "latency", "errors", "breakers", "gate", "load", "voice")
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 #: What is seen first, by name of the picture.
 LOOKS: dict[str, dict[str, Any]] = {
