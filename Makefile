@@ -28,6 +28,7 @@ ENGINES := .asv/engines
 ENGINES_ARGS ?=
 RESULTS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
+VOICES := .asv/results/voice.jsonl
 
 # In one place, and not in the template of `stageflow init`, which is part of the package.
 export RUFF_CACHE_DIR := $(abspath .ruff_cache)
@@ -132,8 +133,8 @@ load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing gr
 drill: $(READY) ## Let providers fail for hours of virtual time; Central Pulse shows how turns fared.
 	@$(BIN)/python -m benchmarks.drill --into $(DRILL)
 
-voice-figures: $(READY) ## Print how well and fast this machine's providers hear, answer, speak. FIGURES_ARGS="--json f.json"
-	@$(BIN)/python -m tests.voice_figures $(FIGURES_ARGS)
+voice-figures: $(READY) ## Print and record how well and fast this machine's providers hear, answer, speak.
+	@$(BIN)/python -m tests.voice_figures --record $(VOICES) $(FIGURES_ARGS)
 
 site: $(READY) ## Publish what has been measured, without measuring.
 	@$(BIN)/python -m stageflow pulse build

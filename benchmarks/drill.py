@@ -1,9 +1,10 @@
 """A fault drill: hours of turns in virtual time, with providers in trouble, kept as telemetry.
 
-``python -m benchmarks.drill --into drill.db`` runs the voice and the chat kernel as callers come,
-at random times, with retries, breakers and dead letters as a service has them, while one provider
-after another fails. Engine, faults and telemetry are the real ones; only the waiting is left out,
-so that hours take seconds. The same seed gives the same drill, ending now.
+``python -m benchmarks.drill --into drill.db`` runs the voice kernels, streaming and whole, and the
+chat kernel as callers come, at random times, with retries, breakers and dead letters as a service
+has them, while one provider after another fails. Engine, faults and telemetry are the real ones;
+only the waiting is left out, so that hours take seconds. The same seed gives the same drill, ending
+now.
 
 exit codes: 0, the drill is in the file; 1, the file could not be written; 2, bad arguments.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import stageflow as sf
-from benchmarks.turns import chat_inputs, kernel, voice_inputs
+from benchmarks.turns import TALK, VOICES, chat_inputs, kernel, voice_inputs
 
 # asv imports this file with older commits, too, which may lack what only the drill needs.
 with contextlib.suppress(ImportError):
@@ -43,7 +44,7 @@ SEED = 5
 #: What the telemetry says that it was written by.
 SOURCE = "a fault drill in virtual time"
 #: Turns a second, on the average, of each kernel.
-RATES_HZ = {"voice": 0.4, "chat": 0.2}
+RATES_HZ = {"streaming_voice": 0.25, "voice": 0.15, "chat": 0.2}
 #: How long after an incident its dead letters are replayed, as a share of the whole drill.
 REPLAYED_AFTER = 0.05
 #: How many events may wait for the sink: simulated hours pass faster than a disk writes.
@@ -148,10 +149,15 @@ class Drill:
     async def _replay_after_incidents(self) -> None:
         for one in INCIDENTS:
             await asyncio.sleep((one.ends + REPLAYED_AFTER) * self._length_s - self._loop.time())
-            for letter in await self._letters.letters(LetterState.WAITING):
-                orchestrator = self._orchestrators[letter.pipeline]
-                result = await replay(letter, orchestrator, self._letters, prepare=self._again)
-                self._ended[f"{result.status} when replayed"] += 1
+            # At once: a streaming turn takes as long as its answer sounds.
+            async with asyncio.TaskGroup() as replays:
+                for letter in await self._letters.letters(LetterState.WAITING):
+                    replays.create_task(self._replay(letter))
+
+    async def _replay(self, letter: DeadLetter) -> None:
+        orchestrator = self._orchestrators[letter.pipeline]
+        result = await replay(letter, orchestrator, self._letters, prepare=self._again)
+        self._ended[f"{result.status} when replayed"] += 1
 
     def _again(self, letter: DeadLetter, _: sf.ProviderRegistry | None) -> sf.PipelineContext:
         return self._context(letter.inputs, 0)
@@ -194,7 +200,7 @@ def record(path: Path, hours: float, seed: int, tell: Callable[[str], None]) -> 
     partial = path.with_name(f"{path.name}.partial")
     _remove(partial)
     path.parent.mkdir(parents=True, exist_ok=True)
-    inputs = {"voice": voice_inputs(), "chat": chat_inputs()}
+    inputs = {**dict.fromkeys(VOICES, voice_inputs(TALK)), "chat": chat_inputs()}
     asked = Settings(hours, time.time() - hours * 3600.0, inputs, tell)
     dispatcher = sf.EventDispatcher([SQLiteSink(partial, source=SOURCE)], capacity=BACKLOG)
     try:

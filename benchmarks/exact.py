@@ -15,7 +15,7 @@ from typing import Any
 import stageflow as sf
 from benchmarks import plain
 from benchmarks.support import requires
-from benchmarks.turns import NEEDS, STREAMING, chat_inputs, kernel, voice_inputs
+from benchmarks.turns import NEEDS, STREAMING, VOICES, chat_inputs, kernel, voice_inputs
 
 # An older commit may lack it; its benchmarks then skip before anything here is called.
 with contextlib.suppress(ImportError):
@@ -30,7 +30,6 @@ with contextlib.suppress(ImportError):
 setup = requires(*NEEDS, "testing.simulation")
 
 KERNELS = ("voice", "chat")
-VOICES = ("voice", "streaming_voice")
 
 #: Four sentences of four words; 84 bytes, of which each is 60 ms of sound.
 ANSWER = " ".join(["Four words are here."] * 3 + ["These are four words."])
@@ -76,6 +75,8 @@ class Turn:
         events: How many events it left.
         first_audio_ms: When there was the first sound, in milliseconds of virtual time; None if
             there was none, or the commit cannot tell.
+        heard_ms: When all of the answer had been heard, if there was a first sound: a sound that
+            is made as a whole is then played.
     """
 
     latency_ms: float
@@ -84,6 +85,7 @@ class Turn:
     timers: int
     events: int
     first_audio_ms: float | None = None
+    heard_ms: float | None = None
 
 
 def turn(name: str, latencies: Latencies, **others: Any) -> Turn:
@@ -115,7 +117,15 @@ def turn(name: str, latencies: Latencies, **others: Any) -> Turn:
     waits = calls if latencies != NONE else 0
     ended_ms, timers, events = loop.time() * 1_000.0, loop.timers - waits, result.events
     first_ms = first_audio_ms(events) if "first_audio_ms" in globals() else None
-    return Turn(ended_ms, loop.tasks, calls, timers, len(events), first_ms)
+    heard_ms = first_ms and _heard_ms(result, first_ms)
+    return Turn(ended_ms, loop.tasks, calls, timers, len(events), first_ms, heard_ms)
+
+
+def _heard_ms(result: sf.RunResult, first_ms: float) -> float:
+    for event in result.events:
+        if event.type == "stage.speak.completed":
+            return float(event.offset_ms)
+    return first_ms + float(result.outputs["speech"].duration_s) * 1_000.0
 
 
 def talk(name: str) -> Turn:
@@ -210,6 +220,12 @@ class TimeToFirstAudio:
     def track_ms(self, name: str) -> float:
         """All that has to come one after another before the first sound, and nothing else."""
         found = talk(name).first_audio_ms
+        assert found is not None, "a turn that completed has been heard"
+        return found
+
+    def track_heard_ms(self, name: str) -> float:
+        """All of it, to the last word: the rest sounds without a gap, so what is won is kept."""
+        found = talk(name).heard_ms
         assert found is not None, "a turn that completed has been heard"
         return found
 

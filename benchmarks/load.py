@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
-import datetime as dt
 import gc
 import itertools
 import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from array import array
@@ -31,6 +28,10 @@ from pathlib import Path
 import stageflow as sf
 from benchmarks.support import run
 from benchmarks.turns import chat_inputs, instant_providers, kernel, voice_inputs
+
+# asv imports this file with older commits, too, which may lack what only recording needs.
+with contextlib.suppress(ImportError):
+    from stageflow.pulse.record_lines import add_line, circumstances
 
 RATE_HZ = 500.0
 SECONDS = 60.0
@@ -212,32 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if arguments.record is not None:
-        _record(arguments.record, content)
+        about = circumstances(Path(__file__).parent)
+        add_line(arguments.record, {"version": 1, **about, **content})
     for name, value in dataclasses.asdict(found).items():
         sys.stdout.write(f"{name:15} {value}\n")
     sys.stdout.write("; ".join(faults) + "\n" if faults else "carried, and nothing grew\n")
     return 1 if faults else 0
-
-
-def _record(path: Path, content: dict[str, object]) -> None:
-    """Add a report to those of earlier loads: one JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {
-        "version": 1,
-        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(about | content) + "\n")
-
-
-def _commit() -> str | None:
-    """The commit that is checked out here; None outside of git."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or None
 
 
 def _tell(line: str) -> None:

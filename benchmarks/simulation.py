@@ -9,7 +9,7 @@ import functools
 import stageflow as sf
 from benchmarks import plain
 from benchmarks.support import CpuTimed, requires, timed
-from benchmarks.turns import NEEDS, STREAMING, Turn, chat_turn, talk, voice_turn
+from benchmarks.turns import NEEDS, STREAMING, VOICES, Turn, chat_turn, talk, voice_turn
 
 # An older commit may lack it; its benchmarks then skip before anything here is called.
 with contextlib.suppress(ImportError):
@@ -70,14 +70,37 @@ class TimeToFirstAudio:
     setup = requires(*STREAMING)
     version = "1"
     unit = "seconds"
+    param_names = ("kernel",)
+    params = VOICES
 
-    def track_streaming(self) -> dict[str, object]:
-        """With the first sentence as soon as it is there: P50, P95 and P99."""
-        return {"samples": _first_audio_s("streaming_voice"), "number": 1}
+    def track_kernel(self, name: str) -> dict[str, object]:
+        """With the first sentence as soon as it is there, or the whole: P50, P95 and P99."""
+        firsts = (first_audio_ms(result.events) for result in _talks(name))
+        return {"samples": [_s(first_ms) for first_ms in firsts], "number": 1}
 
-    def track_whole(self) -> dict[str, object]:
-        """With the whole answer: P50, P95 and P99."""
-        return {"samples": _first_audio_s("voice"), "number": 1}
+
+class TimeToFirstItem:
+    """After what time the streams of these turns have their first item, from their stage's start.
+
+    As a user's telemetry would show it: the streams whose first item the first audio waits for.
+    """
+
+    setup = requires(*STREAMING)
+    version = "1"
+    unit = "seconds"
+    param_names = ("stream",)
+    params = ("streaming_voice.llm.sentences", "streaming_voice.tts.sound")
+
+    def track_stream(self, name: str) -> dict[str, object]:
+        """Latencies as samples: P50, P95 and P99, the same ones on every machine."""
+        kernel_name, stage, stream = name.split(".")
+        samples = [
+            _s(event.data["elapsed_ms"])
+            for result in _talks(kernel_name)
+            for event in result.events
+            if event.type == f"stage.{stage}.stream_first_item" and event.data["stream"] == stream
+        ]
+        return {"samples": samples, "number": 1}
 
 
 class Cpu(CpuTimed):
@@ -116,14 +139,16 @@ def _stages_s(kernel: str) -> list[dict[str, float]]:
     ]
 
 
-def _first_audio_s(kernel_name: str) -> list[float]:
-    async def main(sim: Simulation, turn: Turn) -> float:
-        found = first_audio_ms((await turn()).events)
-        assert found is not None, "a turn that completed has been heard"
-        return found / 1_000.0
-
+@functools.cache
+def _talks(kernel_name: str) -> list[sf.RunResult]:
+    """The turns that answer in three sentences."""
     turns = [talk(kernel_name, number) for number in range(TURNS)]
-    return [simulate(functools.partial(main, turn=turn), seed=None).value for turn in turns]
+    return [simulate(_turned, turn, seed=None).value for turn in turns]
+
+
+def _s(first_ms: float | None) -> float:
+    assert first_ms is not None, "a turn that completed has been heard"
+    return first_ms / 1_000.0
 
 
 @functools.cache

@@ -26,6 +26,8 @@ with contextlib.suppress(ImportError):
 
 NEEDS = ("PipelineContext", "kernels.chat", "kernels.defaults", "kernels.voice")
 STREAMING = (*NEEDS, "kernels.streaming_voice")
+#: The kernels of a voice turn: whole and streaming.
+VOICES = ("voice", "streaming_voice")
 TEXT = "What is the weather like today?"
 #: What is said where it matters that the answer, which repeats it, has more than one sentence.
 TALK = f"I want to go for a long walk this afternoon. {TEXT} Do I have to take an umbrella?"

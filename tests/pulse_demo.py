@@ -49,7 +49,7 @@ class Trouble:
 
 TROUBLES = (
     Trouble("llm", FaultType.ERROR, {}, "ErrorRateHigh"),
-    Trouble("stt", FaultType.SLOW, {"duration_ms": 1200}, "VoiceLatencyOverBudget"),
+    Trouble("stt", FaultType.SLOW, {"duration_ms": 1200}, "FirstAudioOverBudget"),
 )
 
 
@@ -89,7 +89,7 @@ def _demonstrate(folder: Path, port: int, once: bool, opened: ExitStack) -> None
     _say(f"Central Pulse   {page}")
     _say(f"Prometheus      {there.servers.prometheus}/alerts")
     _say(f"Alertmanager    {there.servers.alertmanager}")
-    _say("Ten voice turns at once go on all the time. Ctrl-C ends.")
+    _say("Ten streaming voice turns at once go on all the time. Ctrl-C ends.")
     while True:
         for trouble in TROUBLES:
             _bring_about(trouble, there, receiver, box)

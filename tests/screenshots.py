@@ -27,7 +27,7 @@ from tests.utils.asv_repo import ROOT
 from tests.utils.browser import started
 
 COMMITS, METRICS = 120, 8
-PANELS = ("now", "history", "latency", "errors", "breakers", "gate", "load")
+PANELS = ("now", "history", "first-audio", "latency", "errors", "breakers", "gate", "load", "voice")
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 #: What is seen first, by name of the picture.
 LOOKS: dict[str, dict[str, Any]] = {
@@ -74,6 +74,7 @@ def _site(scratch: Path) -> Path:
     central.write_selftest(project)
     _gate_runs(project)
     (project.results_dir / "load.jsonl").write_text(central.a_load(), encoding="utf-8")
+    (project.results_dir / "voice.jsonl").write_text(central.voice_figures(), encoding="utf-8")
     store = scratch / "drill.db"
     drill.record(store, drill.HOURS, drill.SEED, _say)
     publish(project, _say, store=store)

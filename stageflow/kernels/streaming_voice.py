@@ -45,6 +45,9 @@ ANSWER_S = 300.0
 #: How long a turn that was cancelled may take to keep what was said, in seconds.
 KEEPING_S = 1.0
 
+#: The events of a voice turn, of either kernel, with the first of which there is sound.
+FIRST_AUDIO = frozenset({"stage.tts.stream_first_item", "stage.tts.completed"})
+
 _WORD = re.compile(r"\S+")
 
 
@@ -301,6 +304,6 @@ def first_audio_ms(events: Iterable[Event]) -> float | None:
         Milliseconds since the run's start; None if there never was any sound.
     """
     for event in events:
-        if event.type in ("stage.tts.stream_first_item", "stage.tts.completed"):
+        if event.type in FIRST_AUDIO:
             return event.offset_ms
     return None

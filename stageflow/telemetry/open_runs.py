@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+from stageflow.kernels.streaming_voice import FIRST_AUDIO
+
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """A run that has begun.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        heard: Whether its first audio has been told, or can no longer be.
+    """
+
+    pipeline: str
+    heard: bool = field(default=False, kw_only=True)
+
+    def begins_to_sound(self, event_type: str) -> bool:
+        """Whether an event of that type is the run's first audio; told once a run."""
+        if self.heard or event_type not in FIRST_AUDIO:
+            return False
+        self.heard = True
+        return True
 
 
 class OpenRuns(dict[str, T]):

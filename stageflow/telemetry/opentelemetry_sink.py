@@ -18,11 +18,11 @@ from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 
 from stageflow import __version__
-from stageflow.events import CANCELLED, FAILED, STARTED, TERMINAL, Event
+from stageflow.events import CANCELLED, FAILED, STARTED, STREAM_FIRST_ITEM, TERMINAL, Event
 from stageflow.telemetry.buckets import DURATION_BUCKETS_S
 from stageflow.telemetry.encoding import plain
 from stageflow.telemetry.letters import LETTER_WAITING
-from stageflow.telemetry.open_runs import OpenRuns
+from stageflow.telemetry.open_runs import OpenRun, OpenRuns
 from stageflow.telemetry.opentelemetry import OpenTelemetryMetrics
 from stageflow.telemetry.outcomes import BREAKER_STATES, MEASURED, UNKNOWN
 
@@ -31,10 +31,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class _OpenRun:
+class _OpenRun(OpenRun):
     """A run that has begun: its span, and those of its stages that have begun."""
 
-    pipeline: str
     span: trace.Span
     seen_ns: int
     stages: dict[str, trace.Span] = field(default_factory=dict)
@@ -47,7 +46,9 @@ class OpenTelemetrySink:
     the prefix ``stageflow.``. A failed one has the status ERROR and ``error.type`` with the error's
     code; a cancelled one ``stageflow.cancelled``. What happens within a stage, such as a retry or a
     change of a circuit breaker, is an event of its span; a stage that never began is one of the
-    run's. Instruments: ``stageflow.stage.duration`` and ``stageflow.run.duration`` in seconds,
+    run's. Instruments: ``stageflow.stage.duration``, ``stageflow.run.duration``,
+    ``stageflow.stage.first_item`` (from the start of the stage to the first item of a stream) and
+    ``stageflow.run.first_audio`` (from the start of a voice turn to its first sound) in seconds,
     ``stageflow.dead_letters``, and ``stageflow.breaker.state`` (0 closed, 1 half-open, 2 open).
 
     Spans go to the application's provider, which the application flushes.
@@ -71,11 +72,18 @@ class OpenTelemetrySink:
         self._tracer = tracer if tracer is not None else trace.get_tracer(_SCOPE, __version__)
         meter = meter if meter is not None else metrics.get_meter(_SCOPE, __version__)
         self._stages = OpenTelemetryMetrics(meter)
-        self._run_s = meter.create_histogram(
-            "stageflow.run.duration",
-            unit="s",
-            description="Duration of runs that completed or failed.",
-            explicit_bucket_boundaries_advisory=DURATION_BUCKETS_S,
+        self._run_s, self._first_item_s, self._first_audio_s = (
+            meter.create_histogram(
+                f"stageflow.{name}",
+                unit="s",
+                description=description,
+                explicit_bucket_boundaries_advisory=DURATION_BUCKETS_S,
+            )
+            for name, description in (
+                ("run.duration", "Duration of runs that completed or failed."),
+                ("stage.first_item", "Time from a stage's start to a stream's first item."),
+                ("run.first_audio", "Time from a voice turn's start to its first sound."),
+            )
         )
         self._letters = meter.create_counter(
             "stageflow.dead_letters", description="Runs that were kept as dead letters."
@@ -135,6 +143,12 @@ class OpenTelemetrySink:
         if what in BREAKER_STATES:
             provider = {"stageflow.provider": str(data.get("provider", UNKNOWN))}
             self._breakers.set(BREAKER_STATES[what], provider)
+        if run.begins_to_sound(event.type):
+            whose = {"stageflow.pipeline": run.pipeline}
+            self._first_audio_s.record(event.offset_ms / 1000.0, whose)
+        if what == STREAM_FIRST_ITEM:
+            named = {"pipeline": run.pipeline, "stage": stage, "stream": data["stream"]}
+            self._first_item_s.record(data["elapsed_ms"] / 1000.0, _attributes(named))
         span = run.stages.pop(stage, None) if what in TERMINAL else run.stages.get(stage)
         if span is None:
             run.span.add_event(f"stage {stage} {what}", _attributes(data), _ns(event))

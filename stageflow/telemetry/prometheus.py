@@ -22,10 +22,18 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from stageflow.dispatch import EventDispatcher
-from stageflow.events import CANCELLED, COMPLETED, FAILED, STARTED, TERMINAL, Event
+from stageflow.events import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    STARTED,
+    STREAM_FIRST_ITEM,
+    TERMINAL,
+    Event,
+)
 from stageflow.telemetry.buckets import DURATION_BUCKETS_S
 from stageflow.telemetry.letters import LETTER_WAITING
-from stageflow.telemetry.open_runs import OpenRuns
+from stageflow.telemetry.open_runs import OpenRun, OpenRuns
 from stageflow.telemetry.outcomes import BREAKER_STATES, MEASURED, UNKNOWN
 
 _STAGE = ("pipeline", "stage")
@@ -42,20 +50,26 @@ class PrometheusSink:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Choose the registry; each has one such sink at most."""
         self.registry = registry if registry is not None else CollectorRegistry()
-        self._runs: OpenRuns[str] = OpenRuns()
-        self._stage_s = Histogram(
+        self._runs: OpenRuns[OpenRun] = OpenRuns()
+        self._stage_s = self._histogram(
             "stageflow_stage_duration_seconds",
             "Duration of stages that completed or failed.",
             _STAGE,
-            buckets=DURATION_BUCKETS_S,
-            registry=self.registry,
         )
-        self._run_s = Histogram(
+        self._run_s = self._histogram(
             "stageflow_run_duration_seconds",
             "Duration of runs that completed or failed.",
             ("pipeline",),
-            buckets=DURATION_BUCKETS_S,
-            registry=self.registry,
+        )
+        self._first_item_s = self._histogram(
+            "stageflow_stage_first_item_seconds",
+            "Time from the start of a stage to the first item of one of its streams.",
+            (*_STAGE, "stream"),
+        )
+        self._first_audio_s = self._histogram(
+            "stageflow_run_first_audio_seconds",
+            "Time from the start of a voice turn to its first sound.",
+            ("pipeline",),
         )
         self._stages = Counter(
             "stageflow_stage_total",
@@ -109,7 +123,7 @@ class PrometheusSink:
                 self._letters.inc()
             elif event.what == STARTED:
                 pipeline = event.data.get("pipeline", UNKNOWN)
-                self._runs.begin(event.pipeline_run_id, pipeline)
+                self._runs.begin(event.pipeline_run_id, OpenRun(pipeline))
                 # A rate is taken from what there was before: a counter that appears with the
                 # first failure would hide just that one.
                 for outcome in _RUN_OUTCOMES:
@@ -120,10 +134,21 @@ class PrometheusSink:
     def close(self) -> None:
         """Nothing is held back, and what was counted may still be scraped."""
 
+    def _histogram(self, name: str, documentation: str, labels: Sequence[str]) -> Histogram:
+        return Histogram(
+            name, documentation, labels, buckets=DURATION_BUCKETS_S, registry=self.registry
+        )
+
     def _take_stage_event(self, event: Event, stage: str) -> None:
-        what = event.what
-        if what in TERMINAL:
-            pipeline = self._runs.get(event.pipeline_run_id, UNKNOWN)
+        what, run = event.what, self._runs.get(event.pipeline_run_id)
+        pipeline = run.pipeline if run is not None else UNKNOWN
+        # Of a run whose beginning was dropped nobody knows what else was.
+        if run is not None and run.begins_to_sound(event.type):
+            self._first_audio_s.labels(pipeline).observe(event.offset_ms / 1000.0)
+        if what == STREAM_FIRST_ITEM:
+            first_item_s = self._first_item_s.labels(pipeline, stage, event.data["stream"])
+            first_item_s.observe(event.data["elapsed_ms"] / 1000.0)
+        elif what in TERMINAL:
             code = event.data.get("error_code", "") if what == FAILED else ""
             self._stages.labels(pipeline, stage, what, code).inc()
             if what in MEASURED:
@@ -133,7 +158,8 @@ class PrometheusSink:
             self._breakers.labels(event.data.get("provider", UNKNOWN)).set(BREAKER_STATES[what])
 
     def _take_end_of_run(self, event: Event) -> None:
-        pipeline = self._runs.pop(event.pipeline_run_id, UNKNOWN)
+        run = self._runs.pop(event.pipeline_run_id, None)
+        pipeline = run.pipeline if run is not None else UNKNOWN
         self._run_ends.labels(pipeline, event.what).inc()
         if event.what in MEASURED:
             self._run_s.labels(pipeline).observe(event.data["duration_ms"] / 1000.0)

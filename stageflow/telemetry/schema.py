@@ -107,9 +107,29 @@ CREATE VIEW stage_events AS
   WHERE kinds.stage IS NOT NULL""",
 )
 
+#: Series of streams. SQLite changes what is unique by a new table alone; a process that still
+#: writes version 1 goes on, thanks to the default.
+_VERSION_2 = (
+    """\
+CREATE TABLE new_series (
+  id INTEGER PRIMARY KEY,
+  pipeline TEXT NOT NULL,
+  stage TEXT NOT NULL,
+  stream TEXT NOT NULL DEFAULT '',
+  outcome TEXT NOT NULL,
+  error_code TEXT NOT NULL,
+  UNIQUE (pipeline, stage, stream, outcome, error_code)
+)""",
+    """\
+INSERT INTO new_series
+  SELECT id, pipeline, stage, '', outcome, error_code FROM series ORDER BY id""",
+    "DROP TABLE series",
+    "ALTER TABLE new_series RENAME TO series",
+)
+
 #: What makes version n + 1 of a file of version n, at place n. A released one is never changed:
 #: write the next.
-MIGRATIONS: tuple[Sequence[str], ...] = (_VERSION_1,)
+MIGRATIONS: tuple[Sequence[str], ...] = (_VERSION_1, _VERSION_2)
 
 
 def open_file(

@@ -18,13 +18,14 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from stageflow.events import STARTED, TERMINAL, Event, EventBatch, EventLog
+from stageflow.events import STARTED, STREAM_FIRST_ITEM, TERMINAL, Event, EventBatch, EventLog
+from stageflow.kernels.streaming_voice import FIRST_AUDIO as SOUNDING
 from stageflow.sqlite_file import transaction
 from stageflow.telemetry.encoding import to_json
 from stageflow.telemetry.histogram import bucket_of
 from stageflow.telemetry.letters import LETTER_REPLAYED, LETTER_WAITING
-from stageflow.telemetry.open_runs import OpenRuns
-from stageflow.telemetry.outcomes import BREAKER_STATES, UNKNOWN
+from stageflow.telemetry.open_runs import OpenRun, OpenRuns
+from stageflow.telemetry.outcomes import BREAKER_STATES, FIRST_AUDIO, FIRST_ITEM, UNKNOWN
 from stageflow.telemetry.schema import guarded, open_file
 
 MINUTE_S = 60
@@ -46,6 +47,7 @@ class _Role(IntEnum):
     RUN_END = 3
     BREAKER = 4
     LETTER = 5
+    FIRST_ITEM = 6
 
 
 class _Kind(NamedTuple):
@@ -53,11 +55,16 @@ class _Kind(NamedTuple):
     stage: str | None
     what: str
     role: _Role
+    sounds: bool
 
 
-class _Run(NamedTuple):
+@dataclass(slots=True)
+class _Run(OpenRun):
     id: int
-    pipeline: str
+
+
+#: Pipeline, stage ("" for runs), stream ("" for what has none), outcome, error code.
+_Series: TypeAlias = tuple[str, str, str, str, str]
 
 
 def _none_counted() -> list[int]:
@@ -176,6 +183,7 @@ class SQLiteSink:
         self._connection = open_file(self.path, create=True, busy_timeout_s=busy_timeout_s)
         self._kinds: dict[str, _Kind] = {}
         self._series: dict[tuple[str, int, str | None], int] = {}
+        self._firsts: dict[_Series, int] = {}
         self._runs: OpenRuns[_Run] = OpenRuns()
         self._last_run = 0
 
@@ -204,6 +212,7 @@ class SQLiteSink:
             # Ids that were given within the transaction are not in the file.
             self._kinds.clear()
             self._series.clear()
+            self._firsts.clear()
             self._runs.clear()
             raise
 
@@ -231,19 +240,31 @@ class SQLiteSink:
                 continue
             at_s = began_s + offset_ms / 1000.0
             if role in ends:
-                series = self._series.get((run.pipeline, kind.id, code))
-                if series is None:
-                    series = self._new_series(run.pipeline, kind, code)
+                known = self._series.get((run.pipeline, kind.id, code))
+                series = known or self._new_series(run.pipeline, kind, code)
                 count(at_s, series, duration_ms, run.id)
                 if role is _Role.RUN_END:
                     failed_stage = data.get("failed_stage") if data else None
                     batch.ends.append((kind.what, duration_ms, failed_stage, code, run.id))
                     runs.pop(run_id, None)
-            elif role is _Role.BREAKER and data is not None:
-                change = (data.get(k, "") for k in ("before", "after", "reason"))
-                where = (run.pipeline, str(stage), text(run_id))
-                change_row = (at_s, text(data.get("provider", "")), self.source, *map(text, change))
-                batch.changes.append((*change_row, *where))
+            elif data is not None:
+                self._note(batch, kind, run_id, at_s, data)
+            if kind.sounds and run.begins_to_sound(name):
+                count(at_s, self._first((run.pipeline, "", "", FIRST_AUDIO, "")), offset_ms, run.id)
+
+    def _note(
+        self, batch: _Batch, kind: _Kind, run_id: str, at_s: float, data: Mapping[str, Any]
+    ) -> None:
+        """Turn what happened within a stage into rows: a breaker's change, a first item."""
+        run, stage = self._runs[run_id], str(kind.stage)
+        if kind.role is _Role.BREAKER:
+            change = (data.get(k, "") for k in ("provider", "before", "after", "reason"))
+            provider, *states = map(text, change)
+            where = (run.pipeline, stage, text(run_id))
+            batch.changes.append((at_s, provider, self.source, *states, *where))
+        elif kind.role is _Role.FIRST_ITEM:
+            first = self._first((run.pipeline, stage, text(data["stream"]), FIRST_ITEM, ""))
+            batch.count(at_s, first, data["elapsed_ms"], run.id)
 
     def _kind(self, name: str, stage: str | None) -> _Kind:
         """The kind of an event of that type, which this batch is the first to have."""
@@ -260,23 +281,36 @@ class SQLiteSink:
             role = _Role.RUN_END if stage is None else _Role.STAGE_END
         elif what in BREAKER_STATES:
             role = _Role.BREAKER
-        kind = self._kinds[name] = _Kind(number, stage, what, role)
+        elif what == STREAM_FIRST_ITEM:
+            role = _Role.FIRST_ITEM
+        kind = self._kinds[name] = _Kind(number, stage, what, role, name in SOUNDING)
         return kind
 
     def _new_series(self, pipeline: str, kind: _Kind, code: str | None) -> int:
         """The number of the series that an end belongs to, which this process has not counted."""
-        execute, key = self._connection.execute, (pipeline, kind.stage or "", kind.what, code or "")
+        number = self._number((pipeline, kind.stage or "", "", kind.what, code or ""))
+        self._series[pipeline, kind.id, code] = number
+        return number
+
+    def _first(self, key: _Series) -> int:
+        """The number of a series of first items or first audio."""
+        if key not in self._firsts:
+            self._firsts[key] = self._number(key)
+        return self._firsts[key]
+
+    def _number(self, key: _Series) -> int:
+        """The number of a series in the file, given to it now if it has none."""
+        execute = self._connection.execute
         execute(
-            "INSERT OR IGNORE INTO series (pipeline, stage, outcome, error_code)"
-            " VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO series (pipeline, stage, stream, outcome, error_code)"
+            " VALUES (?, ?, ?, ?, ?)",
             key,
         )
         (number,) = execute(
-            "SELECT id FROM series"
-            " WHERE pipeline = ? AND stage = ? AND outcome = ? AND error_code = ?",
+            "SELECT id FROM series WHERE pipeline = ? AND stage = ? AND stream = ?"
+            " AND outcome = ? AND error_code = ?",
             key,
         ).fetchone()
-        self._series[pipeline, kind.id, code] = number
         return int(number)
 
     def _run(
@@ -289,18 +323,20 @@ class SQLiteSink:
     ) -> _Run:
         """The run of an event that this process does not remember."""
         if not starts:
-            # A batch failed, so that all was forgotten; or the run's beginning was dropped.
+            # A batch failed, so that all was forgotten; or the run's beginning was dropped. Its
+            # first sound may have been among that: whatever sounds next is not the first.
             row = self._connection.execute(
-                "SELECT id, pipeline FROM runs WHERE run_id = ? AND source = ?"
+                "SELECT pipeline, id FROM runs WHERE run_id = ? AND source = ?"
                 " AND status = 'running' ORDER BY id DESC LIMIT 1",
                 (text(run_id), self.source),
             ).fetchone()
             if row is not None:
-                run = _Run(*row)
+                run = _Run(*row, heard=True)
                 self._runs.begin(run_id, run)
                 return run
         self._last_run += 1
-        run = _Run(self._last_run, text((data or {}).get("pipeline", UNKNOWN)))
+        pipeline = text((data or {}).get("pipeline", UNKNOWN))
+        run = _Run(pipeline, self._last_run, heard=not starts)
         batch.runs.append((run.id, text(run_id), run.pipeline, self.source, began_s))
         self._runs.begin(run_id, run)
         return run

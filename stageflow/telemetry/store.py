@@ -8,8 +8,8 @@ the whole of it.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +19,14 @@ from stageflow.closing import Closing
 from stageflow.events import FAILED, Event
 from stageflow.telemetry.errors import UnknownRunError
 from stageflow.telemetry.histogram import Histogram
-from stageflow.telemetry.outcomes import MEASURED
+from stageflow.telemetry.outcomes import FIRST_AUDIO, FIRST_ITEM, MEASURED
 from stageflow.telemetry.schema import guarded, open_file
 from stageflow.telemetry.sqlite import HOUR_S, MINUTE_S
 
 T = TypeVar("T")
 #: Of how many of the newest runs the sources are told.
 NEWEST_RUNS = 1000
+_FIRSTS = (FIRST_ITEM, FIRST_AUDIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,20 @@ class Latency:
     def p99_ms(self) -> float:
         """The 99th percentile in milliseconds."""
         return self.histogram.percentile_ms(0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class First(Latency):
+    """After what time the first of something was there, in one step of a window.
+
+    Attributes:
+        start_s, pipeline, stage: As those of `Latency`.
+        histogram: From the start of the stage to the first item of a stream; of runs, from the
+            start of the run to its first audio.
+        stream: Name of the stream; None for the runs.
+    """
+
+    stream: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +236,11 @@ class TelemetryStore(Closing):
 
     def known(self) -> tuple[tuple[str, str | None], ...]:
         """Every pipeline, and with it every stage that has ended; None for its runs, first."""
-        query = "SELECT DISTINCT pipeline, stage FROM series ORDER BY pipeline, stage"
-        return tuple((pipeline, stage or None) for pipeline, stage in self._rows(query))
+        query = (
+            "SELECT DISTINCT pipeline, stage FROM series WHERE outcome NOT IN (?, ?)"
+            " ORDER BY pipeline, stage"
+        )
+        return tuple((pipeline, stage or None) for pipeline, stage in self._rows(query, *_FIRSTS))
 
     def covered(self) -> Window | None:
         """From the first minute in which something ended to the end of the last; None if empty."""
@@ -252,17 +270,24 @@ class TelemetryStore(Closing):
             pipeline: Only of this pipeline.
             stage: Only this stage; ``""`` for runs alone.
         """
-        found: defaultdict[tuple[int, str, str], defaultdict[int, int]] = defaultdict(
-            lambda: defaultdict(int)
-        )
-        series = self._series(pipeline, stage)
-        for step, number, bucket, count in self._sums(window, "bucket", series):
-            where, stage_name, outcome, _ = series[number]
-            if outcome in MEASURED:
-                found[step, where, stage_name][bucket] += count
+        found = self._histograms(window, pipeline, stage, MEASURED)
         return tuple(
-            Latency(step, where, stage_name or None, Histogram(dict(counts)))
-            for (step, where, stage_name), counts in sorted(found.items())
+            Latency(step, where, stage_name or None, histogram)
+            for (step, where, stage_name, _), histogram in found
+        )
+
+    def firsts(
+        self, window: Window, *, pipeline: str | None = None, stage: str | None = None
+    ) -> tuple[First, ...]:
+        """After what time streams had their first item, and voice turns their first audio.
+
+        Arguments and order are those of `latencies`, streams in the order of their names. A first
+        counts however its stage and run ended: it had been there.
+        """
+        found = self._histograms(window, pipeline, stage, _FIRSTS)
+        return tuple(
+            First(step, where, stage_name or None, histogram, stream or None)
+            for (step, where, stage_name, stream), histogram in found
         )
 
     def errors(
@@ -275,7 +300,9 @@ class TelemetryStore(Closing):
         codes: defaultdict[tuple[int, str, str], dict[str, int]] = defaultdict(dict)
         series = self._series(pipeline, stage)
         for step, number, _, count in self._sums(window, "0", series):
-            where, stage_name, outcome, code = series[number]
+            where, stage_name, _, outcome, code = series[number]
+            if outcome in _FIRSTS:
+                continue
             outcomes[step, where, stage_name][outcome] += count
             if outcome == FAILED:
                 codes[step, where, stage_name][code] = count
@@ -354,7 +381,7 @@ class TelemetryStore(Closing):
         if not found:
             return None
         last = found[0].histogram.bucket_at(share)
-        numbers = [n for n, key in self._series(pipeline, "").items() if key[2] in MEASURED]
+        numbers = [n for n, key in self._series(pipeline, "").items() if key[3] in MEASURED]
         for bucket in sorted((b for b in found[0].histogram.counts if b <= last), reverse=True):
             number = self._example(window, numbers, bucket)
             if number is not None:
@@ -379,14 +406,26 @@ class TelemetryStore(Closing):
 
     def _series(
         self, pipeline: str | None, stage: str | None
-    ) -> dict[int, tuple[str, str, str, str]]:
-        """Pipeline, stage ("" for runs), outcome and error code of each series, by its number."""
-        rows = self._rows("SELECT id, pipeline, stage, outcome, error_code FROM series")
+    ) -> dict[int, tuple[str, str, str, str, str]]:
+        """Pipeline, stage ("" for runs), stream, outcome and error code of series, by number."""
+        rows = self._rows("SELECT id, pipeline, stage, stream, outcome, error_code FROM series")
         return {
-            number: (where, stage_name, outcome, code)
-            for number, where, stage_name, outcome, code in rows
+            number: (where, stage_name, *others)
+            for number, where, stage_name, *others in rows
             if pipeline in (None, where) and stage in (None, stage_name)
         }
+
+    def _histograms(
+        self, window: Window, pipeline: str | None, stage: str | None, outcomes: Collection[str]
+    ) -> list[tuple[tuple[int, str, str, str], Histogram]]:
+        """Durations by step, pipeline, stage and stream, in that order, of series so called."""
+        found: defaultdict[tuple[int, str, str, str], Counter[int]] = defaultdict(Counter)
+        series = self._series(pipeline, stage)
+        for step, number, bucket, count in self._sums(window, "bucket", series):
+            where, stage_name, stream, outcome, _ = series[number]
+            if outcome in outcomes:
+                found[step, where, stage_name, stream][bucket] += count
+        return [(key, Histogram(counts)) for key, counts in sorted(found.items())]
 
     def _sums(
         self, window: Window, bucket: str, series: Mapping[int, object]

@@ -21,12 +21,12 @@ from stageflow.pulse.serve import make_server
 from stageflow.pulse.site import publish
 from tests.utils import central
 from tests.utils.browser import Visit, serving, started, visiting
-from tests.utils.telemetry import run_log, sink_of
+from tests.utils.telemetry import NOON_S, run_log, sink_of, voice_log
 
 COMMITS, METRICS, RUNS = 40, 4, 600
 BUILD = central.names(METRICS)[0]
 RISE = int(central.STEP_AT * COMMITS)
-PANELS = ["now", "history", "latency", "errors", "breakers", "gate", "load"]
+PANELS = ["now", "history", "first-audio", "latency", "errors", "breakers", "gate", "load", "voice"]
 # How many pixels of a chart are neither empty nor grey.
 COLOURED = """canvas => {
     const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -68,6 +68,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     central.write_selftest(project)
     wrong = central.a_load(memory_growth=0.08, faults=["memory grew by 8.0%"])
     (project.results_dir / "load.jsonl").write_text(wrong + central.a_load(), encoding="utf-8")
+    figures = central.voice_figures(0.3) + central.voice_figures(commit="b" * 40)
+    (project.results_dir / "voice.jsonl").write_text(figures, encoding="utf-8")
     central.write_telemetry(folder / "t.db", RUNS, hours=12)
     publish(project, lambda _: None, store=folder / "t.db")
     return Site(project, project.html_dir, hashes, folder / "t.db")
@@ -105,8 +107,9 @@ def test_every_panel_is_drawn(visit: Visit) -> None:
         expect(page.locator(f"#{panel} h2")).to_have_count(1)
         expect(page.locator(f"#{panel} .body")).not_to_be_empty()
     canvases = page.locator("main canvas")
-    expect(canvases).to_have_count(4)  # cost, latency, errors, runs of the gate
-    assert [canvas.evaluate(COLOURED) > 200 for canvas in canvases.all()] == [True] * 4
+    # Cost, first audio, latency, errors, runs of the gate, voice figures.
+    expect(canvases).to_have_count(6)
+    assert [canvas.evaluate(COLOURED) > 200 for canvas in canvases.all()] == [True] * 6
     expect(page.locator("#now")).to_contain_text("1.2 M instructions")
     expect(page.locator("#latency .run li")).to_have_count(12)
     expect(page.locator("#breakers .lane .open")).to_have_count(1)
@@ -197,11 +200,62 @@ def test_another_series_and_another_stage(visit: Visit) -> None:
     ).to_be_visible()
 
 
+def test_voice_figures_newest_and_over_time(visit: Visit) -> None:
+    """The newest figures with their spread, beside those before, and each drawn run after run."""
+    page, voice = visit.page, visit.page.locator("#voice")
+    expect(voice).to_contain_text("Newest of 2: ")
+    expect(voice).to_contain_text("commit bbbbbbbbbb, 2 cores of a processor, Python 3.11.7")
+    tiles = voice.locator(".tile")
+    expect(tiles).to_have_count(3)
+    expect(tiles.first).to_contain_text("600 ms")
+    # Between 600 and 1,000 ms, and between 900 and 1,500, at nine tenths of the way.
+    expect(tiles.first).to_contain_text("P95 960 ms; whole 900 ms, P95 1.44 s")
+    expect(tiles.last).to_contain_text("9 of 10spoken: 5 of 10")
+    row = voice.get_by_role("row", name="Word error rate, any words")
+    expect(row.get_by_role("cell")).to_have_text(["36 %", "\N{EN DASH}", "30 %", "+20 %"])
+    expect(voice.get_by_role("row", name="yet.unknown")).to_contain_text("3 s/s")
+    row.get_by_role("button").click()
+    expect(voice.locator("h3")).to_have_text("Run after run: Word error rate, any words")
+    expect(voice.locator(".readout")).to_contain_text("bbbbbbbbbb: 36 %")
+    voice.locator(".plot").focus()
+    page.keyboard.press("Home")
+    expect(voice.locator(".readout")).to_contain_text("aaaaaaaaaa: 30 %")
+
+
+def test_first_audio_beside_its_budget(browser: Browser, tmp_path: Path) -> None:
+    """First audio and first items have their row, their trend and their budget; what is over shows.
+
+    The turns of the first hour are heard after 300 ms, those of the second after 600 ms.
+    """
+    project = central.repository(tmp_path / "repo", 2, 2)
+    central.hold_first_audio(project, p50=400, p99=500)
+    logs = [voice_log(f"{n}", 300.0 if n < 60 else 600.0, at_s=NOON_S + 60 * n) for n in range(120)]
+    sink_of(tmp_path / "t.db", logs).close()
+    with visiting(browser, alone(project, tmp_path / "site", tmp_path / "t.db")) as visit:
+        page = drawn(visit).page
+        panel = page.locator("#first-audio")
+        row = panel.get_by_role("row", name="streaming_voice (first audio)")
+        cells = ["120", "293 ms", "589 ms", "589 ms", "400 ms", "500 ms", "✗ over"]
+        expect(row.get_by_role("cell")).to_have_text(cells)
+        expect(panel.locator(".legend")).to_contain_text("budget of P99, 500 ms")
+        expect(panel.locator(".readout")).to_contain_text("P50 589 ms, P95 589 ms")
+        panel.locator(".plot").focus()
+        page.keyboard.press("Home")
+        expect(panel.locator(".readout")).to_contain_text("P50 293 ms, P95 293 ms")
+        panel.get_by_role("button", name="streaming_voice · tts → sound").click()
+        expect(panel.locator("h3")).to_have_text("Over time: streaming_voice · tts → sound")
+        expect(panel.locator(".readout")).to_contain_text("P50 445 ms")
+        over = page.locator("#now").get_by_role("row", name="First audio, in t.db")
+        expect(over).to_contain_text("P99")
+        over.get_by_role("link", name="runbook: pipeline-build").click()
+        expect(page.locator("section:target")).to_contain_text("Look at")
+
+
 def test_readable_without_eyes(visit: Visit) -> None:
     """Charts say in words what they show, fields have labels, and tables have headers."""
     page = visit.page
     labels = [plot.get_attribute("aria-label") or "" for plot in page.locator(".plot").all()]
-    assert len(labels) == 4
+    assert len(labels) == 6
     assert all(re.search(r"\d", label) and "arrows move" in label for label in labels)
     unlabelled = (
         "() => [...document.querySelectorAll('select, input')].filter(e => !e.labels.length)"
@@ -253,11 +307,13 @@ def test_without_data_the_commands_are_told(browser: Browser, tmp_path: Path) ->
         for panel, command in {
             "now": "stageflow pulse alert --store FILE.db",
             "history": "make bench",
+            "first-audio": "stageflow run voice --telemetry FILE.db",
             "latency": "stageflow run voice --telemetry FILE.db",
             "errors": "stageflow pulse build --store FILE.db",
             "breakers": "stageflow pulse serve --store FILE.db",
             "gate": "make gate",
             "load": "make load",
+            "voice": "make voice-figures",
         }.items():
             expect(page.locator(f"#{panel} .empty code", has_text=command).first).to_be_visible()
         expect(page.locator("canvas")).to_have_count(0)

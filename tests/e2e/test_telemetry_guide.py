@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from stageflow import EventDispatcher
-from stageflow.events import EventBatch
 from stageflow.telemetry.prometheus import PrometheusSink
 from stageflow.telemetry.schema import APPLICATION_ID, MIGRATIONS
 from stageflow.telemetry.sqlite import SQLiteSink
-from tests.utils.telemetry import run_log
+from tests.utils.telemetry import batch, run_log, voice_log
 
 GUIDE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
@@ -92,11 +91,11 @@ def test_the_tables_are_those_of_a_file(tmp_path: Path) -> None:
 
 
 def test_the_metrics_are_those_of_the_sink() -> None:
-    """Each with its labels, as one run that fails brings them out."""
+    """Each with its labels, as a run that fails and a voice turn bring them out."""
     sink = PrometheusSink()
     log = run_log("1", {"a": 5.0, "b": "boom"})
     log.append(("stage.a.breaker_open", 0.0, "a", {"provider": "llm"}))
-    sink.write(EventBatch([(log, position) for position in range(len(log))]))
+    sink.write(batch(log, voice_log("2", 400.0)))
     with EventDispatcher([sink]) as dispatcher:
         sink.watch(dispatcher)
         sink.watch_letters(lambda: 0.0)

@@ -24,15 +24,15 @@ def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:
             wait_for(receiver, "RESOLVED: ErrorRateHigh")
             wait_for(receiver, "RESOLVED: BreakerOpen")
             there.traffic.fault = ("stt", FaultType.SLOW, {"duration_ms": 1200})
-            slow = wait_for(receiver, "FIRING 1: VoiceLatencyOverBudget")
+            slow = wait_for(receiver, "FIRING 1: FirstAudioOverBudget")
             there.traffic.fault = None
-            wait_for(receiver, "RESOLVED: VoiceLatencyOverBudget")
-            assert box.arrived_with("FIRING 1: VoiceLatencyOverBudget", PATIENCE_S)
-    assert "of the runs of voice failed in 5 s, limit 1 %, for 3 s or longer" in failing
+            wait_for(receiver, "RESOLVED: FirstAudioOverBudget")
+            assert box.arrived_with("FIRING 1: FirstAudioOverBudget", PATIENCE_S)
+    assert "of the runs of streaming_voice failed in 5 s, limit 1 %, for 3 s or longer" in failing
     assert "likely stage llm, " in failing
     assert "|page> · <https://stageflow.example/docs/runbook.md#error-rate|runbook>" in failing
     assert "the circuit breaker of llm is open" in opened
-    assert "P99 latency of voice is " in slow
+    assert "P99 time to first audio of streaming_voice is " in slow
     assert "likely stage stt, P99 " in slow
     for rule in alerts.rules:
         states = [title.split()[0].strip(":") for title in titles(receiver) if rule.name in title]
@@ -43,7 +43,7 @@ def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:
     part = letter.get_body(("plain",))
     assert part is not None
     body = part.get_content()
-    assert "of the runs of voice failed in 5 s, limit 1 %" in body
+    assert "of the runs of streaming_voice failed in 5 s, limit 1 %" in body
     assert "runbook: https://stageflow.example/docs/runbook.md#error-rate" in body
     shown = [path.read_text() for path in tmp_path.glob("*.log")]
     assert not [text for text in shown if "sEcReT" in text or PASSWORD in text]

@@ -22,7 +22,7 @@ def test_each_alert_arrives_and_is_resolved() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert len(re.findall(r"http://127\.0\.0\.1:\d+", done.stdout)) == 3
-    for alert in ("ErrorRateHigh", "VoiceLatencyOverBudget"):
+    for alert in ("ErrorRateHigh", "FirstAudioOverBudget"):
         said = [line.split("  ✓ ")[1] for line in done.stdout.splitlines() if f" {alert}" in line]
         assert said == [
             f"arrived at Slack: FIRING 1: {alert}",

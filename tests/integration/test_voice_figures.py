@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
-from tests.voice_figures import word_errors
+from stageflow.pulse.central.voice import Figure, voice_runs
+from stageflow.pulse.results import MACHINE_FIELDS
+from tests.utils.asv_repo import ROOT
+from tests.voice_figures import record, word_errors
 
 #: 22 of 57 words, 0.39, was measured of this voice, with the versions that pyproject.toml pins; the
 #: room is two words, as another processor may round otherwise.
@@ -33,6 +38,29 @@ def test_the_errors_are_the_fewest_that_explain_what_was_heard(
 ) -> None:
     """Counted by hand: words substituted, left out and added."""
     assert word_errors(said, heard) == errors
+
+
+def test_figures_are_kept_as_central_pulse_reads_them(tmp_path: Path) -> None:
+    """What is recorded is read back, with this commit, machine and the wheels that decide."""
+    figures = {
+        "llm.first_token": Figure.of([80.0, 100.0, 90.0], "ms"),
+        "llm.tokens": Figure(50.0, "tokens/s"),
+    }
+    record(tmp_path / "new" / "voice.jsonl", figures)
+    record(tmp_path / "new" / "voice.jsonl", figures)
+    (run, again), notes = voice_runs(tmp_path / "new")
+    assert (run.figures, again.figures, notes) == (figures, figures, [])
+    assert figures["llm.first_token"].value == 90.0
+    head = subprocess.run(
+        ["git", "show", "--no-patch", "--format=%H", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.commit == head.stdout.strip()
+    assert set(run.machine) == set(MACHINE_FIELDS)
+    assert run.environment["requirements"]["pocketsphinx"] == version("pocketsphinx")
 
 
 def heard(stt: str, voices: str) -> tuple[float, str]:

@@ -143,6 +143,12 @@ def test_notice_says_everything(tmp_path: Path) -> None:
             "stage llm, provider_timeout",
         ),
         (
+            "FirstAudioOverBudget: over it for longer, then resolved",
+            "P99 time to first audio of streaming_voice is 894 ms, limit 500 ms, for 5 min or"
+            " longer",
+            "stage tts to sound, P99 678 ms; stage stt, P99 223 ms",
+        ),
+        (
             "NoData: runs stop for longer, then resolved",
             "no run has ended in 10 min, for 5 min or longer",
             "",

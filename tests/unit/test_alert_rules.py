@@ -147,6 +147,8 @@ def test_rules_of_the_specification() -> None:
     ours = load(ROOT / "benchmarks/alerts.toml")
     latencies = {r.pipeline: (r.limit, r.for_s) for r in ours.rules if r.kind is Kind.LATENCY}
     assert latencies == {"voice": (1000.0, 300), "chat": (800.0, 300)}
+    (audio,) = (rule for rule in ours.rules if rule.kind is Kind.FIRST_AUDIO)
+    assert (audio.pipeline, audio.limit, audio.for_s) == ("streaming_voice", 500.0, 300)
     (errors,) = (rule for rule in ours.rules if rule.kind is Kind.ERROR_RATE)
     assert (errors.limit, errors.for_s) == (0.01, 300)
     burns = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stageflow.pulse.central.page import PAGE
 from stageflow.pulse.central.record import gate_record
 from stageflow.pulse.central.states import timelines
 from stageflow.pulse.central.telemetry import STEPS, telemetry, window_of
+from stageflow.pulse.central.voice import voice_record
 from stageflow.pulse.gate.budgets import Budget, Gate
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.runs import Run, record
@@ -25,7 +27,7 @@ from stageflow.telemetry.sqlite import SQLiteSink
 from stageflow.telemetry.store import BreakerTurn, TelemetryStore
 from tests.utils import central
 from tests.utils.browser import serving
-from tests.utils.telemetry import NOON_S, batch, run_log, sink_of
+from tests.utils.telemetry import NOON_S, batch, run_log, sink_of, voice_log
 
 RUNS = 400
 BUDGET = Budget(
@@ -95,6 +97,45 @@ def test_budgets_of_turns_and_of_stages(store: Path) -> None:
     assert budgets[""] == {"metric": "Voice", "p50": 500, "p99": 1000, "runbook": "voice-latency"}
     assert budgets["llm"] == {"metric": "llm", "p50": 200, "p99": None, "runbook": "stage-latency"}
     assert {budgets[name] for name in central.STAGES if name != "llm"} == {None}
+
+
+def test_firsts_beside_their_budgets(tmp_path: Path) -> None:
+    """First audio and first items have figures, steps, cells, and each the budget of its own."""
+    turns = [voice_log(f"{n}", 400.0, at_s=NOON_S + 30 * n) for n in range(20)]
+    whole = run_log("w", {"tts": 700.0}, pipeline="voice")
+    sink_of(tmp_path / "t.db", [*turns, whole]).close()
+    series = {
+        "audio": "simulation.TimeToFirstAudio.track_kernel('streaming_voice')",
+        "item": "simulation.TimeToFirstItem.track_stream('streaming_voice.tts.sound')",
+    }
+    budgets = [
+        replace(OF_A_STAGE, metric=metric, series=name, p99=300.0)
+        for metric, name in series.items()
+    ]
+    with TelemetryStore(tmp_path / "t.db") as opened:
+        window = window_of(opened)
+        assert window is not None
+        shown = telemetry(opened, window, budgets)
+    firsts = {(f["pipeline"], f["stage"], f["stream"]): f for f in shown["firsts"]}
+    audio = firsts["streaming_voice", "", ""]
+    item = firsts["streaming_voice", "tts", "sound"]
+    other = firsts.pop(("voice", "", ""))
+    assert [f["count"] for f in (audio, item, other)] == [20, 20, 1]
+    assert audio["percentiles"] == [pytest.approx(400.0, rel=0.025)] * 3
+    assert item["percentiles"] == [pytest.approx(300.0, rel=0.025)] * 3
+    assert [step for step, *_ in audio["by_step"]] == list(range(10))
+    assert sum(audio["heat"]["cells"][2::3]) == 20
+    assert [f["budget"] and f["budget"]["metric"] for f in (audio, item, other)] == [
+        *series,
+        None,
+    ]
+    over = [(row["series"], row["figure"]) for row in shown["over"]]
+    # 300 ms are not over a budget of 300 ms at P99.
+    assert over == [
+        ("streaming_voice", "p50"),
+        ("streaming_voice", "p99"),
+        ("streaming_voice.tts.sound", "p50"),
+    ]
 
 
 def test_example_runs_show_their_critical_path(store: Path) -> None:
@@ -228,6 +269,46 @@ def test_loads_are_on_record(tmp_path: Path) -> None:
     assert load["at_s"] == 1767323045
     assert load["faults"] == ["300 turns failed"]
     assert shown["notes"] == ["3 lines of load.jsonl cannot be read and were left out."]
+
+
+def test_voice_figures_are_on_record(tmp_path: Path) -> None:
+    """Each figure has a value for each run of the newest's machine; of samples the P95, too."""
+    empty: dict[str, Any] = {
+        "runs": [],
+        "machine": None,
+        "python": None,
+        "figures": [],
+        "notes": [],
+    }
+    assert voice_record(tmp_path) == empty
+    machine = json.loads(central.voice_figures())["machine"]
+    lines = [
+        central.voice_figures(0.3),
+        central.voice_figures(machine={**machine, "machine": "another"}),
+        central.voice_figures(version=2),
+        central.voice_figures(commit_at="yesterday"),
+        '{"version": 1, "at": "2\n',
+        central.voice_figures(figures={"llm.tokens": {"value": 5, "unit": "x", "samples": None}}),
+        central.voice_figures(0.36),
+    ]
+    (tmp_path / "voice.jsonl").write_text("".join(lines), encoding="utf-8")
+    shown = voice_record(tmp_path)
+    assert [run["commit"] for run in shown["runs"]] == ["a" * 40] * 3
+    assert (shown["machine"]["machine"], shown["python"]) == ("box", "3.11.7")
+    figures = {figure["name"]: figure for figure in shown["figures"]}
+    # As they are listed, and what is not behind them.
+    assert [*figures][::6] == ["turn.streaming.first_audio", "yet.unknown"]
+    assert figures["stt.any_words.word_error_rate"]["values"] == [0.3, None, 0.36]
+    assert figures["stt.any_words.word_error_rate"]["p95"] == [None] * 3
+    assert figures["llm.tokens"]["values"] == [None, 5.0, None]
+    # At nine tenths of the way from 600 to 1,000 ms.
+    audio = figures["turn.streaming.first_audio"]
+    assert (audio["values"], audio["p95"]) == ([600.0, None, 600.0], [960.0, None, 960.0])
+    assert audio["title"] == "Time to first audio, streaming"
+    assert shown["notes"] == [
+        "3 lines of voice.jsonl cannot be read and were left out.",
+        "1 runs of other machines are not shown.",
+    ]
 
 
 def test_the_writers_are_named(tmp_path: Path) -> None:

@@ -254,6 +254,10 @@ def test_time_to_first_audio() -> None:
     assert streaming == 125.0 + 23.4375 + 187.5 * 4 / 16 + 93.75
     assert whole == 125.0 + 23.4375 + 187.5 + 93.75
     assert whole - streaming == 187.5 * 12 / 16
+    for name, first_ms in (("streaming_voice", streaming), ("voice", whole)):
+        # 84 bytes of sound.
+        heard_ms = exact.TimeToFirstAudio().track_heard_ms(name)
+        assert heard_ms == pytest.approx(first_ms + 84 * 60)
 
 
 def test_a_streaming_turn() -> None:

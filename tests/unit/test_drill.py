@@ -44,7 +44,20 @@ def test_every_turn_is_in_the_file(drilled: tuple[Path, dict[str, int], list[str
     assert ended["failed"] > 50 < ended["completed"]
     with TelemetryStore(path) as store:
         assert store.sources() == (SOURCE,)
-        assert {name for name, _ in store.known()} == {"voice", "chat"}
+        assert {name for name, _ in store.known()} == {"streaming_voice", "voice", "chat"}
+
+
+def test_first_audio_shows(drilled: tuple[Path, dict[str, int], list[str]]) -> None:
+    """Streaming turns are heard, sooner than whole ones, and later while the hearing is slow."""
+    path, _, _ = drilled
+    (incident,) = [one for one in INCIDENTS if one.provider == "stt"]
+    with TelemetryStore(path) as store:
+        covered = store.covered()
+        assert covered is not None
+        found = {f.pipeline: f for f in store.firsts(covered, stage="")}
+    streaming = found["streaming_voice"]
+    assert streaming.p50_ms < 0.9 * found["voice"].p50_ms
+    assert streaming.p95_ms > streaming.p50_ms + 0.8 * incident.options["duration_ms"]
 
 
 def test_it_lasts_as_long_as_it_says(drilled: tuple[Path, dict[str, int], list[str]]) -> None:

@@ -19,7 +19,7 @@ from stageflow.pulse.central.export import SCHEMA_VERSION, Measurement
 from stageflow.pulse.project import AsvProject
 from tests.utils import central
 from tests.utils.asv_repo import ROOT
-from tests.utils.telemetry import run_log, sink_of
+from tests.utils.telemetry import run_log, sink_of, voice_log
 
 GUIDE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 COMMITS, METRICS = 20, 3
@@ -98,6 +98,18 @@ def test_findings_of_the_telemetry(
     assert f"✗ {waiting} dead letters waiting (t.db)" in capsys.readouterr().out
 
 
+def test_first_audio_over_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Turns that are heard too late are named with figure, budget, pipeline and runbook."""
+    project = central.repository(tmp_path / "repo", 1, 1)
+    central.hold_first_audio(project, p50=500, p99=1000)
+    logs = [voice_log(f"{n}", 300.0 if n % 20 else 2000.0) for n in range(100)]
+    sink_of(tmp_path / "t.db", logs).close()
+    assert called(project, "check", "--store", str(tmp_path / "t.db")) == 3
+    said = [line for line in capsys.readouterr().out.splitlines() if "First audio" in line]
+    expected = "    First audio: p99 2032 ms, budget 1000 (streaming_voice); docs/runbook.md#"
+    assert said == [f"{expected}pipeline-build"]
+
+
 def test_nothing_known_and_nothing_wrong(
     empty: AsvProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +167,39 @@ def test_everything_measured_is_exported(project: AsvProject, tmp_path: Path) ->
         "environment": {"name": "virtualenv-py3.11", "python": "3.11", "requirements": {}},
     }
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_voice_figures_are_exported(empty: AsvProject, tmp_path: Path) -> None:
+    """Each figure of each machine is a line of the same form, with its samples."""
+    lines = central.voice_figures() + "cut off\n" + central.voice_figures(0.4)
+    (empty.results_dir / "voice.jsonl").write_text(lines, encoding="utf-8")
+    found = exported(empty, tmp_path / "m.jsonl")
+    assert len(found) == 2 * 6
+    by_name = {line["metric"]: line for line in found[:6]}
+    assert by_name["voice_figures.stt.any_words.word_error_rate"]["value"] == 0.36
+    assert by_name["voice_figures.turn.streaming.first_audio"] == {
+        "schema_version": 1,
+        "metric": "voice_figures.turn.streaming.first_audio",
+        "value": 600.0,
+        "samples": [500.0, 600.0, 1000.0],
+        "unit": "ms",
+        "commit": "a" * 40,
+        "commit_at": "2026-01-01T00:00:00+00:00",
+        "measured_at": "2026-01-02T03:04:05+00:00",
+        "machine": {
+            "arch": "x",
+            "cpu": "a processor",
+            "machine": "box",
+            "num_cpu": "2",
+            "os": "o",
+            "ram": "1",
+        },
+        "environment": {
+            "name": "",
+            "python": "3.11.7",
+            "requirements": {"pocketsphinx": "5.1.1"},
+        },
+    }
 
 
 def test_broken_and_missing_are_told_apart(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from stageflow.result import RunResult
 from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.telemetry.opentelemetry_sink import OpenTelemetrySink
 from tests.utils.factories import make_pipeline, make_spec
-from tests.utils.telemetry import NOON_S, batch, run_log
+from tests.utils.telemetry import NOON_S, batch, run_log, voice_log
 from tests.utils.virtual_time import run_virtual
 
 
@@ -204,6 +204,24 @@ def test_events_of_a_run_whose_beginning_was_dropped_are_passed_over(observed: O
     observed.sink.write(batch(run_log("1", {"a": 250.0}))[1:])
     observed.sink.close()
     assert observed.spans() == {}
+
+
+def test_first_items_and_first_audio(observed: Observed) -> None:
+    """From the start of the stage and of the run, once a run, with the names of both."""
+    whole = run_log("3", {"stt": 200.0, "tts": 300.0}, pipeline="voice")
+    observed.sink.write(batch(voice_log("1", 400.0), voice_log("2", 800.0, ends=False), whole))
+    points = observed.points()
+    audio = {p.attributes["stageflow.pipeline"]: p for p in points["stageflow.run.first_audio"]}
+    assert {name: p.count for name, p in audio.items()} == {"streaming_voice": 2, "voice": 1}
+    assert audio["streaming_voice"].sum == pytest.approx(1.2)
+    assert audio["voice"].sum == pytest.approx(0.5)
+    (item,) = points["stageflow.stage.first_item"]
+    assert (item.count, item.sum) == (2, pytest.approx(0.9))
+    assert dict(item.attributes) == {
+        "stageflow.pipeline": "streaming_voice",
+        "stageflow.stage": "tts",
+        "stageflow.stream": "sound",
+    }
 
 
 def test_instruments(observed: Observed) -> None:

@@ -16,7 +16,7 @@ from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.telemetry.prometheus import PrometheusSink, serve
 from tests.utils.factories import make_pipeline, make_spec
 from tests.utils.mocks import BrokenSink
-from tests.utils.telemetry import batch, run_log
+from tests.utils.telemetry import batch, run_log, voice_log
 from tests.utils.virtual_time import run_virtual
 
 _SAMPLE = re.compile(r"^(stageflow_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -80,6 +80,30 @@ def test_a_duration_at_its_budget_is_within_it(budget_s: float) -> None:
     assert samples[within] == 2
     assert samples['stageflow_stage_duration_seconds_count{pipeline="p",stage="a"}'] == 3
     assert samples[f'stageflow_run_duration_seconds_bucket{{le="{budget_s}",pipeline="p"}}'] == 2
+
+
+def test_first_items_and_first_audio() -> None:
+    """From the start of the stage and of the run, once; also of a turn that does not stream."""
+    whole = run_log("3", {"stt": 200.0, "tts": 300.0}, pipeline="voice")
+    dropped = batch(voice_log("4", 400.0))[4:]
+    sink = filled(voice_log("1", 400.0), voice_log("2", 800.0, ends=False), whole)
+    sink.write(dropped)
+    samples = scraped(sink)
+    audio, item = "stageflow_run_first_audio_seconds", "stageflow_stage_first_item_seconds"
+    assert named(samples, f"{audio}_count", f"{audio}_sum") == {
+        f'{audio}_count{{pipeline="streaming_voice"}}': 2,
+        f'{audio}_sum{{pipeline="streaming_voice"}}': pytest.approx(1.2),
+        f'{audio}_count{{pipeline="voice"}}': 1,
+        f'{audio}_sum{{pipeline="voice"}}': pytest.approx(0.5),
+    }
+    of = 'pipeline="{}",stage="tts",stream="sound"'
+    assert named(samples, f"{item}_count", f"{item}_sum") == {
+        f"{item}_count{{{of.format('streaming_voice')}}}": 2,
+        f"{item}_sum{{{of.format('streaming_voice')}}}": pytest.approx(0.9),
+        f"{item}_count{{{of.format('unknown')}}}": 1,
+        f"{item}_sum{{{of.format('unknown')}}}": pytest.approx(0.3),
+    }
+    assert samples[f'{audio}_bucket{{le="0.5",pipeline="streaming_voice"}}'] == 1
 
 
 def test_only_what_took_its_own_time_is_measured() -> None:

@@ -24,6 +24,9 @@ from stageflow.dlq.replay import replay
 from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.events import Event, EventLog
 from stageflow.interceptors.breaker import BreakerInterceptor
+from stageflow.kernels.defaults import default_providers
+from stageflow.kernels.streaming_voice import first_audio_ms, streaming_voice
+from stageflow.providers.fake import speech_of_text
 from stageflow.telemetry.errors import (
     InvalidTelemetryFileError,
     TelemetryFileError,
@@ -36,7 +39,7 @@ from stageflow.telemetry.sqlite import SQLiteSink
 from stageflow.telemetry.store import Errors, TelemetryStore, Window
 from stageflow.timeline import timeline_text
 from tests.utils.factories import make_pipeline, make_spec
-from tests.utils.telemetry import NOON_S, batch, run_log, sink_of
+from tests.utils.telemetry import NOON_S, batch, run_log, sink_of, voice_log
 from tests.utils.virtual_time import run_virtual
 
 HOUR_S = 3600.0
@@ -264,6 +267,86 @@ def test_errors_by_stage_and_code(path: Path, opened: Callable[[], TelemetryStor
     )
     assert store.errors(window)[0].rate == 3 / 8
     assert Errors(0, "p", "a", {"skipped": 3}, {}).rate == 0.0
+
+
+def firsts(store: TelemetryStore, window: Window) -> dict[tuple[str, str | None, str | None], int]:
+    """For each pipeline, stage and stream how many firsts were counted."""
+    return {(f.pipeline, f.stage, f.stream): f.histogram.count for f in store.firsts(window)}
+
+
+def test_first_items_and_first_audio(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """From the start of the stage and of the run, however they ended, and beside all else."""
+    turns = [voice_log(f"{n}", 10.0 * n, ends=n % 2 == 0) for n in range(1, 101)]
+    sink_of(path, turns).close()
+    store, window = opened(), Window(NOON_S, NOON_S + 60)
+    audio, item = store.firsts(window)
+    assert (audio.pipeline, audio.stage, audio.stream) == ("streaming_voice", None, None)
+    assert (item.pipeline, item.stage, item.stream) == ("streaming_voice", "tts", "sound")
+    for found, p50, p99 in ((audio, 500.0, 990.0), (item, 375.0, 742.5)):
+        assert found.histogram.count == 100
+        assert found.p50_ms == pytest.approx(p50, rel=0.025)
+        assert found.p99_ms == pytest.approx(p99, rel=0.025)
+    assert store.firsts(window, stage="tts") == (item,)
+    assert store.firsts(window, pipeline="voice") == ()
+    # Of what ended nothing has changed.
+    (ended,) = store.errors(window, stage="")
+    assert ended.outcomes == {"completed": 50, "failed": 50}
+    names = [None, "stt", "tts"]
+    assert [entry.stage for entry in store.latencies(window)] == names
+    assert store.known() == tuple(("streaming_voice", name) for name in names)
+
+
+def test_a_turn_that_does_not_stream_is_heard_when_its_sound_is_made(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """Once all of it is there; a turn without sound, or of which that failed, is not heard."""
+    logs = [
+        run_log("whole", {"stt": 40.0, "tts": 60.0, "persist": 30.0}, pipeline="voice"),
+        run_log("failed", {"stt": 40.0, "tts": "boom"}, pipeline="voice"),
+        run_log("typed", {"llm": 40.0}, pipeline="chat"),
+    ]
+    sink_of(path, logs).close()
+    (audio,) = opened().firsts(Window(NOON_S, NOON_S + 60))
+    assert (audio.pipeline, audio.stage, audio.histogram.count) == ("voice", None, 1)
+    assert audio.p50_ms == pytest.approx(100.0, rel=0.025)
+
+
+def test_what_a_real_turn_tells(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """The figures in the file are those that the run's own events tell."""
+    providers = default_providers(scale=1.0, seed=1)
+    with EventDispatcher([SQLiteSink(path)]) as dispatcher:
+        bound = PipelineOrchestrator(streaming_voice().build(), dispatcher=dispatcher)
+        inputs = {"audio": speech_of_text("Will it rain? I walk."), "user_id": "ada"}
+        result = run_virtual(lambda: bound.run(PipelineContext(inputs, providers=providers)))
+    told = {
+        (e.stage, e.data["stream"]): e.data["elapsed_ms"]
+        for e in result.events
+        if e.what == "stream_first_item"
+    }
+    told[None, None] = first_audio_ms(result.events)
+    found = {(f.stage, f.stream): f.p50_ms for f in opened().firsts(Window(0.0, 4e9))}
+    assert set(found) == {(None, None), ("llm", "sentences"), ("tts", "sound")}
+    assert found == {key: pytest.approx(ms, rel=0.025) for key, ms in told.items()}
+
+
+def test_of_a_run_that_was_forgotten_no_first_audio_is_told(
+    path: Path, opened: Callable[[], TelemetryStore]
+) -> None:
+    """Its first sound may be what was lost: the end of its synthesis must not pass for it."""
+    log, sink = voice_log("lost", 400.0), SQLiteSink(path)
+    sink.write(batch(log)[:4])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("ALTER TABLE rollups RENAME TO away")
+    with pytest.raises(TelemetryFileError):
+        sink.write(batch(log)[4:6])
+    other.execute("ALTER TABLE away RENAME TO rollups")
+    other.close()
+    sink.write(batch(log)[6:])
+    sink.write(batch(voice_log("dropped", 400.0))[6:])
+    sink.close()
+    store, window = opened(), Window(NOON_S, NOON_S + 60)
+    assert store.run("lost").status == "completed"
+    assert firsts(store, window) == {}
 
 
 def test_pipelines_and_stages_are_told_apart(
@@ -581,7 +664,35 @@ def test_the_first_version_stays_what_it_was(path: Path) -> None:
         ]
         (entry,) = store.errors(Window(0.0, 4e9), stage="a")
         assert entry.codes == {"boom": 1}
-    sink_of(path, [run_log("new", {"a": 1.0})]).close()
+        assert store.firsts(Window(0.0, 4e9)) == ()
+    sink_of(path, [run_log("new", {"a": "boom"}), voice_log("heard", 400.0)]).close()
+    with TelemetryStore(path) as store:
+        (entry,) = store.errors(Window(0.0, 4e9), pipeline="p", stage="a")
+        assert entry.codes == {"boom": 2}
+        assert len(store.firsts(Window(0.0, 4e9))) == 2
+
+
+def test_who_still_writes_the_first_version_goes_on(path: Path) -> None:
+    """A process that opened the file before another one brought it forward loses nothing."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1.read_text("utf-8"))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+        sink_of(path).close()
+        row = ("p", "b", "completed", "")
+        # As the sink of version 1 gives a series its number.
+        connection.execute(
+            "INSERT OR IGNORE INTO series (pipeline, stage, outcome, error_code)"
+            " VALUES (?, ?, ?, ?)",
+            row,
+        )
+        found = connection.execute(
+            "SELECT stream FROM series"
+            " WHERE pipeline = ? AND stage = ? AND outcome = ? AND error_code = ?",
+            row,
+        ).fetchall()
+    connection.close()
+    assert found == [("",)]
 
 
 def test_the_view_shows_stage_events_in_plain_words(path: Path) -> None:

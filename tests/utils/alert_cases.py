@@ -15,11 +15,14 @@ from pathlib import Path
 
 from stageflow.events import EventLog
 from stageflow.pulse.alerts.rules import Alerts, Rule, load
-from tests.utils.telemetry import NOON_S, batch, run_log, sink_of
+from tests.utils.telemetry import NOON_S, batch, run_log, sink_of, voice_log
 
 ROOT = Path(__file__).parents[2]
 MINUTE_S = 60
 FAST_MS, FAIR_MS, SLOW_MS = 100.0, 900.0, 2000.0
+
+#: The pipeline whose runs are voice turns that stream.
+STREAMING = "streaming_voice"
 
 FIRING, RESOLVED = "firing", "resolved"
 
@@ -31,7 +34,8 @@ class Stretch:
     Attributes:
         minutes: How many.
         runs: Runs that end in each; of these are `fair` ones that take 900 ms, `slow` ones that
-            take 2 s, and `failed` ones; all others take 100 ms.
+            take 2 s, and `failed` ones; all others take 100 ms. Those of `STREAMING` take that
+            long to their first audio.
         breaker: State of the breaker of the provider ``llm``.
         letters: How many dead letters wait.
         pipeline: Whose runs.
@@ -141,7 +145,7 @@ def _both(
     return [*silent, lasts, again]
 
 
-_CHAT = ("pipeline", "chat")
+_CHAT, _STREAMING = ("pipeline", "chat"), ("pipeline", STREAMING)
 _LLM = ("provider", "llm")
 
 CASES = [
@@ -150,6 +154,24 @@ CASES = [
     *_both(
         "ChatLatencyOverBudget",
         *(Stretch(1, fair=1, pipeline="chat"), Stretch(1, fair=2, pipeline="chat"), 5, _CHAT),
+    ),
+    *_both(
+        "FirstAudioOverBudget",
+        *(Stretch(1, fair=1, pipeline=STREAMING), Stretch(1, fair=2, pipeline=STREAMING)),
+        *(5, _STREAMING),
+    ),
+    Case(
+        "a turn that does not stream has no such limit",
+        *("FirstAudioOverBudget", (Stretch(9, slow=60),), (), _STREAMING),
+    ),
+    Case(
+        "turns that fail are no late ones, and count as failed",
+        *("FirstAudioOverBudget", (Stretch(9, failed=60, pipeline=STREAMING),), (), _STREAMING),
+    ),
+    Case(
+        "streaming turns that fail",
+        *("ErrorRateHigh", (Stretch(8, failed=2, pipeline=STREAMING),), ((6, FIRING),)),
+        _STREAMING,
     ),
     Case(
         "a minute without runs is a break",
@@ -256,7 +278,10 @@ def _runs(stretch: Stretch, minute: int, at_s: float) -> Iterator[EventLog]:
     for takes, count in (*kinds, ("provider_timeout", stretch.failed)):
         for number in range(count):
             run_id = f"{minute}/{takes}/{number}"
-            yield run_log(run_id, {"llm": takes}, at_s=at_s, pipeline=stretch.pipeline)
+            if stretch.pipeline == STREAMING and isinstance(takes, float):
+                yield voice_log(run_id, takes, at_s=at_s, pipeline=STREAMING)
+            else:
+                yield run_log(run_id, {"llm": takes}, at_s=at_s, pipeline=stretch.pipeline)
 
 
 def _breaker_log(minute: int, at_s: float, before: str, after: str) -> EventLog:

@@ -209,6 +209,40 @@ def _results(project: AsvProject, hashes: list[str], metrics: int, machine: str)
         path.write_text(json.dumps(content), encoding="utf-8")
 
 
+_FIRST_AUDIO = '''\
+"""What a person waits for."""
+
+
+class TimeToFirstAudio:
+    params = ["streaming_voice"]
+    param_names = ["kernel"]
+
+    def track_kernel(self, name):
+        return {"samples": [0.3], "number": 1}
+
+    track_kernel.unit = "seconds"
+    track_kernel.version = "1"
+'''
+
+
+def hold_first_audio(project: AsvProject, *, p50: float, p99: float) -> None:
+    """Give a repository a benchmark of first audio, with a budget in milliseconds."""
+    (project.benchmarks_dir / "simulation.py").write_text(_FIRST_AUDIO, encoding="utf-8")
+    budget = f"""
+[[budget]]
+metric = "First audio"
+benchmark = "simulation.TimeToFirstAudio.track_kernel('streaming_voice')"
+unit = "ms"
+p50 = {p50}
+p99 = {p99}
+gate = "nightly"
+owner = "kernels"
+runbook = "pipeline-build"
+"""
+    with (project.benchmarks_dir / "budgets.toml").open("a", encoding="utf-8") as file:
+        file.write(budget)
+
+
 def write_selftest(project: AsvProject) -> None:
     """Write down a self-test of the gate, as its command does: one false alarm, all caught."""
     found = {
@@ -256,6 +290,48 @@ def a_load(**changes: Any) -> str:
         "files": 0,
         "rate_hz": 500.0,
         "faults": [],
+    }
+    return json.dumps(line | changes) + "\n"
+
+
+def voice_figures(word_error_rate: float = 0.36, **changes: Any) -> str:
+    """A line as ``make voice-figures`` writes it, with some of its figures."""
+    line = {
+        "version": 1,
+        "at": "2026-01-02T03:04:05+00:00",
+        "commit": "a" * 40,
+        "commit_at": "2026-01-01T00:00:00+00:00",
+        "cpus": 2,
+        "python": "3.11.7",
+        "machine": {
+            "arch": "x",
+            "cpu": "a processor",
+            "machine": MACHINE,
+            "num_cpu": "2",
+            "os": "o",
+            "ram": "1",
+        },
+        "requirements": {"pocketsphinx": "5.1.1"},
+        "figures": {
+            "turn.streaming.first_audio": {
+                "value": 600.0,
+                "unit": "ms",
+                "samples": [500.0, 600.0, 1000.0],
+            },
+            "turn.whole.first_audio": {
+                "value": 900.0,
+                "unit": "ms",
+                "samples": [800.0, 900.0, 1500.0],
+            },
+            "stt.any_words.word_error_rate": {
+                "value": word_error_rate,
+                "unit": "errors/word",
+                "samples": None,
+            },
+            "answers.right_of_typed": {"value": 9, "unit": "of 10", "samples": None},
+            "answers.right_of_spoken": {"value": 5, "unit": "of 10", "samples": None},
+            "yet.unknown": {"value": 3.0, "unit": "s/s", "samples": None},
+        },
     }
     return json.dumps(line | changes) + "\n"
 

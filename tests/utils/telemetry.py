@@ -52,6 +52,47 @@ def _failure(duration_ms: float, code: str) -> dict[str, Any]:
     return {"duration_ms": duration_ms, "error_code": code, "error_message": f"it was {code}"}
 
 
+def voice_log(
+    run_id: str,
+    first_ms: float,
+    *,
+    at_s: float = NOON_S,
+    pipeline: str = "streaming_voice",
+    ends: bool = True,
+) -> EventLog:
+    """A turn that hears, and then makes sound sentence by sentence.
+
+    Args:
+        run_id: Its id.
+        first_ms: When there is its first sound, in milliseconds; the stage ``stt`` takes a quarter
+            of that, and ``tts`` the rest.
+        at_s: When it begins.
+        pipeline: Its pipeline.
+        ends: Whether the stage, and the run with it, is there to its end, at eight times that;
+            else both have failed at twice that.
+    """
+    log, first_s, code = EventLog(run_id, 0.0, at_s), first_ms / 1000.0, "provider_timeout"
+    heard_s, end_s = first_s / 4, first_s * (8 if ends else 2)
+    log.append(("pipeline.started", 0.0, None, {"pipeline": pipeline, "correlation_id": None}))
+    log.append(("stage.stt.started", 0.0, "stt", None))
+    log.append(("stage.stt.completed", heard_s, "stt", 0.0))
+    log.append(("stage.tts.started", heard_s, "tts", None))
+    log.append(("stage.tts.stream_opened", heard_s, "tts", {"stream": "sound"}))
+    first = {"stream": "sound", "elapsed_ms": first_ms * 3 / 4}
+    log.append(("stage.tts.stream_first_item", first_s, "tts", first))
+    closed = {"stream": "sound", "items": 3, "outcome": "completed" if ends else "failed"}
+    log.append(("stage.tts.stream_closed", end_s, "tts", closed))
+    if ends:
+        log.append(("stage.tts.completed", end_s, "tts", heard_s))
+        log.append(("pipeline.completed", end_s, None, {"duration_ms": end_s * 1000.0}))
+    else:
+        failed = _failure((end_s - heard_s) * 1000.0, code)
+        log.append(("stage.tts.failed", end_s, "tts", failed))
+        ending = {**_failure(end_s * 1000.0, code), "failed_stage": "tts"}
+        log.append(("pipeline.failed", end_s, None, ending))
+    return log
+
+
 def batch(*logs: EventLog) -> EventBatch:
     """All events of some runs, one run after another."""
     return EventBatch([(log, position) for log in logs for position in range(len(log))])

@@ -15,7 +15,7 @@ from stageflow.breaker import BreakerPolicy, BreakerRegistry
 from stageflow.events import EventSink
 from stageflow.interceptors import BreakerInterceptor
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
-from stageflow.kernels.voice import voice
+from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.providers.fake import speech_of_text
 from stageflow.pulse.alerts import alertmanager, prometheus
 from stageflow.pulse.alerts.rules import Alerts, Email, Kind, Slack, Tls
@@ -33,7 +33,7 @@ WINDOW_S, FOR_S = 5, 3
 
 
 class Traffic:
-    """Voice turns, ten at once, one set after another, under the fault that is set."""
+    """Streaming voice turns, ten at once, one set after another, under the fault that is set."""
 
     def __init__(self, dispatcher: EventDispatcher) -> None:
         self.fault: tuple[str, FaultType, dict[str, Any]] | None = None
@@ -53,7 +53,7 @@ class Traffic:
         registry = default_providers(scale=0.2)
         breaker = BreakerInterceptor(BreakerRegistry(BreakerPolicy(cooldown_s=0.5)))
         orchestrator = PipelineOrchestrator(
-            voice().build(), interceptors=[breaker], dispatcher=self._dispatcher
+            streaming_voice().build(), interceptors=[breaker], dispatcher=self._dispatcher
         )
         inputs = {"audio": speech_of_text("Hello?"), "user_id": KNOWN_USER}
         while not self._stopped.is_set():
@@ -75,7 +75,7 @@ def hastened(folder: Path, receiver: Webhook, box: Mailbox) -> Alerts:
     """
     (folder / "webhook").write_text(receiver.url)
     (folder / "password").write_text(PASSWORD)
-    kinds = (Kind.LATENCY, Kind.ERROR_RATE, Kind.BREAKER_OPEN)
+    kinds = (Kind.LATENCY, Kind.FIRST_AUDIO, Kind.ERROR_RATE, Kind.BREAKER_OPEN)
     ours = our_alerts()
     return replace(
         ours,

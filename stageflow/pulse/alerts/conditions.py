@@ -7,20 +7,23 @@ tests/utils/alert_cases.py holds what both have to say of the same series.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from stageflow.events import FAILED
 from stageflow.pulse.alerts.rules import Kind, Rule
 from stageflow.pulse.alerts.words import milliseconds
-from stageflow.telemetry.store import Errors, TelemetryStore, Window
+from stageflow.telemetry.store import Errors, First, Latency, TelemetryStore, Window
 
 #: Runs, not one of their stages.
 RUNS = ""
 
 #: The share that a P99 leaves above it.
 _ABOVE_P99 = 0.01
+
+#: So many of what the first audio waited for are named, the slowest first.
+SUSPECTS = 3
 
 #: A breaker whose process died stays as it was. One that calls pass through changes with each
 #: cool-down; of one that has not changed for so long, in seconds, nobody can say that it is open.
@@ -62,16 +65,42 @@ def exceeded(rule: Rule, store: TelemetryStore, at_s: int) -> tuple[Reading, ...
 def _latency(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
     window = Window(at_s - rule.window_s, at_s)
     for found in store.latencies(window, pipeline=rule.pipeline, stage=RUNS):
-        # By counts, which are exact at a bound, as the percentile in the middle of a bucket is not.
-        if found.histogram.over(rule.limit) > _ABOVE_P99 * found.histogram.count:
+        if _is_late(found, rule):
             stages = store.latencies(window, pipeline=found.pipeline)
-            slowest = max(
-                (stage for stage in stages if stage.stage is not None),
-                key=lambda stage: stage.p99_ms,
-                default=None,
-            )
-            likely = f"stage {slowest.stage}, P99 {milliseconds(slowest.p99_ms)}" if slowest else ""
-            yield Reading((("pipeline", found.pipeline),), found.p99_ms, likely)
+            yield _late(found, _slowest(stages)[:1])
+
+
+def _first_audio(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
+    window = Window(at_s - rule.window_s, at_s)
+    for found in store.firsts(window, pipeline=rule.pipeline, stage=RUNS):
+        if _is_late(found, rule):
+            firsts = store.firsts(window, pipeline=found.pipeline)
+            streaming = {first.stage for first in firsts}
+            stages = store.latencies(window, pipeline=found.pipeline)
+            others = [stage for stage in stages if stage.stage not in streaming]
+            # What takes longer than the first audio came after it, as speaking does.
+            before = [one for one in (*firsts, *others) if one.p99_ms <= found.p99_ms]
+            yield _late(found, _slowest(before)[:SUSPECTS])
+
+
+def _is_late(found: Latency, rule: Rule) -> bool:
+    # By counts, which are exact at a bound, as the percentile in the middle of a bucket is not.
+    return found.histogram.over(rule.limit) > _ABOVE_P99 * found.histogram.count
+
+
+def _slowest(found: Iterable[Latency]) -> list[Latency]:
+    """The stages among them, the slowest first."""
+    stages = (one for one in found if one.stage is not None)
+    return sorted(stages, key=lambda one: one.p99_ms, reverse=True)
+
+
+def _late(found: Latency, suspects: Iterable[Latency]) -> Reading:
+    likely = "; ".join(f"{_named(one)}, P99 {milliseconds(one.p99_ms)}" for one in suspects)
+    return Reading((("pipeline", found.pipeline),), found.p99_ms, likely)
+
+
+def _named(one: Latency) -> str:
+    return f"stage {one.stage}" + (f" to {one.stream}" if isinstance(one, First) else "")
 
 
 def _error_rate(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
@@ -141,6 +170,7 @@ def _no_data(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
 
 _CONDITIONS: Mapping[Kind, Callable[[Rule, TelemetryStore, int], Iterator[Reading]]] = {
     Kind.LATENCY: _latency,
+    Kind.FIRST_AUDIO: _first_audio,
     Kind.ERROR_RATE: _error_rate,
     Kind.BURN_RATE: _burn_rate,
     Kind.BREAKER_OPEN: _breaker_open,

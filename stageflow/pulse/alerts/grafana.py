@@ -43,7 +43,10 @@ def dashboard(alerts: Alerts) -> Any:
 
 
 def _panels(rules: Sequence[Rule]) -> Iterable[dict[str, Any]]:
-    limits_s = {rule.limit / 1000 for rule in rules if rule.kind is Kind.LATENCY}
+    limits_s, first_audio_s = (
+        {rule.limit / 1000 for rule in rules if rule.kind is kind}
+        for kind in (Kind.LATENCY, Kind.FIRST_AUDIO)
+    )
     rates = {rule.limit for rule in rules if rule.kind is Kind.ERROR_RATE}
     yield _alerts()
     yield _lines(
@@ -52,6 +55,16 @@ def _panels(rules: Sequence[Rule]) -> Iterable[dict[str, Any]]:
         {"{{pipeline}}": promql.p99(promql.RUN_SECONDS, "pipeline", _OF_STAGES, _WINDOW)},
         limits_s,
     )
+    yield _lines(
+        "P99 of first audio, by pipeline",
+        "s",
+        {"{{pipeline}}": promql.p99(promql.FIRST_AUDIO_SECONDS, "pipeline", _OF_STAGES, _WINDOW)},
+        first_audio_s,
+    )
+    of_streams = promql.p99(
+        promql.FIRST_ITEM_SECONDS, "pipeline, stage, stream", _OF_STAGES, _WINDOW
+    )
+    yield _lines("P99 of first items of streams", "s", {"{{stage}} {{stream}}": of_streams})
     yield _lines(
         "P99 of stages",
         "s",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 from stageflow.pulse.alerts.lifecycle import Alert
-from stageflow.pulse.alerts.rules import Kind, Links, Rule
+from stageflow.pulse.alerts.rules import DURATIONS, Kind, Links, Rule
 from stageflow.pulse.alerts.words import milliseconds, moment, share, span
 
 
@@ -110,9 +110,12 @@ def notice_of(rule: Rule, alert: Alert, links: Links) -> Notice:
     )
 
 
+_FIGURES: Mapping[Kind, Callable[[float], str]] = {Kind.DEAD_LETTERS: "{:g}".format}
+
+
 def _what(rule: Rule, alert: Alert) -> str:
     values: dict[str, Any] = dict(alert.labels)
-    figure = {Kind.LATENCY: milliseconds, Kind.DEAD_LETTERS: "{:g}".format}.get(rule.kind, share)
+    figure = milliseconds if rule.kind in DURATIONS else _FIGURES.get(rule.kind, share)
     return sentence(
         rule, figure(alert.value), values.get("pipeline", "all"), values.get("provider", "")
     )
@@ -123,10 +126,9 @@ def sentence(rule: Rule, figure: str, pipeline: str, provider: str) -> str:
     lasting = f", for {span(rule.for_s)} or longer"
     over = f"in {span(rule.window_s)}, limit {share(rule.limit)}"
     match rule.kind:
-        case Kind.LATENCY:
-            return (
-                f"P99 latency of {pipeline} is {figure}, limit {milliseconds(rule.limit)}{lasting}"
-            )
+        case Kind.LATENCY | Kind.FIRST_AUDIO:
+            what = "P99 latency" if rule.kind is Kind.LATENCY else "P99 time to first audio"
+            return f"{what} of {pipeline} is {figure}, limit {milliseconds(rule.limit)}{lasting}"
         case Kind.ERROR_RATE:
             return f"{figure} of the runs of {pipeline} failed {over}{lasting}"
         case Kind.BURN_RATE:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stageflow.pulse.alerts.conditions import SUSPECTS
 from stageflow.pulse.alerts.notice import sentence
-from stageflow.pulse.alerts.promql import STAGE_SECONDS, STAGES, expression, length
-from stageflow.pulse.alerts.rules import Kind, Links, Rule
+from stageflow.pulse.alerts.promql import (
+    STAGE_SECONDS,
+    STAGES,
+    before_first_audio,
+    expression,
+    length,
+)
+from stageflow.pulse.alerts.rules import DURATIONS, Kind, Links, Rule
 
 #: How often the rules are looked at, as the embedded evaluator does.
 INTERVAL_S = 60
@@ -65,10 +72,8 @@ def _rule(rule: Rule, links: Links) -> dict[str, Any]:
 
 def _summary(rule: Rule) -> str:
     """As our own messages say it, with the figures left to Prometheus."""
-    figure = {
-        Kind.LATENCY: "{{ $value | humanizeDuration }}",
-        Kind.DEAD_LETTERS: "{{ $value }}",
-    }.get(rule.kind, _PERCENT)
+    duration = dict.fromkeys(DURATIONS, "{{ $value | humanizeDuration }}")
+    figure = {**duration, Kind.DEAD_LETTERS: "{{ $value }}"}.get(rule.kind, _PERCENT)
     return sentence(rule, figure, _PIPELINE, "{{ $labels.provider }}")
 
 
@@ -82,6 +87,14 @@ def _likely(rule: Rule) -> str:
         )
         said = ", P99 {{ . | first | value | humanizeDuration }}"
         return _asked(slowest, said)
+    if rule.kind is Kind.FIRST_AUDIO:
+        before = before_first_audio("{pipeline=%[1]q}", short)
+        # The label is not there, so empty, of a stage without streams.
+        stream = '{{ with $one | label "stream" }} to {{ . }}{{ end }}'
+        took = "P99 {{ $one | value | humanizeDuration }}"
+        each = f'stage {{{{ $one | label "stage" }}}}{stream}, {took}'
+        said = f"{{{{ range $n, $one := . }}}}{{{{ if $n }}}}; {{{{ end }}}}{each}{{{{ end }}}}"
+        return _of_query(f"sort_desc(topk({SUSPECTS}, {before}))", said)
     if rule.kind in (Kind.ERROR_RATE, Kind.BURN_RATE):
         worst = (
             "topk(1, sum by (stage, error_code)"
@@ -92,5 +105,9 @@ def _likely(rule: Rule) -> str:
 
 
 def _asked(query: str, said: str) -> str:
-    stage = f'stage {{{{ . | first | label "stage" }}}}{said}'
-    return f'{{{{ with printf "{query}" $labels.pipeline | query }}}}{stage}{{{{ end }}}}'
+    return _of_query(query, f'stage {{{{ . | first | label "stage" }}}}{said}')
+
+
+def _of_query(query: str, said: str) -> str:
+    """What is said of what a query about the pipeline finds; nothing if that is nothing."""
+    return f'{{{{ with printf "{query}" $labels.pipeline | query }}}}{said}{{{{ end }}}}'

@@ -11,6 +11,8 @@ from stageflow.pulse.alerts.rules import Kind, Rule
 
 RUN_SECONDS = "stageflow_run_duration_seconds_bucket"
 STAGE_SECONDS = "stageflow_stage_duration_seconds_bucket"
+FIRST_AUDIO_SECONDS = "stageflow_run_first_audio_seconds_bucket"
+FIRST_ITEM_SECONDS = "stageflow_stage_first_item_seconds_bucket"
 RUNS = "stageflow_run_total"
 STAGES = "stageflow_stage_total"
 BREAKER = "stageflow_breaker_state"
@@ -52,9 +54,25 @@ def _selector(pipeline: str | None, *others: str) -> str:
     return f"{{{','.join(matchers)}}}" if matchers else ""
 
 
+def before_first_audio(selector: str, window: str) -> str:
+    """The P99 in seconds of what comes before the first audio: stages, or to their first items."""
+    items = p99(FIRST_ITEM_SECONDS, "stage, stream", selector, window)
+    stages = p99(STAGE_SECONDS, "stage", selector, window)
+    audio = p99(FIRST_AUDIO_SECONDS, "pipeline", selector, window)
+    return f"({items} or ({stages} unless on (stage) {items})) <= scalar({audio})"
+
+
 def _latency(rule: Rule) -> str:
+    return _over_p99(rule, RUN_SECONDS)
+
+
+def _first_audio(rule: Rule) -> str:
+    return _over_p99(rule, FIRST_AUDIO_SECONDS)
+
+
+def _over_p99(rule: Rule, buckets: str) -> str:
     chosen = _selector(rule.pipeline)
-    return f"{p99(RUN_SECONDS, 'pipeline', chosen, length(rule.window_s))} > {rule.limit / 1000:g}"
+    return f"{p99(buckets, 'pipeline', chosen, length(rule.window_s))} > {rule.limit / 1000:g}"
 
 
 def _error_rate(rule: Rule) -> str:
@@ -84,6 +102,7 @@ def _no_data(rule: Rule) -> str:
 
 _EXPRESSIONS: Mapping[Kind, Callable[[Rule], str]] = {
     Kind.LATENCY: _latency,
+    Kind.FIRST_AUDIO: _first_audio,
     Kind.ERROR_RATE: _error_rate,
     Kind.BURN_RATE: _burn_rate,
     Kind.BREAKER_OPEN: _breaker_open,

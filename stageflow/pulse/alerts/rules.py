@@ -31,12 +31,17 @@ class Kind(StrEnum):
     """What a rule looks at."""
 
     LATENCY = "latency"
+    FIRST_AUDIO = "first_audio"
     ERROR_RATE = "error_rate"
     BURN_RATE = "burn_rate"
     BREAKER_OPEN = "breaker_open"
     DEAD_LETTERS = "dead_letters"
     NO_DATA = "no_data"
     BENCHMARK = "benchmark"
+
+
+#: Kinds of which the P99 of a duration is held, by the p99 of a budget.
+DURATIONS = frozenset({Kind.LATENCY, Kind.FIRST_AUDIO})
 
 
 class Severity(StrEnum):
@@ -60,8 +65,8 @@ class Rule:
     Attributes:
         name: Its name, such as ``NoData``.
         kind: What it looks at.
-        limit: What has to be exceeded: milliseconds (latency), a share of runs (error and burn
-            rate), a number of letters; 0 where the kind itself says it.
+        limit: What has to be exceeded: milliseconds (latency, first audio), a share of runs (error
+            and burn rate), a number of letters; 0 where the kind itself says it.
         window_s: Over what it is taken, in seconds; 0 for what has a state at each moment.
         short_window_s: The second window of a burn rate, in seconds; else 0.
         for_s: For how long it has to be exceeded, in seconds.
@@ -160,8 +165,10 @@ _COMMON: dict[str, Key] = {
 }
 _FOR = {"for_s": Key(int), "inhibited_by": Key(str, required=False)}
 _WINDOW = {"window_s": Key(int)}
+_DURATION = _FOR | _WINDOW | {"pipeline": Key(str), "budget": Key(str)}
 _OF_KIND: Mapping[Kind, dict[str, Key]] = {
-    Kind.LATENCY: _FOR | _WINDOW | {"pipeline": Key(str), "budget": Key(str)},
+    Kind.LATENCY: _DURATION,
+    Kind.FIRST_AUDIO: _DURATION,
     Kind.ERROR_RATE: _FOR | _WINDOW | {"limit": Key(float)},
     Kind.BURN_RATE: _FOR
     | _WINDOW
@@ -319,7 +326,7 @@ def _limit(
     if kind is Kind.BURN_RATE:
         # 14.4 * (1 - 0.999) is a little more than 0.0144.
         return float(round(values["burn"] * (1 - values["objective"]), 12))
-    if kind is not Kind.LATENCY:
+    if kind not in DURATIONS:
         return float(values.get("limit", 0))
     line, name = settings.line_of(table, "budget"), values["budget"]
     if name not in limits_ms:

@@ -20,6 +20,7 @@ RULES_FILE = "alerts.toml"
 #: What the values of a kind of rule are, in words; a factor and a unit.
 _UNITS = {
     "latency": ("P99 latency", 1.0, "ms"),
+    "first_audio": ("P99 time to first audio", 1.0, "ms"),
     "error_rate": ("failed runs", 100.0, "%"),
     "burn_rate": ("failed runs", 100.0, "%"),
     "dead_letters": ("dead letters waiting", 1.0, "letters"),

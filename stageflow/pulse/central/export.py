@@ -1,8 +1,8 @@
 """All that was measured, one JSON object a line, in a schema of its own that is versioned.
 
 asv's files are made for asv: by commit, in columns, with the benchmarks described elsewhere. What
-is written here stands by itself, for a notebook, a database or another tool. docs/results.md
-documents both.
+is written here stands by itself, for a notebook, a database or another tool, and holds the figures
+of real providers as well. docs/results.md documents all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stageflow.pulse.central.history import values_of
+from stageflow.pulse.central.voice import voice_runs
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.results import MACHINE_FIELDS, read_benchmarks, read_results, rows_of
 
@@ -53,10 +54,15 @@ class Measurement:
 
 
 def measurements(project: AsvProject) -> Iterator[Measurement]:
-    """Everything that was measured, on every machine, by machine and commit.
+    """Everything that was measured, on every machine, by machine and commit; then voice figures.
 
     What a commit lacks, so that asv skipped it, is left out.
     """
+    yield from _of_benchmarks(project)
+    yield from _of_voices(project)
+
+
+def _of_benchmarks(project: AsvProject) -> Iterator[Measurement]:
     benchmarks = read_benchmarks(project.results_dir)
     for result in read_results(project.results_dir):
         about = {
@@ -83,6 +89,24 @@ def measurements(project: AsvProject) -> Iterator[Measurement]:
                     measured_at=_moment(row.get("started_at")),
                     **about,
                 )
+
+
+def _of_voices(project: AsvProject) -> Iterator[Measurement]:
+    runs, _ = voice_runs(project.results_dir)
+    for run in runs:
+        for name, figure in run.figures.items():
+            yield Measurement(
+                schema_version=SCHEMA_VERSION,
+                metric=f"voice_figures.{name}",
+                value=figure.value,
+                samples=figure.samples,
+                unit=figure.unit,
+                commit=run.commit,
+                commit_at=run.commit_at,
+                measured_at=run.at,
+                machine=run.machine,
+                environment=run.environment,
+            )
 
 
 def as_line(one: Measurement) -> str:

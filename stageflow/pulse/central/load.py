@@ -6,24 +6,19 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
-from stageflow.pulse.record_lines import read_lines
+from stageflow.pulse.record_lines import newest_lines
 
 LOADS_FILE = "load.jsonl"
-#: The newest so many are shown.
-LOADS = 200
 _VERSION = 1
 
 
 def load_record(results_dir: Path) -> dict[str, Any]:
     """The panel's data, as JSON's values: the loads, oldest first, and what could not be read."""
-    loads, unread = read_lines(results_dir / LOADS_FILE, _load)
-    left_out = f"{unread} lines of {LOADS_FILE} cannot be read and were left out."
-    return {"loads": loads[-LOADS:], "notes": [left_out] if unread else []}
+    loads, notes = newest_lines(results_dir / LOADS_FILE, _VERSION, _load)
+    return {"loads": loads, "notes": notes}
 
 
 def _load(line: dict[str, Any]) -> dict[str, Any]:
-    if line["version"] != _VERSION:
-        raise ValueError(f"version {line['version']}")
     latency = line["latency_ms"]
     return {
         "at_s": dt.datetime.fromisoformat(line["at"]).timestamp(),

@@ -20,6 +20,7 @@ from stageflow.pulse.central.load import load_record
 from stageflow.pulse.central.now import Judged, found_budgets, judged, wrong_now
 from stageflow.pulse.central.record import gate_record
 from stageflow.pulse.central.telemetry import telemetry, window_of
+from stageflow.pulse.central.voice import voice_record
 from stageflow.pulse.offline import STATIC_DIR, copy_libraries
 from stageflow.pulse.project import AsvProject
 from stageflow.telemetry.errors import TelemetryError
@@ -119,6 +120,7 @@ def gathered(
         "now": wrong_now(project, history, found, store or found_store(project.root)),
         "gate": gate_record(project.root),
         "load": load_record(project.results_dir),
+        "voice": voice_record(project.results_dir),
         "telemetry": _told_telemetry(project, found, emit, store),
     }
     return data, history

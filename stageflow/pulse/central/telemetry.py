@@ -12,7 +12,15 @@ from stageflow.pulse.central.states import timelines
 from stageflow.pulse.gate import units
 from stageflow.pulse.gate.budgets import Budget
 from stageflow.telemetry.histogram import BOUNDS_MS, Histogram
-from stageflow.telemetry.store import Errors, Latency, LetterNote, RunNote, TelemetryStore, Window
+from stageflow.telemetry.store import (
+    Errors,
+    First,
+    Latency,
+    LetterNote,
+    RunNote,
+    TelemetryStore,
+    Window,
+)
 from stageflow.timeline.model import timeline
 
 #: Into steps of how many seconds a window may be divided.
@@ -59,6 +67,7 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
     start_s, end_s = window.whole
     whole = Window(start_s, end_s, step_s)
     stages = _gathered(store.latencies(whole), store.errors(whole))
+    firsts = _gathered_firsts(store.firsts(whole))
     pipelines = sorted({pipeline for pipeline, _ in stages})
     letters = store.dead_letters(whole)
     changes = store.breaker_changes(whole)
@@ -67,6 +76,10 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
         _stage(key, stage, step_of, budget_of(*key, budgets))
         for key, stage in sorted(stages.items())
     ]
+    heard = [
+        _measured(key, by_step, step_of, first_budget_of(*key, budgets))
+        for key, by_step in sorted(firsts.items())
+    ]
     return {
         "store": store.path.name,
         "sources": store.sources(),
@@ -74,7 +87,8 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
         "step_s": step_s,
         "steps": len(step_of),
         "stages": shown,
-        "over": [row for stage in shown for row in _over(stage)],
+        "firsts": heard,
+        "over": [row for one in (*heard, *shown) for row in _over(one)],
         "runs": [_runs(store, Window(start_s, end_s), name) for name in pipelines],
         "breakers": timelines(changes, (start_s, end_s), STEPS),
         "letters": _letters(letters, start_s, step_s),
@@ -86,6 +100,20 @@ def budget_of(pipeline: str, stage: str, budgets: Sequence[Budget]) -> Budget | 
     series = f"{pipeline}.Latency.track_turn"
     if stage:
         series = f"simulation.StageLatency.track_stage('{pipeline}.{stage}')"
+    return _of_series(series, budgets)
+
+
+def first_budget_of(
+    pipeline: str, stage: str, stream: str, budgets: Sequence[Budget]
+) -> Budget | None:
+    """The budget of the first audio of a pipeline's turns, or of the first item of a stream."""
+    series = f"simulation.TimeToFirstAudio.track_kernel('{pipeline}')"
+    if stage:
+        series = f"simulation.TimeToFirstItem.track_stream('{pipeline}.{stage}.{stream}')"
+    return _of_series(series, budgets)
+
+
+def _of_series(series: str, budgets: Sequence[Budget]) -> Budget | None:
     return next((budget for budget in budgets if budget.series == series), None)
 
 
@@ -101,13 +129,46 @@ def _gathered(
     return dict(stages)
 
 
+def _gathered_firsts(
+    found: Iterable[First],
+) -> dict[tuple[str, str, str], dict[int, Histogram]]:
+    firsts: defaultdict[tuple[str, str, str], dict[int, Histogram]] = defaultdict(dict)
+    for first in found:
+        key = (first.pipeline, first.stage or "", first.stream or "")
+        firsts[key][first.start_s] = first.histogram
+    return dict(firsts)
+
+
+def _measured(
+    key: tuple[str, str, str],
+    by_step: Mapping[int, Histogram],
+    step_of: dict[int, int],
+    budget: Budget | None,
+) -> dict[str, Any]:
+    """Durations of what is named by pipeline, stage and stream, in all and by step."""
+    all_counts: Counter[int] = Counter()
+    for histogram in by_step.values():
+        all_counts.update(histogram.counts)
+    whole = Histogram(all_counts)
+    pipeline, stage, stream = key
+    return {
+        "pipeline": pipeline,
+        "stage": stage,
+        "stream": stream,
+        "count": whole.count,
+        "percentiles": _percentiles(whole),
+        "by_step": [
+            [step_of[start_s], *_percentiles(histogram)]
+            for start_s, histogram in sorted(by_step.items())
+        ],
+        "heat": _heat(by_step, step_of),
+        "budget": None if budget is None else _budget(budget),
+    }
+
+
 def _stage(
     key: tuple[str, str], stage: _Stage, step_of: dict[int, int], budget: Budget | None
 ) -> dict[str, Any]:
-    all_counts: Counter[int] = Counter()
-    for histogram in stage.latency.values():
-        all_counts.update(histogram.counts)
-    whole = Histogram(all_counts)
     outcomes: Counter[str] = Counter()
     codes: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     ended: list[tuple[int, int]] = []
@@ -118,18 +179,10 @@ def _stage(
         for code, count in errors.codes.items():
             codes[code].append((at, count))
     return {
-        "pipeline": key[0],
-        "stage": key[1],
+        **_measured((*key, ""), stage.latency, step_of, budget),
         "outcomes": dict(outcomes),
-        "percentiles": _percentiles(whole),
-        "by_step": [
-            [step_of[start_s], *_percentiles(histogram)]
-            for start_s, histogram in sorted(stage.latency.items())
-        ],
-        "heat": _heat(stage.latency, step_of),
         "ended": ended,
         "codes": dict(codes),
-        "budget": None if budget is None else _budget(budget),
     }
 
 
@@ -150,18 +203,18 @@ def _budget(budget: Budget) -> dict[str, Any]:
     }
 
 
-def _over(stage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The figures of a turn or stage that are over its budget."""
-    budget = stage["budget"]
+def _over(one: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The figures of a turn, stage or stream that are over its budget."""
+    budget = one["budget"]
     if budget is None:
         return
-    p50, _, p99 = stage["percentiles"]
+    p50, _, p99 = one["percentiles"]
     for figure, measured in (("p50", p50), ("p99", p99)):
         limit = budget[figure]
         if measured is not None and limit is not None and measured > limit:
             yield {
                 "metric": budget["metric"],
-                "series": ".".join(filter(None, (stage["pipeline"], stage["stage"]))),
+                "series": ".".join(filter(None, (one["pipeline"], one["stage"], one["stream"]))),
                 "figure": figure,
                 "measured": measured,
                 "limit": limit,
@@ -170,7 +223,7 @@ def _over(stage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _heat(by_step: dict[int, Histogram], step_of: dict[int, int]) -> dict[str, Any]:
+def _heat(by_step: Mapping[int, Histogram], step_of: dict[int, int]) -> dict[str, Any]:
     """How many durations fell into each cell: step after step, from the lowest row used."""
     cells: defaultdict[tuple[int, int], int] = defaultdict(int)
     for start_s, histogram in by_step.items():

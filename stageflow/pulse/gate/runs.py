@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.measure import GATE_DIR
-from stageflow.pulse.record_lines import read_lines
+from stageflow.pulse.record_lines import add_line, read_lines
 
 RUNS_FILE = "runs.jsonl"
 
@@ -42,10 +41,7 @@ class Run:
 
 def record(root: Path, run: Run) -> None:
     """Add a run to the record of the repository in `root`."""
-    path = root / GATE_DIR / RUNS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(run)) + "\n")
+    add_line(root / GATE_DIR / RUNS_FILE, asdict(run))
 
 
 def recorded(root: Path) -> tuple[list[Run], int]:

@@ -146,9 +146,27 @@ central.charts = (function () {
     return axis({ space: 70, incrs: long ? [1, 2, 7, 14, 28, 91, 182, 364].map(function (n) { return n * DAY; }) : undefined, values: function (u, splits) { return splits.map(function (s) { return c.date(s, options); }); } });
   }
 
+  // A chart of what comes one after another, in crowds and pauses: its points stand evenly, not by time.
+  //   label, onpoint: as those of draw; times: of the points; lines: [{ values, color }]; unit; incrs of y
+  function inOrder(given) {
+    var count = given.times.length;
+    return draw({
+      label: given.label, data: [given.times.map(function (at, n) { return n; })].concat(given.lines.map(function (line) { return line.values; })),
+      height: 180, range: [-0.5, count - 0.5], least: 4, onpoint: given.onpoint,
+      options: function () {
+        return {
+          scales: { x: { time: false, range: whole(-0.5, count - 0.5) }, y: { range: function (u, min, max) { return [0, max * 1.1 || 1]; } } },
+          axes: [axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100], values: function (u, splits) { return splits.map(function (n) { return n in given.times ? c.date(given.times[n], { month: "short", day: "numeric" }) : ""; }); } }),
+            axis({ size: wide, incrs: given.incrs, values: function (u, splits) { return splits.map(function (v) { return c.short(v, given.unit); }); } })],
+          series: [{}].concat(given.lines.map(function (line) { return { stroke: c.color(line.color), width: 1.5, points: { show: count < 100, size: 6 } }; })),
+        };
+      },
+    });
+  }
+
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () {
     alive.forEach(function (chart) { if (!chart.gone()) chart.make(); });
   });
 
-  return { draw: draw, axis: axis, timeAxis: timeAxis, whole: whole, wide: wide, powers: powers };
+  return { draw: draw, inOrder: inOrder, axis: axis, timeAxis: timeAxis, whole: whole, wide: wide, powers: powers };
 })();

@@ -37,17 +37,10 @@ central.panels.push(function (data) {
       el("div", { class: "tile" }, "Wall time of the newest", el("b", {}, c.number(last[4], "s")), el("span", { class: "quiet" }, EXITS[last[3]] || last[3]))));
     var readout = el("p", { class: "readout", role: "status" });
     if (g.runs.length > 1) {
-      var chart = c.charts.draw({
+      var chart = c.charts.inOrder({
         label: "Wall time of " + g.runs.length + " runs of the gate, newest " + c.number(last[4], "s") + ".",
-        // Run after run, not by time: they come in crowds.
-        data: [g.runs.map(function (r, n) { return n; }), g.runs.map(function (r) { return r[4]; })], height: 180, range: [-0.5, g.runs.length - 0.5], least: 4,
-        options: function () {
-          var few = g.runs.length < 100;
-          return { scales: { x: { time: false, range: c.charts.whole(-0.5, g.runs.length - 0.5) }, y: { range: function (u, min, max) { return [0, max * 1.1 || 1]; } } },
-            axes: [c.charts.axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100], values: function (u, splits) { return splits.map(function (n) { return g.runs[n] ? c.date(g.runs[n][0], { month: "short", day: "numeric" }) : ""; }); } }), c.charts.axis({ size: c.charts.wide, incrs: [0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200], values: function (u, splits) { return splits.map(function (v) { return c.number(v, "s"); }); } })],
-            series: [{}, { stroke: c.color("accent"), width: 1.5, points: { show: few, size: 6 } }] };
-        },
-        onpoint: tell,
+        times: g.runs.map(function (r) { return r[0]; }), lines: [{ values: g.runs.map(function (r) { return r[4]; }), color: "accent" }],
+        unit: "s", incrs: [0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200], onpoint: tell,
       });
       place.append(c.legend([{ text: "wall time of a run", color: "var(--accent)" }]), chart.figure, readout);
       chart.start();

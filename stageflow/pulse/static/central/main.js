@@ -1,7 +1,7 @@
 // Draws all panels once the data are there, and the panels of running pipelines again as they come.
 (function () {
   "use strict";
-  var c = central, every = 0, paused = false, timer = 0, LIVE = ["drawNow", "drawLatency", "drawErrors", "drawBreakers"];
+  var c = central, every = 0, paused = false, timer = 0, LIVE = ["drawNow", "drawFirstAudio", "drawLatency", "drawErrors", "drawBreakers"];
 
   window.centralLive = function (seconds) { every = seconds; };
 
@@ -47,7 +47,7 @@
 
   function busy() {
     var focused = document.activeElement;
-    return ["latency", "errors", "breakers"].some(function (id) {
+    return ["first-audio", "latency", "errors", "breakers"].some(function (id) {
       var place = document.getElementById(id);
       return (focused && focused !== document.body && place.contains(focused)) || place.querySelector("details[open], .plot:hover") !== null;
     });
