@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from stageflow.cli.errors import UsageError
+from stageflow.cli.live import LiveTimeline, can_draw
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
 from stageflow.cli.options import (
     Commands,
@@ -54,6 +56,7 @@ _EXAMPLES = """\
   stageflow run voice --whole                 speaks once the whole answer is there
   stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
   stageflow run chat --scale 0 --json
+  stageflow run voice --live                  draws the timeline while the turn runs
   stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
   stageflow run voice --inject llm=error --dlq letters.db     one that fails, and is kept
   stageflow run voice --inject stt=error --telemetry runs.db
@@ -128,6 +131,12 @@ def add_command(commands: Commands) -> None:
     add_providers(parser)
     add_telemetry(parser)
     parser.add_argument(
+        "--live",
+        action="store_true",
+        help="show the timeline while the run goes on; where no chart can be drawn (no terminal,"
+        " no colour), a line an event; with --json on the standard error",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the result and its events as JSON instead"
     )
     parser.add_argument("--svg", metavar="FILE", help="draw the timeline to a file, too")
@@ -189,15 +198,25 @@ async def _run_provided(
 async def _run_kept(
     pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
 ) -> RunResult:
-    if arguments.dlq is None and arguments.telemetry is None:
+    if arguments.dlq is None and arguments.telemetry is None and not arguments.live:
         return await pipeline.run(context)
-    with recorded(arguments.telemetry) as dispatcher:
+    live = [_live(pipeline, context, arguments)] if arguments.live else []
+    with recorded(arguments.telemetry, *live) as dispatcher:
         orchestrator = partial(PipelineOrchestrator, pipeline.build(), dispatcher=dispatcher)
         if arguments.dlq is None:
             return await orchestrator().run(context)
         async with SQLiteDeadLetterStore(arguments.dlq) as store:
             observed = ObservedLetterStore(store, dispatcher)
             return await orchestrator(dead_letters=observed).run(context)
+
+
+def _live(
+    pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
+) -> LiveTimeline:
+    out = sys.stderr if arguments.json else sys.stdout
+    drawn = not arguments.json and can_draw(out, wants_color(arguments.color))
+    clock = asyncio.get_running_loop().time
+    return LiveTimeline(pipeline.build(), context, out, clock=clock, drawn=drawn)
 
 
 def _fault(text: str) -> FaultInjector:
