@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,6 +53,24 @@ def test_a_turn_is_drawn_while_it_runs_and_then_its_result(tmp_path: Path) -> No
     assert shown.text.startswith(f"You said: {TEXT}\n")
     assert shown.text.count("speak") == 1
     assert "running" not in shown.text
+
+
+def shape(frame: str) -> list[str]:
+    """The lines of a frame without numbers, bars, and the axis, which are another each time."""
+    lines = [re.sub(r"│.*│", "│", line) for line in frame.splitlines() if line.strip()]
+    return [re.sub(r" +[\d.]+ ms", " N ms", line) for line in lines if not line.startswith("  ")]
+
+
+def test_the_guide_shows_what_is_drawn(tmp_path: Path) -> None:
+    """Its frame has the lines of a frame at that point of that turn."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "voice.md").read_text("utf-8")
+    found = re.search(r"^\$ stageflow (run .* --live .*)\n((?s:.*?))\n```", guide, re.MULTILINE)
+    assert found is not None
+    argv = (sys.executable, "-m", "stageflow", *shlex.split(found[1]))
+    with Terminal(argv, cwd=tmp_path, environment=environment(), columns=84) as shown:
+        during = shown.until(lambda screen: speaks(screen) and "✓ tts" in screen)
+        assert shown.end() == 0
+    assert shape(during) == shape(found[2])
 
 
 @pytest.mark.parametrize("columns", [20, 45])

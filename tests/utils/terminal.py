@@ -19,6 +19,9 @@ import pyte
 
 from tests.utils.asv_repo import heed_interrupts
 
+#: What ends a picture: the screen is cleared below it.
+_PICTURE_ENDS = b"\x1b[J"
+
 #: Until when a program has to show what is waited for, in seconds.
 PATIENCE_S = 60.0
 
@@ -87,13 +90,13 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def until(self, shows: Callable[[str], bool]) -> str:
-        """Wait until the screen shows something; the screen then.
+        """Wait until a picture that is drawn whole shows something; the screen then.
 
         Raises:
             AssertionError: It never did.
         """
         deadline = time.monotonic() + PATIENCE_S
-        while not shows(self.text):
+        while not (self.raw.endswith(_PICTURE_ENDS) and shows(self.text)):
             assert self._read(deadline), f"never shown; at the end there stood:\n{self.text}"
         return self.text
 
