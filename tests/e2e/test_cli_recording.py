@@ -1,4 +1,4 @@
-"""``stageflow run --record`` and ``--replay``, with every kind of provider."""
+"""``stageflow run --record`` and ``--replay``, with fakes and a service; locally: test_journeys."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stageflow.providers.audio import read_wav, write_wav
+from stageflow.providers.audio import read_wav
 from tests.e2e.test_cli_providers import MODELS, run, server
-from tests.utils.local import spoken
 from tests.utils.openai_server import KEY, OpenAIServer
 
 __all__ = ["server"]
@@ -49,17 +48,6 @@ def test_a_turn_with_a_service(tmp_path: Path, server: OpenAIServer) -> None:
     assert (again.returncode, again.stderr) == (0, b"")
     assert again.stdout.startswith(b"My key is [secret].\n")
     assert len(server.seen) == asked
-
-
-def test_a_turn_of_this_machine(tmp_path: Path) -> None:
-    """What was heard, answered and said locally comes again without recogniser, model or voice."""
-    write_wav(tmp_path / "question.wav", spoken("good morning"))
-    kept = ("--in", "question.wav", "--record", "turn.json", "--out", "a.wav")
-    first = run("voice", "--provider", "local", *kept, cwd=tmp_path)
-    assert (first.returncode, first.stderr) == (0, b"")
-    again = run("voice", "--replay", "turn.json", "--out", "b.wav", cwd=tmp_path)
-    assert again.stdout.splitlines()[0] == first.stdout.splitlines()[0]
-    assert read_wav(tmp_path / "b.wav") == read_wav(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize(
