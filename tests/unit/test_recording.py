@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from stageflow import Message, Pipeline, ProviderRegistry, StageOutput, StageSpec, stage
 from stageflow.context import StageContext
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec, StoredType
+from stageflow.dlq.reproduce import RecordedError
 from stageflow.errors import RateLimitedError, StageflowError
 from stageflow.interceptors import RetryInterceptor
 from stageflow.interceptors.base import Interceptor
@@ -24,7 +25,9 @@ from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.kernels.voice import voice
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.providers.fake import FakeLLM, speech_of_text
+from stageflow.providers.latency import LatencyProfile
 from stageflow.result import RunResult
+from stageflow.stream import Stream
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.recording import (
     InvalidRecordingError,
@@ -35,6 +38,8 @@ from stageflow.testing.recording import (
     UnrecordableValueError,
     recorded,
 )
+from stageflow.testing.recording.failures import error_again, plain_error
+from stageflow.testing.recording.player import difference
 from stageflow.testing.simulation import Simulation, simulate
 
 KERNELS: Mapping[str, Callable[[], Pipeline]] = {
@@ -43,6 +48,11 @@ KERNELS: Mapping[str, Callable[[], Pipeline]] = {
     "chat": chat,
 }
 SAID = "I want to go for a walk. Is it going to rain?"
+
+
+@stage(outputs=["all"], provider="llm")
+async def plain_answer(ctx: StageContext) -> StageOutput:
+    return StageOutput.ok(all=await ctx.llm.complete([Message("user", "Hi")]))
 
 
 def inputs_of(pipeline: Pipeline) -> dict[str, Any]:
@@ -107,10 +117,16 @@ def test_a_turn_goes_as_it_was_recorded(
     """Each kernel, well and under each fault: the same events at the same times."""
     path = tmp_path / "turn.json"
     before = record(path, KERNELS[kernel](), *faults)
-    after = recorded(path).replay(KERNELS[kernel]())
+    turn = recorded(path)
+    after = turn.replay(KERNELS[kernel]())
     assert told(after) == told(before)
     assert (after.error, after.user_message) == (before.error, before.user_message)
-    assert after.bag.get("speech") == before.bag.get("speech")
+    whole = {k: v for k, v in before.bag.items() if not isinstance(v, Stream)}
+    assert {k: v for k, v in turn.outputs.items() if not isinstance(v, Stream)} == whole
+    for key in {"sentences", "sound"} & before.bag.keys():
+        assert (key in turn.outputs) == before.bag[key].whole
+        if key in turn.outputs:
+            assert turn.outputs[key].items() == before.bag[key].items()
 
 
 def test_a_turn_past_its_deadline(tmp_path: Path) -> None:
@@ -135,6 +151,80 @@ def test_a_stage_that_was_tried_again(tmp_path: Path) -> None:
     assert [c["ending"] for c in calls if c["provider"] == "llm"] == ["failed", "answered"]
     after = recorded(path).replay(chat(), interceptors=(RetryInterceptor(),))
     assert told(after) == told(before)
+
+
+@stage(outputs=["first"], timeout_s=5.0, provider="llm")
+async def takes_one_piece(ctx: StageContext) -> StageOutput:
+    stream: Any = ctx.llm.stream([Message("user", "Hi")])
+    async with aclosing(stream) as pieces:
+        async for piece in pieces:
+            return StageOutput.ok(first=piece)
+    return StageOutput.fail("there was none")
+
+
+@stage(outputs=["all"], timeout_s=5.0, provider="llm")
+async def takes_all(ctx: StageContext) -> StageOutput:
+    pieces = [piece async for piece in ctx.llm.stream([Message("user", "Hi")])]
+    return StageOutput.ok(all="".join(pieces))
+
+
+def calls_in(path: Path) -> list[dict[str, Any]]:
+    """The calls that a file holds."""
+    calls: list[dict[str, Any]] = json.loads(path.read_text())["calls"]
+    return calls
+
+
+def test_what_was_waited_for_is_in_the_file(tmp_path: Path) -> None:
+    """When a call began, how long each piece took, and how it ended, as the fake was told."""
+    path = tmp_path / "turn.json"
+    llm = FakeLLM("One two three", latency=LatencyProfile.fixed(300))
+    pipeline = Pipeline("all", [takes_all])
+    record(path, pipeline, providers=ProviderRegistry(llm=llm), inputs={})
+    (call,) = calls_in(path)
+    assert call["streamed"] is True
+    assert call["pieces"] == [[100.0, "One "], [100.0, "two "], [100.0, "three"]]
+    assert (call["began_ms"], call["ending"], call["ending_ms"]) == (0.0, "answered", 0.0)
+    record(path, chat())
+    get, complete, again, put = calls_in(path)
+    assert (get["streamed"], complete["streamed"]) == (False, False)
+    waited = [call["pieces"][0][0] for call in (get, complete, again)]
+    assert complete["began_ms"] == pytest.approx(waited[0], abs=0.01)
+    assert again["began_ms"] == pytest.approx(sum(waited[:2]), abs=0.01)
+    assert put["began_ms"] == pytest.approx(sum(waited), abs=0.01)
+
+
+def test_a_stream_that_was_left(tmp_path: Path) -> None:
+    """Its reader may leave it again, and not read on: that would be another turn."""
+    path = tmp_path / "turn.json"
+    llm = FakeLLM("One two three", latency=LatencyProfile.fixed(300))
+    leaves = Pipeline("reads", [replace(takes_one_piece, name="read")])
+    record(path, leaves, providers=ProviderRegistry(llm=llm), inputs={})
+    (call,) = calls_in(path)
+    assert (call["pieces"], call["ending"]) == ([[100.0, "One "]], "left")
+    assert recorded(path).replay(leaves).outputs == {"first": "One "}
+    stays = Pipeline("reads", [replace(takes_all, name="read", timeout_s=None)])
+    with pytest.raises(
+        RecordingMismatchError, match=r"call 1, llm\.stream, was left when the turn"
+    ):
+        recorded(path).replay(stays)
+
+
+@pytest.mark.parametrize("runner", [takes_all, plain_answer])
+def test_a_call_that_was_cancelled(runner: StageSpec, tmp_path: Path) -> None:
+    """Is cancelled again, at the same time; who waits longer now is told after a minute."""
+    path = tmp_path / "turn.json"
+    llm = FakeLLM("One", latency=LatencyProfile.fixed(9_000))
+    hasty = Pipeline("asks", [replace(runner, name="ask", timeout_s=1.0)])
+    record(path, hasty, providers=ProviderRegistry(llm=llm), inputs={})
+    (call,) = calls_in(path)
+    assert (call["pieces"], call["ending"], call["ending_ms"]) == ([], "cancelled", 1_000.0)
+    after = recorded(path).replay(hasty)
+    assert (after.duration_ms, after.failure and after.failure.code) == (1_000.0, "stage_timeout")
+    patient = Pipeline("asks", [replace(runner, name="ask", timeout_s=50.0)])
+    assert recorded(path).replay(patient).duration_ms == 50_000.0
+    very_patient = Pipeline("asks", [replace(runner, name="ask", timeout_s=None)])
+    with pytest.raises(RecordingMismatchError, match="was cancelled when the turn was recorded"):
+        recorded(path).replay(very_patient)
 
 
 class Gauge:
@@ -176,6 +266,36 @@ def test_a_value_that_no_file_can_hold(tmp_path: Path) -> None:
     )
     assert [found.name for found in tmp_path.iterdir()] == ["turn.json"]
     assert path.read_text() == "earlier"
+
+
+def test_an_output_that_no_file_can_hold(tmp_path: Path) -> None:
+    """Is left out, and not asked for; the others are held to."""
+
+    @stage(outputs=["odd", "even"])
+    async def makes(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok(odd=object(), even=[2])
+
+    path, pipeline = tmp_path / "turn.json", Pipeline("makes", [makes])
+    record(path, pipeline, providers=ProviderRegistry(), inputs={})
+    assert json.loads(path.read_text())["unkept"] == ["odd"]
+    assert recorded(path).outputs == {"even": [2]}
+    assert recorded(path).replay(pipeline).outputs["even"] == [2]
+
+
+def test_an_error_that_is_not_known_any_more(tmp_path: Path) -> None:
+    """Has the code, the category and the words of then."""
+    told = plain_error(StageflowError("no bread left"), DEFAULT_CODEC) | {
+        "code": "gone",
+        "category": "policy",
+        "user_message": "Come back tomorrow.",
+        "retryable": True,
+        "retry_after_s": 5.0,
+    }
+    again = error_again(told, DEFAULT_CODEC)
+    assert isinstance(again, RecordedError)
+    assert (again.code, again.category, str(again)) == ("gone", "policy", "no bread left")
+    assert (again.user_message, again.retryable) == ("Come back tomorrow.", True)
+    assert again.retry_after_s == 5.0
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
@@ -329,6 +449,7 @@ def without(*path: Any) -> Callable[[dict[str, Any]], None]:
     [
         (of("outputs", {"answer": "Good day."}), "the output 'answer' was 'Good day.', and is 'Y"),
         (of("outputs", {"mood": "fine"}), "the output 'mood' is not written any more"),
+        (of("events", []), "the run went nothing, and goes started → completed"),
         (of("status", "failed"), "the run was failed, and is completed (None)"),
         (without("events", -2), "stage 'persist' went started, and goes started → completed"),
         (
@@ -392,10 +513,58 @@ def test_a_turn_can_be_replayed_in_any_order(turn_of_chat: Path) -> None:
         turn.check(simulate(main, seed=seed).value)
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        ({"code": "rate_limited"}, "it failed with rate_limited of stage 'llm', and fails with se"),
+        ({"stage": "guard"}, "it failed with service_unavailable of stage 'guard', and fails with"),
+    ],
+)
+def test_another_failure(error: dict[str, str], problem: str, tmp_path: Path) -> None:
+    """Is another turn, but for its words, which may tell times."""
+    path = tmp_path / "turn.json"
+    record(path, chat(), ("llm", FaultType.ERROR))
+    kept = json.loads(path.read_text())["error"]
+    recorded(changed(path, of("error", kept | {"message": "other"}))).replay(chat())
+    with pytest.raises(RecordingMismatchError, match=problem):
+        recorded(changed(path, of("error", kept | error))).replay(chat())
+
+
 def test_another_pipeline(turn_of_chat: Path) -> None:
     """Is refused before anything is run."""
     with pytest.raises(RecordingMismatchError, match="a turn of the pipeline 'chat', not of 'voi"):
         recorded(turn_of_chat).replay(voice())
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    tags: tuple[str, ...] = ()
+
+
+LONG = "a" * 100
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "shown"),
+    [
+        (1, 2, ("it", "1", "2")),
+        (1, "1", ("it", "1", "'1'")),
+        ([1, [2, 3]], [1, [2, 4]], ("it[1][1]", "3", "4")),
+        ([1], [1, 2], ("it", "[1]", "[1, 2]")),
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, ("it['b']", "2", "3")),
+        ({"a": 1}, {"b": 1}, ("it", "{'a': 1}", "{'b': 1}")),
+        (Point(1, ("x", "y")), Point(1, ("x", "z")), ("it.tags[1]", "'y'", "'z'")),
+        (f"{LONG}b", f"{LONG}c", ("it", f"…'{'a' * 30}b'", f"…'{'a' * 30}c'")),
+        ("b" + LONG, "c", ("it", f"'b{'a' * 58}…", "'c'")),
+        (bytes(90), b"x", ("it", "b'" + r"\x00" * 14 + r"\x… (90 bytes)", "b'x'")),
+    ],
+)
+def test_a_difference_is_told_where_it_is(
+    expected: object, got: object, shown: tuple[str, str, str]
+) -> None:
+    """By the way that leads to it, and with what stands there, shortened around it."""
+    assert difference("it", expected, got) == shown
 
 
 # ── what is damaged is refused ──────────────────────────────────────────────────────────────

@@ -12,11 +12,11 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyte
 
+from stageflow.closing import Closing
 from tests.utils.asv_repo import heed_interrupts
 
 #: What ends a picture: the screen is cleared below it.
@@ -32,7 +32,7 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-class Terminal:
+class Terminal(Closing):
     """Runs a program, and keeps its screen by a terminal emulator that is not ours.
 
     Attributes:
@@ -75,13 +75,9 @@ class Terminal:
         os.close(theirs)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        os.close(self._ours)  # hangs up, which ends what still runs
+    def close(self) -> None:
+        """Hang up, which ends what still runs."""
+        os.close(self._ours)
         self._process.wait(PATIENCE_S)
 
     @property

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack, aclosing
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from stageflow.closing import Closing
 from stageflow.context import PipelineContext
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
 from stageflow.providers.registry import ProviderRegistry, adapted
@@ -27,7 +27,7 @@ _DIGITS = 3
 _LEAST_MS = 0.001
 
 
-class Recorder:
+class Recorder(Closing):
     """Listens to the calls of all providers of a registry, for the length of a ``with`` block.
 
     Only calls from the block are heard. Enter it inside of those of faults, so that it hears what
@@ -64,12 +64,8 @@ class Recorder:
             self._block.enter_context(adapted(name, partial(_RecordedProvider, name, self)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Listen no more."""
         self._block.close()
 
     def heard(self, provider: str, asked: Asked, *, streamed: bool) -> _Listening:
