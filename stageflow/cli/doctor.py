@@ -18,6 +18,7 @@ from pathlib import Path
 
 from stageflow import __version__
 from stageflow.cli.options import Commands, add_color, described, painted, say, wants_color
+from stageflow.providers.extras import INSTALL
 
 LEAST_PYTHON = (3, 11)
 #: Environments of asv and results of some dozens of commits.
@@ -31,6 +32,8 @@ WITHOUT = {
     "bench": "no `stageflow pulse`: nothing is measured or judged; runs and tests work",
     "completion": "the shell completes no commands; all of them work",
     "db": "no SqlDatabase; other providers, dead letters and telemetry in SQLite work",
+    "local": "no `--provider local`: nothing hears, answers, speaks on this machine; fakes work",
+    "openai": "no `--provider openai`, nor the local model, asked the same way; fakes work",
     "otel": "no traces for OpenTelemetry; the other sinks work",
     "prometheus": "no metrics for Prometheus; the other sinks work",
     "testing": "no contracts, strategies and simulation in pytest; pipelines run",
@@ -191,6 +194,10 @@ def _package() -> Check:
 _REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*;.*extra == ['"]([\w-]+)['"]""")
 
 
+#: A package that an extra needs and cannot name: it is installed by itself, without its own needs.
+_BESIDE = re.compile(r"--no-deps ([\w-]+)(==[\w.]+)")
+
+
 def extras() -> dict[str, dict[str, str]]:
     """The extras of the installed package: the versions that each asks for, by package."""
     try:
@@ -202,6 +209,8 @@ def extras() -> dict[str, dict[str, str]]:
         match = _REQUIREMENT.match(line)
         if match and match[3] not in _OWN_EXTRAS:
             found.setdefault(match[3], {})[match[1]] = match[2].strip("()")
+    for extra in found.keys() & INSTALL.keys():
+        found[extra] |= dict(_BESIDE.findall(INSTALL[extra]))
     return dict(sorted(found.items()))
 
 
@@ -212,9 +221,14 @@ def _extra(extra: str, packages: Mapping[str, str], needed: bool) -> Check:
         all(ok for ok, _ in states.values()),
         ", ".join(f"{name} {state}" for name, (_, state) in states.items()),
         needed,
-        f"{sys.executable} -m pip install 'stageflow[{extra}]'",
+        _install(extra),
         WITHOUT.get(extra, "what is made of it; the engine works"),
     )
+
+
+def _install(extra: str) -> str:
+    command = INSTALL.get(extra, f"pip install 'stageflow[{extra}]'")
+    return re.sub(r"\bpip install\b", f"{sys.executable} -m pip install", command)
 
 
 def _state(package: str, wanted: str) -> tuple[bool, str]:

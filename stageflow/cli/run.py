@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from stageflow.cli.errors import UsageError
+from stageflow.cli.live import LiveTimeline, can_draw
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
 from stageflow.cli.options import (
     Commands,
@@ -35,18 +37,21 @@ from stageflow.cli.providers import (
     opened_providers,
     read_text,
 )
+from stageflow.cli.recording import add_recording, replayed, secrets
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.errors import StageflowError
 from stageflow.kernels.defaults import KNOWN_USER
 from stageflow.kernels.streaming_voice import first_audio_ms
+from stageflow.letter import DeadLetter
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.result import RunResult
 from stageflow.telemetry.encoding import plain
 from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
+from stageflow.testing.recording import Recorder
 from stageflow.timeline import timeline_svg, timeline_text
 
 _EXAMPLES = """\
@@ -54,9 +59,12 @@ _EXAMPLES = """\
   stageflow run voice --whole                 speaks once the whole answer is there
   stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
   stageflow run chat --scale 0 --json
+  stageflow run voice --live                  draws the timeline while the turn runs
   stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
   stageflow run voice --inject llm=error --dlq letters.db     one that fails, and is kept
   stageflow run voice --inject stt=error --telemetry runs.db
+  stageflow run voice --record turn.json      keeps the turn as a test case
+  stageflow run voice --replay turn.json      takes it again, without a provider
   stageflow run voice --provider local --in question.wav --out answer.wav
   echo "What do bees make?" | stageflow run chat --provider local --text -
   stageflow run chat --provider openai --base-url http://127.0.0.1:8080/v1 --model mine
@@ -126,7 +134,14 @@ def add_command(commands: Commands) -> None:
         help="keep the run as a dead letter in this file if it fails for good; see stageflow dlq",
     )
     add_providers(parser)
+    add_recording(parser)
     add_telemetry(parser)
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="show the timeline while the run goes on; where no chart can be drawn (no terminal,"
+        " no colour), a line an event; with --json on the standard error",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the result and its events as JSON instead"
     )
@@ -139,9 +154,12 @@ def add_command(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     pipeline = _load(arguments.pipeline, arguments.whole)
     check_providers(arguments, pipeline)
-    read_text(arguments)
-    inputs = run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
-    context, result = asyncio.run(_run_provided(pipeline, inputs, arguments))
+    if arguments.replay is not None:
+        letter, result = None, replayed(arguments, pipeline)
+    else:
+        read_text(arguments)
+        inputs = run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
+        letter, result = asyncio.run(_run_provided(pipeline, inputs, arguments))
     keep_speech(arguments, result.outputs.get("speech"))
     if arguments.json:
         say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
@@ -152,10 +170,9 @@ def _run(arguments: argparse.Namespace) -> int:
         write_text(arguments.events, "".join(lines))
     if arguments.svg is not None:
         write_text(arguments.svg, timeline_svg(result.events))
-    if context.dlq_entry is not None:
-        letter_id = context.dlq_entry.id
-        complain(f"kept as dead letter {letter_id}; resume it with")
-        complain(f"  stageflow dlq replay {letter_id[:8]} --store {shlex.quote(arguments.dlq)}")
+    if letter is not None:
+        complain(f"kept as dead letter {letter.id}; resume it with")
+        complain(f"  stageflow dlq replay {letter.id[:8]} --store {shlex.quote(arguments.dlq)}")
     if result.dead_letter_error is not None:
         complain(f"error: NOT kept as a dead letter: {result.dead_letter_error}")
     return 0 if result.failure is None else 1
@@ -170,7 +187,7 @@ def _load(name: str, whole: bool) -> Pipeline:
 
 async def _run_provided(
     pipeline: Pipeline, inputs: Mapping[str, Any], arguments: argparse.Namespace
-) -> tuple[PipelineContext, RunResult]:
+) -> tuple[DeadLetter | None, RunResult]:
     async with opened_providers(arguments) as providers:
         context = PipelineContext(
             await heard_inputs(arguments, inputs, providers),
@@ -183,21 +200,44 @@ async def _run_provided(
                 # A fault on a provider that nobody calls would show a healthy turn.
                 context.providers[injector.provider]
                 faults.enter_context(injector)
-            return context, await _run_kept(pipeline, context, arguments)
+            result = await _run_recorded(pipeline, context, arguments)
+            return context.dlq_entry, result
+
+
+async def _run_recorded(
+    pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
+) -> RunResult:
+    """Run within the faults, so that what is recorded is what stages got to see."""
+    if arguments.record is None:
+        return await _run_kept(pipeline, context, arguments)
+    with Recorder(context.providers, secrets=secrets(arguments)) as recorder:
+        result = await _run_kept(pipeline, context, arguments)
+    recorder.save(arguments.record, context, result)
+    return result
 
 
 async def _run_kept(
     pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
 ) -> RunResult:
-    if arguments.dlq is None and arguments.telemetry is None:
+    if arguments.dlq is None and arguments.telemetry is None and not arguments.live:
         return await pipeline.run(context)
-    with recorded(arguments.telemetry) as dispatcher:
+    live = [_live(pipeline, context, arguments)] if arguments.live else []
+    with recorded(arguments.telemetry, *live) as dispatcher:
         orchestrator = partial(PipelineOrchestrator, pipeline.build(), dispatcher=dispatcher)
         if arguments.dlq is None:
             return await orchestrator().run(context)
         async with SQLiteDeadLetterStore(arguments.dlq) as store:
             observed = ObservedLetterStore(store, dispatcher)
             return await orchestrator(dead_letters=observed).run(context)
+
+
+def _live(
+    pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
+) -> LiveTimeline:
+    out = sys.stderr if arguments.json else sys.stdout
+    drawn = not arguments.json and can_draw(out, wants_color(arguments.color))
+    clock = asyncio.get_running_loop().time
+    return LiveTimeline(pipeline.build(), context, out, clock=clock, drawn=drawn)
 
 
 def _fault(text: str) -> FaultInjector:

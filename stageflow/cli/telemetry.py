@@ -31,17 +31,19 @@ def add_telemetry(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def recorded(file: str | None) -> Iterator[EventDispatcher]:
-    """A dispatcher into `file` (None: into nothing), flushed at the end; losses are told.
+def recorded(file: str | None, *others: EventSink) -> Iterator[EventDispatcher]:
+    """A dispatcher into `file` (None: into none) and `others`, flushed at the end.
+
+    What the file has lost is told.
 
     Raises:
         UsageError: The name of the file does not tell what it is to be.
         TelemetryError: The file cannot be opened, or holds something else.
     """
     sinks: list[EventSink] = [] if file is None else [_sink(file)]
-    with EventDispatcher(sinks) as dispatcher:
+    with EventDispatcher([*sinks, *others]) as dispatcher:
         yield dispatcher
-    for stats in dispatcher.stats():
+    for stats in dispatcher.stats()[: len(sinks)]:
         if lost := stats.dropped + stats.failed:
             complain(f"error: {lost} of {lost + stats.written} events did not reach {file}")
 

@@ -73,7 +73,7 @@ def _files(folder: Path) -> Iterator[Path]:
     Raises:
         PulseError: There are none, or one is not sound.
     """
-    found = sorted([*folder.glob("*.json"), *folder.glob("*.jsonl"), *folder.glob("*/*.json")])
+    found = sorted([*folder.glob(BENCHMARKS_FILE), *folder.glob("*.jsonl"), *folder.glob("*/*.json")])
     if not found:
         raise PulseError(f"{folder} holds no results: name a folder like .asv/results")
     for path in found:

@@ -12,9 +12,10 @@ from stageflow.errors import ErrorCategory, StageflowError
 from stageflow.events import STARTED, TERMINAL, Event
 from stageflow.timeline.words import format_ms, printable
 
-#: How a stage ended, in the words of the chart: those of `StageStatus`, and two of its own.
+#: How a stage ended, in the words of the chart: those of `StageStatus`, and three of its own.
 NEVER_STARTED = "never started"
 RUNNING = "running"
+WAITING = "waiting"
 
 
 class InvalidEventsError(StageflowError):
@@ -22,24 +23,6 @@ class InvalidEventsError(StageflowError):
 
     code = "invalid_events"
     category = ErrorCategory.LOGIC
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """How a status is shown: a sign for every eye, and a colour for those who see it."""
-
-    sign: str
-    ansi: str
-
-
-_LOOKS: Mapping[str, _Look] = {
-    "completed": _Look("✓", "32"),
-    "failed": _Look("✗", "31"),
-    "skipped": _Look("↷", "33"),
-    "cancelled": _Look("⊘", "35"),
-    RUNNING: _Look("…", "36"),
-    NEVER_STARTED: _Look("·", "90"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +53,9 @@ class Bar:
     @property
     def took(self) -> str:
         """How long it ran, in words."""
-        return "-" if self.status == NEVER_STARTED else format_ms(self.duration_ms)
+        if self.status in {NEVER_STARTED, WAITING}:
+            return "-"
+        return format_ms(self.duration_ms)
 
 
 @dataclass(frozen=True, slots=True)

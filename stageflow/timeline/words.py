@@ -14,6 +14,7 @@ SIGNS: Mapping[str, str] = {
     "cancelled": "⊘",
     "running": "…",
     "never started": "·",
+    "waiting": "·",
 }
 
 

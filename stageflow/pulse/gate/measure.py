@@ -20,7 +20,7 @@ from stageflow.pulse.gate.evidence import Measured, Value
 from stageflow.pulse.gate.series import series_of
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.results import read_results
-from stageflow.pulse.whole_file import whole_file
+from stageflow.whole_file import whole_file
 
 GATE_DIR = ".asv/gate"
 _LEDGER = "measured.json"

@@ -21,7 +21,7 @@ from stageflow.pulse.gate.evidence import Side, Timing
 from stageflow.pulse.gate.samples import Interval, median_interval
 from stageflow.pulse.gate.series import timed
 from stageflow.pulse.gate.worker import Block, Worker
-from stageflow.pulse.whole_file import whole_file
+from stageflow.whole_file import whole_file
 
 VERSION = 1
 PROCESSES = 4

@@ -25,7 +25,7 @@ from stageflow.pulse.gate.series import Signal, signal_of
 from stageflow.pulse.gate.setting import Emit, resolved, set_up
 from stageflow.pulse.gate.trees import tree
 from stageflow.pulse.project import AsvProject
-from stageflow.pulse.whole_file import whole_file
+from stageflow.whole_file import whole_file
 
 VERSION = 1
 RISES = (0.05, 0.10, 0.20)

@@ -18,7 +18,7 @@ from stageflow.pulse.gate.pairs import PROCESSES, Both, Run
 from stageflow.pulse.gate.selftest.load import load
 from stageflow.pulse.gate.series import Signal, signal_of, timed
 from stageflow.pulse.gate.worker import Worker
-from stageflow.pulse.whole_file import whole_file
+from stageflow.whole_file import whole_file
 
 #: Pairs of processes a round; two rounds have as many as one run of the gate.
 PROCESSES_A_ROUND = PROCESSES // 2
