@@ -11,7 +11,7 @@ from typing import Any
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.results import BENCHMARKS_FILE, MACHINE_FILE, defect
-from stageflow.pulse.whole_file import whole_file
+from stageflow.whole_file import whole_file
 
 #: What two result files of the same name must agree in, to be of the same measurement.
 _SAME = ("commit_hash", "env_name", "params", "python", "requirements", "env_vars")
@@ -73,7 +73,9 @@ def _files(folder: Path) -> Iterator[Path]:
     Raises:
         PulseError: There are none, or one is not sound.
     """
-    found = sorted([*folder.glob(BENCHMARKS_FILE), *folder.glob("*.jsonl"), *folder.glob("*/*.json")])
+    found = sorted(
+        [*folder.glob(BENCHMARKS_FILE), *folder.glob("*.jsonl"), *folder.glob("*/*.json")]
+    )
     if not found:
         raise PulseError(f"{folder} holds no results: name a folder like .asv/results")
     for path in found:
