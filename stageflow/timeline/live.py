@@ -79,7 +79,7 @@ def live_lines(moment: Moment, width: int, height: int, *, color: bool = False) 
         rows = [_row(bar, notes.get(bar.stage, ""), label_width, scale, color) for bar in bars]
         axis = [f"{'':{label_width + 4}}{scale.axis()}".rstrip()]
     rows = _shortened(rows, height - 4)
-    lines = [_cut(_heading(moment), width), *axis, *rows, *_sound(moment, width)]
+    lines = [_heading(moment, width), *axis, *rows, *_sound(moment, width)]
     return lines[: max(height - 1, 1)]
 
 
@@ -90,10 +90,11 @@ def _round_end_ms(at_ms: float) -> float:
     return math.floor(at_ms / step + 1) * step
 
 
-def _heading(moment: Moment) -> str:
+def _heading(moment: Moment, width: int) -> str:
     ended = [e.what for e in moment.events if e.stage is None and e.what in TERMINAL]
     status = ended[-1] if ended else RUNNING if moment.events else WAITING
-    return f"{printable(moment.pipeline)}: {status}, {format_ms(moment.at_ms)}"
+    told = f": {status}, {format_ms(moment.at_ms)}"
+    return _cut(f"{_cut(printable(moment.pipeline), max(width - len(told), 1))}{told}", width)
 
 
 def _row(bar: Bar, note: str, label_width: int, scale: Scale, color: bool) -> str:

@@ -59,7 +59,7 @@ def test_the_picture_of_a_moment() -> None:
 def test_a_run_that_has_ended_leaves_nothing_waiting() -> None:
     """What has not started by then never will."""
     over = Moment("turn", ["keep"], [event(1, "pipeline.failed", 5.0)], at_ms=5.0)
-    assert live_lines(over, 20, 24) == ["turn: fai…, 5.00 ms", "· keep -"]
+    assert live_lines(over, 20, 24) == ["t…: failed, 5.00 ms", "· keep -"]
 
 
 def test_before_the_first_event_all_wait() -> None:
