@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from stageflow import __version__
-from stageflow.cli import completion, dlq, doctor, draw, init, run
+from stageflow.cli import completion, dlq, doctor, draw, init, run, say
 from stageflow.cli.errors import UsageError
 from stageflow.cli.options import complain, described
 from stageflow.errors import StageflowError
@@ -29,6 +29,7 @@ examples:
   stageflow doctor                          what is installed, and what is missing
   stageflow run voice                       a turn with fake providers, and its timeline
   stageflow run chat --text "Hi" --json     the same for a chat, as JSON
+  stageflow say "Hi" --out hi.wav           a question to ask: run voice --in hi.wav
   stageflow run shop.turns:order            a Pipeline of your own
   stageflow graph voice                     the graph as a Mermaid flowchart
   stageflow dlq list --store letters.db     runs that failed and were kept (run --dlq)
@@ -54,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     init.add_command(commands)
     doctor.add_command(commands)
     run.add_command(commands)
+    say.add_command(commands)
     draw.add_commands(commands)
     dlq.add_commands(commands)
     pulse = described(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stageflow.cli.errors import UsageError
-from stageflow.cli.load import KERNELS, load, load_pipeline, made
+from stageflow.cli.load import KERNELS, load, load_pipeline
 from stageflow.cli.options import (
     Commands,
     add_color,
@@ -23,6 +23,7 @@ from stageflow.cli.options import (
     wants_color,
     write_text,
 )
+from stageflow.cli.providers import own_providers
 from stageflow.cli.run import as_json, report
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.dlq.codec import DEFAULT_CODEC
@@ -32,7 +33,6 @@ from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.kernels.defaults import default_providers
 from stageflow.letter import DeadLetter, LetterState
 from stageflow.orchestrator import PipelineOrchestrator
-from stageflow.providers.registry import ProviderRegistry
 from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.timeline import timeline_text
 
@@ -227,7 +227,11 @@ def _replay(arguments: argparse.Namespace) -> int:
     async def work(store: SQLiteDeadLetterStore) -> int:
         letter = await _find(store, arguments.id)
         pipeline = load_pipeline(_pipeline_name(letter, arguments.pipeline))
-        providers = _providers(arguments.providers, letter.seed or 0, arguments.scale)
+        providers = (
+            default_providers(seed=letter.seed or 0, scale=arguments.scale)
+            if arguments.providers is None
+            else own_providers(arguments.providers)
+        )
         with recorded(arguments.telemetry) as dispatcher:
             orchestrator = PipelineOrchestrator(pipeline.build(), dispatcher=dispatcher)
             observed = ObservedLetterStore(store, dispatcher)
@@ -268,12 +272,3 @@ def _pipeline_name(letter: DeadLetter, given: str | None) -> str:
             " --pipeline module:attribute"
         )
     return given if given is not None else letter.pipeline
-
-
-def _providers(name: str | None, seed: int, scale: float) -> ProviderRegistry:
-    if name is None:
-        return default_providers(seed=seed, scale=scale)
-    found = made(name)
-    if not isinstance(found, ProviderRegistry):
-        raise UsageError(f"{name} is of type {type(found).__name__}, not a ProviderRegistry")
-    return found

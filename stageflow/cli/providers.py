@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stageflow.cli.errors import FileError, UsageError
-from stageflow.cli.load import DEFAULT_TEXT
+from stageflow.cli.load import DEFAULT_TEXT, made
 from stageflow.kernels.defaults import default_providers
 from stageflow.pipeline import Pipeline
 from stageflow.providers.audio import read_wav, write_wav
-from stageflow.providers.fake import FakeDatabase
-from stageflow.providers.ports import Audio
+from stageflow.providers.fake import FakeDatabase, FakeTTS
+from stageflow.providers.ports import TTS, Audio
 from stageflow.providers.registry import ProviderRegistry
+
+if TYPE_CHECKING:
+    from stageflow.providers.openai import OpenAIService
 
 PROVIDERS = ("fake", "local", "openai")
 
@@ -31,21 +35,18 @@ def add_providers(parser: argparse.ArgumentParser) -> None:
         "fake ones need nothing; local ones the extra 'local'; openai ones the extra 'openai', and"
         " the key in the environment variable OPENAI_API_KEY",
     )
-    group.add_argument(
-        "--provider",
-        choices=PROVIDERS,
-        default="fake",
-        help="who listens, answers and speaks (default: fake)",
-    )
-    group.add_argument(
-        "--base-url", metavar="URL", help="a service of OpenAI's kind (default: OpenAI's own)"
-    )
-    for option, what in (("model", "answers"), ("stt-model", "listens"), ("tts-model", "speaks")):
+    add_voice(group, default="fake")
+    for option, what in (("model", "answers"), ("stt-model", "listens")):
         default = _MODELS[option.replace("-", "_")]
         group.add_argument(
             f"--{option}", metavar="NAME", help=f"which model {what} (default: {default})"
         )
-    group.add_argument("--voice", metavar="NAME", help="which voice speaks")
+    group.add_argument(
+        "--providers",
+        metavar="MODULE:ATTRIBUTE",
+        help="providers of your own, beside or in place of these: a ProviderRegistry, or a function"
+        " that returns one",
+    )
     group.add_argument(
         "--in",
         dest="sound",
@@ -55,17 +56,57 @@ def add_providers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--out", metavar="FILE", help="write the spoken answer to a WAV file")
 
 
+def add_voice(parser: argparse._ActionsContainer, *, default: str) -> None:
+    """Let a command take ``--provider``, and what its voice can be told."""
+    parser.add_argument(
+        "--provider",
+        choices=PROVIDERS,
+        default=default,
+        help="who listens, answers and speaks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--base-url", metavar="URL", help="a service of OpenAI's kind (default: OpenAI's own)"
+    )
+    parser.add_argument(
+        "--tts-model",
+        metavar="NAME",
+        help=f"which model speaks (default: {_MODELS['tts_model']})",
+    )
+    parser.add_argument("--voice", metavar="NAME", help="which voice speaks")
+
+
+def check_voice(arguments: argparse.Namespace) -> None:
+    """See that ``--provider`` can do what it is told to.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    for option in ("base_url", *_MODELS):
+        if getattr(arguments, option, None) is not None and arguments.provider != "openai":
+            raise UsageError(f"{_shown(option)} is for --provider openai only")
+    if arguments.voice is not None and arguments.provider == "fake":
+        raise UsageError("--voice is for --provider local and openai only")
+
+
+def own_providers(name: str) -> ProviderRegistry:
+    """The registry that stands, or is made, at ``module:attribute``.
+
+    Raises:
+        UsageError: There is no such thing, or it is no registry.
+    """
+    found = made(name)
+    if not isinstance(found, ProviderRegistry):
+        raise UsageError(f"{name} is of type {type(found).__name__}, not a ProviderRegistry")
+    return found
+
+
 def check_providers(arguments: argparse.Namespace, pipeline: Pipeline) -> None:
     """See that the options belong together, before anything is started.
 
     Raises:
         UsageError: They do not, or the pipeline makes no use of one.
     """
-    for option in ("base_url", *_MODELS):
-        if getattr(arguments, option) is not None and arguments.provider != "openai":
-            raise UsageError(f"{_shown(option)} is for --provider openai only")
-    if arguments.voice is not None and arguments.provider == "fake":
-        raise UsageError("--voice is for --provider local and openai only")
+    check_voice(arguments)
     if arguments.sound is not None and "audio" not in pipeline.inputs:
         raise UsageError(f"pipeline {pipeline.name!r} listens to nothing, so --in is of no use")
     if arguments.sound is not None and arguments.text is not None:
@@ -106,40 +147,81 @@ async def opened_providers(arguments: argparse.Namespace) -> AsyncIterator[Provi
     Raises:
         StageflowError: An extra or the key is missing, or the address is none.
     """
+    own = {} if arguments.providers is None else own_providers(arguments.providers)
     async with AsyncExitStack() as opened:
         if arguments.provider == "local":
-            yield await _local(opened, arguments)
+            registry = await _local(opened, arguments)
         elif arguments.provider == "openai":
-            yield await _openai(opened, arguments)
+            registry = await _openai(opened, arguments)
         else:
-            yield default_providers(seed=arguments.seed or 0, scale=arguments.scale)
+            registry = default_providers(seed=arguments.seed or 0, scale=arguments.scale)
+        for name in own:
+            registry.register(name, own[name])
+        yield registry
+
+
+@asynccontextmanager
+async def opened_voice(arguments: argparse.Namespace) -> AsyncIterator[TTS]:
+    """What speaks for ``--provider``, and its end; raises as `opened_providers`."""
+    async with AsyncExitStack() as opened:
+        if arguments.provider == "local":
+            yield await _local_voice(opened, arguments)
+        elif arguments.provider == "openai":
+            yield _service_voice(await _service(opened, arguments), arguments)
+        else:
+            yield FakeTTS()
+
+
+async def _local_voice(opened: AsyncExitStack, arguments: argparse.Namespace) -> TTS:
+    from stageflow.providers.local.tts import EspeakTTS  # noqa: PLC0415
+
+    return await opened.enter_async_context(EspeakTTS(arguments.voice or "en-us"))
 
 
 async def _local(opened: AsyncExitStack, arguments: argparse.Namespace) -> ProviderRegistry:
     from stageflow.providers.local.llm import LocalLLM  # noqa: PLC0415
     from stageflow.providers.local.stt import PocketsphinxSTT  # noqa: PLC0415
-    from stageflow.providers.local.tts import EspeakTTS  # noqa: PLC0415
 
     return ProviderRegistry(
         llm=await opened.enter_async_context(LocalLLM()),
         stt=await opened.enter_async_context(PocketsphinxSTT()),
-        tts=await opened.enter_async_context(EspeakTTS(arguments.voice or "en-us")),
+        tts=await _local_voice(opened, arguments),
         db=FakeDatabase(),
     )
 
 
 async def _openai(opened: AsyncExitStack, arguments: argparse.Namespace) -> ProviderRegistry:
-    from stageflow.providers.openai import DEFAULT_URL, OpenAIService  # noqa: PLC0415
-
-    service = OpenAIService(arguments.base_url or DEFAULT_URL)
-    await opened.enter_async_context(service)
-    model, stt_model, tts_model = (getattr(arguments, name) or _MODELS[name] for name in _MODELS)
+    service = await _service(opened, arguments)
     return ProviderRegistry(
-        llm=service.llm(model),
-        stt=service.stt(stt_model),
-        tts=service.tts(tts_model, arguments.voice or "alloy"),
+        llm=service.llm(arguments.model or _MODELS["model"]),
+        stt=service.stt(arguments.stt_model or _MODELS["stt_model"]),
+        tts=_service_voice(service, arguments),
         db=FakeDatabase(),
     )
+
+
+async def _service(opened: AsyncExitStack, arguments: argparse.Namespace) -> OpenAIService:
+    from stageflow.providers.openai import DEFAULT_URL, OpenAIService  # noqa: PLC0415
+
+    return await opened.enter_async_context(OpenAIService(arguments.base_url or DEFAULT_URL))
+
+
+def _service_voice(service: OpenAIService, arguments: argparse.Namespace) -> TTS:
+    return service.tts(arguments.tts_model or _MODELS["tts_model"], arguments.voice or "alloy")
+
+
+def patient(pipeline: Pipeline, inputs: Mapping[str, Any]) -> Pipeline:
+    """The pipeline, with stages that listen given at least as long as there is to hear."""
+    audio = inputs.get("audio")
+    if not isinstance(audio, Audio):
+        return pipeline
+    specs = [
+        dataclasses.replace(spec, timeout_s=max(spec.timeout_s, audio.duration_s))
+        if "audio" in spec.inputs and spec.timeout_s is not None
+        else spec
+        for spec in pipeline.stages
+    ]
+    return Pipeline(pipeline.name, specs, inputs=pipeline.inputs)
 
 
 async def heard_inputs(

@@ -17,6 +17,7 @@ _REFUSED = {
     "user": "--user",
     "input": "--input",
     "sound": "--in",
+    "providers": "--providers",
     "seed": "--seed",
     "deadline_s": "--deadline-s",
     "inject": "--inject",

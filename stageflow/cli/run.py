@@ -35,13 +35,14 @@ from stageflow.cli.providers import (
     heard_inputs,
     keep_speech,
     opened_providers,
+    patient,
     read_text,
 )
 from stageflow.cli.recording import add_recording, replayed, secrets
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.errors import StageflowError
+from stageflow.errors import StageflowError, UnknownProviderError
 from stageflow.kernels.defaults import KNOWN_USER
 from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.letter import DeadLetter
@@ -65,9 +66,11 @@ _EXAMPLES = """\
   stageflow run voice --inject stt=error --telemetry runs.db
   stageflow run voice --record turn.json      keeps the turn as a test case
   stageflow run voice --replay turn.json      takes it again, without a provider
+  stageflow say "What do bees make?" --out question.wav
   stageflow run voice --provider local --in question.wav --out answer.wav
   echo "What do bees make?" | stageflow run chat --provider local --text -
   stageflow run chat --provider openai --base-url http://127.0.0.1:8080/v1 --model mine
+  stageflow run shop.turns:order --providers shop.services:real
   stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
 """
 
@@ -164,7 +167,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
     else:
-        report(result, wants_color(arguments.color))
+        report(result, wants_color(arguments.color), heard=arguments.provider != "fake")
+        _hint(result, arguments)
     if arguments.events is not None:
         lines = (json.dumps(plain(e.to_dict()), ensure_ascii=False) + "\n" for e in result.events)
         write_text(arguments.events, "".join(lines))
@@ -189,8 +193,11 @@ async def _run_provided(
     pipeline: Pipeline, inputs: Mapping[str, Any], arguments: argparse.Namespace
 ) -> tuple[DeadLetter | None, RunResult]:
     async with opened_providers(arguments) as providers:
+        inputs = await heard_inputs(arguments, inputs, providers)
+        if arguments.provider != "fake":
+            pipeline = patient(pipeline, inputs)
         context = PipelineContext(
-            await heard_inputs(arguments, inputs, providers),
+            inputs,
             providers=providers,
             deadline_s=arguments.deadline_s,
             seed=arguments.seed,
@@ -251,8 +258,27 @@ def _fault(text: str) -> FaultInjector:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def report(result: RunResult, color: bool) -> None:
-    """Print the outputs of a run, its timeline, and why it failed."""
+def _hint(result: RunResult, arguments: argparse.Namespace) -> None:
+    """Say which option mends a failure that comes of the command line."""
+    failure = result.failure
+    if failure is None:
+        return
+    if isinstance(failure, UnknownProviderError):
+        complain("add it by --providers MODULE:ATTRIBUTE, a ProviderRegistry of your own")
+    elif failure.stage == "stt" and arguments.sound is not None and arguments.provider == "fake":
+        complain("the fakes only hear what fakes have said: add --provider local, or openai")
+
+
+def report(result: RunResult, color: bool, *, heard: bool = False) -> None:
+    """Print the outputs of a run, its timeline, and why it failed.
+
+    Args:
+        result: The run.
+        color: Whether to colour the timeline.
+        heard: Whether to say first what was heard, since ears that are no fakes may mishear.
+    """
+    if heard and "transcript" in result.outputs:
+        say(f"heard: {result.outputs['transcript'] or '(nothing)'}")
     if "answer" in result.outputs:
         say(f"{result.outputs['answer']}\n")
     elif result.outputs:

@@ -32,7 +32,7 @@ def run(
     if key is not None:
         environment["OPENAI_API_KEY"] = key
     return subprocess.run(
-        [sys.executable, "-m", "stageflow", "run", *argv],
+        [sys.executable, "-m", "stageflow", *argv],
         cwd=cwd,
         env=environment,
         input=stdin,
@@ -45,9 +45,9 @@ def run(
 def test_a_question_in_letters_is_spoken_first(tmp_path: Path, server: OpenAIServer) -> None:
     """By the service's own voice; its ears understand it, and its model answers."""
     service = ("--provider", "openai", "--base-url", server.url, *MODELS)
-    done = run("voice", *service, "--text", "Is it raining?", "--out", "a.wav", cwd=tmp_path)
+    done = run("run", "voice", *service, "--text", "Is it raining?", "--out", "a.wav", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"Is it raining?\n")
+    assert done.stdout.startswith(b"heard: Is it raining?\nIs it raining?\n")
     assert [request.path for request in server.seen[-4:]] == [
         "/v1/audio/speech",
         "/v1/audio/transcriptions",
@@ -56,15 +56,15 @@ def test_a_question_in_letters_is_spoken_first(tmp_path: Path, server: OpenAISer
     ]
     heard = read_wav(tmp_path / "a.wav")
     question = (tmp_path / "a.wav").read_bytes()
-    again = run("voice", *service, "--in", "-", cwd=tmp_path, stdin=question)
-    assert again.stdout.startswith(b"Is it raining?\n")
+    again = run("run", "voice", *service, "--in", "-", cwd=tmp_path, stdin=question)
+    assert again.stdout.startswith(b"heard: Is it raining?\nIs it raining?\n")
     assert heard.sample_rate_hz == 24_000
 
 
 def test_a_chat_reads_the_standard_input(tmp_path: Path, server: OpenAIServer) -> None:
     """As UTF-8, without the line's end."""
     service = ("--provider", "openai", "--base-url", server.url, *MODELS)
-    done = run("chat", *service, "--text", "-", cwd=tmp_path, stdin="Grüße\n".encode())
+    done = run("run", "chat", *service, "--text", "-", cwd=tmp_path, stdin="Grüße\n".encode())
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().startswith("Grüße\n")
 
@@ -72,7 +72,8 @@ def test_a_chat_reads_the_standard_input(tmp_path: Path, server: OpenAIServer) -
 def test_a_wrong_key_is_told_and_not_shown(tmp_path: Path, server: OpenAIServer) -> None:
     """Neither in what is printed nor in the file of events."""
     done = run(
-        "chat", "--provider", "openai", "--base-url", server.url, *MODELS, "--events", "e.jsonl",
+        "run", "chat", "--provider", "openai", "--base-url", server.url, *MODELS,
+        "--events", "e.jsonl",
         cwd=tmp_path, key="sk-wrong",
     )  # fmt: skip
     assert done.returncode == 1
@@ -98,8 +99,20 @@ def test_what_does_not_fit_is_told(
     argv: tuple[str, ...], code: int, told: str, tmp_path: Path
 ) -> None:
     """In one line, without a traceback, and no file is left."""
-    done = run(*argv, cwd=tmp_path, key=None)
+    done = run("run", *argv, cwd=tmp_path, key=None)
     assert done.returncode == code
     assert told in done.stderr.decode()
     assert b"Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_question_is_spoken_into_a_file_and_asked(tmp_path: Path, server: OpenAIServer) -> None:
+    """`say` makes what `run --in` takes, by a service as by any other voice."""
+    service = ("--provider", "openai", "--base-url", server.url)
+    said = run(
+        *("say", "Is it raining?", "--out", "q.wav", "--tts-model", "mouth"), *service, cwd=tmp_path
+    )
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert said.stdout.startswith(b"q.wav: ")
+    asked = run("run", "voice", *service, *MODELS, "--in", "q.wav", cwd=tmp_path)
+    assert asked.stdout.startswith(b"heard: Is it raining?\n")

@@ -19,8 +19,10 @@ import pytest
 import stageflow
 from stageflow import Audio, Event
 from stageflow.cli import app, main, options
+from stageflow.cli.providers import patient
 from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.kernels.voice import voice
+from stageflow.providers.audio import write_wav
 from stageflow.telemetry.encoding import plain
 from tests.utils.factories import make_pipeline, make_spec
 from tests.utils.virtual_time import run_virtual
@@ -29,7 +31,7 @@ HELLO = "Hello! What can you do?"
 
 #: A module of a user's own, written to the current folder of a test.
 OWN = """\
-from stageflow import Pipeline, StageContext, StageOutput, stage
+from stageflow import Pipeline, ProviderRegistry, StageContext, StageOutput, stage
 
 @stage(inputs=["items"], outputs=["count", "note"])
 async def count(ctx: StageContext) -> StageOutput:
@@ -43,6 +45,18 @@ async def nothing(ctx: StageContext) -> StageOutput:
 async def waits(ctx: StageContext) -> StageOutput:
     return StageOutput.ok()
 
+class Shop:
+    async def price(self, item):
+        return f"{item}: 3"
+
+@stage(outputs=["price"])
+async def ask(ctx: StageContext) -> StageOutput:
+    return StageOutput.ok(price=await ctx.provider("shop").price("tea"))
+
+def services():
+    return ProviderRegistry(shop=Shop())
+
+asking = Pipeline("asking", [ask])
 order = Pipeline("order", [count], inputs=["items"])
 bare = Pipeline("bare", [nothing])
 open_ended = Pipeline("open_ended", [waits])
@@ -532,3 +546,55 @@ def test_a_fault_on_a_provider_that_nobody_has_is_refused(
     """A misspelled provider does not show a healthy turn."""
     assert main(["run", "voice", "--scale", "0", "--inject", "lmm=error"]) == 1
     assert "did you mean 'llm'" in capsys.readouterr().err
+
+
+# ── providers of one's own, and voices ──────────────────────────────────────────────────────
+
+
+def test_a_provider_of_ones_own_is_called(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the others; without it the error ends with the option that gives it."""
+    code, out, err = run(capsys, "run", f"{own}:asking", "--providers", f"{own}:services", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["outputs"] == {"price": "tea: 3"}
+    code, _, err = run(capsys, "run", f"{own}:asking")
+    assert code == 1
+    assert "no provider is registered as 'shop'" in err
+    assert err.endswith("add it by --providers MODULE:ATTRIBUTE, a ProviderRegistry of your own\n")
+    code, _, err = run(capsys, "run", f"{own}:asking", "--providers", f"{own}:number")
+    assert code == 2
+    assert "is of type int, not a ProviderRegistry" in err
+
+
+def test_what_the_fakes_cannot_hear_is_told_with_the_mend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of real speech needs real ears, and an option gives them."""
+    sound = str(tmp_path / "real.wav")
+    write_wav(sound, Audio(b"\x01\x02" * 800))
+    code, _, err = run(capsys, "run", "voice", "--scale", "0", "--in", sound)
+    assert code == 1
+    assert err.endswith(
+        "the fakes only hear what fakes have said: add --provider local, or openai\n"
+    )
+
+
+def test_say_writes_what_run_can_hear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the fakes' voice, for the fakes' ears."""
+    sound = str(tmp_path / "q.wav")
+    code, out, _ = run(capsys, "say", "Is it raining?", "--provider", "fake", "--out", sound)
+    assert (code, out.startswith(f"{sound}: ")) == (0, True)
+    code, out, _ = run(capsys, "run", "voice", "--scale", "0", "--in", sound)
+    assert (code, out.splitlines()[0]) == (0, "You said: Is it raining?")
+    code, _, err = run(capsys, "say", "x", "--provider", "fake", "--voice", "ada", "--out", sound)
+    assert code == 2
+    assert "--voice is for --provider local and openai only" in err
+
+
+@pytest.mark.parametrize(("seconds", "limit_s"), [(2, 5.0), (30, 30.0)])
+def test_whoever_listens_has_as_long_as_there_is_to_hear(seconds: int, limit_s: float) -> None:
+    """The kernel's own limit where that is longer; no other stage is changed."""
+    sound = Audio(bytes(2 * 16_000 * seconds), 16_000)
+    changed = patient(voice(), {"audio": sound})
+    limits = {spec.name: spec.timeout_s for spec in changed.stages}
+    assert limits == {spec.name: spec.timeout_s for spec in voice().stages} | {"stt": limit_s}
+    assert changed.inputs == voice().inputs
