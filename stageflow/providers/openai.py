@@ -70,6 +70,7 @@ class OpenAIService(AsyncClosing):
         api_key: str | None = None,
         timeout_s: float = 30.0,
         trust_env: bool = True,
+        keep_alive: bool = True,
     ) -> None:
         """Choose the service; nothing is opened before the first call.
 
@@ -79,6 +80,8 @@ class OpenAIService(AsyncClosing):
             timeout_s: How long the service may take to accept a connection, and then may say
                 nothing, in seconds. A whole call is limited by its stage.
             trust_env: Whether the proxies that the environment names are used.
+            keep_alive: Whether a connection serves several calls. A service that closes idle ones
+                may do so just when the next call is sent; without, each call has one of its own.
 
         Raises:
             InvalidConfigError: The URL is none of HTTP, there is no key, the key cannot stand in
@@ -94,6 +97,7 @@ class OpenAIService(AsyncClosing):
             max_retries=0,
             timeout=timeout_s,
             http_client=openai.DefaultAsyncHttpxClient(trust_env=trust_env),
+            default_headers=None if keep_alive else {"Connection": "close"},
         )
 
     def llm(self, model: str, **options: Any) -> OpenAILLM:

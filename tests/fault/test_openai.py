@@ -312,6 +312,16 @@ async def test_a_stream_that_is_left_closes_its_connection(
 # ── setting up ──────────────────────────────────────────────────────────────────────────────
 
 
+async def test_a_connection_that_is_not_to_be_kept_serves_one_call(server: OpenAIServer) -> None:
+    """A service that closes idle connections could do so just when the next call is sent."""
+    for keep_alive, said in ((False, "close"), (True, "keep-alive")):
+        async with OpenAIService(
+            server.url, api_key=KEY, trust_env=False, keep_alive=keep_alive
+        ) as service:
+            await complete(service)
+        assert server.seen[-1].headers["connection"] == said
+
+
 @pytest.mark.parametrize(
     "url", ["", "127.0.0.1:80", "ftp://host/v1", "http://", "http://host:0x/v1", "http://[::1"]
 )

@@ -150,7 +150,11 @@ class LocalLLM(AsyncClosing):
         before = self._service
         if before is None or before.base_url != url:
             self._service = OpenAIService(
-                url, api_key=self._server.key, timeout_s=self._timeout_s, trust_env=False
+                url,
+                api_key=self._server.key,
+                timeout_s=self._timeout_s,
+                trust_env=False,
+                keep_alive=False,  # on loopback a connection costs nothing
             )
             if before is not None:
                 await before.close()
