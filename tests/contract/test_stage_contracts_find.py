@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -90,6 +91,37 @@ async def swallows_cancellation(ctx: StageContext) -> StageOutput:
     except asyncio.CancelledError:
         await asyncio.sleep(0)
     return StageOutput.ok(count=len(words))
+
+
+async def fails_when_cancelled(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(1)
+    except BaseException:
+        return StageOutput.fail("could not count")
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def goes_on_and_then_fails(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(1)
+    except:  # noqa: E722 - as people write it
+        await asyncio.sleep(0.5)
+        return StageOutput.fail("could not count")
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def returns_less_when_cancelled(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(1)
+    except BaseException:
+        return StageOutput.ok()
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def returns_nothing_when_cancelled(ctx: StageContext) -> Any:
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(1)
+        return StageOutput.ok(count=len(ctx["words"]))
 
 
 async def cleans_up_for_ever(ctx: StageContext) -> StageOutput:
@@ -231,6 +263,24 @@ def test_a_wrong_stage_is_found(name: str, number: int, real_io: bool) -> None:
     with pytest.raises(FOUND) as caught:
         getattr(contract(make, real_io=real_io, patience_s=2.0), name)()
     assert str(caught.value)
+
+
+@both_loops
+@pytest.mark.parametrize(
+    "runner",
+    [
+        swallows_cancellation,
+        fails_when_cancelled,
+        goes_on_and_then_fails,
+        returns_less_when_cancelled,
+        returns_nothing_when_cancelled,
+    ],
+)
+def test_whatever_a_cancelled_stage_returns_it_has_swallowed(runner: Any, real_io: bool) -> None:
+    """Also a failure, or what is no output: the error says what to do about it."""
+    made = contract(declared(runner), real_io=real_io)
+    with pytest.raises(AssertionError, match="let CancelledError pass"):
+        made.test_can_be_cancelled_wherever_it_waits()
 
 
 def test_to_wait_is_not_to_hold() -> None:

@@ -21,6 +21,9 @@ from stageflow import (
     stage,
 )
 from stageflow.providers.fake import FakeLLM
+from stageflow.providers.latency import LatencyProfile
+from stageflow.testing.contracts import StageCase
+from tests.contract.base import StageContractTest
 from tests.utils.asv_repo import ROOT
 
 PAGE = ROOT / "docs" / "first-mistakes.md"
@@ -247,6 +250,22 @@ def _() -> Any:
             call.close()
 
     return alone(answer)
+
+
+@mistake("swallowed `CancelledError` (in a contract test)")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        try:
+            return StageOutput.ok(answer=await ctx.llm.complete(ASKED))
+        except BaseException:
+            return StageOutput.fail("could not answer")
+
+    made, slow = StageContractTest(), FakeLLM("Hello!", latency=LatencyProfile.fixed(100))
+    spec = stage(outputs=["answer"])(answer)
+    made.make_stage = lambda: StageCase(  # type: ignore[method-assign]
+        Pipeline("p", [spec]), "answer", providers=ProviderRegistry(llm=slow)
+    )
+    return made.test_can_be_cancelled_wherever_it_waits()
 
 
 async def _reply(ctx: StageContext) -> StageOutput:
