@@ -59,6 +59,15 @@ def alone(function: Any, **declared: Any) -> Any:
     return run(*before, spec, llm=FakeLLM("Hello!"))
 
 
+def held(function: Any) -> StageContractTest:
+    """The contract of a function as a stage, with a model that takes its time."""
+    contract, slow = StageContractTest(), FakeLLM("Hello!", latency=LatencyProfile.fixed(100))
+    pipeline = Pipeline("p", [stage(outputs=["answer"])(function)])
+    case = StageCase(pipeline, "answer", providers=ProviderRegistry(llm=slow))
+    contract.make_stage = lambda: case  # type: ignore[method-assign]
+    return contract
+
+
 # ── the mistakes ────────────────────────────────────────────────────────────────────────────
 
 MISTAKES: dict[str, Callable[[], Any]] = {}
@@ -224,6 +233,15 @@ def _() -> Any:
     return alone(answer)
 
 
+@mistake("dropped a call without `await` (in a contract test)")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        ctx.llm.complete(ASKED)  # type: ignore[unused-coroutine]
+        return StageOutput.ok(answer="Hello!")
+
+    return held(answer).test_emits_a_completed_event_when_all_goes_well()
+
+
 @mistake("awaited a stream")
 def _() -> Any:
     async def answer(ctx: StageContext) -> StageOutput:
@@ -260,12 +278,7 @@ def _() -> Any:
         except BaseException:
             return StageOutput.fail("could not answer")
 
-    made, slow = StageContractTest(), FakeLLM("Hello!", latency=LatencyProfile.fixed(100))
-    spec = stage(outputs=["answer"])(answer)
-    made.make_stage = lambda: StageCase(  # type: ignore[method-assign]
-        Pipeline("p", [spec]), "answer", providers=ProviderRegistry(llm=slow)
-    )
-    return made.test_can_be_cancelled_wherever_it_waits()
+    return held(answer).test_can_be_cancelled_wherever_it_waits()
 
 
 async def _reply(ctx: StageContext) -> StageOutput:

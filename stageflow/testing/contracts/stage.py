@@ -23,6 +23,7 @@ from stageflow.stream import Stream
 from stageflow.testing.contracts.blocking import BlockingWatch
 from stageflow.testing.contracts.cancellation import CancellationProbe
 from stageflow.testing.contracts.loops import LoopContract
+from stageflow.testing.contracts.unawaited import ClosesCalls
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.simulation import EPOCH_S, Schedule, SimulationLoop
 
@@ -267,7 +268,7 @@ class StageContractTest(LoopContract):
 
     def _execute(self, case: StageCase, ctx: PipelineContext) -> Outcome:
         """Run the stage with the engine around it; its output, or the error that it raised."""
-        bound = case.pipeline.stage(case.name)
+        bound = case.pipeline.stage(case.name, interceptors=[ClosesCalls()])
         try:
             return self._run(bound.execute(ctx))
         except StageflowError as error:
@@ -288,7 +289,8 @@ class StageContractTest(LoopContract):
         """Cancel a run at the probe's point, and see how the stage ends."""
         case = self.make_stage()
         ctx = self.create_test_context(case)
-        orchestrator = PipelineOrchestrator(case.pipeline.build(), interceptors=[probe])
+        graph = case.pipeline.build()
+        orchestrator = PipelineOrchestrator(graph, interceptors=[probe, ClosesCalls()])
         task = asyncio.ensure_future(orchestrator.run_stage(ctx, case.name))
         probe.aim(task)
         await asyncio.wait([task])
@@ -315,7 +317,8 @@ class StageContractTest(LoopContract):
         self, inputs: Mapping[str, Any], other: Mapping[str, Any], seed: int
     ) -> list[Any]:
         case, second = self.make_stage(), self.make_stage()
-        orchestrator = PipelineOrchestrator(case.pipeline.build())
+        graph = case.pipeline.build()
+        orchestrator = PipelineOrchestrator(graph, interceptors=[ClosesCalls()])
         contexts = [
             self._context(case.chosen(inputs), case.providers),
             self._context(case.chosen(other), second.providers),
