@@ -359,6 +359,23 @@ def test_to_wait_is_not_to_hold() -> None:
     made.test_does_not_hold_the_loop()
 
 
+#: What a stage owes even if it fails each time.
+OWED_IN_FAILURE = {
+    "test_emits_a_started_event",
+    "test_emits_a_failed_event_when_it_fails",
+    "test_cannot_fail_only_if_it_says_so",
+    "test_a_failure_can_be_told_to_the_user",
+}
+
+
+@both_loops
+@pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest) - OWED_IN_FAILURE))
+def test_a_stage_that_always_fails_has_shown_nothing_else(name: str, real_io: bool) -> None:
+    """Every other test needs one good run, and says why there was none."""
+    with pytest.raises(AssertionError, match="count failed: ValueError: broken"):
+        getattr(contract(declared(raises), real_io=real_io), name)()
+
+
 def test_in_simulated_time_orders_are_drawn() -> None:
     """What asyncio's own order hides is found, and with that order alone it is not."""
     shared = Clashes()
