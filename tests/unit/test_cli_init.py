@@ -214,6 +214,38 @@ def test_a_test_of_its_own_needs_no_docstring(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_its_benchmarks_take_a_provider_of_ones_own(tmp_path: Path) -> None:
+    """By its name, beside the fakes; the time that it takes is virtual."""
+    init.lay(tmp_path / "p", "shop", "")
+    measured = """
+import asyncio
+from benchmarks.turns import context, in_virtual_time
+from stageflow import Pipeline, StageOutput, stage
+
+class Stock:
+    async def count(self, item):
+        await asyncio.sleep(0.3)
+        return 7
+
+@stage(inputs=["item"], outputs=["left"], provider="stock")
+async def look_up(ctx):
+    assert await ctx.llm.complete([])
+    return StageOutput.ok(left=await ctx.provider("stock").count(ctx["item"]))
+
+pipeline = Pipeline("shop", [look_up], inputs=["item"])
+ctx = context({"item": "tea"}, llm_ms=200, stock=Stock())
+print(round(in_virtual_time(pipeline, ctx).duration_ms, 6))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", measured],
+        cwd=tmp_path / "p",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("500.0\n", "")
+
+
 def test_make_format_mends_what_make_lint_finds(tmp_path: Path) -> None:
     """Order of imports and spaces; what is left is tidy."""
     folder = tmp_path / "p"
