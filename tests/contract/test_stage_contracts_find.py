@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import gc
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from stageflow.testing.contracts import (
     StageContractTest,
     overrides_contract,
 )
+from stageflow.testing.contracts.unawaited import ClosesCalls
 
 
 def declared(runner: Any, **fields: Any) -> Callable[[], StageCase]:
@@ -90,6 +94,48 @@ async def swallows_cancellation(ctx: StageContext) -> StageOutput:
     except asyncio.CancelledError:
         await asyncio.sleep(0)
     return StageOutput.ok(count=len(words))
+
+
+async def fails_when_cancelled(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(1)
+    except BaseException:
+        return StageOutput.fail("could not count")
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def goes_on_and_then_fails(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(1)
+    except:  # noqa: E722 - as people write it
+        await asyncio.sleep(0.5)
+        return StageOutput.fail("could not count")
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def returns_less_when_cancelled(ctx: StageContext) -> StageOutput:
+    try:
+        await asyncio.sleep(1)
+    except BaseException:
+        return StageOutput.ok()
+    return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def returns_nothing_when_cancelled(ctx: StageContext) -> Any:
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(1)
+        return StageOutput.ok(count=len(ctx["words"]))
+
+
+async def uses_a_call_without_await(ctx: StageContext) -> StageOutput:
+    call: Any = ctx.llm.complete([])
+    return StageOutput.ok(count=call.upper())
+
+
+async def forgets_a_call(ctx: StageContext) -> StageOutput:
+    ctx.llm.complete([])  # type: ignore[unused-coroutine]
+    await asyncio.sleep(0)
+    return StageOutput.ok(count=0)
 
 
 async def cleans_up_for_ever(ctx: StageContext) -> StageOutput:
@@ -275,10 +321,101 @@ def test_a_wrong_stage_is_found(name: str, number: int, real_io: bool) -> None:
     assert str(caught.value)
 
 
+@both_loops
+@pytest.mark.parametrize(
+    "runner",
+    [
+        swallows_cancellation,
+        fails_when_cancelled,
+        goes_on_and_then_fails,
+        returns_less_when_cancelled,
+        returns_nothing_when_cancelled,
+    ],
+)
+def test_whatever_a_cancelled_stage_returns_it_has_swallowed(runner: Any, real_io: bool) -> None:
+    """Also a failure, or what is no output: the error says what to do about it."""
+    made = contract(declared(runner), real_io=real_io)
+    with pytest.raises(AssertionError, match="let CancelledError pass"):
+        made.test_can_be_cancelled_wherever_it_waits()
+
+
+@both_loops
+@pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest)))
+def test_a_call_that_a_failed_stage_left_is_not_complained_of(name: str, real_io: bool) -> None:
+    """What the stage raised stands alone: Python has nothing to add once that is dropped."""
+    with warnings.catch_warnings(record=True) as added:
+        warnings.simplefilter("always")
+        with suppress(AssertionError):
+            getattr(contract(declared(uses_a_call_without_await), real_io=real_io), name)()
+        gc.collect()
+    assert [str(warning.message) for warning in added] == []
+
+
+def test_what_a_call_without_await_leads_to_is_said() -> None:
+    """With the mend."""
+    with pytest.raises(AssertionError, match="write await before the call that returned it"):
+        contract(declared(uses_a_call_without_await)).test_returns_an_output_with_a_valid_status()
+
+
+@both_loops
+def test_a_call_that_nobody_awaited_is_found(real_io: bool) -> None:
+    """The error names the call, where it is made, and the mend."""
+    made = contract(declared(forgets_a_call), real_io=real_io)
+    said = r"write await before the call: nobody awaited FakeLLM\.complete\(…\), called at"
+    with pytest.raises(AssertionError, match=said + r" .*_find\.py:\d+ in forgets_a_call$"):
+        made.test_reads_only_what_it_declares()
+
+
+async def test_a_call_that_a_task_will_make_is_not_closed() -> None:
+    """The stage has failed, and its task goes on."""
+    begun: list[asyncio.Task[int]] = []
+
+    async def seven() -> int:
+        return 7
+
+    async def starts_and_fails(ctx: StageContext) -> StageOutput:
+        call = seven()
+        begun.append(asyncio.create_task(call))
+        raise ValueError("broken")
+
+    spec = stage(name="s")(starts_and_fails)
+    result = await Pipeline("p", [spec]).run(interceptors=[ClosesCalls()])
+    assert result.status == "failed"
+    assert await begun[0] == 7
+
+
+def test_other_warnings_are_handed_on() -> None:
+    """A contract is no place to lose them."""
+
+    async def warns(ctx: StageContext) -> StageOutput:
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return StageOutput.ok(count=0)
+
+    with pytest.warns(DeprecationWarning, match="old"):
+        contract(declared(warns)).test_emits_a_started_event()
+
+
 def test_to_wait_is_not_to_hold() -> None:
     """A real loop that has nothing to do is not held."""
     made = contract(declared(waits_long), real_io=True)
     made.test_does_not_hold_the_loop()
+
+
+#: What a stage owes even if it fails each time.
+OWED_IN_FAILURE = {
+    "test_emits_a_started_event",
+    "test_emits_a_failed_event_when_it_fails",
+    "test_cannot_fail_only_if_it_says_so",
+    "test_a_failure_can_be_told_to_the_user",
+}
+
+
+@both_loops
+@pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest) - OWED_IN_FAILURE))
+def test_a_stage_that_always_fails_has_shown_nothing_else(name: str, real_io: bool) -> None:
+    """Every other test needs one good run, and says why there was none."""
+    with pytest.raises(AssertionError, match="count failed: ValueError: broken"):
+        getattr(contract(declared(raises), real_io=real_io), name)()
 
 
 def test_in_simulated_time_orders_are_drawn() -> None:

@@ -93,6 +93,18 @@ def test_each_of_its_tests_goes_red(shop: ScratchRepo, tmp_path: Path, name: str
     assert "SyntaxError" not in done.stdout
 
 
+def test_a_budget_whose_section_is_missing_is_named(shop: ScratchRepo, tmp_path: Path) -> None:
+    """Where the runbook has nothing on what is exceeded, nobody would know what to do."""
+    repo = shop.copy(tmp_path)
+    repo.git("init", "--quiet", "--initial-branch", "main")
+    runbook = (repo.path / "docs/runbook.md").read_text(encoding="utf-8")
+    repo.commit("A new project", {"docs/runbook.md": runbook.replace("## turn\n", "## turns\n")})
+    done = repo.pulse("budgets")
+    assert done.returncode == 6, done.stdout
+    assert "docs/runbook.md has no section 'turn'" in done.stdout
+    assert "did you mean 'turns'?" in done.stdout
+
+
 def test_its_benchmarks_and_its_gate(shop: ScratchRepo, tmp_path: Path) -> None:
     """The history is published, the gate is fine with the first commit and sees a lost overlap."""
     repo = shop.copy(tmp_path)
@@ -104,7 +116,8 @@ def test_its_benchmarks_and_its_gate(shop: ScratchRepo, tmp_path: Path) -> None:
     assert (repo.path / ".asv/html/central.html").is_file()
     first = repo.pulse("gate")
     assert first.returncode == 0, first.stdout
-    assert "4 kept" in first.stdout
+    assert "Figures of budgets: 4 kept." in first.stdout
+    assert "4 figures of 3 budgets" in repo.pulse("budgets").stdout
     repo.git("switch", "--quiet", "--create", "feature")
     was, becomes = BREAKS["test_simulation.py::test_the_lookup_costs_no_time"]
     text = (repo.path / TURN).read_text(encoding="utf-8")

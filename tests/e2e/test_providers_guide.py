@@ -27,11 +27,12 @@ LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTA
         ("local", r"completed → .*\b(7|seven)\b.*\n"),
         ("commands", r"open the door\n"),
         ("service", r"Good morning!"),
+        ("detect", r"de\n"),
     ],
 )
 def test_a_listing_works(name: str, printed: str, tmp_path: Path) -> None:
     """Without a warning, and prints what it is to print."""
-    assert len(LISTINGS) == TEXT.count("```python\n") == 3
+    assert len(LISTINGS) == TEXT.count("```python\n") == 5
     server = OpenAIServer()
     with in_a_thread(server):
         done = subprocess.run(
@@ -45,6 +46,24 @@ def test_a_listing_works(name: str, printed: str, tmp_path: Path) -> None:
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(printed, done.stdout, re.DOTALL), done.stdout
+
+
+def test_the_tests_of_a_provider_of_ones_own_pass(tmp_path: Path) -> None:
+    """In a project that has nothing but the package."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\nfilterwarnings = error\n")
+    for name in ("detect", "test_detect"):
+        (tmp_path / f"{name}.py").write_text(LISTINGS[name], encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:asyncio", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_"))},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "14 passed" in done.stdout
 
 
 def test_the_commands_are_those_that_errors_name() -> None:

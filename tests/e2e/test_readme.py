@@ -47,6 +47,12 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     assert named <= targets
 
 
+def test_a_program_of_the_environment_is_not_called_before_it_is_made() -> None:
+    """From a fresh clone, the commands work in the order in which the README shows them."""
+    first = next(block for block in blocks("console") if "$ .venv/bin/" in block)
+    assert "$ make setup" in first.partition("$ .venv/bin/")[0]
+
+
 def test_every_path_that_the_readme_names_exists() -> None:
     """The README's map points to what is there."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -190,6 +190,79 @@ def test_it_is_tidy_under_every_name(tmp_path: Path, name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def ruff(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """What ruff says of a project, by the project's own settings."""
+    return subprocess.run(
+        [sys.executable, "-m", "ruff", *args, "--no-cache", "."],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_test_of_its_own_needs_no_docstring(tmp_path: Path) -> None:
+    """The listings of the guides pass the project's lint as they stand."""
+    init.lay(tmp_path / "p", "shop", "")
+    (tmp_path / "p/tests/test_mine.py").write_text(
+        "from stageflow.testing.contracts import StageCase, StageContractTest\n\n"
+        "from shop.turn import turn\n\nfrom tests.cases import inputs, providers\n\n\n"
+        "class TestDraft(StageContractTest):\n    def make_stage(self) -> StageCase:\n"
+        '        return StageCase(turn, "draft", inputs(), providers())\n'
+    )
+    done = ruff(tmp_path / "p", "check")
+    assert done.returncode == 0, done.stdout
+
+
+def test_its_benchmarks_take_a_provider_of_ones_own(tmp_path: Path) -> None:
+    """By its name, beside the fakes; the time that it takes is virtual."""
+    init.lay(tmp_path / "p", "shop", "")
+    measured = """
+import asyncio
+from benchmarks.turns import context, in_virtual_time
+from stageflow import Pipeline, StageOutput, stage
+
+class Stock:
+    async def count(self, item):
+        await asyncio.sleep(0.3)
+        return 7
+
+@stage(inputs=["item"], outputs=["left"], provider="stock")
+async def look_up(ctx):
+    assert await ctx.llm.complete([])
+    return StageOutput.ok(left=await ctx.provider("stock").count(ctx["item"]))
+
+pipeline = Pipeline("shop", [look_up], inputs=["item"])
+ctx = context({"item": "tea"}, llm_ms=200, stock=Stock())
+print(round(in_virtual_time(pipeline, ctx).duration_ms, 6))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", measured],
+        cwd=tmp_path / "p",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("500.0\n", "")
+
+
+def test_make_format_mends_what_make_lint_finds(tmp_path: Path) -> None:
+    """Order of imports and spaces; what is left is tidy."""
+    folder = tmp_path / "p"
+    init.lay(folder, "shop", "")
+    (folder / ".venv").mkdir()
+    (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    (folder / ".venv/.ready").touch()
+    (folder / "shop/untidy.py").write_text('"""Untidy."""\nimport os\nimport abc\nx=(os,  abc)\n')
+    assert ruff(folder, "check").returncode == 1
+    done = subprocess.run(
+        ["make", "format"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ruff(folder, "check").returncode == 0
+    assert ruff(folder, "format", "--check").returncode == 0
+
+
 def test_its_actions_are_those_of_this_house() -> None:
     """The workflows use the same pinned actions as this repository's, and the least rights."""
     ours = "".join(p.read_text() for p in (ROOT / ".github/workflows").glob("*.yml"))

@@ -21,6 +21,9 @@ from stageflow import (
     stage,
 )
 from stageflow.providers.fake import FakeLLM
+from stageflow.providers.latency import LatencyProfile
+from stageflow.testing.contracts import StageCase
+from tests.contract.base import StageContractTest
 from tests.utils.asv_repo import ROOT
 
 PAGE = ROOT / "docs" / "first-mistakes.md"
@@ -54,6 +57,15 @@ def alone(function: Any, **declared: Any) -> Any:
     spec = stage(**{"outputs": ["answer"], **declared})(function)
     before = [first] if declared.get("dependencies") or declared.get("inputs") else []
     return run(*before, spec, llm=FakeLLM("Hello!"))
+
+
+def held(function: Any) -> StageContractTest:
+    """The contract of a function as a stage, with a model that takes its time."""
+    contract, slow = StageContractTest(), FakeLLM("Hello!", latency=LatencyProfile.fixed(100))
+    pipeline = Pipeline("p", [stage(outputs=["answer"])(function)])
+    case = StageCase(pipeline, "answer", providers=ProviderRegistry(llm=slow))
+    contract.make_stage = lambda: case  # type: ignore[method-assign]
+    return contract
 
 
 # ── the mistakes ────────────────────────────────────────────────────────────────────────────
@@ -221,6 +233,15 @@ def _() -> Any:
     return alone(answer)
 
 
+@mistake("dropped a call without `await` (in a contract test)")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        ctx.llm.complete(ASKED)  # type: ignore[unused-coroutine]
+        return StageOutput.ok(answer="Hello!")
+
+    return held(answer).test_emits_a_completed_event_when_all_goes_well()
+
+
 @mistake("awaited a stream")
 def _() -> Any:
     async def answer(ctx: StageContext) -> StageOutput:
@@ -247,6 +268,17 @@ def _() -> Any:
             call.close()
 
     return alone(answer)
+
+
+@mistake("swallowed `CancelledError` (in a contract test)")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        try:
+            return StageOutput.ok(answer=await ctx.llm.complete(ASKED))
+        except BaseException:
+            return StageOutput.fail("could not answer")
+
+    return held(answer).test_can_be_cancelled_wherever_it_waits()
 
 
 async def _reply(ctx: StageContext) -> StageOutput:

@@ -69,7 +69,7 @@ def test_text_lists_those_over_budget_by_name() -> None:
     (over,) = [line for line in lines if "docs/runbook.md#row" in line]
     for part in (COUNTED, "value", "112,345", "110,000 instructions", "over", "o"):
         assert part in over
-    assert "Budgets: 1 over, 1 kept." in lines
+    assert "Figures of budgets: 1 over, 1 kept." in lines
 
 
 def test_text_names_and_counts_the_rest() -> None:

@@ -69,7 +69,7 @@ def load(tmp_path: Path, text: str, known: dict[str, str] | None = None) -> budg
     """The budgets in a file of that text."""
     path = tmp_path / "budgets.toml"
     path.write_text(text, encoding="utf-8")
-    return budgets.load(path, known or KNOWN)
+    return budgets.load(path, known or KNOWN, ("bag-write", "tasks"))
 
 
 def load_accepted(tmp_path: Path, text: str) -> tuple[accepted.Accepted, ...]:
@@ -96,6 +96,13 @@ def test_sound_budgets(tmp_path: Path) -> None:
     assert (tasks.p99, tasks.gate, tasks.factor, tasks.line) == (None, Gate.NIGHTLY, 1, 19)
 
 
+def test_without_a_runbook_any_section_may_be_named(tmp_path: Path) -> None:
+    """A project may keep it elsewhere."""
+    path = tmp_path / "budgets.toml"
+    path.write_text(BUDGETS.replace('"bag-write"', '"nowhere"'), encoding="utf-8")
+    assert budgets.load(path, KNOWN).budgets[0].runbook == "nowhere"
+
+
 def test_nightly_holds_all(tmp_path: Path) -> None:
     """Before a merge only those that say so are held; by night, all."""
     found = load(tmp_path, BUDGETS)
@@ -116,6 +123,8 @@ MISTAKES = {
     "no such benchmark": ("timed('bag.write')", "timed('bag.wriet')", 11, "timed('bag.write')"),
     "unit that does not fit": ('unit = "ms"', 'unit = "MB"', 12, "write ns or µs or us or ms or s"),
     "unknown unit": ('unit = "tasks"', 'unit = "task"', 22, "write tasks"),
+    "no such section": ('"bag-write"', '"nowhere"', 17, "docs/runbook.md has no section 'nowhere'"),
+    "misspelt section": ('"tasks"\n\n', '"task"\n\n', 26, "did you mean 'tasks'?"),
     "p99 of a scalar": ("p50 = 4\n", "p50 = 4\np99 = 4\n", 24, "no percentiles: remove p99"),
     "typo in a table": ("[limits]", "[limit]", 3, "did you mean 'limits'?"),
     "typo in a header": ("[[without_budget]]", "[[without_budgets]]", 28, "'without_budget'"),

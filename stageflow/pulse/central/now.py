@@ -20,6 +20,7 @@ from stageflow.pulse.gate.budgets import Budget, Budgets
 from stageflow.pulse.gate.catalogue import discover
 from stageflow.pulse.gate.judge import Check, State
 from stageflow.pulse.gate.measure import Asv
+from stageflow.pulse.gate.runbook import RUNBOOK, sections_of
 from stageflow.pulse.gate.setting import ACCEPTED_FILE, BUDGETS_FILE, today
 from stageflow.pulse.gate.shown import checks_at
 from stageflow.pulse.project import AsvProject
@@ -72,7 +73,8 @@ def judged(project: AsvProject, history: History) -> Judged:
         # Its text is a traceback of this machine, which is no business of a page's readers.
         return Judged(notes=("The benchmarks cannot be listed: stageflow pulse budgets says why.",))
     try:
-        budgets = budgets_file.load(path, catalogue.units)
+        sections = sections_of(project.root / RUNBOOK)
+        budgets = budgets_file.load(path, catalogue.units, sections)
         accepted = accepted_file.load(project.benchmarks_dir / ACCEPTED_FILE, catalogue.units)
     except PulseError as error:
         return Judged(notes=(f"Budgets and acceptances were not read: {error}",))

@@ -21,6 +21,7 @@ from stageflow.pulse.central.now import Judged, found_budgets, judged, wrong_now
 from stageflow.pulse.central.record import gate_record
 from stageflow.pulse.central.telemetry import telemetry, window_of
 from stageflow.pulse.central.voice import voice_record
+from stageflow.pulse.gate.runbook import RUNBOOK, sections_of
 from stageflow.pulse.offline import STATIC_DIR, copy_libraries
 from stageflow.pulse.project import AsvProject
 from stageflow.telemetry.errors import TelemetryError
@@ -30,7 +31,6 @@ PAGE = "central.html"
 FOLDER = "central"
 #: Where the telemetry is looked for if no other file is named; the first that is there is taken.
 STORE_FILES = (".asv/telemetry.db", ".asv/drill.db")
-_RUNBOOK = "docs/runbook.md"
 _VERSION = 1
 
 Emit = Callable[[str], None]
@@ -63,7 +63,7 @@ def write_central(
     _write(folder / "data.json.js", "centralData", data)
     for number, piece in enumerate(pieces(history)):
         _write(folder / f"commits-{number}.json.js", "centralPiece", piece)
-    write_runbook(project.root / _RUNBOOK, site_dir)
+    write_runbook(project.root / RUNBOOK, site_dir)
     size_kb = (folder / "data.json.js").stat().st_size / 1000
     emit(f"Central Pulse: {size_kb:,.0f} kB in {time.monotonic() - began:.1f} s")
     return site_dir / PAGE
@@ -175,13 +175,10 @@ def read_telemetry(
 
 def write_runbook(source: Path, site_dir: Path) -> None:
     """Write the runbook as a page, so that each finding can link to its section."""
-    text = source.read_text(encoding="utf-8") if source.exists() else ""
-    _, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     parts = []
-    for section in sections:
-        name, _, body = section.partition("\n")
-        inner = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(body.strip()))
-        parts.append(f'<section id="{html.escape(name.strip())}"><h2>{html.escape(name)}</h2>')
+    for name, body in (sections_of(source) or {}).items():
+        inner = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(body))
+        parts.append(f'<section id="{html.escape(name)}"><h2>{html.escape(name)}</h2>')
         parts.append("".join(f"<p>{p}</p>" for p in inner.split("\n\n")) + "</section>")
     page = Template((STATIC_DIR / "central" / "runbook.html").read_text(encoding="utf-8"))
     shown = page.substitute(sections="\n".join(parts) or "<p>There is no runbook.</p>")

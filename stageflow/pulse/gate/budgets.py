@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from stageflow.errors.base import did_you_mean
 from stageflow.pulse.gate import units
 from stageflow.pulse.gate.checked_toml import Key, Settings, Table
+from stageflow.pulse.gate.runbook import RUNBOOK
 from stageflow.pulse.gate.series import Signal, matches, signal_of
 
 
@@ -43,7 +44,7 @@ class Budget:
         p99: At most this in 99 of 100 cases, if that is asked.
         gate: When it is held.
         owner: Who answers for it.
-        runbook: Row of docs/runbook.md that says what to do when it is exceeded.
+        runbook: Section of docs/runbook.md that says what to do when it is exceeded.
         line: Where it stands in the file.
     """
 
@@ -85,12 +86,13 @@ _BUDGET = {
 _WITHOUT = {"benchmarks": Key(str), "reason": Key(str)}
 
 
-def load(path: Path, known: Mapping[str, str]) -> Budgets:
+def load(path: Path, known: Mapping[str, str], sections: Collection[str] | None = None) -> Budgets:
     """Read and check the budgets.
 
     Args:
         path: The file.
         known: Unit of every series that there is.
+        sections: Those of the runbook; None if there is no runbook to look them up in.
 
     Raises:
         GateSettingsError: Something is wrong; it names every problem with line and mend.
@@ -102,6 +104,8 @@ def load(path: Path, known: Mapping[str, str]) -> Budgets:
     found = [_budget(settings, table, known) for table in tables]
     budgets = [budget for budget in found if budget is not None]
     _check_duplicates(settings, budgets)
+    if sections is not None:
+        _check_sections(settings, tables, sections)
     named = {table.values["benchmark"] for table in tables if "benchmark" in table.values}
     _check_complete(settings, named, known)
     settings.finish()
@@ -197,6 +201,17 @@ def _check_figures(settings: Settings, table: Table) -> None:
         complain("p99", f"p99 = {p99:g} is below p50 = {p50:g}: exchange them")
     if signal_of(series) in (Signal.EXACT, Signal.COUNTED):
         complain("p99", f"{series} has one value a commit and no percentiles: remove p99")
+
+
+def _check_sections(settings: Settings, tables: list[Table], sections: Collection[str]) -> None:
+    for table in tables:
+        section = table.values.get("runbook")
+        if section is not None and section not in sections:
+            settings.complain(
+                settings.line_of(table, "runbook"),
+                f"{RUNBOOK} has no section {section!r}: write ## {section} there, or the name of "
+                f"one that it has{did_you_mean(section, sections)}",
+            )
 
 
 def _check_duplicates(settings: Settings, budgets: list[Budget]) -> None:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stageflow.pulse.gate.judge import Check, Exit, Judgement, Kind, State, Verdict
+from stageflow.pulse.gate.runbook import RUNBOOK
 
-RUNBOOK = "docs/runbook.md"
 JSON_VERSION = 1
 
 #: What is shown row by row; the rest is named or counted.
@@ -122,7 +122,7 @@ class Report:
         states = Counter(check.state for check in self.judgement.checks)
         if states:
             counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
-            yield f"Budgets: {counts}."
+            yield f"Figures of budgets: {counts}."
 
 
 def _verdict_row(verdict: Verdict) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from stageflow.pulse.gate.accepted import Accepted
 from stageflow.pulse.gate.budgets import Budgets
 from stageflow.pulse.gate.catalogue import Catalogue, discover
 from stageflow.pulse.gate.measure import GATE_DIR, Asv, digest
+from stageflow.pulse.gate.runbook import RUNBOOK, sections_of
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.results import report_set_aside, set_aside_corrupt
 
@@ -41,7 +42,8 @@ def set_up(project: AsvProject, machine: str | None, emit: Emit) -> Setting:
         PulseError: One is wrong, or the benchmarks cannot be listed.
     """
     found = discover(project.benchmarks_dir, project.root)
-    budgets = budgets_file.load(project.benchmarks_dir / BUDGETS_FILE, found.units)
+    sections = sections_of(project.root / RUNBOOK)
+    budgets = budgets_file.load(project.benchmarks_dir / BUDGETS_FILE, found.units, sections)
     known = accepted_file.load(project.benchmarks_dir / ACCEPTED_FILE, found.units)
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
     report_set_aside(set_aside, project.root, emit)

@@ -25,7 +25,8 @@ def show_budgets(project: AsvProject, revision: str, emit: Emit = print) -> Exit
     for line in report.checks_table(checks):
         emit(line)
     over = [check for check in checks if check.state is State.OVER]
-    emit(f"{len(budgets.budgets)} budgets, at {head[:10]}; over: {len(over)}")
+    counts = f"{len(checks)} figures of {len(budgets.budgets)} budgets"
+    emit(f"{counts}, at {head[:10]}; over: {len(over)}")
     return Exit.OVER_BUDGET if over else Exit.FINE
 
 

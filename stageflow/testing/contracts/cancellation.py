@@ -7,11 +7,15 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Self, TypeVar
 
 from stageflow.context import StageContext
+from stageflow.errors import InvalidOutputError, OutputMismatchError, StageFailedError
 from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.stage import StageOutput
 from stageflow.testing.simulation import SimulationLoop
 
 T = TypeVar("T")
+
+#: What becomes of a stage's return value before an interceptor sees it, if it is no success.
+_RETURNED = (StageFailedError, InvalidOutputError, OutputMismatchError)
 
 
 class Waits(Generator[Any, Any, T]):
@@ -60,7 +64,7 @@ class CancellationProbe(Interceptor):
         point: Where: before a callback, counted from `aim` on, if the loop is simulated; on a real
             one after the stage, with what stands around it, has begun to wait so many times.
         begun: Whether the stage was called.
-        swallowed: Whether it came back.
+        swallowed: Whether it returned, be it a failure.
         cancelled_at_s: When the task was cancelled, in the loop's seconds; None if it had ended
             before.
     """
@@ -82,13 +86,20 @@ class CancellationProbe(Interceptor):
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Call the stage, and look at the task that it ran in."""
         self.begun = True
-        if isinstance(asyncio.get_running_loop(), SimulationLoop):
-            output = await call_next(ctx)
-        else:
-            output = await Waits(call_next(ctx), self.point, self._cancel)
+        work: Awaitable[StageOutput] = call_next(ctx)
+        if not isinstance(asyncio.get_running_loop(), SimulationLoop):
+            work = Waits(work, self.point, self._cancel)
+        try:
+            output = await work
+        except _RETURNED:
+            self._look()
+            raise
+        self._look()
+        return output
+
+    def _look(self) -> None:
         task = asyncio.current_task()
         self.swallowed = task is not None and task.cancelling() > 0
-        return output
 
     def _cancel(self) -> None:
         assert self._task is not None, "aim first"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from stageflow.testing.contracts.cancellation import CancellationProbe
 from stageflow.testing.contracts.overrides import Contract
+from stageflow.testing.contracts.unawaited import every_call_awaited
 from stageflow.testing.simulation import LeftBehindError, SimulationLoop, run_in
 from stageflow.testing.simulation.errors import places
 
@@ -51,10 +52,11 @@ class LoopContract(Contract):
 
     def _run(self, work: Coroutine[Any, Any, T], loop: SimulationLoop | None = None) -> T:
         """Run in a new event loop, close what was opened, and make sure that nothing is left."""
-        closing = self._closing(work)
-        if self.real_io:
-            return _run_really(closing, self.patience_s)
-        return run_in(loop if loop is not None else SimulationLoop(), closing)
+        with every_call_awaited():
+            closing = self._closing(work)
+            if self.real_io:
+                return _run_really(closing, self.patience_s)
+            return run_in(loop if loop is not None else SimulationLoop(), closing)
 
     async def _closing(self, work: Coroutine[Any, Any, T]) -> T:
         async with self.resources:

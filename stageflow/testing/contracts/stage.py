@@ -24,6 +24,7 @@ from stageflow.testing.contracts.blocking import BlockingWatch
 from stageflow.testing.contracts.cancellation import CancellationProbe
 from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.reading import Narrow, Reader, read_by
+from stageflow.testing.contracts.unawaited import ClosesCalls
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.simulation import EPOCH_S, Schedule, SimulationLoop
 
@@ -221,29 +222,34 @@ class StageContractTest(LoopContract):
         outcome = self._execute(case, self.create_test_context(case))
         code = getattr(outcome, "code", None)
         assert code != "undeclared_input", f"{case.name}: {outcome}"
+        _went_well(case, outcome)
 
     def test_leaves_its_inputs_as_they_are(self) -> None:
         """Other stages read the same objects."""
         case = self.make_stage()
         before, given = case.chosen(case.inputs), case.chosen(case.inputs)
         self.ctx = self._context(given, case.providers)
-        self._execute(case, self.ctx)
+        outcome = self._execute(case, self.ctx)
         changed = [key for key in before if _items(given[key]) != _items(before[key])]
         assert not changed, f"{case.name} changed its inputs {changed}: copy before you change"
+        _went_well(case, outcome)
 
     # ── the contract: the event loop ────────────────────────────────────────────────────────
 
     def test_can_be_cancelled_wherever_it_waits(self) -> None:
         """At each step of the loop: it ends as cancelled, soon, and leaves no task behind."""
         self._cancel_everywhere(self._cancelled)
+        self._completed(self.make_stage())  # or it may have waited for nothing
 
     def test_can_be_cancelled_while_its_reader_is_slow(self) -> None:
         """As above, where it streams and has to wait until what it put is read."""
+        self._completed(self.make_stage())
         if self.make_stage().spec.streams:
             self._cancel_everywhere(self._cancelled_while_read)
 
     def test_ends_well_when_its_reader_has_enough(self) -> None:
         """That nobody reads on is no failure of a stage that streams."""
+        self._completed(self.make_stage())
         case = self.make_stage()
         if not case.spec.streams:
             return
@@ -260,8 +266,7 @@ class StageContractTest(LoopContract):
 
     def test_does_not_hold_the_loop(self) -> None:
         """No callback of it runs longer than the limit; the place that does is named."""
-        case = self.make_stage()
-        self._execute(case, self.create_test_context(case))  # whatever is loaded once is loaded
+        self._completed(self.make_stage())  # whatever is loaded once is loaded
         case = self.make_stage()
         with BlockingWatch() as watch:
             self._execute(case, self.create_test_context(case))
@@ -272,6 +277,7 @@ class StageContractTest(LoopContract):
 
     def test_two_runs_at_once_do_not_mix(self) -> None:
         """Each ends as it would alone, whichever goes first."""
+        self._completed(self.make_stage())
         for seed in range(self.orders):
             case = self.make_stage()
             other = case.inputs if case.other_inputs is None else case.other_inputs
@@ -289,7 +295,7 @@ class StageContractTest(LoopContract):
 
     def _execute(self, case: StageCase, ctx: PipelineContext) -> Outcome:
         """Run the stage with the engine around it; its output, or the error that it raised."""
-        bound = case.pipeline.stage(case.name)
+        bound = case.pipeline.stage(case.name, interceptors=[ClosesCalls()])
         try:
             return self._run(bound.execute(ctx))
         except StageflowError as error:
@@ -302,22 +308,24 @@ class StageContractTest(LoopContract):
             return self._execute(case, self.create_failing_context(case))
 
     def _completed(self, case: StageCase) -> StageOutput:
-        outcome = self._execute(case, self.create_test_context(case))
-        assert isinstance(outcome, StageOutput), f"{case.name} failed: {outcome}"
-        return outcome
+        return _went_well(case, self._execute(case, self.create_test_context(case)))
 
     async def _cancelled(self, probe: CancellationProbe) -> None:
         """Cancel a run at the probe's point, and see how the stage ends."""
         case = self.make_stage()
         ctx = self.create_test_context(case)
-        orchestrator = PipelineOrchestrator(case.pipeline.build(), interceptors=[probe])
+        orchestrator = PipelineOrchestrator(
+            case.pipeline.build(), interceptors=[probe, ClosesCalls()]
+        )
         await self._see_cancelled(case, probe, orchestrator.run_stage(ctx, case.name))
 
     async def _cancelled_while_read(self, probe: CancellationProbe) -> None:
         case = self.make_stage()
         self.ctx = self._context(case.chosen(case.inputs), case.providers)
         pipeline = read_by(case.spec, Reader(case.spec.streams, pause_s=0.01))
-        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=[probe, Narrow()])
+        orchestrator = PipelineOrchestrator(
+            pipeline.build(), interceptors=[probe, Narrow(), ClosesCalls()]
+        )
         await self._see_cancelled(case, probe, orchestrator.run(self.ctx))
 
     async def _see_cancelled(
@@ -349,7 +357,8 @@ class StageContractTest(LoopContract):
         self, inputs: Mapping[str, Any], other: Mapping[str, Any], seed: int
     ) -> list[Any]:
         case, second = self.make_stage(), self.make_stage()
-        orchestrator = PipelineOrchestrator(case.pipeline.build())
+        graph = case.pipeline.build()
+        orchestrator = PipelineOrchestrator(graph, interceptors=[ClosesCalls()])
         contexts = [
             self._context(case.chosen(inputs), case.providers),
             self._context(case.chosen(other), second.providers),
@@ -360,6 +369,12 @@ class StageContractTest(LoopContract):
             return [_told(end) for end in await asyncio.gather(*runs, return_exceptions=True)]
 
         return self._run(main(), SimulationLoop(Schedule(seed)))
+
+
+def _went_well(case: StageCase, outcome: Outcome) -> StageOutput:
+    """The output of a good run: what never gets far has shown nothing."""
+    assert isinstance(outcome, StageOutput), f"{case.name} failed: {outcome}"
+    return outcome
 
 
 def _told(outcome: Any) -> Any:

@@ -29,8 +29,8 @@ class FaultType(StrEnum):
     STALL = "stall"  # a stream opens, then nothing useful [after_pieces=0, keepalive_ms]
     CUT = "cut"  # a stream breaks midway [after_pieces=1]: ConnectionResetError
     RATE_LIMITED = "rate_limited"  # HTTP 429 [retry_after_s=1]
-    EMPTY = "empty"  # an empty transcript, answer, sound; no record [reply]
-    INVALID = "invalid"  # corrupt sound, a malformed reply [reply]
+    EMPTY = "empty"  # an empty transcript, answer, sound; no record [reply: of no port, needed]
+    INVALID = "invalid"  # corrupt sound, a malformed reply [reply: of no port, needed]
     DISCONNECT = "disconnect"  # the connection is lost [after_call=False]: ConnectionResetError
 
 
@@ -200,6 +200,14 @@ class FaultInjector:
                     if hint
                     else f"the options that fit are {', '.join(known)}",
                 )
+        if made is replies.Reply and "reply" not in options:
+            raise refused(
+                kind.name,
+                "reply",
+                None,
+                f"say what {self.provider!r} shall answer: reply=…; or if it is a model, say, under"
+                f" another name, LlmFaultInjector({str(kind)!r}, provider={self.provider!r})",
+            )
         return made(**options)
 
     def __repr__(self) -> str:

@@ -9,29 +9,18 @@ from typing import Any, ClassVar
 
 from stageflow.providers.ports import Audio
 from stageflow.testing.faults.kinds import Call, Fault
-from stageflow.testing.faults.options import refused
 
 _NOT_GIVEN: Any = object()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply(Fault):
-    """The provider answers at once, with `reply` in place of an answer."""
+    """The provider answers at once, with `reply` in place of an answer; one of no port needs it."""
 
     reply: Any = _NOT_GIVEN
 
     #: What is answered if no reply is given, by method; other methods are left alone.
     by_method: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-
-    def __post_init__(self) -> None:
-        if self.reply is _NOT_GIVEN and not self.by_method:
-            raise refused(
-                "EMPTY and INVALID",
-                "reply",
-                None,
-                "say what the provider shall answer, reply=…; only the ports have a default (with"
-                " LlmFaultInjector(…, provider=…), say, a provider of another name is one)",
-            )
 
     def affects(self, method: str) -> bool:
         """Whether there is something to answer in place of that method."""

@@ -14,9 +14,12 @@ INPUTS = {"text": "When do you open?", "user_id": "u1"}
 
 
 def context(
-    inputs: Mapping[str, str] = INPUTS, *, llm_ms: float = 0.0, db_ms: float = 0.0
+    inputs: Mapping[str, str] = INPUTS, *, llm_ms: float = 0.0, db_ms: float = 0.0, **others: Any
 ) -> PipelineContext:
-    """Inputs and fakes for one run; at 0 ms the providers answer without waiting."""
+    """Inputs and fakes for one run, and `others` that you provide, by their names.
+
+    At 0 ms the fakes answer without waiting.
+    """
     return PipelineContext(
         inputs,
         providers=ProviderRegistry(
@@ -24,6 +27,7 @@ def context(
             db=FakeDatabase(
                 {"profiles": {"u1": {"name": "Ada"}}}, read=LatencyProfile.fixed(db_ms)
             ),
+            **others,
         ),
         seed=0,
     )
