@@ -59,6 +59,8 @@ class PipelineOrchestrator:
                 and has finished its clean-up, and ``ctx`` shows what was done.
             ContextInUseError: The context still carries another run.
             MissingRunInputError: The context lacks an input that the pipeline declares.
+            BaseException: A stage raised one that is no `Exception`, as ``pytest.fail`` does; the
+                run has then failed as if the stage were required.
         """
         return await self._begin(ctx).execute()
 
