@@ -146,7 +146,8 @@ class PipelineContext:
                 strikes where stages await: code that blocks the loop cannot be interrupted.
             correlation_id: Id that a run shares with all its child runs; the first run's own id
                 if left out.
-            seed: Makes ids and random numbers repeat; None draws them from the system.
+            seed: Makes ids and random numbers repeat; None draws them from the system. Contexts
+                that run at the same time need different ones, or sinks mix up their runs.
             wall_clock: Seconds since the epoch; read once a run.
             dead_letters: Where runs that fail for good are kept, unless the orchestrator says.
 
