@@ -82,6 +82,7 @@ class RunScope:
         "started_at",
         "status",
         "streams",
+        "timeouts_s",
         "watchdog",
     )
 
@@ -94,11 +95,14 @@ class RunScope:
         pipeline_name: str,
         loop: asyncio.AbstractEventLoop,
         producers: Mapping[str, str] = _NO_VALUES,
+        timeouts_s: Mapping[str, float] = _NO_VALUES,
     ) -> None:
         self.context = context
         self.pipeline_name = pipeline_name
         #: For each output and stream, the name of the stage that declares it.
         self.producers = producers
+        #: The timeouts of the stages that have one, by name.
+        self.timeouts_s = timeouts_s
         self.loop = loop
         self.pipeline_run_id = context.new_id()
         self.started_at = loop.time()
@@ -255,6 +259,7 @@ class PipelineContext:
         pipeline_name: str,
         loop: asyncio.AbstractEventLoop,
         producers: Mapping[str, str] = _NO_VALUES,
+        timeouts_s: Mapping[str, float] = _NO_VALUES,
     ) -> RunScope:
         """Open the scope of a new run; for the orchestrator.
 
@@ -263,7 +268,7 @@ class PipelineContext:
         """
         if self._scope is not None and self._scope.status is RunStatus.RUNNING:
             raise ContextInUseError(pipeline_name, self._scope.pipeline_run_id)
-        self._scope = RunScope(self, pipeline_name, loop, producers)
+        self._scope = RunScope(self, pipeline_name, loop, producers, timeouts_s)
         return self._scope
 
 
@@ -279,7 +284,6 @@ class StageContext:
         "name",
         "provider_name",
         "started_at",
-        "timeout_s",
     )
 
     _random: random.Random
@@ -455,14 +459,17 @@ class StageContext:
         return None if deadline is None else deadline - self.now()
 
     @property
+    def timeout_s(self) -> float | None:
+        """The stage's own timeout in seconds, counted from its start; None if it has none."""
+        return self._scope.timeouts_s.get(self.name)
+
+    @property
     def timed_out(self) -> bool:
         """Whether the stage's own timeout has struck."""
         return self._timeout is not None and self._timeout.expired
 
     def limit(self, timeout_s: float, on_expiry: Callable[[], object]) -> Watch:
         """Begin to keep the stage's own timeout, counted from its start; for the engine."""
-        #: The stage's timeout in seconds; set while it is kept.
-        self.timeout_s = timeout_s
         self._timeout = self._scope.watchdog.watch(self.started_at + timeout_s, on_expiry)
         return self._timeout
 

@@ -120,7 +120,7 @@ class PipelineOrchestrator:
         if missing:
             raise MissingRunInputError(self.graph.name, missing, ctx.inputs)
         loop = asyncio.get_running_loop()
-        scope = ctx.begin_run(self.graph.name, loop, self._plan.producers)
+        scope = ctx.begin_run(self.graph.name, loop, self._plan.producers, self._plan.timeouts_s)
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
         return Run(scope, self._plan)

@@ -62,7 +62,17 @@ class Plan:
     10,000. What is waited for is the end of a stage, or that it has opened some streams (`Gate`).
     """
 
-    __slots__ = ("counts", "dead_letters", "gates", "graph", "nodes", "opens", "producers", "roots")
+    __slots__ = (
+        "counts",
+        "dead_letters",
+        "gates",
+        "graph",
+        "nodes",
+        "opens",
+        "producers",
+        "roots",
+        "timeouts_s",
+    )
 
     def __init__(
         self,
@@ -74,6 +84,7 @@ class Plan:
         self.dead_letters = dead_letters
         self.nodes = tuple(Node(spec, interceptors) for spec in graph.specs)
         self.producers = {key: spec.name for spec in graph.specs for key in spec.outputs}
+        self.timeouts_s = {s.name: s.timeout_s for s in graph.specs if s.timeout_s is not None}
         waits: Sequence[tuple[Any, ...]] = graph.predecessors
         if graph.streams:
             waits = [_waits(graph, number) for number in range(len(graph))]
