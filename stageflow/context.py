@@ -59,6 +59,9 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+_RUNNING = RunStatus.RUNNING
+
+
 class RunScope:
     """Everything that belongs to one run and to no other.
 
@@ -481,8 +484,13 @@ class StageContext:
             data: What else there is to say.
 
         Raises:
-            InvalidContextError: It is such a word, or no word.
+            InvalidContextError: It is such a word, or no word; or the run has ended.
         """
+        if self._scope.status is not _RUNNING:
+            raise InvalidContextError(
+                f"stage {self.name!r} emitted {what!r} after its run had {self._scope.status}:"
+                " let the stage await what it starts"
+            )
         if not what.replace("_", "a").isalnum() or what in _ENGINES_WORDS:
             raise InvalidContextError(
                 f"stage {self.name!r} emitted {what!r}: give a word of letters, digits and '_'"
