@@ -37,9 +37,12 @@ def test_timestamps_are_the_wall_clock_at_the_start_plus_the_loops_time_since() 
 def test_one_event_is_read_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """From either end; so the way back through a long log takes no longer than the way forth."""
     log, made, keep = make_log(*RAW), list[int](), EventLog.event_at
-    monkeypatch.setattr(
-        EventLog, "event_at", lambda log, position: made.append(position) or keep(log, position)
-    )
+
+    def watched(log: EventLog, position: int) -> Event:
+        made.append(position)
+        return keep(log, position)
+
+    monkeypatch.setattr(EventLog, "event_at", watched)
     assert [log[1].sequence, log[-1].sequence, log[-4].sequence] == [2, 4, 1]
     assert made == [1, 3, 0]
     assert [event.sequence for event in reversed(log)] == [4, 3, 2, 1]
