@@ -133,6 +133,8 @@ class Run:
                 scope.log,
                 scope.bag,
                 routes=plan.graph.streams,
+                written=plan.written,
+                read=plan.read,
                 gates=plan.gates,
                 release=self._open_early,
             )
