@@ -43,7 +43,18 @@ class StreamBoard:
     The engine tells it when a stage ends, and hears from it which latches to count down.
     """
 
-    __slots__ = ("_bag", "_ended", "_gates", "_log", "_loop", "_opened", "_release", "_routes")
+    __slots__ = (
+        "_bag",
+        "_ended",
+        "_gates",
+        "_log",
+        "_loop",
+        "_opened",
+        "_read",
+        "_release",
+        "_routes",
+        "_written",
+    )
 
     def __init__(
         self,
@@ -52,6 +63,8 @@ class StreamBoard:
         bag: ContextBag,
         *,
         routes: Mapping[str, StreamRoute],
+        written: Mapping[str, Sequence[str]],
+        read: Mapping[str, Sequence[str]],
         gates: Mapping[str, Sequence[Gate]],
         release: Callable[[list[int]], None],
     ) -> None:
@@ -62,6 +75,8 @@ class StreamBoard:
             log: Where events go.
             bag: Where streams go.
             routes: Who writes and reads each stream, by key.
+            written: For each stage that writes streams, by name, their keys.
+            read: The same for each stage that reads some.
             gates: For each producer, by name, what waits for its streams.
             release: Counts latches down while a stage runs.
         """
@@ -69,6 +84,8 @@ class StreamBoard:
         self._log = log
         self._bag = bag
         self._routes = routes
+        self._written = written
+        self._read = read
         self._gates = {stage: list(waiting) for stage, waiting in gates.items()}
         self._release = release
         self._opened: dict[str, dict[str, Stream]] = defaultdict(dict)
@@ -76,7 +93,7 @@ class StreamBoard:
 
     def open(self, stage: str, started_at: float, key: str, capacity: int) -> StreamWriter:
         """Open a stream, or go on with it in another attempt; see `StageContext.open`."""
-        owned = [name for name, route in self._routes.items() if route.producer == stage]
+        owned = self._written.get(stage, ())
         if key not in owned:
             raise UndeclaredStreamError(key, owned)
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
@@ -100,8 +117,9 @@ class StreamBoard:
 
         route = self._routes[key]
         stream = Stream(key, route, announce=announce)
-        for reader in self._ended:
-            stream.leave(reader)
+        for reader in (*route.live, *route.late):
+            if reader in self._ended:
+                stream.leave(reader)
         self._bag.put(key, stream, stage)
         opened = self._opened[stage]
         opened[key] = stream
@@ -116,11 +134,7 @@ class StreamBoard:
     def unopened(self, stage: str) -> list[str]:
         """The streams that the stage declares and has not opened."""
         opened = self._opened[stage]
-        return sorted(
-            key
-            for key, route in self._routes.items()
-            if route.producer == stage and key not in opened
-        )
+        return sorted(key for key in self._written.get(stage, ()) if key not in opened)
 
     def has_put(self, stage: str) -> bool:
         """Whether the stage has put an item into any of its streams."""
@@ -150,14 +164,14 @@ class StreamBoard:
 
     def abandon(self, begun: Collection[str | None]) -> None:
         """The run stops: stages that have not begun will never read."""
-        readers = {name for route in self._routes.values() for name in (*route.live, *route.late)}
-        for stage in sorted(readers.difference(begun)):
+        for stage in sorted(self._read.keys() - begun):
             self._leave(stage)
 
     def _leave(self, stage: str) -> None:
         self._ended.add(stage)
-        for streams in self._opened.values():
-            for stream in streams.values():
+        for key in self._read.get(stage, ()):
+            stream = self._opened[self._routes[key].producer].get(key)
+            if stream is not None:
                 stream.leave(stage)
 
     def _tell(self, what: str, stage: str, **data: object) -> None:

@@ -59,6 +59,9 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+_RUNNING = RunStatus.RUNNING
+
+
 class RunScope:
     """Everything that belongs to one run and to no other.
 
@@ -82,6 +85,7 @@ class RunScope:
         "started_at",
         "status",
         "streams",
+        "timeouts_s",
         "watchdog",
     )
 
@@ -94,11 +98,14 @@ class RunScope:
         pipeline_name: str,
         loop: asyncio.AbstractEventLoop,
         producers: Mapping[str, str] = _NO_VALUES,
+        timeouts_s: Mapping[str, float] = _NO_VALUES,
     ) -> None:
         self.context = context
         self.pipeline_name = pipeline_name
         #: For each output and stream, the name of the stage that declares it.
         self.producers = producers
+        #: The timeouts of the stages that have one, by name.
+        self.timeouts_s = timeouts_s
         self.loop = loop
         self.pipeline_run_id = context.new_id()
         self.started_at = loop.time()
@@ -146,7 +153,8 @@ class PipelineContext:
                 strikes where stages await: code that blocks the loop cannot be interrupted.
             correlation_id: Id that a run shares with all its child runs; the first run's own id
                 if left out.
-            seed: Makes ids and random numbers repeat; None draws them from the system.
+            seed: Makes ids and random numbers repeat; None draws them from the system. Contexts
+                that run at the same time need different ones, or sinks mix up their runs.
             wall_clock: Seconds since the epoch; read once a run.
             dead_letters: Where runs that fail for good are kept, unless the orchestrator says.
 
@@ -254,6 +262,7 @@ class PipelineContext:
         pipeline_name: str,
         loop: asyncio.AbstractEventLoop,
         producers: Mapping[str, str] = _NO_VALUES,
+        timeouts_s: Mapping[str, float] = _NO_VALUES,
     ) -> RunScope:
         """Open the scope of a new run; for the orchestrator.
 
@@ -262,7 +271,7 @@ class PipelineContext:
         """
         if self._scope is not None and self._scope.status is RunStatus.RUNNING:
             raise ContextInUseError(pipeline_name, self._scope.pipeline_run_id)
-        self._scope = RunScope(self, pipeline_name, loop, producers)
+        self._scope = RunScope(self, pipeline_name, loop, producers, timeouts_s)
         return self._scope
 
 
@@ -278,7 +287,6 @@ class StageContext:
         "name",
         "provider_name",
         "started_at",
-        "timeout_s",
     )
 
     _random: random.Random
@@ -454,14 +462,17 @@ class StageContext:
         return None if deadline is None else deadline - self.now()
 
     @property
+    def timeout_s(self) -> float | None:
+        """The stage's own timeout in seconds, counted from its start; None if it has none."""
+        return self._scope.timeouts_s.get(self.name)
+
+    @property
     def timed_out(self) -> bool:
         """Whether the stage's own timeout has struck."""
         return self._timeout is not None and self._timeout.expired
 
     def limit(self, timeout_s: float, on_expiry: Callable[[], object]) -> Watch:
         """Begin to keep the stage's own timeout, counted from its start; for the engine."""
-        #: The stage's timeout in seconds; set while it is kept.
-        self.timeout_s = timeout_s
         self._timeout = self._scope.watchdog.watch(self.started_at + timeout_s, on_expiry)
         return self._timeout
 
@@ -473,8 +484,13 @@ class StageContext:
             data: What else there is to say.
 
         Raises:
-            InvalidContextError: It is such a word, or no word.
+            InvalidContextError: It is such a word, or no word; or the run has ended.
         """
+        if self._scope.status is not _RUNNING:
+            raise InvalidContextError(
+                f"stage {self.name!r} emitted {what!r} after its run had {self._scope.status}:"
+                " let the stage await what it starts"
+            )
         if not what.replace("_", "a").isalnum() or what in _ENGINES_WORDS:
             raise InvalidContextError(
                 f"stage {self.name!r} emitted {what!r}: give a word of letters, digits and '_'"

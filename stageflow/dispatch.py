@@ -7,10 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
+from stageflow.closing import Closing
+from stageflow.durations import is_duration
+from stageflow.errors import InvalidConfigError
 from stageflow.events import EventBatch, EventLog, EventSink, RawEvent
 
 _log = logging.getLogger("stageflow.dispatch")
@@ -63,13 +65,16 @@ class _Lane:
     def stats(self) -> SinkStats:
         return SinkStats(self.name, self._written, self._dropped, self._failed)
 
-    def close(self, deadline: float) -> None:
+    def end(self) -> None:
+        """Flush, close the sink, and take nothing more."""
         self._capacity = 0  # what comes from now on would never be flushed
         self._closing.set()
+
+    def join(self, deadline: float) -> None:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             self._abandoned = True
-            self._dropped += len(self._buffer)
+            self._dropped += len(self._taken())
             _log.error("event sink %s did not finish in time and was left behind", self.name)
 
     def _pump(self) -> None:
@@ -83,9 +88,16 @@ class _Lane:
         except Exception:
             _log.exception("event sink %s could not be closed", self.name)
 
+    def _taken(self) -> list[tuple[EventLog, int]]:
+        """What waits; if two threads take at once, each event goes to one of them."""
+        take, taken = self._buffer.popleft, []
+        with suppress(IndexError):
+            for _ in range(len(self._buffer)):
+                taken.append(take())  # noqa: PERF401 - keeps what came before the other took all
+        return taken
+
     def _drain(self) -> None:
-        take = self._buffer.popleft
-        batch = EventBatch([take() for _ in range(len(self._buffer))])
+        batch = EventBatch(self._taken())
         if not batch:
             return
         try:
@@ -98,7 +110,7 @@ class _Lane:
             self._written += len(batch)
 
 
-class EventDispatcher:
+class EventDispatcher(Closing):
     """Hands the events of any number of runs to any number of sinks.
 
     A run only appends to a buffer. Each sink has a thread that empties its buffer, so a sink that
@@ -116,7 +128,19 @@ class EventDispatcher:
             sinks: Where the events go.
             capacity: How many events a sink may lag behind before further ones are dropped.
             interval_s: How often a sink is given what has come, in seconds.
+
+        Raises:
+            InvalidConfigError: The capacity is no positive integer, or the interval no positive,
+                finite number.
         """
+        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+            raise InvalidConfigError(
+                "EventDispatcher", "capacity", capacity, "give a positive integer"
+            )
+        if not is_duration(interval_s):
+            raise InvalidConfigError(
+                "EventDispatcher", "interval_s", interval_s, "give a positive number of seconds"
+            )
         self._lanes = tuple(_Lane(sink, capacity, interval_s) for sink in sinks)
 
     def attach(self, log: EventLog) -> None:
@@ -139,16 +163,8 @@ class EventDispatcher:
     def close(self, timeout_s: float = 5.0) -> None:
         """Flush and close every sink; wait for that no longer than `timeout_s` in all."""
         deadline = time.monotonic() + timeout_s
+        # All of them before any is waited for: one that hangs takes nothing from the others.
         for lane in self._lanes:
-            lane.close(deadline)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+            lane.end()
+        for lane in self._lanes:
+            lane.join(deadline)

@@ -114,7 +114,9 @@ class EventLog(Sequence[Event]):
         return iter(self.snapshot())
 
     def __getitem__(self, index: Any) -> Any:
-        return self.snapshot()[index]
+        if isinstance(index, slice):
+            return self.snapshot()[index]
+        return self.event_at(range(len(self._raw))[index])
 
     def snapshot(self) -> tuple[Event, ...]:
         """All events so far."""

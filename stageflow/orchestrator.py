@@ -59,6 +59,8 @@ class PipelineOrchestrator:
                 and has finished its clean-up, and ``ctx`` shows what was done.
             ContextInUseError: The context still carries another run.
             MissingRunInputError: The context lacks an input that the pipeline declares.
+            BaseException: A stage raised one that is no `Exception`, as ``pytest.fail`` does; the
+                run has then failed as if the stage were required.
         """
         return await self._begin(ctx).execute()
 
@@ -118,7 +120,7 @@ class PipelineOrchestrator:
         if missing:
             raise MissingRunInputError(self.graph.name, missing, ctx.inputs)
         loop = asyncio.get_running_loop()
-        scope = ctx.begin_run(self.graph.name, loop, self._plan.producers)
+        scope = ctx.begin_run(self.graph.name, loop, self._plan.producers, self._plan.timeouts_s)
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
         return Run(scope, self._plan)

@@ -62,7 +62,19 @@ class Plan:
     10,000. What is waited for is the end of a stage, or that it has opened some streams (`Gate`).
     """
 
-    __slots__ = ("counts", "dead_letters", "gates", "graph", "nodes", "opens", "producers", "roots")
+    __slots__ = (
+        "counts",
+        "dead_letters",
+        "gates",
+        "graph",
+        "nodes",
+        "opens",
+        "producers",
+        "read",
+        "roots",
+        "timeouts_s",
+        "written",
+    )
 
     def __init__(
         self,
@@ -74,11 +86,18 @@ class Plan:
         self.dead_letters = dead_letters
         self.nodes = tuple(Node(spec, interceptors) for spec in graph.specs)
         self.producers = {key: spec.name for spec in graph.specs for key in spec.outputs}
+        self.timeouts_s = {s.name: s.timeout_s for s in graph.specs if s.timeout_s is not None}
+        #: The keys of the streams that each stage writes, and of those that it reads, by its name.
+        self.written: dict[str, list[str]] = {}
+        self.read: dict[str, list[str]] = {}
         waits: Sequence[tuple[Any, ...]] = graph.predecessors
         if graph.streams:
             waits = [_waits(graph, number) for number in range(len(graph))]
             for key, route in graph.streams.items():
                 self.producers[key] = route.producer
+                self.written.setdefault(route.producer, []).append(key)
+                for reader in (*route.live, *route.late):
+                    self.read.setdefault(reader, []).append(key)
             for node, spec in zip(self.nodes, graph.specs, strict=True):
                 node.streaming = bool(spec.streams) or not node.inputs.isdisjoint(graph.streams)
         behind: dict[tuple[Any, ...], list[int]] = {}

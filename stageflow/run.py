@@ -84,6 +84,7 @@ class Run:
     __slots__ = (
         "_base",
         "_cancelled",
+        "_crash",
         "_failure",
         "_finished",
         "_log",
@@ -122,6 +123,8 @@ class Run:
         #: Why the run stops early; None while it goes on.
         self._stopping: str | None = None
         self._failure: StageflowError | None = None
+        #: What broke a driver and is the caller's to see; None if nothing did.
+        self._crash: BaseException | None = None
         #: The run's streams; None if its pipeline has none.
         self._streams: StreamBoard | None = None
         if plan.graph.streams:
@@ -130,6 +133,8 @@ class Run:
                 scope.log,
                 scope.bag,
                 routes=plan.graph.streams,
+                written=plan.written,
+                read=plan.read,
                 gates=plan.gates,
                 release=self._open_early,
             )
@@ -160,6 +165,8 @@ class Run:
         if self._stopping is not None:
             if finished is None:
                 await self._bury(result)
+            if self._crash is not None:
+                raise self._crash
             if self._cancelled or result.failure is None:
                 raise asyncio.CancelledError(_CANCELLED)
         return result
@@ -279,7 +286,9 @@ class Run:
                     append((node.completed, ended_at, node.name, started_at))
                 else:
                     self._accept_skip(node, output, started_at, ended_at)
-            except (Exception, asyncio.CancelledError) as error:
+            except GeneratorExit:
+                raise  # the coroutine is closed, as that of a loop which has gone is
+            except BaseException as error:
                 ended_at = now()
                 self._accept_error(node, error, started_at, ended_at)
             if self._stopping is not None:
@@ -342,12 +351,22 @@ class Run:
         task = _this_task()
         try:
             await self._drive()
-        finally:
-            self._tasks.discard(task)
+        except BaseException as error:
             # A loop that was closed in the middle of a run closes its coroutines when they are
             # collected; there is nobody to tell then.
+            if not self._loop.is_closed():
+                self._break_off(error)
+        finally:
+            self._tasks.discard(task)
             if not self._tasks and not self._loop.is_closed():
                 self._tell_the_caller()
+
+    def _break_off(self, error: BaseException) -> None:
+        """End the run by what no stage may fail by, ``pytest.fail`` say, or a fault of our own."""
+        self._fail(classify(error), "the run broke off")
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error  # asyncio lets these out of the loop
+        self._crash = error
 
     def _tell_the_caller(self) -> None:
         if self._finished is not None and not self._finished.done():
@@ -388,8 +407,11 @@ class Run:
         if node.streaming:
             self._end_streams(node, ev.FAILED, ended_at, failure)
         self._log.append((node.event_type(ev.FAILED), ended_at, node.name, data))
-        if node.required:
+        ordinary = isinstance(error, Exception)
+        if node.required or not ordinary:
             self._fail(failure, f"stage {node.name!r} failed")
+        if not ordinary:
+            raise error
 
     def _end_streams(
         self, node: Node, ending: str, ended_at: float, failure: StageflowError | None = None

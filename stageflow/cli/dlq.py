@@ -28,7 +28,7 @@ from stageflow.cli.run import as_json, report
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.dlq.export import pytest_file
-from stageflow.dlq.replay import LEASE_S, replay
+from stageflow.dlq.replay import replay
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.kernels.defaults import default_providers
 from stageflow.letter import DeadLetter, LetterState
@@ -235,9 +235,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         with recorded(arguments.telemetry) as dispatcher:
             orchestrator = PipelineOrchestrator(pipeline.build(), dispatcher=dispatcher)
             observed = ObservedLetterStore(store, dispatcher)
-            result = await replay(
-                letter, orchestrator, observed, providers=providers, lease_s=LEASE_S
-            )
+            result = await replay(letter, orchestrator, observed, providers=providers)
         if arguments.json:
             say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
         else:

@@ -13,10 +13,12 @@ from typing import Protocol
 from stageflow.context import PipelineContext
 from stageflow.dlq.capture import letter_of_run, see_through
 from stageflow.dlq.store import Claim, DeadLetterStore
+from stageflow.durations import is_duration
 from stageflow.errors import (
     DeadLetterLeaseLostError,
     DeadLetterMismatchError,
     DeadLetterStoreError,
+    InvalidConfigError,
     UnstorableValueError,
 )
 from stageflow.graph import StageGraph
@@ -70,6 +72,7 @@ async def replay(
         How the resumed run ended.
 
     Raises:
+        InvalidConfigError: The lease is no positive, finite number.
         UnknownDeadLetterError: The store has no such letter.
         DeadLetterMismatchError: The letter is of another pipeline, or of another version of it.
         UnstorableValueError: A value that the run needs could not be stored.
@@ -78,6 +81,8 @@ async def replay(
         DeadLetterLeaseLostError: The replay stood still for longer than its lease, and somebody
             else took over; the outcome is not recorded.
     """
+    if not is_duration(lease_s):
+        raise InvalidConfigError("replay", "lease_s", lease_s, "give a positive number of seconds")
     letter_id = letter if isinstance(letter, str) else letter.id
     # Before anything is claimed: a letter that cannot be replayed counts no attempt.
     check_fits(await store.get(letter_id), orchestrator.graph)

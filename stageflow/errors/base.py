@@ -51,9 +51,20 @@ class StageflowError(Exception):
         return self.message
 
     def located(self, stage: str, pipeline_run_id: str) -> StageflowError:
-        """Fill in where the error happened, unless it is known already; returns itself."""
+        """Fill in where the error happened, unless it is known already.
+
+        Returns:
+            Itself; if it is of another run, a copy that was raised from it. A child's failure may
+            be raised on by its parent, and several runs may raise one object.
+        """
+        if self.pipeline_run_id not in (None, pipeline_run_id):
+            # Not by copy.copy, which would call a constructor that takes something else.
+            here = type(self).__new__(type(self), *self.args)
+            vars(here).update(vars(self), stage=stage, pipeline_run_id=pipeline_run_id)
+            here.__cause__ = self
+            return here
         self.stage = self.stage or stage
-        self.pipeline_run_id = self.pipeline_run_id or pipeline_run_id
+        self.pipeline_run_id = pipeline_run_id
         return self
 
 

@@ -107,6 +107,7 @@ def _checked(call: StageFunction, declared: frozenset[str], _: Sequence[Intercep
 def _meaning(ctx: StageContext, error: BaseException) -> BaseException:
     """What observers are told: the cancellation by the stage's timeout is a timeout."""
     if isinstance(error, asyncio.CancelledError) and ctx.timed_out:
+        assert ctx.timeout_s is not None, "nothing else has timed out"
         return StageTimeoutError(ctx.timeout_s)
     return error
 

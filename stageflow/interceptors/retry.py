@@ -108,7 +108,7 @@ def _is_cancelled() -> bool:
 
 def _left_s(ctx: StageContext) -> float:
     """Seconds until the run's deadline or the stage's timeout, whichever is nearer."""
-    left_s = ctx.remaining_s()
-    # Known from the moment in which the stage first suspended.
-    timeout_s: float = getattr(ctx, "timeout_s", math.inf)
-    return min(math.inf if left_s is None else left_s, ctx.started_at + timeout_s - ctx.now())
+    left_s, timeout_s = ctx.remaining_s(), ctx.timeout_s
+    if timeout_s is not None:
+        left_s = min(math.inf if left_s is None else left_s, ctx.started_at + timeout_s - ctx.now())
+    return math.inf if left_s is None else left_s

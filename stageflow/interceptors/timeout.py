@@ -9,7 +9,7 @@ from typing import Any
 
 from stageflow.context import StageContext
 from stageflow.durations import is_duration
-from stageflow.errors import InvalidContextError, StageTimeoutError, shown
+from stageflow.errors import InvalidConfigError, StageTimeoutError
 from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.stage import StageOutput
 
@@ -28,12 +28,11 @@ class TimeoutInterceptor(Interceptor):
             timeout_s: Limit of one call in seconds.
 
         Raises:
-            InvalidContextError: It is no positive, finite number.
+            InvalidConfigError: It is no positive, finite number.
         """
         if not is_duration(timeout_s):
-            raise InvalidContextError(
-                f"TimeoutInterceptor: timeout_s is {shown(timeout_s)}; give a positive number of"
-                " seconds"
+            raise InvalidConfigError(
+                "TimeoutInterceptor", "timeout_s", timeout_s, "give a positive number of seconds"
             )
         self.timeout_s = timeout_s
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stageflow.classification import classify
-from stageflow.context import PipelineContext, StageContext
+from stageflow.context import PipelineContext, RunScope, StageContext
 from stageflow.interceptors.base import Interceptor
 from stageflow.stage import StageOutput
 
@@ -70,7 +70,8 @@ class TracingInterceptor(Interceptor):
     def __init__(self, tracer: Tracer) -> None:
         """Choose where the spans go."""
         self._start, self._end = tracer.start, tracer.end
-        self._open: dict[tuple[str, str], Any] = {}
+        #: By run and stage; runs of one seed share their id.
+        self._open: dict[tuple[RunScope, str], Any] = {}
         #: What all stages of a run share, kept from one to the next: most often it is the same run.
         self._shared: dict[str, Any] = {"pipeline_run_id": None}
 
@@ -78,7 +79,8 @@ class TracingInterceptor(Interceptor):
         """Open the stage's span."""
         scope, stage = ctx.scope, ctx.name
         context, run_id = scope.context, scope.pipeline_run_id
-        if self._shared["pipeline_run_id"] != run_id:
+        # By identity: the id of another run of the same seed is equal, but another object.
+        if self._shared["pipeline_run_id"] is not run_id:
             self._shared = {
                 "pipeline": scope.pipeline_name,
                 "pipeline_run_id": run_id,
@@ -86,19 +88,19 @@ class TracingInterceptor(Interceptor):
             }
         attributes = {"stage": stage, **self._shared}
         parent = None if context.parent is None else self._parent(context)
-        self._open[run_id, stage] = self._start(f"stage {stage}", parent, attributes)
+        self._open[scope, stage] = self._start(f"stage {stage}", parent, attributes)
 
     def after(self, ctx: StageContext, output: StageOutput, /) -> None:
         """Close the span of a stage that went well."""
-        self._end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), None)
+        self._end(self._open.pop((ctx.scope, ctx.name)), None)
 
     def failed(self, ctx: StageContext, error: BaseException, /) -> None:
         """Close the span of a stage that failed or was cancelled."""
         cancelled = isinstance(error, asyncio.CancelledError)
         error_code = "cancelled" if cancelled else classify(error).code
-        self._end(self._open.pop((ctx.scope.pipeline_run_id, ctx.name)), error_code)
+        self._end(self._open.pop((ctx.scope, ctx.name)), error_code)
 
     def _parent(self, context: PipelineContext) -> Any | None:
         assert context.parent is not None, "only a child run has one"
         assert context.parent_stage_id is not None, "it was set together with the parent"
-        return self._open.get((context.parent.pipeline_run_id, context.parent_stage_id))
+        return self._open.get((context.parent, context.parent_stage_id))

@@ -17,6 +17,9 @@ from stageflow.telemetry.errors import TelemetryFileError
 
 T = TypeVar("T")
 
+#: In place of the number of an open file.
+_CLOSED = -1
+
 _log = logging.getLogger("stageflow.telemetry")
 
 
@@ -61,8 +64,10 @@ class JsonLinesSink:
             self._guarded("write", lambda: self._append(lines))
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file; once more does nothing."""
+        file, self._file = self._file, _CLOSED
+        if file != _CLOSED:
+            os.close(file)
 
     def _append(self, lines: bytes) -> None:
         if self._torn:
@@ -78,12 +83,14 @@ class JsonLinesSink:
         self._torn = False
 
     def _rotate(self) -> None:
-        for number in range(self._backups, 0, -1):
-            newer = self._numbered(number - 1)
-            if newer.exists():
-                newer.replace(self._numbered(number))
-        os.close(self._file)
-        self._file = self._open()
+        if self.path.exists():  # or it was moved when no new file could be opened
+            for number in range(self._backups, 0, -1):
+                newer = self._numbered(number - 1)
+                if newer.exists():
+                    newer.replace(self._numbered(number))
+        # Its number is another's as soon as it is closed.
+        old, self._file = self._file, self._open()
+        os.close(old)
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}") if number else self.path

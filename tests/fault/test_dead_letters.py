@@ -1109,6 +1109,21 @@ def test_replaying_twice_has_one_effect() -> None:
     run_virtual(main)
 
 
+@pytest.mark.parametrize("lease_s", [0, -1.0, float("inf"), float("nan"), True, "60"])
+def test_a_lease_that_is_none_is_refused_before_anything_is_claimed(lease_s: Any) -> None:
+    """One of no length would be renewed without a pause, and hold nothing."""
+
+    async def main() -> None:
+        shop, store = Shop(), InMemoryDeadLetterStore()
+        letter = await failed_once(shop, store)
+        with pytest.raises(err.InvalidConfigError, match=r"replay: lease_s is .*; give a positive"):
+            await replay(letter, shop.orchestrator(), store, lease_s=lease_s)
+        assert (await store.get(letter.id)).attempts == letter.attempts
+        assert shop.ran == []
+
+    run_virtual(main)
+
+
 def test_of_two_replays_at_once_one_runs() -> None:
     """The other is told that somebody else has the letter, and runs nothing."""
 

@@ -196,6 +196,20 @@ def test_no_retry_would_begin_after_the_stages_timeout(timeout_s: float, calls: 
     )
 
 
+@pytest.mark.parametrize(("timeout_s", "calls"), [(1.0, 1), (7.0, 1), (7.5, 2)])
+def test_no_retry_would_begin_after_the_timeout_of_a_stage_that_failed_at_once(
+    timeout_s: float, calls: int
+) -> None:
+    """The timeout counts too where the first attempt has waited for nothing."""
+    llm = ScriptedLLM(HttpError(429, Retry_After="7"))
+    policy = RetryPolicy(attempts=2, base_delay_s=0.0)
+    result = run(llm, policy, fields={"timeout_s": timeout_s})
+    assert (llm.calls, result.duration_ms) == (calls, 7000.0 if calls == 2 else 0.0)
+    assert (result.failure.code if result.failure else None) == (
+        None if calls == 2 else "rate_limited"
+    )
+
+
 def test_the_stages_timeout_bounds_all_attempts_together() -> None:
     """Retries do not buy a stage more time."""
     slow: list[Step] = [[1.0, ConnectionError()] for _ in range(9)]

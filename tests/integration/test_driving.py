@@ -408,6 +408,90 @@ def test_a_stray_cancellation_is_a_failure_of_the_stage(siblings: int) -> None:
     assert result.failure.code == "stray_cancellation"
 
 
+class NoOrdinaryError(BaseException):
+    """What tests are ended by, among others: pytest.fail and pytest.skip raise such a thing."""
+
+
+@both_ways
+@pytest.mark.parametrize("suspends", [False, True], ids=["at once", "later"])
+def test_what_no_stage_may_fail_by_ends_the_run_and_reaches_the_caller(
+    siblings: int, suspends: bool
+) -> None:
+    """A BaseException fails its stage and the run, even an optional one's, and is raised as is."""
+    thrown = NoOrdinaryError("must not be reached")
+    ctx = PipelineContext()
+
+    async def subject(ctx: StageContext) -> StageOutput:
+        if suspends:
+            await asyncio.sleep(1)
+        raise thrown
+
+    async def main() -> BaseException:
+        with pytest.raises(NoOrdinaryError) as raised:
+            await pipeline_of(subject, siblings, required=False).run(ctx)
+        return raised.value
+
+    assert run_virtual(main) is thrown
+    assert ctx.status is RunStatus.FAILED
+    *_, last = events = ctx.get_events()
+    ends = {event.stage: event.what for event in events if event.what != "started"}
+    begun = {event.stage for event in events if event.what == "started"}
+    assert ends["subject"] == "failed"
+    assert {ends[f"sibling{n}"] for n in range(siblings)} <= {"cancelled"}
+    assert begun <= ends.keys()
+    assert (last.type, last.data["failed_stage"]) == ("pipeline.failed", "subject")
+    assert "NoOrdinaryError: must not be reached" in last.data["error_message"]
+
+
+def test_a_stage_that_raises_the_sign_of_a_closed_coroutine_completes_no_run() -> None:
+    """A GeneratorExit on a loop that lives is the stage's own, and is not lost either."""
+    ctx = PipelineContext()
+
+    async def subject(ctx: StageContext) -> StageOutput:
+        raise GeneratorExit
+
+    async def main() -> None:
+        with pytest.raises(GeneratorExit):
+            await pipeline_of(subject, 1).run(ctx)
+
+    run_virtual(main)
+    assert ctx.status is RunStatus.FAILED
+
+
+def test_a_fault_of_the_engine_itself_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What breaks a driver outside of any stage fails the run, and its caller gets to see it."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault of the driver")
+
+    monkeypatch.setattr("stageflow.run.Run._accept_error", broken)
+    ctx = PipelineContext()
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="a fault of the driver"):
+            await pipeline_of(failing_after(1), 1).run(ctx)
+
+    run_virtual(main)
+    assert ctx.status is RunStatus.FAILED
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_a_stage_that_ends_the_process_ends_it(ending: type[BaseException]) -> None:
+    """KeyboardInterrupt and SystemExit leave the loop, as asyncio lets them; no run completes."""
+    ctx = PipelineContext()
+
+    async def subject(ctx: StageContext) -> StageOutput:
+        raise ending
+
+    async def main() -> None:
+        await pipeline_of(subject, 1).run(ctx)
+
+    with pytest.raises(ending), asyncio.Runner() as runner:
+        runner.run(main())
+    assert ctx.status is RunStatus.FAILED
+    gc.collect()  # asyncio says of the driver's task that nobody asked how it ended
+
+
 @both_ways
 def test_a_timed_out_stage_is_cancelled_on_time(siblings: int) -> None:
     """A stage's timeout strikes at its moment, and the stage may clean up after it."""

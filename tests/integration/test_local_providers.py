@@ -17,6 +17,7 @@ from stageflow import Audio, Message
 from stageflow.errors import InvalidConfigError, StageflowError
 from stageflow.kernels.conversation import SYSTEM_PROMPT
 from stageflow.providers.local.espeak import speak
+from stageflow.providers.local.helper import HelperProcess, LocalServiceError
 from stageflow.providers.local.llm import LlamaServer, LocalLLM
 from stageflow.providers.local.stt import PocketsphinxSTT, grammar_of
 from stageflow.providers.local.tts import EspeakTTS
@@ -266,6 +267,19 @@ async def test_a_file_that_is_no_model(content: bytes | None, tmp_path: Path) ->
     assert found.code == "local_service_failed"
     assert "the local language model did not come up" in str(found)
     assert str(path) in str(found)
+
+
+def test_a_process_that_ends_at_once_is_not_said_to_have_taken_too_long() -> None:
+    """The error has its exit code and what it said, not a limit of time that was never reached."""
+    helper = HelperProcess("the model", "stageflow.no_such_module", {}, start_timeout_s=60)
+    with pytest.raises(LocalServiceError) as caught:
+        helper.start()
+    said = str(caught.value)
+    assert said.startswith("the model ")
+    assert "(exit code 1); it said: " in said
+    assert "no_such_module" in caught.value.said
+    assert "60" not in said
+    assert helper.pid is None
 
 
 async def test_a_server_that_takes_too_long_is_ended() -> None:

@@ -20,7 +20,7 @@ from stageflow import (
     StageStatus,
     StageTimeoutError,
 )
-from stageflow.errors import MissingRunInputError
+from stageflow.errors import MissingRunInputError, StageFailedError
 from stageflow.letter import StageEnding, StageRecord
 from stageflow.testing.scripted import do_nothing
 from tests.utils.assertions import (
@@ -254,6 +254,25 @@ def test_a_failure_is_located_and_classified() -> None:
     assert (result.failure.category, result.failure.retryable) == (ErrorCategory.TRANSIENT, True)
     data = only(result.events, "stage.a.failed").data
     assert (data["error_category"], data["retryable"]) == ("transient", True)
+
+
+def test_runs_that_raise_one_and_the_same_object_have_a_failure_each() -> None:
+    """Each names its own stage and run, although their stages share an error of the module."""
+    shared = StageFailedError("out of order")
+
+    async def broken(ctx: StageContext) -> StageOutput:
+        await asyncio.sleep(1)
+        raise shared
+
+    async def main() -> list[RunResult]:
+        pipelines = [Pipeline("p", [StageSpec(name, broken)]) for name in "ab"]
+        return await asyncio.gather(*[pipeline.run() for pipeline in pipelines])
+
+    results = run_virtual(main)
+    assert [result.error for result in results] == [f"stage {n!r}: out of order" for n in "ab"]
+    for result in results:
+        assert result.failure is not None
+        assert result.failure.pipeline_run_id == result.pipeline_run_id
 
 
 def test_a_condition_that_raises_fails_its_stage() -> None:

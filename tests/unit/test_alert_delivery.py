@@ -151,6 +151,25 @@ def test_final_answers_are_not_tried_again(receiver: Webhook, tmp_path: Path, co
     assert len(receiver.payloads) == 1
 
 
+def test_a_stop_ends_a_delivery_in_its_pause(receiver: Webhook, tmp_path: Path) -> None:
+    """What is not delivered by then stays in the state, to be tried when it is due."""
+    receiver.answers = [(500, {})]
+    clock, said = Clock(), list[str]()
+    stop = threading.Event()
+
+    def pause(seconds: float) -> bool:
+        assert not stop.is_set(), "it went on after the stop"
+        stop.set()
+        return stop.wait(seconds)
+
+    channel = SlackChannel(Secret(receiver.url), "#alerts")
+    with AlertState(tmp_path / "state.db") as state:
+        state.put(MESSAGE, [channel.name], clock())
+        Delivery(state, [channel], clock=clock, pause=pause, say=said.append).run(1e9)
+        assert state.next_due(["slack"]) == 1002.0
+    assert len(said) == len(receiver.payloads) == 1
+
+
 def test_what_is_due_later_is_left(receiver: Webhook, tmp_path: Path) -> None:
     """One look does not wait longer than it may; the next one goes on."""
     receiver.answers = [(500, {})]

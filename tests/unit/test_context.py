@@ -13,6 +13,7 @@ from stageflow import (
     Pipeline,
     PipelineContext,
     ProviderRegistry,
+    RunResult,
     RunStatus,
     StageContext,
     StageOutput,
@@ -274,6 +275,28 @@ def test_a_stage_cannot_emit_what_looks_like_the_engines_own_events(what: str) -
     assert result.failure is not None
     assert result.failure.code == "invalid_context"
     assert [e.what for e in result.events if e.stage == "a"] == ["started", "failed"]
+
+
+def test_nothing_is_emitted_once_the_run_has_ended() -> None:
+    """Its last event stays the last; a sink would take a later one for a run of its own."""
+
+    async def later(ctx: StageContext) -> None:
+        await asyncio.sleep(1)
+        with pytest.raises(InvalidContextError, match="'cached' after its run had completed"):
+            ctx.emit("cached")
+
+    async def main() -> RunResult:
+        tasks: list[asyncio.Task[None]] = []
+
+        async def starting(ctx: StageContext) -> StageOutput:
+            tasks.append(asyncio.create_task(later(ctx)))
+            return StageOutput.ok()
+
+        result = await Pipeline("p", [StageSpec("a", starting)]).run()
+        await asyncio.gather(*tasks)
+        return result
+
+    assert run_virtual(main).events[-1].type == "pipeline.completed"
 
 
 def test_a_stage_can_emit_events_of_its_own() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+from typing import Any
 
 import pytest
 
 from stageflow import EventDispatcher, PipelineContext, PipelineOrchestrator
 from stageflow.dispatch import SinkStats
+from stageflow.errors import InvalidConfigError
 from stageflow.events import EventLog
 from tests.utils.factories import chain, make_log
 from tests.utils.mocks import BrokenSink, GatedSink, RecordingSink
@@ -128,6 +131,52 @@ def test_a_hung_sink_is_left_behind_at_close(caplog: pytest.LogCaptureFixture) -
     assert sink.left.wait(30), "the thread did not end once the sink let it go"
     # What was counted as dropped is not written after all.
     assert [event.sequence for event in sink.events] == [1]
+
+
+def test_a_hung_sink_keeps_no_other_from_flushing_at_close() -> None:
+    """While closing still waits for the one that hangs, the next one has been given everything."""
+    hung, sound = GatedSink(), RecordingSink(wanted=3)
+    dispatcher = EventDispatcher([hung, sound], interval_s=NEVER_S)
+    fill(attached(dispatcher), 3)
+    closing = threading.Thread(target=dispatcher.close, args=(60.0,))
+    closing.start()
+    assert hung.entered.wait(30)
+    given = sound.got_wanted.wait(10)
+    assert closing.is_alive()
+    hung.gate.set()
+    closing.join()
+    assert given, "the sound sink was not told of the close"
+    assert [stats.written for stats in dispatcher.stats()] == [3, 3]
+
+
+def test_what_a_hung_sink_never_saw_is_counted_once() -> None:
+    """However often the dispatcher is closed: offered is written plus dropped plus failed."""
+    sink = GatedSink()
+    dispatcher = EventDispatcher([sink], interval_s=0.001)
+    log = attached(dispatcher)
+    fill(log, 1)
+    assert sink.entered.wait(30)
+    fill(log, 4)
+    for _ in range(2):
+        dispatcher.close(timeout_s=0.01)
+    assert dispatcher.stats()[0].dropped == 4
+    sink.gate.set()
+    assert sink.left.wait(30)
+    assert dispatcher.stats()[0] == SinkStats("GatedSink", 1, 4, 0)
+
+
+@pytest.mark.parametrize("capacity", [0, -1, 2.5, True, "10"])
+def test_a_buffer_that_holds_nothing_is_refused(capacity: Any) -> None:
+    """It would drop every event without a word."""
+    with pytest.raises(InvalidConfigError, match=r"EventDispatcher: capacity is .*; give a"):
+        EventDispatcher([], capacity=capacity)
+
+
+@pytest.mark.parametrize("interval_s", [0, -0.5, math.inf, math.nan, True, "1"])
+def test_an_interval_that_is_none_is_refused(interval_s: Any) -> None:
+    """With one of no length, the thread of a sink would never rest."""
+    with pytest.raises(InvalidConfigError, match=r"EventDispatcher: interval_s is .*; give a"):
+        EventDispatcher([], interval_s=interval_s)
 
 
 def test_an_event_that_comes_after_the_close_is_counted_as_dropped() -> None:

@@ -247,6 +247,29 @@ def test_located_fills_in_only_what_is_unknown() -> None:
     assert (error.stage, error.pipeline_run_id) == ("llm", "run-1")
     error.located("outer", "run-2")
     assert (error.stage, error.pipeline_run_id) == ("llm", "run-1")
+    error.located("other", "run-1")
+    assert (error.stage, error.pipeline_run_id) == ("llm", "run-1")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        err.StageTimeoutError(1.0),
+        err.ChildRunError("child", "run-9", err.StageRaisedError(ValueError("boom"))),
+        err.MissingKeyError("a", ["b"]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_another_run_has_had_is_copied(error: StageflowError) -> None:
+    """Each run's failure says where that run failed, and the copy leads to the first one."""
+    error.located("llm", "run-1")
+    known = {name: value for name, value in vars(error).items() if name != "pipeline_run_id"}
+    other = error.located("tts", "run-2")
+    assert (type(other), str(other), other.args) == (type(error), str(error), error.args)
+    assert (other.stage, other.pipeline_run_id) == ("tts", "run-2")
+    assert vars(other) == {**known, "stage": "tts", "pipeline_run_id": "run-2"}
+    assert other.__cause__ is error
+    assert (error.stage, error.pipeline_run_id) == ("llm", "run-1")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from stageflow import Event
-from stageflow.events import TERMINAL, EventBatch, stage_event_type
+from stageflow.events import TERMINAL, EventBatch, EventLog, stage_event_type
 from tests.utils.factories import make_log
 
 RAW = (
@@ -32,6 +32,24 @@ def test_timestamps_are_the_wall_clock_at_the_start_plus_the_loops_time_since() 
     expected = [1_000_000.0, 1_000_000.25, 1_000_001.5, 1_000_002.0]
     assert stamps == [datetime.fromtimestamp(seconds, UTC) for seconds in expected]
     assert [event.offset_ms for event in make_log(*RAW)] == [0.0, 250.0, 1500.0, 2000.0]
+
+
+def test_one_event_is_read_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From either end; so the way back through a long log takes no longer than the way forth."""
+    log, made, keep = make_log(*RAW), list[int](), EventLog.event_at
+
+    def watched(log: EventLog, position: int) -> Event:
+        made.append(position)
+        return keep(log, position)
+
+    monkeypatch.setattr(EventLog, "event_at", watched)
+    assert [log[1].sequence, log[-1].sequence, log[-4].sequence] == [2, 4, 1]
+    assert made == [1, 3, 0]
+    assert [event.sequence for event in reversed(log)] == [4, 3, 2, 1]
+    assert made[3:] == [3, 2, 1, 0]
+    for outside in (4, -5):
+        with pytest.raises(IndexError):
+            log[outside]
 
 
 def test_a_completed_stage_knows_how_long_it_ran() -> None:

@@ -215,6 +215,28 @@ def test_runs_at_the_same_time_do_not_mix_their_spans() -> None:
     assert len(seen) == len(tracer.spans) == 4
 
 
+def test_runs_of_one_seed_do_not_mix_their_spans() -> None:
+    """Their ids are equal; each has its spans all the same, with what is known of its own run."""
+    tracer = InMemoryTracer()
+    tracing = TracingInterceptor(tracer)
+
+    def traced(name: str) -> PipelineOrchestrator:
+        spec = make_spec("a", pauses_s=(1.0,))
+        return PipelineOrchestrator(make_pipeline(spec, name=name).build(), interceptors=[tracing])
+
+    async def main() -> list[RunResult]:
+        contexts = [PipelineContext(seed=1, correlation_id=call) for call in ("x", "y", "z")]
+        pairs = zip("ppq", contexts, strict=True)
+        return await asyncio.gather(*[traced(name).run(ctx) for name, ctx in pairs])
+
+    assert [result.error for result in run_virtual(main)] == [None] * 3
+    seen = [
+        (s.attributes["pipeline"], s.attributes["correlation_id"], s.ended) for s in tracer.spans
+    ]
+    assert sorted(seen) == [("p", "x", True), ("p", "y", True), ("q", "z", True)]
+    assert len({span.attributes["pipeline_run_id"] for span in tracer.spans}) == 1
+
+
 def test_a_span_is_open_until_it_is_ended() -> None:
     """With the error that it ended with."""
     tracer = InMemoryTracer()

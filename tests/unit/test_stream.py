@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -833,3 +836,49 @@ def test_an_item_that_cannot_be_stored_is_named() -> None:
     run(say(odd), StageSpec("fail", fail, ("say",)), context=context)
     assert context.dlq_entry is not None
     assert list(context.dlq_entry.unstorable()) == ["words[0]"]
+
+
+def lines_of(count: int) -> int:
+    """How many lines of the board a run of so many stages takes, each of which streams to the next.
+
+    A loop within a line counts once a turn.
+    """
+
+    def stage(number: int) -> StageSpec:
+        async def passing(ctx: StageContext) -> StageOutput:
+            await ctx.open(f"k{number}").put(number)
+            return StageOutput.ok()
+
+        before = number - 1
+        return StageSpec(
+            f"s{number}",
+            passing,
+            dependencies=(f"s{before}",) if number else (),
+            inputs=(f"k{before}",) if number else (),
+            streams=(f"k{number}",),
+        )
+
+    lines = 0
+
+    def watched(frame: FrameType, what: str, _: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("board.py"):
+            return None
+        lines += what == "line"
+        return watched
+
+    pipeline = Pipeline("chain", [stage(number) for number in range(count)])
+    pipeline.build()
+    before = sys.gettrace()
+    sys.settrace(watched)
+    try:
+        result = run_virtual(pipeline.run)
+    finally:
+        sys.settrace(before)
+    assert result.status == "completed"
+    return lines
+
+
+def test_twice_as_many_streams_cost_twice_as_much() -> None:
+    """What a stage does with its streams does not depend on how many others there are."""
+    assert 1.8 < lines_of(160) / lines_of(80) < 2.2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,60 @@ def test_a_batch_larger_than_a_file_is_written_whole(path: Path) -> None:
     """It has a file of its own, and none is left empty."""
     written(path, "1", "2", max_bytes=10)
     assert [runs_in(path.with_name(f"{path.name}.1")), runs_in(path)] == [["1"], ["2"]]
+
+
+def test_a_rotation_that_fails_touches_no_other_file(tmp_path: Path) -> None:
+    """It costs its batches, and no older file; the sink goes on once its folder is back."""
+    folder, away = tmp_path / "logs", tmp_path / "away"
+    folder.mkdir()
+    path = folder / "runs.jsonl"
+    with closing(JsonLinesSink(path, max_bytes=10, backups=2)) as sink:
+        sink.write(batch(run_log("one", {})))
+        sink.write(batch(run_log("two", {})))
+        folder.rename(away)
+        for run in ("lost", "lost too"):
+            with pytest.raises(TelemetryFileError, match="FileNotFoundError"):
+                sink.write(batch(run_log(run, {})))
+            with (tmp_path / "other").open("w+b") as other:  # gets the number of a closed file
+                with suppress(TelemetryFileError):
+                    sink.write(batch(run_log(run, {})))
+                assert other.read() == b""
+        away.rename(folder)
+        sink.write(batch(run_log("three", {})))
+    files = [path.with_name(f"runs.jsonl{end}") for end in (".2", ".1", "")]
+    assert [runs_in(file) for file in files] == [["one"], ["two"], ["three"]]
+
+
+def test_a_failing_rotation_loses_no_older_file_however_often_it_fails(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While no file can be opened, older ones keep their place."""
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with closing(JsonLinesSink(path, max_bytes=10, backups=2)) as sink:
+        sink.write(batch(run_log("one", {})))
+        sink.write(batch(run_log("two", {})))
+        with monkeypatch.context() as patch:
+            patch.setattr("os.open", refused)
+            for _ in range(3):
+                with pytest.raises(TelemetryFileError, match="too many open files"):
+                    sink.write(batch(run_log("lost", {})))
+        sink.write(batch(run_log("three", {})))
+    files = [path.with_name(f"{path.name}{end}") for end in (".2", ".1", "")]
+    assert [runs_in(file) for file in files] == [["one"], ["two"], ["three"]]
+
+
+def test_a_sink_is_closed_once(path: Path, tmp_path: Path) -> None:
+    """Closing again closes nobody else's file, and what comes later is refused."""
+    sink = JsonLinesSink(path)
+    sink.close()
+    with (tmp_path / "other").open("w+b") as other:  # gets the number that has become free
+        sink.close()
+        with pytest.raises(TelemetryFileError, match=str(path)):
+            sink.write(batch(run_log("late", {})))
+        assert other.read() == b""
 
 
 def test_what_is_wrong_is_told_at_once(tmp_path: Path) -> None:

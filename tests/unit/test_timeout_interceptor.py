@@ -18,7 +18,7 @@ from stageflow import (
     StageTimeoutError,
     TimeoutInterceptor,
 )
-from stageflow.errors import InvalidContextError
+from stageflow.errors import InvalidConfigError
 from stageflow.interceptors.base import CallNext
 from stageflow.testing.scripted import ScriptedError
 from tests.utils.assertions import only
@@ -40,7 +40,7 @@ def assert_timed_out(result: RunResult, timeout_s: float) -> None:
 @pytest.mark.parametrize("timeout_s", [0, -1, math.inf, math.nan, "1", None])
 def test_a_limit_is_a_positive_finite_number(timeout_s: Any) -> None:
     """Anything else is refused where the interceptor is made."""
-    with pytest.raises(InvalidContextError, match=r"timeout_s is .*positive number"):
+    with pytest.raises(InvalidConfigError, match=r"TimeoutInterceptor: timeout_s is .*positive"):
         TimeoutInterceptor(timeout_s)
 
 

@@ -63,6 +63,8 @@ class HelperProcess:
         self._complaints: IO[bytes] | None = None
         self._told: Mapping[str, Any] = {}
         self._killed = False
+        #: Whether it was ended for not having come up in time.
+        self._overdue = False
 
     @property
     def pid(self) -> int | None:
@@ -94,13 +96,17 @@ class HelperProcess:
         )
         # Whoever forgets to close: the process ends with the object, or with the interpreter.
         self._forgotten = weakref.finalize(self, _end, self._process, self._complaints)
-        limit = threading.Timer(self._start_timeout_s, self._process.kill)
+        self._overdue = False
+        limit = threading.Timer(self._start_timeout_s, self._give_up)
         limit.start()
         try:
             self._send(self._settings.encode())
-            self._told = self._receive(f"did not come up within {self._start_timeout_s:g} s")
-        except LocalServiceError:
+            self._told = self._receive("did not come up")
+        except LocalServiceError as error:
             self.close()
+            if self._overdue:
+                problem = f"did not come up within {self._start_timeout_s:g} s"
+                raise LocalServiceError(self._name, problem, error.said) from None
             raise
         finally:
             limit.cancel()
@@ -127,6 +133,10 @@ class HelperProcess:
         if self._process is not None:
             self._forgotten()
             self._process = self._complaints = None
+
+    def _give_up(self) -> None:
+        self._overdue = True
+        self.kill()
 
     def _send(self, line: bytes, content: bytes = b"") -> None:
         assert self._process is not None, "start() it first"

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 
 from stageflow.errors import StageflowError
+from stageflow.pulse.alerts.arguments import add_rules
 from stageflow.pulse.alerts.benchmarks import HistoryWatch
 from stageflow.pulse.alerts.channel import Channel
 from stageflow.pulse.alerts.deliver import Delivery
 from stageflow.pulse.alerts.evaluator import Evaluator
 from stageflow.pulse.alerts.mail import EmailChannel
 from stageflow.pulse.alerts.notice import Message, Notice, Status
-from stageflow.pulse.alerts.rules import ALERTS_FILE, Alerts, load
+from stageflow.pulse.alerts.rules import Alerts, load
 from stageflow.pulse.alerts.secret import read_secret
 from stageflow.pulse.alerts.slack import SlackChannel
 from stageflow.pulse.alerts.state import AlertState
@@ -80,13 +81,7 @@ def add_command(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> 
         "--benchmarks", action="store_true", help="look at the history of the benchmarks"
     )
     add_repository(parser)
-    parser.add_argument(
-        "--rules",
-        type=Path,
-        default=Path("benchmarks") / ALERTS_FILE,
-        metavar="FILE",
-        help="the rules, with budgets.toml beside them (default: %(default)s)",
-    )
+    add_rules(parser)
     parser.add_argument(
         "--state",
         type=Path,

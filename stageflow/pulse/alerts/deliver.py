@@ -52,7 +52,8 @@ class Delivery:
             state: Where the messages wait.
             channels: Where they go.
             clock: Tells the time in seconds since the epoch.
-            pause: Waits for so many seconds, or a little less if there is a reason.
+            pause: Waits for so many seconds; if it returns something true, that was the end, as
+                ``threading.Event.wait`` says of an event that was set.
             say: Is told what became of each attempt, in a line without any secret.
             policy: How often and how long.
         """
@@ -65,6 +66,8 @@ class Delivery:
 
     def run(self, until_s: float) -> None:
         """Deliver all that waits; what is only due after `until_s` is left for another time.
+
+        What waits when a pause is the end is left as well.
 
         Raises:
             AlertStateError: The state cannot be read or written.
@@ -79,7 +82,8 @@ class Delivery:
             due_s = self._state.next_due(self._channels)
             if due_s is None or max(due_s, self._clock()) > until_s:
                 return
-            self._pause(due_s - self._clock())
+            if self._pause(due_s - self._clock()):
+                return
 
     def _attempt(self, waiting: Waiting) -> None:
         channel, policy = self._channels[waiting.channel], self._policy

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.pulse.alerts import alertmanager, grafana, prometheus
-from stageflow.pulse.alerts.rules import ALERTS_FILE, Alerts, load
+from stageflow.pulse.alerts.arguments import add_rules
+from stageflow.pulse.alerts.rules import Alerts, load
 from stageflow.pulse.errors import PulseError
 
 DEFAULT_INTO = Path("docs/ops")
@@ -37,13 +38,7 @@ Emit = Callable[[str], None]
 def add_command(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> None:
     """Add the command; it sets ``run``, called with the parsed arguments."""
     parser = command("rules", help="write Prometheus' files", description=_HELP)
-    parser.add_argument(
-        "--rules",
-        type=Path,
-        default=Path("benchmarks") / ALERTS_FILE,
-        metavar="FILE",
-        help="the rules, with budgets.toml beside them (default: %(default)s)",
-    )
+    add_rules(parser)
     parser.add_argument(
         "--into",
         type=Path,
