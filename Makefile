@@ -121,7 +121,7 @@ results-store: ## Keep the results of this clone on the branch "results" of orig
 	@.ci/results store
 
 programs:
-	@.ci/programs chromium valgrind prometheus prometheus-alertmanager
+	@.ci/programs chromium valgrind prometheus prometheus-alertmanager redis-server
 
 clean: ## Remove the environment and all that was made; keeps the measurements.
 	rm -rf $(VENV) .asv/env .asv/html .coverage .coverage.json .hypothesis .mypy_cache .pytest_cache .ruff_cache

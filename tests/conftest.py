@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.utils.postgres import PostgresServer
+from tests.utils.redis_server import RedisServer
 
 # By hand and not by its entry point, which would import the package before coverage looks.
 pytest_plugins = ["stageflow.testing.plugin"]
@@ -34,4 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def postgres() -> Iterator[PostgresServer]:
     """A running PostgreSQL; a test that stops it starts it again."""
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A running Redis, empty, of the test's own."""
+    with RedisServer() as server:
         yield server

@@ -25,9 +25,9 @@ from stageflow.cli.options import (
     wants_color,
     write_text,
 )
+from stageflow.cli.stores import letter_store
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.errors import StageflowError
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
 from stageflow.orchestrator import PipelineOrchestrator
@@ -97,8 +97,9 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument(
         "--dlq",
-        metavar="FILE",
-        help="keep the run as a dead letter in this file if it fails for good; see stageflow dlq",
+        metavar="STORE",
+        help="keep the run as a dead letter if it fails for good, in this file or PostgreSQL; see"
+        " stageflow dlq",
     )
     add_telemetry(parser)
     parser.add_argument(
@@ -151,7 +152,7 @@ async def _run_kept(
         orchestrator = partial(PipelineOrchestrator, pipeline.build(), dispatcher=dispatcher)
         if arguments.dlq is None:
             return await orchestrator().run(context)
-        async with SQLiteDeadLetterStore(arguments.dlq) as store:
+        async with letter_store(arguments.dlq) as store:
             observed = ObservedLetterStore(store, dispatcher)
             return await orchestrator(dead_letters=observed).run(context)
 

@@ -122,13 +122,15 @@ end
 return taken
 """
 
-#: Streams; worker, then ids of entries. As if the worker had been silent for a day.
+#: Streams; worker, then ids of entries. As if the worker had been silent for a day, and had never
+#: taken them: what it has given back it did not die of.
 GIVE_BACK = """
 for n = 1, #KEYS do
   local entry = ARGV[n + 1]
   local pending = redis.call('XPENDING', KEYS[n], 'workers', entry, entry, 1)
   if pending[1] and pending[1][2] == ARGV[1] then
-    redis.call('XCLAIM', KEYS[n], 'workers', ARGV[1], 0, entry, 'IDLE', 86400000, 'JUSTID')
+    redis.call('XCLAIM', KEYS[n], 'workers', ARGV[1], 0, entry,
+      'IDLE', 86400000, 'RETRYCOUNT', pending[1][4] - 1, 'JUSTID')
   end
 end
 """

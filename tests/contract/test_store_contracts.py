@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from stageflow.dispatch import EventDispatcher
+from stageflow.dlq.postgres import PostgresDeadLetterStore
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import Claim, InMemoryDeadLetterStore
 from stageflow.events import TERMINAL
@@ -26,6 +27,7 @@ from stageflow.telemetry.store import TelemetryStore
 from stageflow.testing.contracts.overrides import overrides_contract
 from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
 from tests.utils.mocks import BrokenSink, RecordingSink
+from tests.utils.postgres import PostgresServer
 
 
 class TestInMemoryStore(StoreContractTest):
@@ -42,6 +44,17 @@ class TestSQLiteStore(StoreContractTest):
     @asynccontextmanager
     async def open_store(self) -> AsyncIterator[Any]:
         async with SQLiteDeadLetterStore(self.path) as store:
+            yield store
+
+
+class TestPostgresStore(StoreContractTest):
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: PostgresServer) -> None:
+        self.postgres = postgres
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Any]:
+        async with PostgresDeadLetterStore(await self.postgres.make_database()) as store:
             yield store
 
 

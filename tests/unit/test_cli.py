@@ -416,7 +416,7 @@ def test_help_has_examples_that_parse() -> None:
     parser = app.make_parser()
     shown = {name: text for name, text in parsers(parser, "stageflow") if "pulse " not in name}
     dlq = (" dlq", " dlq list", " dlq show", " dlq replay", " dlq export")
-    ours = ("", " run", " graph", " timeline", *dlq, " pulse")
+    ours = ("", " run", " graph", " timeline", *dlq, " worker", " dispatch", " pulse")
     assert set(shown) == {f"stageflow{command}" for command in ours}
     for name, text in shown.items():
         examples = re.findall(r"^  (?:.* \| )?stageflow (.+?)(?:   .*| >.*)?$", text, re.MULTILINE)
