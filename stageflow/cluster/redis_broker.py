@@ -138,6 +138,11 @@ class RedisBroker:
         found = await self._link.call(lambda: read(f"{self._prefix}:counts"))
         return {name.decode(): int(count) for name, count in found.items()}
 
+    async def queued(self, queue: str, pipeline: str) -> int:
+        """How many turns of a pipeline wait or run in a queue."""
+        stream = self._stream(Address(queue, pipeline))
+        return int(await self._link.call(partial(self._link.client.xlen, stream)))
+
     # ── a worker's side ─────────────────────────────────────────────────────────────────────
 
     async def join(

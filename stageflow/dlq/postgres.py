@@ -29,6 +29,15 @@ SCHEMA_VERSION = 1
 _LOCK = 0x5366444C
 _MEND = "the server runs, can be reached, and has room"
 
+#: The client says that it is at odds with itself if a server goes away in the middle of a word.
+_FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
 _CREATE = """\
 CREATE TABLE stageflow_dead_letters (
   number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -175,7 +184,7 @@ class PostgresDeadLetterStore:
                 pool = await self._opened()
                 async with pool.acquire() as connection:
                     return await function(connection)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except _FAILURES as error:
             raise DeadLetterStoreError(action, self.where, error, _MEND) from error
 
     async def _opened(self) -> asyncpg.Pool:
