@@ -263,8 +263,8 @@ async def _sent(
 ) -> TurnResult:
     from stageflow.cluster import Dispatcher  # noqa: PLC0415 - an extra
 
-    async with Dispatcher(broker) as dispatcher:
-        try:
+    try:
+        async with Dispatcher(broker) as dispatcher:
             return await dispatcher.run(
                 pipeline,
                 inputs,
@@ -272,8 +272,8 @@ async def _sent(
                 queue=arguments.queue,
                 deadline_s=arguments.deadline_s,
             )
-        finally:
-            await broker.close()
+    finally:
+        await broker.close()
 
 
 def _as_json(result: TurnResult) -> dict[str, Any]:

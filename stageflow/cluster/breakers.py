@@ -20,6 +20,7 @@ from stageflow.breaker import (
     CircuitBreaker,
 )
 from stageflow.cluster.redis_link import AWAY, RedisLink
+from stageflow.cluster.tasks import cancel_all
 from stageflow.cluster.turn import check_name
 
 _log = logging.getLogger("stageflow.cluster")
@@ -122,9 +123,7 @@ class SharedBreakers(BreakerRegistry):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        await cancel_all(self._tasks)
         with suppress(*AWAY):
             await self._link.close()
 

@@ -20,6 +20,7 @@ from stageflow.cluster.errors import (
     ProtocolMismatchError,
     UnservedPipelineError,
 )
+from stageflow.cluster.tasks import cancel_all
 from stageflow.cluster.turn import (
     MAX_PAYLOAD_BYTES,
     PROTOCOL,
@@ -105,8 +106,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Stop listening for answers; turns that were sent go on."""
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait((self._reader,))
+            await cancel_all((self._reader,))
             self._reader = None
 
     async def run(

@@ -87,8 +87,16 @@ class RedisLink:
             attempt: A call.
             waits_s: How long it waits on purpose, in seconds.
         """
-        async with asyncio.timeout(self._call_timeout_s + waits_s):
-            return await attempt()
+        task = asyncio.current_task()
+        asked = task.cancelling() if task is not None else 0
+        try:
+            async with asyncio.timeout(self._call_timeout_s + waits_s):
+                return await attempt()
+        except AWAY:
+            if task is not None and task.cancelling() > asked:
+                # The client turns a cancellation into a lost connection if both come at once.
+                raise asyncio.CancelledError from None
+            raise
 
     async def call(self, attempt: Callable[[], Awaitable[T]], *, waits_s: float = 0.0) -> T:
         """The same of a call that may be repeated, which it is as long as the server is away.

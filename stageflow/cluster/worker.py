@@ -21,6 +21,7 @@ from stageflow.cluster.errors import (
     TurnCancelledError,
 )
 from stageflow.cluster.letters import TurnLetterBox
+from stageflow.cluster.tasks import cancel_all
 from stageflow.cluster.turn import (
     MAX_PAYLOAD_BYTES,
     Turn,
@@ -49,7 +50,8 @@ from stageflow.result import RunResult
 
 _log = logging.getLogger("stageflow.cluster")
 
-_TAKE_WAIT_S = 1.0
+#: How long a worker that is to stop may take to notice, in seconds.
+_TAKE_WAIT_S = 0.2
 
 
 class _Why(Enum):
@@ -171,9 +173,9 @@ class Worker:
                 await asyncio.wait(taking, timeout=self._drain_s)
                 await self._drain()
         finally:
-            await _cancelled([stopping, *taking])
+            await cancel_all([stopping, *taking])
             await self._abort()
-            await _cancelled(watching)
+            await cancel_all(watching)
         for ended in (self._failed, *taking, *watching):
             if ended.done() and not ended.cancelled():
                 ended.result()
@@ -399,9 +401,3 @@ def _wanted(turn: Turn, result: RunResult) -> Mapping[str, Any]:
 
 def _text(error: StageflowError | None) -> str | None:
     return None if error is None else str(error)
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)

@@ -14,6 +14,8 @@ from typing import Self
 _PATIENCE_S = 20.0
 _PAUSE_S = 0.01
 
+_CLEAN_UP = 'read -r end; kill -9 "$0"'
+
 
 class RedisServer:
     """A server that acknowledges what is on the disk; it keeps its data until `close`."""
@@ -24,6 +26,7 @@ class RedisServer:
         self.directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self.socket_path = self.directory / "s"
         self._process: subprocess.Popen[bytes] | None = None
+        self._caretakers: list[subprocess.Popen[bytes]] = []
 
     @property
     def url(self) -> str:
@@ -44,7 +47,19 @@ class RedisServer:
             "logfile": str(self.directory / "log"),
         }
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # Its input ends with this process, however that ends: no server outlives the tests.
+        self._caretakers.append(
+            subprocess.Popen(
+                ["/bin/sh", "-c", _CLEAN_UP, str(self._process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
         give_up_at = time.monotonic() + _PATIENCE_S
         while not self._answers():
             assert time.monotonic() < give_up_at, (self.directory / "log").read_text()
@@ -53,15 +68,13 @@ class RedisServer:
     def kill(self) -> None:
         """End it as a crash would: without a word to anybody."""
         assert self._process is not None, "it has not been started"
-        self._process.kill()
-        self._process.wait()
+        self._end(self._process)
         self.socket_path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End it if it is up, and remove everything."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._end(self._process)
         shutil.rmtree(self.directory)
 
     def __enter__(self) -> Self:
@@ -75,6 +88,13 @@ class RedisServer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        # Before the server is waited for, as until then its id is nobody else's.
+        while self._caretakers:
+            self._caretakers.pop().communicate(timeout=_PATIENCE_S)
+        process.kill()
+        process.wait()
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
