@@ -19,11 +19,12 @@ GATE_ARGS ?=
 STORE ?=
 DEMO_ARGS ?=
 DRILL := .asv/drill.db
+TURNS ?= 10000
 LOADS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load cluster cluster-storm cluster-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +95,18 @@ compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, 
 
 load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
 	@$(BIN)/python -m benchmarks.load --record $(LOADS) $(LOAD_ARGS)
+
+cluster: $(READY) ## Start Redis and PostgreSQL from apt for a cluster on this machine, until Ctrl-C.
+	@.ci/programs redis-server
+	@$(BIN)/python -m tests.cluster.servers
+
+cluster-storm: $(READY) ## Send 10,000 turns while workers are killed and servers crash; count the ends. TURNS=10000
+	@.ci/programs redis-server
+	@$(BIN)/python -m tests.cluster.storm --turns $(TURNS)
+
+cluster-figures: $(READY) ## Print what a hop costs, the broker's limit, and turns a second by workers.
+	@.ci/programs redis-server
+	@$(BIN)/python -m tests.cluster.figures
 
 drill: $(READY) ## Let providers fail for hours of virtual time; Central Pulse shows how turns fared.
 	@$(BIN)/python -m benchmarks.drill --into $(DRILL)

@@ -200,7 +200,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._worker_patience_s
         while True:
-            cards = [decode_card(*item) for item in (await self._broker.cards()).items()]
+            cards = [decode_card(body) for body in (await self._broker.cards()).values()]
             readers = [card for card in cards if address.queue in card.queues]
             for card in readers:
                 if address.pipeline in card.inputs:

@@ -12,8 +12,7 @@ _PAUSE_S = 0.1
 async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel tasks, and wait until they have ended.
 
-    They are cancelled again and again: the client looks whether a connection is usable within a
-    timeout of nothing, and a cancellation that meets this is taken for the timeout.
+    They are cancelled again and again: the client does not always let a cancellation through.
     """
     left = {task for task in tasks if not task.done()}
     while left:

@@ -126,13 +126,13 @@ class Card:
     Attributes:
         queues: The queues that it reads.
         inputs: The pipelines that it serves, and the inputs that each declares.
-        protocol: The version of the protocol that it speaks.
+        protocol: The version of the protocol that it speaks; None if it cannot be told.
         version: Its stageflow.
     """
 
     queues: tuple[str, ...]
     inputs: Mapping[str, tuple[str, ...]] = field(hash=False)
-    protocol: int = PROTOCOL
+    protocol: int | None = PROTOCOL
     version: str = __version__
 
 
@@ -278,13 +278,10 @@ def encode_card(card: Card) -> bytes:
     return json.dumps(plain).encode()
 
 
-def decode_card(worker: str, body: bytes) -> Card:
+def decode_card(body: bytes) -> Card:
     """The card that `encode_card` was given.
 
-    Of a worker with another protocol nothing but that is known.
-
-    Raises:
-        IncompatiblePayloadError: It cannot be read.
+    Of a worker with another protocol nothing but that is known; one that cannot be read has none.
     """
     try:
         data = json.loads(body)
@@ -292,8 +289,8 @@ def decode_card(worker: str, body: bytes) -> Card:
             return Card((), {}, data["protocol"], str(data.get("version")))
         inputs = {name: tuple(keys) for name, keys in data["inputs"].items()}
         return Card(tuple(data["queues"]), inputs, data["protocol"], data["version"])
-    except _MALFORMED as error:
-        raise IncompatiblePayloadError(f"the card of worker {worker}", str(error)) from error
+    except _MALFORMED:
+        return Card((), {}, None, "unknown")
 
 
 def _read(what: str, body: bytes) -> dict[str, Any]:

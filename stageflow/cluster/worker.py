@@ -150,6 +150,7 @@ class Worker:
         self._card = encode_card(card_of(tuple(queues), graphs))
         self._held: dict[str, _Held] = {}
         self._free = asyncio.Condition()
+        self._running = 0
         self._stopping = False
         self._failed: asyncio.Future[None] | None = None
 
@@ -225,12 +226,19 @@ class Worker:
             # This loop was blocked for longer than the lease, and has the turn still.
             return
         held = self._held[delivery.key] = _Held(delivery)
+        self._running += 1
         held.task = asyncio.create_task(self._carry(held))
 
     async def _carry(self, held: _Held) -> None:
         delivery = held.delivery
         try:
-            result = await self._outcome(held)
+            try:
+                result = await self._outcome(held)
+            finally:
+                # The next turn may run while the end of this one is put on record.
+                self._running -= 1
+                async with self._free:
+                    self._free.notify_all()
             if result is not None:
                 # Whoever is told to stop now has an end to put on record first.
                 settling = self._broker.settle(delivery.key, *self._answer(result))
@@ -241,9 +249,7 @@ class Worker:
             if self._failed is not None and not self._failed.done():
                 self._failed.set_exception(error)
         finally:
-            async with self._free:
-                del self._held[delivery.key]
-                self._free.notify_all()
+            del self._held[delivery.key]
 
     def _answer(self, result: TurnResult) -> tuple[bytes, str]:
         try:

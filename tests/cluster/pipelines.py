@@ -10,7 +10,6 @@ import asyncpg  # type: ignore[import-untyped]
 
 from stageflow import (
     Pipeline,
-    PipelineContext,
     ProviderRegistry,
     StageContext,
     StageOutput,
@@ -99,7 +98,11 @@ def busy() -> Pipeline:
     return Pipeline("busy", specs)
 
 
-async def run_in_process(pipeline: Pipeline, inputs: dict[str, Any], times: int) -> None:
-    """The same turns without any hop."""
-    for _ in range(times):
-        (await pipeline.run(PipelineContext(inputs))).unwrap()
+@stage
+async def answer_comes(ctx: StageContext) -> StageOutput:
+    """Wait for 50 ms, as for a service."""
+    await asyncio.sleep(0.05)
+    return StageOutput.ok()
+
+
+waiting = Pipeline("waiting", [answer_comes])

@@ -399,6 +399,13 @@ async def test_a_worker_of_another_protocol_is_told_apart(cluster: Cluster) -> N
         await dispatcher.run("echo", {"value": 1})
 
 
+async def test_a_worker_that_says_nonsense_does_not_hinder_others(cluster: Cluster) -> None:
+    """Turns go to those that can be understood."""
+    await cluster.broker().join("odd", b"{", [Address("default", "echo")], ttl_s=60.0)
+    await cluster.worker(ECHO)
+    assert (await (await cluster.dispatcher()).run("echo", {"value": 1})).status == "completed"
+
+
 BODIES = [
     (b'{"protocol": 99}', "protocol_mismatch"),
     (b"not JSON", "incompatible_payload"),
@@ -542,6 +549,21 @@ async def test_a_turn_whose_worker_died_is_taken_over(cluster: Cluster, gate: Ga
     assert (result.worker, result.deliveries, len(gate.runs)) == ("heir", 2, 1)
 
 
+async def test_a_turn_may_take_longer_than_a_lease(cluster: Cluster, gate: Gate) -> None:
+    """As long as its worker lives, nobody takes it over."""
+    await cluster.worker(WAIT, providers=gate.registry(), lease_s=0.4)
+    dispatcher = await cluster.dispatcher()
+    running = asyncio.create_task(dispatcher.run("wait"))
+    await gate.entered.wait()
+    broker, loop = cluster.broker(), asyncio.get_running_loop()
+    begun_at = loop.time()
+    while loop.time() < begun_at + 1.0:  # two leases and a half
+        addresses = [Address("default", "wait")]
+        assert await broker.take_over("thief", addresses, count=1, lease_s=0.4) == []
+    gate.go_on.set()
+    assert (await running).deliveries == 1
+
+
 async def test_a_turn_that_kills_its_workers_is_given_up(cluster: Cluster, gate: Gate) -> None:
     """It is not begun once more, and leaves one dead letter with its inputs."""
     letters = InMemoryDeadLetterStore()
@@ -612,4 +634,16 @@ async def test_a_broker_that_lost_its_memory_is_told_again(
         file.unlink()
     redis.start()
     await cluster.worker(ECHO)
-    assert (await running).unwrap() == {"echo": 1}
+    assert (await asyncio.wait_for(running, 20)).unwrap() == {"echo": 1}
+
+
+@pytest.mark.parametrize("broker_first", [True, False])
+async def test_a_dispatcher_closes_at_once(cluster: Cluster, broker_first: bool) -> None:
+    """Right after an answer, and also if its broker has been closed before it."""
+    await cluster.worker(ECHO)
+    broker = cluster.broker()
+    dispatcher = Dispatcher(broker)
+    await dispatcher.run("echo", {"value": 1})
+    if broker_first:
+        await broker.close()
+    await asyncio.wait_for(dispatcher.close(), 20)
