@@ -149,7 +149,8 @@ class Worker:
         graphs = {name: one.graph for name, one in self._orchestrators.items()}
         self._card = encode_card(card_of(tuple(queues), graphs))
         self._held: dict[str, _Held] = {}
-        self._free = asyncio.Condition()
+        #: Set when a turn may be taken, or none any more.
+        self._room = asyncio.Event()
         self._running = 0
         self._stopping = False
         self._failed: asyncio.Future[None] | None = None
@@ -183,9 +184,8 @@ class Worker:
 
     async def _stop_taking(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        async with self._free:
-            self._stopping = True
-            self._free.notify_all()
+        self._stopping = True
+        self._room.set()
 
     # ── taking ──────────────────────────────────────────────────────────────────────────────
 
@@ -217,9 +217,10 @@ class Worker:
 
         This is the wire's back-pressure: what is not taken waits in the broker.
         """
-        async with self._free:
-            await self._free.wait_for(lambda: len(self._held) < self._concurrency or self._stopping)
-        return 0 if self._stopping else self._concurrency - len(self._held)
+        while self._running >= self._concurrency and not self._stopping:
+            self._room.clear()
+            await self._room.wait()
+        return 0 if self._stopping else self._concurrency - self._running
 
     def _begin(self, delivery: Delivery) -> None:
         if delivery.key in self._held:
@@ -237,8 +238,7 @@ class Worker:
             finally:
                 # The next turn may run while the end of this one is put on record.
                 self._running -= 1
-                async with self._free:
-                    self._free.notify_all()
+                self._room.set()
             if result is not None:
                 # Whoever is told to stop now has an end to put on record first.
                 settling = self._broker.settle(delivery.key, *self._answer(result))
