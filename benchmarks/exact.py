@@ -15,7 +15,7 @@ from typing import Any
 import stageflow as sf
 from benchmarks import plain
 from benchmarks.support import requires
-from benchmarks.turns import NEEDS, chat_inputs, kernel, voice_inputs
+from benchmarks.turns import NEEDS, STREAMING, chat_inputs, kernel, voice_inputs
 
 # An older commit may lack it; its benchmarks then skip before anything here is called.
 with contextlib.suppress(ImportError):
@@ -23,10 +23,17 @@ with contextlib.suppress(ImportError):
     from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS
     from stageflow.providers.latency import LatencyProfile
     from stageflow.testing.simulation import SimulationLoop, run_in
+with contextlib.suppress(ImportError):
+    from stageflow.kernels.streaming_voice import first_audio_ms
+    from stageflow.providers.fake import FakeSpeaker
 
 setup = requires(*NEEDS, "testing.simulation")
 
 KERNELS = ("voice", "chat")
+VOICES = ("voice", "streaming_voice")
+
+#: Four sentences of four words; 84 bytes, of which each is 60 ms of sound.
+ANSWER = " ".join(["Four words are here."] * 3 + ["These are four words."])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Turn:
         calls: How many calls of providers were begun.
         timers: How many timers were set beyond the one of each of these calls.
         events: How many events it left.
+        first_audio_ms: When there was the first sound, in milliseconds of virtual time; None if
+            there was none, or the commit cannot tell.
     """
 
     latency_ms: float
@@ -74,10 +83,11 @@ class Turn:
     calls: int
     timers: int
     events: int
+    first_audio_ms: float | None = None
 
 
-def turn(name: str, latencies: Latencies) -> Turn:
-    """A turn of a kernel with providers that take these times.
+def turn(name: str, latencies: Latencies, **others: Any) -> Turn:
+    """A turn of a kernel with providers that take these times; `others` replace some of them.
 
     Raises:
         RuntimeError: The turn failed.
@@ -95,15 +105,26 @@ def turn(name: str, latencies: Latencies) -> Turn:
             self.timers += 1
             return super().call_at(when, callback, *args, context=context)
 
-    inputs = {"voice": voice_inputs, "chat": chat_inputs}[name]()
-    pipeline, loop, fakes = kernel(name), CountingLoop(), _fakes(latencies)
+    inputs = chat_inputs() if name == "chat" else voice_inputs()
+    pipeline, loop, fakes = kernel(name), CountingLoop(), {**_fakes(latencies), **others}
     context = sf.PipelineContext(inputs, providers=sf.ProviderRegistry(**fakes), seed=0)
     main: Coroutine[Any, Any, sf.RunResult] = pipeline.run(context)
     result = run_in(loop, main)
     result.unwrap()
     calls = sum(fake.calls for fake in fakes.values())
     waits = calls if latencies != NONE else 0
-    return Turn(loop.time() * 1_000.0, loop.tasks, calls, loop.timers - waits, len(result.events))
+    ended_ms, timers, events = loop.time() * 1_000.0, loop.timers - waits, result.events
+    first_ms = first_audio_ms(events) if "first_audio_ms" in globals() else None
+    return Turn(ended_ms, loop.tasks, calls, timers, len(events), first_ms)
+
+
+def talk(name: str) -> Turn:
+    """A turn of a voice kernel that answers in four sentences, to a speaker if it has use for one.
+
+    The model's sixteen words come at equal distances.
+    """
+    model = FakeLLM(ANSWER, latency=LatencyProfile.fixed(FIXED.llm))
+    return turn(name, FIXED, llm=model, speaker=FakeSpeaker())
 
 
 def _fakes(latencies: Latencies) -> dict[str, Any]:
@@ -175,6 +196,53 @@ class Work:
         return turn(name, FIXED).events - 2 - 2 * len(kernel(name).stages)
 
     track_surplus_events.unit = "events"  # type: ignore[attr-defined]
+
+
+class TimeToFirstAudio:
+    """After what time a user hears something, of an answer of four sentences."""
+
+    setup = requires(*STREAMING)
+    version = "1"
+    params = VOICES
+    param_names = ("kernel",)
+    unit = "ms"
+
+    def track_ms(self, name: str) -> float:
+        """All that has to come one after another before the first sound, and nothing else."""
+        found = talk(name).first_audio_ms
+        assert found is not None, "a turn that completed has been heard"
+        return found
+
+
+class Streaming:
+    """What a streaming turn takes, and makes, to speak four sentences to their end."""
+
+    setup = requires(*STREAMING)
+    version = "1"
+
+    def track_ms(self) -> float:
+        """First audio, all sound without a gap, and keeping the turn."""
+        return talk("streaming_voice").latency_ms
+
+    track_ms.unit = "ms"  # type: ignore[attr-defined]
+
+    def track_tasks(self) -> int:
+        """Tasks: those that listen, think, make sound and speak at once, and one that keeps."""
+        return talk("streaming_voice").tasks
+
+    track_tasks.unit = "tasks"  # type: ignore[attr-defined]
+
+    def track_calls(self) -> int:
+        """Calls of providers: for each sentence one of synthesis and one of the speaker."""
+        return talk("streaming_voice").calls
+
+    track_calls.unit = "calls"  # type: ignore[attr-defined]
+
+    def track_events(self) -> int:
+        """Events: two of the run and of each stage, three of each stream."""
+        return talk("streaming_voice").events
+
+    track_events.unit = "events"  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -21,17 +21,23 @@ with contextlib.suppress(ImportError):
     from stageflow.kernels.defaults import KNOWN_USER, default_providers
     from stageflow.kernels.voice import voice
 
+with contextlib.suppress(ImportError):
+    from stageflow.kernels.streaming_voice import streaming_voice
+
 NEEDS = ("PipelineContext", "kernels.chat", "kernels.defaults", "kernels.voice")
+STREAMING = (*NEEDS, "kernels.streaming_voice")
 TEXT = "What is the weather like today?"
+#: What is said where it matters that the answer, which repeats it, has more than one sentence.
+TALK = f"I want to go for a long walk this afternoon. {TEXT} Do I have to take an umbrella?"
 
 #: One turn, ready to be awaited.
 Turn = Callable[[], Awaitable[Any]]
 
 
 @functools.cache
-def spoken() -> sf.Audio:
+def spoken(text: str) -> sf.Audio:
     """The user's words as sound."""
-    return run(instant_providers().tts.synthesize(TEXT))
+    return run(instant_providers().tts.synthesize(text))
 
 
 def instant_providers() -> sf.ProviderRegistry:
@@ -39,9 +45,9 @@ def instant_providers() -> sf.ProviderRegistry:
     return default_providers(scale=0.0)
 
 
-def voice_inputs() -> dict[str, Any]:
-    """Inputs of the voice kernel."""
-    return {"audio": spoken(), "user_id": KNOWN_USER}
+def voice_inputs(text: str = TEXT) -> dict[str, Any]:
+    """Inputs of the voice kernels."""
+    return {"audio": spoken(text), "user_id": KNOWN_USER}
 
 
 def chat_inputs() -> dict[str, Any]:
@@ -52,7 +58,13 @@ def chat_inputs() -> dict[str, Any]:
 @functools.cache
 def kernel(name: str) -> sf.Pipeline:
     """The kernel of that name, built."""
-    pipeline = {"voice": voice, "chat": chat}[name]()
+    # An older commit may lack some of them: each is looked up only when it is asked for.
+    makers = {
+        "voice": lambda: voice(),  # noqa: PLW0108
+        "streaming_voice": lambda: streaming_voice(),  # noqa: PLW0108
+        "chat": lambda: chat(),  # noqa: PLW0108
+    }
+    pipeline = makers[name]()
     pipeline.build()
     return pipeline
 
@@ -67,6 +79,12 @@ def chat_turn(number: int, scale: float = 1.0) -> Turn:
     """The kernel's chat turn; latencies are multiplied by `scale`."""
     context = sf.PipelineContext(chat_inputs(), providers=default_providers(number, scale))
     return functools.partial(kernel("chat").run, context)
+
+
+def talk(kernel_name: str, number: int) -> Turn:
+    """A turn of either voice kernel whose answer has three sentences."""
+    context = sf.PipelineContext(voice_inputs(TALK), providers=default_providers(number))
+    return functools.partial(kernel(kernel_name).run, context)
 
 
 def hand_voice_turn(number: int, scale: float = 1.0) -> Turn:

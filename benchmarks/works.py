@@ -23,7 +23,15 @@ from benchmarks.interceptors import NullMetrics, NullTracer, observer
 from benchmarks.stages import given
 from benchmarks.subpipelines import parent
 from benchmarks.support import missing
-from benchmarks.turns import NEEDS, chat_inputs, instant_providers, kernel, voice_inputs
+from benchmarks.turns import (
+    NEEDS,
+    STREAMING,
+    TALK,
+    chat_inputs,
+    instant_providers,
+    kernel,
+    voice_inputs,
+)
 from benchmarks.workloads import (
     TIMEOUT_S,
     layered,
@@ -43,6 +51,7 @@ Call: TypeAlias = Callable[[], Awaitable[Any]]
 Maker: TypeAlias = Callable[[], Call]
 
 RUN = ("PipelineOrchestrator", "PipelineContext")
+STREAMS = (*RUN, "Stream")
 INTERCEPTED = "chain of 10"
 
 
@@ -201,6 +210,34 @@ def _failing() -> Call:
     return _runs(_bound("failing", [sf.StageSpec("failing", fail)]))
 
 
+# ── streams ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _handing_over(items: int, capacity: int = 16) -> Call:
+    """A run of two stages, of which one hands so many items to the other."""
+
+    async def putting(ctx: sf.StageContext) -> sf.StageOutput:
+        stream = ctx.open("items", capacity=capacity)
+        for item in range(items):
+            await stream.put(item)
+        return sf.StageOutput.ok()
+
+    async def reading(ctx: sf.StageContext) -> sf.StageOutput:
+        async for _ in ctx["items"]:
+            pass
+        return sf.StageOutput.ok()
+
+    return _runs(
+        _bound(
+            "handing over",
+            [
+                sf.StageSpec("putting", putting, streams=("items",)),
+                sf.StageSpec("reading", reading, dependencies=("putting",), inputs=("items",)),
+            ],
+        )
+    )
+
+
 # ── interceptors ────────────────────────────────────────────────────────────────────────────
 
 
@@ -244,7 +281,9 @@ def _stage(pipeline_name: str, stage: str) -> Maker:
 
 def _turn(pipeline_name: str) -> Maker:
     def make() -> Call:
-        inputs = {"voice": voice_inputs, "chat": chat_inputs}[pipeline_name]()
+        given = {"voice": voice_inputs, "chat": chat_inputs}
+        given["streaming_voice"] = lambda: voice_inputs(TALK)
+        inputs = given[pipeline_name]()
         bound = kernel(pipeline_name)
 
         async def call() -> None:
@@ -294,6 +333,22 @@ def _all() -> list[Work]:
         Work("run.concurrent", "ten such runs at once", _shape("dense 4x5", suspending, 10), 1, 10),
         Work("run.child", "ten stages in a child run", lambda: _runs(parent(1)), 10),
         Work("run.failing", "a stage that raises: classified, told", _failing, 20),
+        Work(
+            "stream.item",
+            "an item put and read, with room for 16",
+            lambda: _handing_over(500),
+            calls=1,
+            per_call=500,
+            needs=STREAMS,
+        ),
+        Work(
+            "stream.waiting",
+            "the same with room for one: the producer waits for its reader each time",
+            lambda: _handing_over(500, 1),
+            calls=1,
+            per_call=500,
+            needs=STREAMS,
+        ),
     ]
     found += [
         Work(
@@ -320,6 +375,14 @@ def _all() -> list[Work]:
         *found,
         Work(
             "turn.voice", "a voice turn whose providers answer at once", _turn("voice"), 5, 1, NEEDS
+        ),
+        Work(
+            "turn.streaming_voice",
+            "a streaming turn of three sentences, whose providers answer at once",
+            _turn("streaming_voice"),
+            5,
+            1,
+            STREAMING,
         ),
         Work("turn.chat", "a chat turn whose providers answer at once", _turn("chat"), 5, 1, NEEDS),
         # The last one: what was made before belongs to modules that it loads anew.
@@ -403,6 +466,7 @@ GROWTH = {
         "observers around each of ten stages, beyond none", _observed, (1, 2, 4, 8), beyond=0
     ),
     "run.events": Growth("events that a stage emits", lambda n: _emit(n)(), (50, 100, 200, 400)),
+    "run.items": Growth("items of a stream", _handing_over, (50, 100, 200, 400), STREAMS),
     "bag.writes": Growth(
         "writes into one bag", _growing_bag, (100, 200, 400, 800), ("ContextBag",)
     ),

@@ -26,6 +26,7 @@ from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.result import RunResult
 from stageflow.stage import Stage, StageKind, StageOutput, StageSpec, StageStatus, stage
+from stageflow.stream import Stream
 from stageflow.subpipeline import run_child, subpipeline
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "StageStatus",
     "StageTimeoutError",
     "StageflowError",
+    "Stream",
     "TimeoutInterceptor",
     "TracingInterceptor",
     "run_child",

@@ -81,6 +81,9 @@ _BY_NAME: Mapping[str, type[StageRaisedError]] = {
     "httpx.TimeoutException": OperationTimeoutError,
     "httpx.TransportError": ConnectionFailedError,
     "httpx.UnsupportedProtocol": RequestRejectedError,
+    "openai.APIConnectionError": ConnectionFailedError,
+    "openai.APIError": ServiceUnavailableError,  # told in the middle of a stream, without a status
+    "openai.APITimeoutError": OperationTimeoutError,
     "sqlalchemy.TimeoutError": DatabaseBusyError,  # no connection of the pool is free
 }
 

@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stageflow.bag import ContextBag
+from stageflow.board import StreamBoard
 from stageflow.durations import is_duration
 from stageflow.errors import (
     AbsentInputError,
     ContextInUseError,
     InvalidContextError,
     UndeclaredInputError,
+    UndeclaredStreamError,
     shown,
 )
 from stageflow.events import (
@@ -25,18 +27,23 @@ from stageflow.events import (
     FAILED,
     SKIPPED,
     STARTED,
+    STREAMING,
     TERMINAL,
     Event,
     EventLog,
     stage_event_type,
 )
 from stageflow.letter import DeadLetter, LetterBox
-from stageflow.providers.ports import LLM, STT, TTS, Database
+from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
 from stageflow.providers.registry import ProviderRegistry
+from stageflow.stream import CAPACITY, Stream, StreamReader, StreamWriter
 from stageflow.watchdog import Watch, Watchdog
 
 _NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
+
+#: By which the engine records the life of a stage and of its streams.
+_ENGINES_WORDS = frozenset({STARTED, *TERMINAL, *STREAMING})
 
 #: What is said of a stage by the last event that it had.
 _ENDED = {FAILED: "failed", SKIPPED: "was skipped", CANCELLED: "was cancelled"}
@@ -57,6 +64,7 @@ class RunScope:
 
     Attributes:
         dead_letter: What was kept of the run; set only if it failed for good.
+        streams: The run's streams; set only if its pipeline has any.
     """
 
     __slots__ = (
@@ -73,10 +81,12 @@ class RunScope:
         "producers",
         "started_at",
         "status",
+        "streams",
         "watchdog",
     )
 
     dead_letter: DeadLetter
+    streams: StreamBoard
 
     def __init__(
         self,
@@ -87,7 +97,7 @@ class RunScope:
     ) -> None:
         self.context = context
         self.pipeline_name = pipeline_name
-        #: For each output, the name of the stage that declares it.
+        #: For each output and stream, the name of the stage that declares it.
         self.producers = producers
         self.loop = loop
         self.pipeline_run_id = context.new_id()
@@ -141,8 +151,8 @@ class PipelineContext:
             dead_letters: Where runs that fail for good are kept, unless the orchestrator says.
 
         Raises:
-            InvalidContextError: An input's key is not a string, or the deadline is no positive
-                number.
+            InvalidContextError: An input's key is not a string, the deadline is no positive number,
+                or the seed no integer.
         """
         if inputs is not None and not isinstance(inputs, Mapping):
             raise InvalidContextError(
@@ -160,6 +170,8 @@ class PipelineContext:
             raise InvalidContextError(
                 f"deadline_s is {shown(deadline_s)}; give a positive number of seconds, or None"
             )
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise InvalidContextError(f"seed is {shown(seed)}; give an integer, or None")
         self.inputs: Mapping[str, Any] = MappingProxyType(given)
         self.providers = providers if providers is not None else ProviderRegistry()
         self.deadline_s = deadline_s
@@ -260,6 +272,7 @@ class StageContext:
     __slots__ = (
         "_declared",
         "_random",
+        "_readers",
         "_scope",
         "_timeout",
         "name",
@@ -269,6 +282,7 @@ class StageContext:
     )
 
     _random: random.Random
+    _readers: dict[str, StreamReader]
 
     def __init__(
         self,
@@ -291,21 +305,48 @@ class StageContext:
     # ── inputs ──────────────────────────────────────────────────────────────────────────────
 
     def __getitem__(self, key: str) -> Any:
-        """A declared input.
+        """A declared input; of a stream the stage's own reader, the same one each time.
 
         Raises:
             UndeclaredInputError: The stage does not declare it.
-            AbsentInputError: Its producer was skipped, failed while not required, or the run was
-                started without it.
+            AbsentInputError: Its producer was skipped, failed while not required, ended without
+                having opened it, or the run was started without it.
         """
         if not isinstance(key, str) or key not in self._declared:
             raise UndeclaredInputError(key, self._declared)
         scope = self._scope
         if key in scope.bag:
-            return scope.bag[key]
-        if key in scope.inputs:
-            return scope.inputs[key]
-        raise AbsentInputError(key, self._why_absent(key))
+            value = scope.bag[key]
+        elif key in scope.inputs:
+            value = scope.inputs[key]
+        else:
+            raise AbsentInputError(key, self._why_absent(key))
+        return value if type(value) is not Stream else self._reader(key, value)
+
+    def _reader(self, key: str, stream: Stream) -> StreamReader:
+        if not hasattr(self, "_readers"):
+            self._readers = {}
+        if key not in self._readers:
+            self._readers[key] = stream.reader(self.name)
+        return self._readers[key]
+
+    def __setitem__(self, key: str, value: object) -> None:
+        """Refused: what a stage writes is what it returns.
+
+        Raises:
+            TypeError: Always; names what to write instead.
+        """
+        raise TypeError(f"a stage writes by returning: return StageOutput.ok({key}=…)")
+
+    if not TYPE_CHECKING:  # a checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"a stage's context has no {name!r}: ctx[{name!r}] reads an input,"
+                f" ctx.provider({name!r}) calls a provider",
+                name=name,
+                obj=self,
+            )
 
     def _why_absent(self, key: str) -> str:
         producer = self._scope.producers.get(key)
@@ -328,6 +369,46 @@ class StageContext:
             return self[key]
         except AbsentInputError:
             return default
+
+    # ── streams ─────────────────────────────────────────────────────────────────────────────
+
+    def open(self, key: str, *, capacity: int = CAPACITY) -> StreamWriter:
+        """Open a declared stream: the stages that read it, and nothing else of this one, may start.
+
+        The engine closes it when the stage ends. Opening it again, as another attempt does, goes
+        on with the same stream, as long as nothing has been put into it.
+
+        Args:
+            key: One of the streams that the stage declares.
+            capacity: How many items `StreamWriter.put` may be ahead of the slowest live reader.
+
+        Raises:
+            UndeclaredStreamError: The stage does not declare it.
+            StreamReopenedError: It has been opened before, and items were put into it.
+            StreamClosedError: The stage has ended.
+            InvalidConfigError: The capacity is no positive whole number.
+        """
+        if not hasattr(self._scope, "streams"):
+            raise UndeclaredStreamError(key, ())
+        return self._scope.streams.open(self.name, self.started_at, key, capacity)
+
+    @property
+    def unopened(self) -> list[str]:
+        """The streams that the stage declares and has not opened yet."""
+        return self._scope.streams.unopened(self.name) if hasattr(self._scope, "streams") else []
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the stage may be run again: it has put nothing, and can read all once more."""
+        if hasattr(self._scope, "streams") and self._scope.streams.has_put(self.name):
+            return False
+        readers = getattr(self, "_readers", {})
+        return all(reader.rewindable for reader in readers.values())
+
+    def rewind(self) -> None:
+        """Let the stage's readers begin again, for another attempt of a `repeatable` stage."""
+        for reader in getattr(self, "_readers", {}).values():
+            reader.rewind()
 
     # ── surroundings ────────────────────────────────────────────────────────────────────────
 
@@ -394,10 +475,10 @@ class StageContext:
         Raises:
             InvalidContextError: It is such a word, or no word.
         """
-        if not what.replace("_", "a").isalnum() or what == STARTED or what in TERMINAL:
+        if not what.replace("_", "a").isalnum() or what in _ENGINES_WORDS:
             raise InvalidContextError(
                 f"stage {self.name!r} emitted {what!r}: give a word of letters, digits and '_'"
-                f" other than {STARTED}, {', '.join(sorted(TERMINAL))}"
+                f" other than {STARTED}, {', '.join((*sorted(TERMINAL), *STREAMING))}"
             )
         kind = stage_event_type(self.name, what)
         self._scope.log.append((kind, self.now(), self.name, data))
@@ -431,3 +512,8 @@ class StageContext:
     def db(self) -> Database:
         """The database."""
         return self._scope.context.providers.db
+
+    @property
+    def speaker(self) -> Speaker:
+        """What makes sound be heard."""
+        return self._scope.context.providers.speaker

@@ -19,6 +19,14 @@ FAILED = "failed"
 SKIPPED = "skipped"
 CANCELLED = "cancelled"
 
+STREAM_OPENED = "stream_opened"
+STREAM_FIRST_ITEM = "stream_first_item"
+STREAM_CLOSED = "stream_closed"
+
+#: The last part of the types of events by which the engine records the life of a stream; each
+#: once, in this order, and all before the end of the stage that writes it.
+STREAMING = (STREAM_OPENED, STREAM_FIRST_ITEM, STREAM_CLOSED)
+
 #: The last part of the type of an event after which its stage is at rest.
 TERMINAL = frozenset({COMPLETED, FAILED, SKIPPED, CANCELLED})
 

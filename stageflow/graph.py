@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from stageflow.errors import UnknownStageError
 from stageflow.stage import StageSpec
+from stageflow.stream import StreamRoute
 
 
 class CriticalPath(NamedTuple):
@@ -38,6 +39,9 @@ class StageGraph:
         successors: For each stage, the numbers of the stages that wait for it.
         predecessors: For each stage, the numbers of the stages that it waits for.
         in_degrees: For each stage, how many it waits for.
+        streams: For each stream its producer and its readers, by key; see `StreamRoute`.
+        stream_edges: For each stream edge, from producer to dependent, the keys of the streams
+            that the dependent reads: it may start as soon as these are open.
     """
 
     __slots__ = (
@@ -48,6 +52,8 @@ class StageGraph:
         "name",
         "predecessors",
         "specs",
+        "stream_edges",
+        "streams",
         "successors",
     )
 
@@ -60,7 +66,10 @@ class StageGraph:
         index = {spec.name: number for number, spec in enumerate(self.specs)}
         successors: list[list[int]] = [[] for _ in self.specs]
         predecessors: list[tuple[int, ...]] = []
+        streaming = False
         for number, spec in enumerate(self.specs):
+            if spec.streams:
+                streaming = True
             before = tuple(index[name] for name in spec.dependencies if name in index)
             predecessors.append(before)
             for predecessor in before:
@@ -70,6 +79,53 @@ class StageGraph:
         self.successors = tuple(map(tuple, successors))
         self.in_degrees = tuple(map(len, predecessors))
         self._order = self._sort()
+        self.streams: Mapping[str, StreamRoute] = {}
+        self.stream_edges: Mapping[tuple[int, int], frozenset[str]] = {}
+        if streaming:
+            self.stream_edges = self._find_stream_edges()
+            self.streams = self._find_routes()
+
+    def _find_stream_edges(self) -> dict[tuple[int, int], frozenset[str]]:
+        """The edges over which nothing but streams is read, with their keys."""
+        found: dict[tuple[int, int], frozenset[str]] = {}
+        for number, before in enumerate(self.predecessors):
+            inputs = frozenset(self.specs[number].inputs)
+            for predecessor in before:
+                spec = self.specs[predecessor]
+                keys = inputs.intersection(spec.streams)
+                if keys and inputs.isdisjoint(spec.outputs):
+                    found[predecessor, number] = keys
+        return found
+
+    def _find_routes(self) -> dict[str, StreamRoute]:
+        """Who reads each stream, and who of these is live.
+
+        A producer that waits for a reader must not be waited for by that reader in any other way
+        than by the stream itself, else both may wait for ever. So a graph of who may wait for whom
+        is kept: every stage for its dependencies, and every producer for its live readers. A
+        reader becomes live only if that closes no circle in it.
+        """
+        waits_for: list[set[int]] = [set(before) for before in self.predecessors]
+        readers: dict[str, list[int]] = {}
+        for number, spec in enumerate(self.specs):
+            for key in spec.inputs:
+                readers.setdefault(key, []).append(number)
+        routes: dict[str, StreamRoute] = {}
+        for producer in self._order:
+            spec = self.specs[producer]
+            for key in spec.streams:
+                live: list[int] = []
+                for reader in readers.get(key, ()):
+                    alone = self.stream_edges.get((producer, reader)) == frozenset((key,))
+                    if alone and not _leads(waits_for, reader, producer):
+                        waits_for[producer].add(reader)
+                        live.append(reader)
+                late = [reader for reader in readers.get(key, ()) if reader not in live]
+                routes[key] = StreamRoute(spec.name, self._names(live), self._names(late))
+        return routes
+
+    def _names(self, numbers: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.specs[number].name for number in numbers)
 
     def _sort(self) -> tuple[int, ...]:
         """Kahn's order; stages on a cycle, or behind one, are not in it."""
@@ -167,6 +223,9 @@ class StageGraph:
     def critical_path(self, weights: Mapping[str, float] | None = None) -> CriticalPath:
         """The heaviest chain of stages.
 
+        A stage that reads a stream may start as soon as its producer has, so that they run side by
+        side: the chain then goes on from what the producer waited for, without the producer.
+
         Args:
             weights: Weight of each stage by name, usually its duration; a stage that is not
                 named weighs 0. Each stage weighs 1 if no weights are given.
@@ -176,13 +235,19 @@ class StageGraph:
             once. Empty, with weight 0, for a graph without stages.
         """
         best = [0.0] * len(self.specs)
+        began = [0.0] * len(self.specs)
         came_from: list[int | None] = [None] * len(self.specs)
         end: int | None = None
         for number in self._order:
             for predecessor in self.predecessors[number]:
-                if came_from[number] is None or best[predecessor] > best[number]:
-                    best[number] = best[predecessor]
-                    came_from[number] = predecessor
+                before: int | None = predecessor
+                reached = best[predecessor]
+                if (predecessor, number) in self.stream_edges:
+                    before, reached = came_from[predecessor], began[predecessor]
+                if came_from[number] is None or reached > best[number]:
+                    best[number] = reached
+                    came_from[number] = before
+            began[number] = best[number]
             name = self.specs[number].name
             best[number] += 1.0 if weights is None else weights.get(name, 0.0)
             if end is None or best[number] >= best[end]:
@@ -195,14 +260,38 @@ class StageGraph:
         return CriticalPath(tuple(reversed(path)), length)
 
     def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart; optional stages have a dashed outline."""
+        """The graph as a Mermaid flowchart.
+
+        Optional stages have a dashed outline, stream edges are thick and name what flows.
+        """
         lines = ["flowchart LR"]
         for number, spec in enumerate(self.specs):
             lines.append(f'    s{number}["{spec.name}<br/><small>{spec.kind}</small>"]')
         for number, before in enumerate(self.predecessors):
-            lines.extend(f"    s{predecessor} --> s{number}" for predecessor in before)
+            lines.extend(
+                f"    s{predecessor} {self._arrow(predecessor, number)} s{number}"
+                for predecessor in before
+            )
         optional = [f"s{n}" for n, spec in enumerate(self.specs) if not spec.required]
         if optional:
             lines.append("    classDef optional stroke-dasharray: 5 5")
             lines.append(f"    class {','.join(optional)} optional")
         return "\n".join(lines) + "\n"
+
+    def _arrow(self, producer: int, dependent: int) -> str:
+        keys = self.stream_edges.get((producer, dependent))
+        return f"==>|{', '.join(sorted(keys))}|" if keys else "-->"
+
+
+def _leads(waits_for: Sequence[set[int]], reader: int, producer: int) -> bool:
+    """Whether `reader` may wait for `producer` by another way than the edge between them."""
+    waiting = [number for number in waits_for[reader] if number != producer]
+    seen = {reader, *waiting}
+    while waiting:
+        number = waiting.pop()
+        if number == producer:
+            return True
+        new = waits_for[number] - seen
+        seen |= new
+        waiting.extend(new)
+    return False

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from stageflow.events import CANCELLED, COMPLETED, FAILED, SKIPPED, Event
+from stageflow.stream import Stream
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -51,9 +52,10 @@ class StageRecord:
     Attributes:
         ending: How it ended.
         final: Whether that stands: it ended by itself, and a replay does not run it again. What
-            failed the run, was cancelled, or never started, is not final.
+            failed the run, was cancelled, or never started, is not final; nor is what wrote a
+            stream that is still to be read and is gone, with all that depends on it.
         reason: Why, unless it completed.
-        outputs: What it wrote.
+        outputs: What it wrote; of its streams those that were kept whole.
     """
 
     ending: StageEnding
@@ -139,7 +141,8 @@ class DeadLetter:
         """The values that a replay would need and that could not be stored, by their path."""
         found: dict[str, Unstorable] = {}
         for key, value in (*self.inputs.items(), *self.outputs.items()):
-            found.update(unstorable_in(key, value))
+            kept = isinstance(value, Stream) and value.whole
+            found.update(unstorable_in(key, value.items() if kept else value))
         return found
 
 

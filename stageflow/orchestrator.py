@@ -39,11 +39,14 @@ class PipelineOrchestrator:
             dispatcher: Where events go besides the run's own log.
             dead_letters: Where runs that fail for good are kept; child runs are not, as their
                 failure is part of their parent's.
+
+        Raises:
+            InvalidConfigError: What stands in the graph's place is none, or an interceptor is none.
         """
-        self.graph = graph
+        self.graph = _graph(graph)
         self.interceptors = _checked(interceptors)
         self._dispatcher = dispatcher
-        self._plan = Plan(graph, self.interceptors, dead_letters)
+        self._plan = Plan(self.graph, self.interceptors, dead_letters)
 
     async def run(self, ctx: PipelineContext) -> RunResult:
         """Run the graph once.
@@ -119,6 +122,13 @@ class PipelineOrchestrator:
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
         return Run(scope, self._plan)
+
+
+def _graph(given: object) -> StageGraph:
+    if not isinstance(given, StageGraph):
+        mend = "give a graph: pipeline.build()"
+        raise InvalidConfigError("PipelineOrchestrator", "graph", given, mend)
+    return given
 
 
 def _checked(interceptors: object) -> tuple[Interceptor, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from stageflow import events as ev
+from stageflow.board import Gate
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor, fold
 from stageflow.letter import LetterBox
@@ -25,12 +27,15 @@ class Node:
         "provider",
         "required",
         "started",
+        "streaming",
         "timeout_s",
     )
 
     def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
         self.name = spec.name
-        self.execute: StageFunction = fold(spec, interceptors) if interceptors else spec.execute
+        self.execute: StageFunction = (
+            fold(spec, interceptors) if interceptors or spec.streams else spec.execute
+        )
         #: The latches that this stage counts down when it ends.
         self.latches: tuple[int, ...] = ()
         self.inputs = frozenset(spec.inputs)
@@ -39,6 +44,8 @@ class Node:
         self.required = spec.required
         self.timeout_s = spec.timeout_s
         self.condition: Condition | None = spec.condition
+        #: Whether it writes or reads streams, so that these have to be told of its end.
+        self.streaming = False
         self.started = ev.stage_event_type(spec.name, ev.STARTED)
         self.completed = ev.stage_event_type(spec.name, ev.COMPLETED)
 
@@ -52,10 +59,10 @@ class Plan:
 
     Stages that wait for the same stages share one *latch*, which counts these down and then lets
     all of them through: two layers of 100 stages that are fully connected cost 200 steps, not
-    10,000.
+    10,000. What is waited for is the end of a stage, or that it has opened some streams (`Gate`).
     """
 
-    __slots__ = ("counts", "dead_letters", "graph", "nodes", "opens", "producers", "roots")
+    __slots__ = ("counts", "dead_letters", "gates", "graph", "nodes", "opens", "producers", "roots")
 
     def __init__(
         self,
@@ -67,16 +74,39 @@ class Plan:
         self.dead_letters = dead_letters
         self.nodes = tuple(Node(spec, interceptors) for spec in graph.specs)
         self.producers = {key: spec.name for spec in graph.specs for key in spec.outputs}
-        behind: dict[tuple[int, ...], list[int]] = {}
-        for number, before in enumerate(graph.predecessors):
+        waits: Sequence[tuple[Any, ...]] = graph.predecessors
+        if graph.streams:
+            waits = [_waits(graph, number) for number in range(len(graph))]
+            for key, route in graph.streams.items():
+                self.producers[key] = route.producer
+            for node, spec in zip(self.nodes, graph.specs, strict=True):
+                node.streaming = bool(spec.streams) or not node.inputs.isdisjoint(graph.streams)
+        behind: dict[tuple[Any, ...], list[int]] = {}
+        for number, before in enumerate(waits):
             behind.setdefault(before, []).append(number)
         self.roots = tuple(behind.pop((), ()))
         #: For each latch, how many stages it waits for, and the stages that it lets through.
         self.counts = tuple(map(len, behind))
         self.opens = tuple(map(tuple, behind.values()))
         latches: list[list[int]] = [[] for _ in self.nodes]
+        #: For each producer of streams, by name, what waits for these.
+        self.gates: dict[str, list[Gate]] = {}
         for latch, before in enumerate(behind):
-            for number in before:
-                latches[number].append(latch)
+            for awaited in before:
+                if isinstance(awaited, int):
+                    latches[awaited].append(latch)
+                else:
+                    number, keys = awaited
+                    gates = self.gates.setdefault(self.nodes[number].name, [])
+                    gates.append(Gate(keys, latch))
         for node, counted in zip(self.nodes, latches, strict=True):
             node.latches = tuple(counted)
+
+
+def _waits(graph: StageGraph, number: int) -> tuple[int | tuple[int, frozenset[str]], ...]:
+    """What a stage waits for: the end of a stage, or a stage with the streams that it opens."""
+    keys_of = graph.stream_edges
+    return tuple(
+        (before, keys_of[before, number]) if (before, number) in keys_of else before
+        for before in graph.predecessors[number]
+    )

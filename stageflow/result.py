@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any
 
 from stageflow.bag import ContextBag
 from stageflow.context import RunStatus
-from stageflow.errors import StageflowError
+from stageflow.errors import MissingKeyError, StageflowError, UnawaitedOutputError
 from stageflow.events import TERMINAL, Event, EventLog
 from stageflow.stage import StageStatus
 
@@ -55,8 +56,14 @@ class RunResult:
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """What the stages have written, by key; a copy."""
-        return dict(self.bag)
+        """What the stages have written, by key; a copy.
+
+        Of a run that failed it holds what was written until then.
+
+        Raises:
+            UnawaitedOutputError: One of them is a coroutine.
+        """
+        return _Outputs(self)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -96,3 +103,18 @@ class RunResult:
         if self.failure is not None:
             raise self.failure
         return self.outputs
+
+
+class _Outputs(dict[str, Any]):
+    """The outputs of a run; what is not among them is told with the reason."""
+
+    def __init__(self, result: RunResult) -> None:
+        super().__init__(result.bag)
+        self._result = result
+        for key, value in self.items():
+            if type(value) is CoroutineType:
+                value.close()  # or Python would warn of it, somewhere and some time
+                raise UnawaitedOutputError(key, value)
+
+    def __missing__(self, key: str) -> Any:
+        raise MissingKeyError(key, self, self._result.error)

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any
 
 from stageflow import events as ev
+from stageflow.board import StreamBoard
 from stageflow.classification import classify
 from stageflow.context import RunScope, RunStatus, StageContext
 from stageflow.dlq.capture import bury
@@ -91,6 +92,7 @@ class Run:
         "_ready",
         "_scope",
         "_stopping",
+        "_streams",
         "_suspended",
         "_tasks",
         "_unstarted",
@@ -120,6 +122,17 @@ class Run:
         #: Why the run stops early; None while it goes on.
         self._stopping: str | None = None
         self._failure: StageflowError | None = None
+        #: The run's streams; None if its pipeline has none.
+        self._streams: StreamBoard | None = None
+        if plan.graph.streams:
+            self._streams = scope.streams = StreamBoard(
+                scope.loop,
+                scope.log,
+                scope.bag,
+                routes=plan.graph.streams,
+                gates=plan.gates,
+                release=self._open_early,
+            )
 
     # ── the run as a whole ──────────────────────────────────────────────────────────────────
 
@@ -163,7 +176,10 @@ class Run:
             data = {"reason": f"{reason}: {record.ending}"}
             skipped = node.event_type(ev.SKIPPED)
             self._log.append((skipped, scope.started_at, node.name, data))
-            for latch in node.latches:
+            latches = node.latches
+            if self._streams is not None and node.streaming:
+                latches += tuple(self._streams.end(node.name, ev.COMPLETED, scope.started_at))
+            for latch in latches:
                 self._waiting[latch] -= 1
                 if not self._waiting[latch]:
                     opened.extend(plan.opens[latch])
@@ -256,6 +272,8 @@ class Run:
                 ended_at = now()
                 output = check_output(output, node.outputs)
                 if output.status is _COMPLETED:
+                    if node.streaming:
+                        self._end_streams(node, ev.COMPLETED, ended_at)
                     if output.outputs:
                         scope.bag.put_all(output.outputs, node.name)
                     append((node.completed, ended_at, node.name, started_at))
@@ -348,6 +366,8 @@ class Run:
     def _accept_skip(
         self, node: Node, output: StageOutput, started_at: float, ended_at: float
     ) -> None:
+        if node.streaming:
+            self._end_streams(node, ev.SKIPPED, ended_at)
         data = {"duration_ms": (ended_at - started_at) * 1000.0, "reason": output.reason}
         self._log.append((node.event_type(ev.SKIPPED), ended_at, node.name, data))
 
@@ -357,15 +377,42 @@ class Run:
         data: dict[str, Any] = {"duration_ms": (ended_at - started_at) * 1000.0}
         if isinstance(error, asyncio.CancelledError):
             if self._stopping is not None:
+                if node.streaming:
+                    self._end_streams(node, ev.CANCELLED, ended_at)
                 data["reason"] = self._stopping
                 self._log.append((node.event_type(ev.CANCELLED), ended_at, node.name, data))
                 return
             error = StrayCancellationError()
         failure = classify(error).located(node.name, self._scope.pipeline_run_id)
         data.update(_described(failure))
+        if node.streaming:
+            self._end_streams(node, ev.FAILED, ended_at, failure)
         self._log.append((node.event_type(ev.FAILED), ended_at, node.name, data))
         if node.required:
             self._fail(failure, f"stage {node.name!r} failed")
+
+    def _end_streams(
+        self, node: Node, ending: str, ended_at: float, failure: StageflowError | None = None
+    ) -> None:
+        """Close what a stage writes and reads, and let start who waited in vain for its streams."""
+        streams = self._streams
+        assert streams is not None, "a pipeline with streams has a board for them"
+        # A stage that found nothing more to do has ended its streams in good order.
+        outcome = ev.COMPLETED if ending == ev.SKIPPED else ending
+        self._count_down(streams.end(node.name, outcome, ended_at, failure))
+
+    def _open_early(self, latches: list[int]) -> None:
+        """Let start who waited for a stream that a stage under way has opened."""
+        self._count_down(latches)
+        # The stage may be suspended, and opening it in one of its tasks: no driver comes by here.
+        # The new driver is not to inherit the context variables of the stage.
+        self._base.copy().run(self._spawn, len(self._ready))
+
+    def _count_down(self, latches: list[int]) -> None:
+        for latch in latches:
+            self._waiting[latch] -= 1
+            if not self._waiting[latch] and self._stopping is None:
+                self._ready.extend(self._plan.opens[latch])
 
     def _pass_deadline(self) -> None:
         if self._stopping is not None:
@@ -389,6 +436,8 @@ class Run:
             return
         self._stopping = reason
         self._ready.clear()
+        if self._streams is not None:
+            self._streams.abandon({event.stage for event in self._log.snapshot()})
         # A stage that is cleaning up is not cut short by the timeout of its work.
         scope = self._scope
         scope.watchdog.close()

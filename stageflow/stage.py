@@ -160,7 +160,9 @@ class StageSpec:
         name: Unique in the pipeline; letters, digits, ``_`` and ``-``.
         runner: An async function of a `StageContext`, or an object with such an ``execute``.
         dependencies: Names of the stages that must have ended before this one starts.
-        inputs: Keys that the stage may read: outputs of ancestors, or inputs of the run.
+        inputs: Keys that the stage may read: outputs and streams of ancestors, or inputs of the
+            run. If these are streams of a dependency and none of its outputs, the stage starts
+            once they are open, and not only when that dependency has ended.
         outputs: Keys that the stage writes, all of them, each time it completes.
         kind: What the stage is for.
         required: Whether the run fails when the stage does. The dependents of a stage that is
@@ -170,6 +172,8 @@ class StageSpec:
         condition: Asked before the stage runs; when it says no, the stage is skipped.
         provider: Name of the provider that the stage calls, if it is one: interceptors that keep
             an eye on providers, such as the circuit breaker, go by it.
+        streams: Keys that the stage opens (`StageContext.open`) and writes item by item, each time
+            it completes; dependents read them while it still runs.
     """
 
     name: str
@@ -182,12 +186,21 @@ class StageSpec:
     timeout_s: float | None = None
     condition: Condition | None = None
     provider: str | None = None
+    streams: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("dependencies", "inputs", "outputs"):
-            given = getattr(self, field)
-            if isinstance(given, list):
-                object.__setattr__(self, field, tuple(given))
+        # Every spec of every pipeline comes by here, and hardly any has a list.
+        given: Any = self
+        if (
+            isinstance(given.dependencies, list)
+            or isinstance(given.inputs, list)
+            or isinstance(given.outputs, list)
+            or isinstance(given.streams, list)
+        ):
+            for field in ("dependencies", "inputs", "outputs", "streams"):
+                names = getattr(self, field)
+                if isinstance(names, list):
+                    object.__setattr__(self, field, tuple(names))
 
     @property
     def execute(self) -> StageFunction:
@@ -211,6 +224,7 @@ def stage(
     timeout_s: float | None = None,
     condition: Condition | None = None,
     provider: str | None = None,
+    streams: Sequence[str] = (),
 ) -> Callable[[StageFunction], StageSpec]: ...
 
 
@@ -225,6 +239,7 @@ def stage(
     timeout_s: float | None = None,
     condition: Condition | None = None,
     provider: str | None = None,
+    streams: Sequence[str] = (),
 ) -> Callable[[StageFunction], StageSpec] | StageSpec:
     """Declare a stage where its function stands.
 
@@ -243,6 +258,7 @@ def stage(
         timeout_s: Limit of one execution in seconds.
         condition: Asked before the stage runs.
         provider: Name of the provider that the stage calls.
+        streams: Keys that the stage opens and writes item by item.
 
     Returns:
         A decorator that turns an async function into a `StageSpec`.
@@ -261,6 +277,7 @@ def stage(
             timeout_s=timeout_s,
             condition=condition,
             provider=provider,
+            streams=streams,  # type: ignore[arg-type]
         )
 
     return declare(name) if callable(name) else declare

@@ -11,6 +11,7 @@ from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.result import RunResult
 from stageflow.stage import StageKind, StageOutput, StageSpec
+from stageflow.stream import Stream
 
 
 async def run_child(
@@ -31,7 +32,7 @@ async def run_child(
         ctx: The context of the calling stage.
         pipeline: What to run; give an orchestrator to have interceptors around its stages.
         inputs: Inputs of the child run; what it needs besides is looked up in the parent's
-            outputs, then in the parent's inputs.
+            outputs, then in the parent's inputs; of a stream it is given this stage's reader.
         deadline_s: Limit of the child run in seconds.
 
     Returns:
@@ -46,7 +47,8 @@ async def run_child(
     for key in orchestrator.graph.inputs:
         for source in (parent.bag, parent.inputs):
             if key not in given and key in source:
-                given[key] = source[key]
+                value = source[key]
+                given[key] = value.reader(ctx.name) if isinstance(value, Stream) else value
     child = parent.context.child(ctx, given, deadline_s=deadline_s)
     result = await orchestrator.run(child)
     if result.failure is not None:

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from types import FunctionType
 
 from stageflow.durations import is_duration
 from stageflow.errors import (
@@ -20,6 +21,7 @@ from stageflow.errors import (
     InvalidSpecError,
     InvalidTimeoutError,
     MissingProducerError,
+    OutputIsStreamError,
     SelfDependencyError,
     UnknownDependencyError,
 )
@@ -28,6 +30,7 @@ from stageflow.stage import StageSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _CO_COROUTINE = inspect.CO_COROUTINE
+_CO_VARARGS = inspect.CO_VARARGS
 #: How many problems come with a suggestion.
 _HINTS = 20
 #: How many producers are looked up in one pass over the graph; bounds the memory of a pass to
@@ -60,7 +63,13 @@ def readable(specs: Sequence[object]) -> list[StageSpec]:
         if isinstance(spec, StageSpec)
         and all(
             isinstance(names, tuple) and all(isinstance(name, str) for name in names)
-            for names in ((spec.name,), spec.dependencies, spec.inputs, spec.outputs)
+            for names in (
+                (spec.name,),
+                spec.dependencies,
+                spec.inputs,
+                spec.outputs,
+                spec.streams,
+            )
         )
     ]
 
@@ -86,8 +95,9 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
     name = spec.name
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield InvalidNameError(pipeline, name)
-    if isinstance(spec.runner, type) or not _is_async(spec.execute):
-        yield InvalidRunnerError(pipeline, name, spec.runner)
+    unfit = _runner_problem(pipeline, spec)
+    if unfit is not None:
+        yield unfit
     timeout_s = spec.timeout_s
     if timeout_s is not None and not is_duration(timeout_s):
         yield InvalidTimeoutError(pipeline, name, timeout_s)
@@ -103,6 +113,18 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
         yield from _declaration_problems(pipeline, name, "inputs", spec.inputs)
     if spec.outputs != ():
         yield from _declaration_problems(pipeline, name, "outputs", spec.outputs)
+    if spec.streams != ():
+        yield from _declaration_problems(pipeline, name, "streams", spec.streams)
+
+
+def _runner_problem(pipeline: str, spec: StageSpec) -> InvalidRunnerError | None:
+    function = spec.execute
+    if isinstance(spec.runner, type) or not _is_async(function):
+        return InvalidRunnerError(pipeline, spec.name, spec.runner)
+    if not _takes_one(function):
+        problem = "is called with the StageContext alone; write 'async def …(ctx)'"
+        return InvalidRunnerError(pipeline, spec.name, spec.runner, problem)
+    return None
 
 
 def _is_async(function: object) -> bool:
@@ -112,6 +134,19 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
     )
+
+
+def _takes_one(function: object) -> bool:
+    """Whether a function can be called with one argument, as far as its code tells."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return True
+    if code.co_argcount == 1 and not code.co_kwonlyargcount and type(function) is FunctionType:
+        return True  # nearly all are like this, and what follows costs a tenth of a build
+    taken = code.co_argcount - hasattr(function, "__self__")
+    defaults = len(getattr(function, "__defaults__", None) or ())
+    named = code.co_kwonlyargcount - len(getattr(function, "__kwdefaults__", None) or ())
+    return taken - defaults <= 1 <= taken + bool(code.co_flags & _CO_VARARGS) and not named
 
 
 def _is_condition(condition: object) -> bool:
@@ -138,18 +173,20 @@ def _declaration_problems(
 
 
 def lasting_problems(graph: StageGraph) -> list[DefinitionError]:
-    """What no further composition can mend: cycles, and outputs with two producers."""
+    """What no further composition can mend: cycles, and keys with two producers."""
     problems: list[DefinitionError] = []
     if graph.has_cycles():
         # A stage that depends on itself is reported as just that.
         problems.extend(CycleError(graph.name, path) for path in graph.cycles() if len(path) > 2)
     producers: dict[str, str] = dict.fromkeys(graph.inputs, "the run's input")
     for spec in graph.specs:
-        for key in spec.outputs:
-            if key in producers:
-                problems.append(DuplicateOutputError(graph.name, spec.name, key, producers[key]))
-            else:
+        for key in spec.outputs + spec.streams:
+            if key not in producers:
                 producers[key] = f"stage {spec.name!r}"
+            elif key in spec.outputs and key in spec.streams:
+                problems.append(OutputIsStreamError(graph.name, spec.name, key))
+            else:
+                problems.append(DuplicateOutputError(graph.name, spec.name, key, producers[key]))
     return problems
 
 
@@ -172,7 +209,11 @@ def open_problems(graph: StageGraph) -> list[DefinitionError]:
 
 
 def _missing_producers(graph: StageGraph) -> Iterator[DefinitionError]:
-    producer_of = {key: number for number, spec in enumerate(graph.specs) for key in spec.outputs}
+    producer_of = {
+        key: number
+        for number, spec in enumerate(graph.specs)
+        for key in spec.outputs + spec.streams
+    }
     given = set(graph.inputs)
     far: list[tuple[int, int, str]] = []  # consumer, producer, key: not directly connected
     for consumer, spec in enumerate(graph.specs):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.utils.postgres import PostgresServer
 from tests.utils.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from stageflow.providers.local.llm import LlamaServer
 
 # By hand and not by its entry point, which would import the package before coverage looks.
 pytest_plugins = ["stageflow.testing.plugin"]
@@ -42,4 +46,13 @@ def postgres() -> Iterator[PostgresServer]:
 def redis() -> Iterator[RedisServer]:
     """A running Redis, empty, of the test's own."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def llama() -> Iterator[LlamaServer]:
+    """The local language model; started by the first test that asks it."""
+    from stageflow.providers.local.llm import LlamaServer  # noqa: PLC0415 - after coverage looks
+
+    with LlamaServer() as server:
         yield server

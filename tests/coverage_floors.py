@@ -16,12 +16,14 @@ from typing import Any
 #: Least coverage in per cent, by file, or by folder when it ends in a slash.
 FLOORS: Mapping[str, float] = {
     "stageflow/bag.py": 100.0,
+    "stageflow/board.py": 95.0,
     "stageflow/graph.py": 100.0,
     "stageflow/interceptors/": 95.0,
     "stageflow/orchestrator.py": 95.0,
     "stageflow/pipeline.py": 100.0,
     "stageflow/plan.py": 95.0,
     "stageflow/run.py": 95.0,
+    "stageflow/stream.py": 95.0,
     "stageflow/validation.py": 100.0,
 }
 

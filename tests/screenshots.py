@@ -1,4 +1,7 @@
-"""Make the pictures of Central Pulse in docs/images, from synthetic data: ``make screenshots``."""
+"""Make the pictures of Central Pulse in docs/images: ``make screenshots``.
+
+They are of a published site, or else of a made-up history beside the telemetry of a fault drill.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 
 from playwright.sync_api import Browser
 
+from benchmarks import drill
 from stageflow.pulse.central.page import PAGE
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.runs import Run, record
@@ -22,7 +26,7 @@ from tests.utils import central
 from tests.utils.asv_repo import ROOT
 from tests.utils.browser import started
 
-COMMITS, METRICS, RUNS = 120, 8, 20_000
+COMMITS, METRICS = 120, 8
 PANELS = ("now", "history", "latency", "errors", "breakers", "gate", "load")
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 #: What is seen first, by name of the picture.
@@ -47,10 +51,14 @@ def main() -> int:
     """Make the pictures; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.screenshots", description=__doc__)
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "images", metavar="FOLDER")
-    into = parser.parse_args().into
+    parser.add_argument("--site", type=Path, metavar="FOLDER", help="take this published site")
+    arguments = parser.parse_args()
+    into: Path = arguments.into
+    if arguments.site is not None and not (arguments.site / PAGE).exists():
+        parser.error(f"there is no {PAGE} in {arguments.site}: make bench publishes it")
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, started() as browser:
-        site_dir = _site(Path(scratch))
+        site_dir = (arguments.site or _site(Path(scratch))).resolve()
         for panel in PANELS:
             _picture(browser, site_dir, into / f"central-{panel}.png", panel, viewport=DESKTOP)
         for name, look in LOOKS.items():
@@ -65,8 +73,9 @@ def _site(scratch: Path) -> Path:
     shutil.copy(ROOT / "docs" / "runbook.md", project.root / "docs" / "runbook.md")
     central.write_selftest(project)
     _gate_runs(project)
-    store = scratch / "telemetry.db"
-    central.write_telemetry(store, RUNS)
+    (project.results_dir / "load.jsonl").write_text(central.a_load(), encoding="utf-8")
+    store = scratch / "drill.db"
+    drill.record(store, drill.HOURS, drill.SEED, _say)
     publish(project, _say, store=store)
     return project.html_dir
 

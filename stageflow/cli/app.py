@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from stageflow import __version__
-from stageflow.cli import cluster, dlq, draw, run
+from stageflow.cli import cluster, completion, dlq, doctor, draw, init, run
 from stageflow.cli.errors import UsageError
 from stageflow.cli.options import complain, described
 from stageflow.errors import StageflowError
@@ -25,6 +25,8 @@ _DESCRIPTION = """\
 Run voice and chat turns as a graph of stages, and see where their time goes.
 
 examples:
+  stageflow init shop                       a project with tests and benchmarks, to begin with
+  stageflow doctor                          what is installed, and what is missing
   stageflow run voice                       a turn with fake providers, and its timeline
   stageflow run chat --text "Hi" --json     the same for a chat, as JSON
   stageflow run shop.turns:order            a Pipeline of your own
@@ -50,6 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stageflow {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    init.add_command(commands)
+    doctor.add_command(commands)
     run.add_command(commands)
     draw.add_commands(commands)
     dlq.add_commands(commands)
@@ -62,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         "  stageflow pulse bench --help    what a command takes",
     )
     add_pulse_commands(pulse.add_subparsers(title="commands", required=True, metavar="COMMAND"))
+    completion.add_command(commands, make_parser)
     return parser
 
 

@@ -22,6 +22,7 @@ from stageflow.timeline import read_events, timeline_svg, timeline_text
 
 _GRAPH_EXAMPLES = """\
   stageflow graph voice
+  stageflow graph streaming_voice
   stageflow graph chat --format text
   stageflow graph shop.turns:order > order.mmd
 """
@@ -75,6 +76,8 @@ def listed(pipeline: Pipeline) -> str:
             parts.append(f"after {', '.join(spec.dependencies)}")
         if spec.outputs:
             parts.append(f"→ {', '.join(spec.outputs)}")
+        if spec.streams:
+            parts.append(f"⇒ {', '.join(spec.streams)}")
         lines.append(f"  {name:<{width}}  {'  '.join(parts)}")
     return "\n".join(lines) + "\n"
 

@@ -14,11 +14,16 @@ from stageflow.cli.errors import UsageError
 from stageflow.errors import nearest
 from stageflow.kernels.chat import chat
 from stageflow.kernels.defaults import KNOWN_USER
+from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.kernels.voice import voice
 from stageflow.pipeline import Pipeline
 from stageflow.providers.fake import speech_of_text
 
-KERNELS: Mapping[str, Callable[[], Pipeline]] = {"voice": voice, "chat": chat}
+KERNELS: Mapping[str, Callable[[], Pipeline]] = {
+    "voice": voice,
+    "streaming_voice": streaming_voice,
+    "chat": chat,
+}
 
 DEFAULT_TEXT = "Hello! What can you do?"
 
@@ -35,7 +40,8 @@ def load_pipeline(name: str) -> Pipeline:
         return KERNELS[name]()
     if not all(name.partition(":")):
         raise UsageError(
-            f"there is no pipeline {name!r}; give voice, chat, or module:attribute of your own"
+            f"there is no pipeline {name!r}; give {', '.join(KERNELS)}, or module:attribute of your"
+            " own"
             f"{_did_you_mean(name, KERNELS)}"
         )
     found = made(name)

@@ -35,7 +35,8 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "pipeline",
         metavar="PIPELINE",
-        help="voice, chat, or module:attribute of a Pipeline (or of a function that returns one)",
+        help="voice, streaming_voice, chat, or module:attribute of a Pipeline (or of a function"
+        " that returns one)",
     )
 
 
@@ -45,15 +46,29 @@ def add_color(parser: argparse.ArgumentParser) -> None:
         "--color",
         choices=("auto", "always", "never"),
         default="auto",
-        help="colour the timeline; auto: on a terminal, unless NO_COLOR is set",
+        help="colour the output; auto: on a terminal, unless NO_COLOR is set, and elsewhere if"
+        " FORCE_COLOR is",
     )
 
 
 def wants_color(choice: str) -> bool:
-    """Whether to colour the standard output."""
-    if choice == "auto":
-        return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return choice == "always"
+    """Whether to colour the standard output: an option beats variables, NO_COLOR beats FORCE_COLOR.
+
+    A variable that is empty counts as not set.
+    """
+    if choice != "auto":
+        return choice == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
+
+
+_ANSI = {"red": 31, "green": 32, "yellow": 33}
+
+
+def painted(text: str, hue: str, color: bool) -> str:
+    """`text` in a colour (red, green, yellow), or as it is."""
+    return f"\x1b[{_ANSI[hue]}m{text}\x1b[0m" if color else text
 
 
 def terminal_width() -> int:

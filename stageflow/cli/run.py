@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import json
 import shlex
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from stageflow.cli.errors import UsageError
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
 from stageflow.cli.options import (
     Commands,
@@ -25,11 +27,20 @@ from stageflow.cli.options import (
     wants_color,
     write_text,
 )
+from stageflow.cli.providers import (
+    add_providers,
+    check_providers,
+    heard_inputs,
+    keep_speech,
+    opened_providers,
+    read_text,
+)
 from stageflow.cli.stores import letter_store
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
 from stageflow.errors import StageflowError
-from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.kernels.defaults import KNOWN_USER
+from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.result import RunResult
@@ -40,11 +51,15 @@ from stageflow.timeline import timeline_svg, timeline_text
 
 _EXAMPLES = """\
   stageflow run voice
+  stageflow run voice --whole                 speaks once the whole answer is there
   stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
   stageflow run chat --scale 0 --json
   stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
   stageflow run voice --inject llm=error --dlq letters.db     one that fails, and is kept
   stageflow run voice --inject stt=error --telemetry runs.db
+  stageflow run voice --provider local --in question.wav --out answer.wav
+  echo "What do bees make?" | stageflow run chat --provider local --text -
+  stageflow run chat --provider openai --base-url http://127.0.0.1:8080/v1 --model mine
   stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
 """
 
@@ -55,11 +70,21 @@ _SHOWN_CHARS = 200
 def add_command(commands: Commands) -> None:
     """Add the command ``run``."""
     parser = described(
-        commands, "run", "run a pipeline once with fake providers and draw its timeline", _EXAMPLES
+        commands,
+        "run",
+        "run a pipeline once, with fake or real providers, and draw its timeline",
+        _EXAMPLES,
     )
     add_pipeline(parser)
     parser.add_argument(
-        "--text", help=f"what the user says; for voice it is spoken first (default: {DEFAULT_TEXT})"
+        "--text",
+        help=f"what the user says; for voice it is spoken first; -: the standard input (default:"
+        f" {DEFAULT_TEXT})",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="with voice: speak only once the whole answer is there, instead of streaming",
     )
     parser.add_argument("--user", help=f"id of the user (default: {KNOWN_USER})")
     parser.add_argument(
@@ -92,8 +117,8 @@ def add_command(commands: Commands) -> None:
         type=_fault,
         default=[],
         metavar="PROVIDER=FAULT",
-        help=f"put a provider (llm, stt, tts, db) in trouble: {', '.join(FaultType)}; may be"
-        " repeated",
+        help=f"put a provider (llm, stt, tts, db, speaker) in trouble: {', '.join(FaultType)};"
+        " may be repeated",
     )
     parser.add_argument(
         "--dlq",
@@ -101,6 +126,7 @@ def add_command(commands: Commands) -> None:
         help="keep the run as a dead letter if it fails for good, in this file or PostgreSQL; see"
         " stageflow dlq",
     )
+    add_providers(parser)
     add_telemetry(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the result and its events as JSON instead"
@@ -112,19 +138,12 @@ def add_command(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    pipeline = load_pipeline(arguments.pipeline)
-    context = PipelineContext(
-        run_inputs(pipeline, arguments.text, arguments.user, arguments.input),
-        providers=default_providers(seed=arguments.seed or 0, scale=arguments.scale),
-        deadline_s=arguments.deadline_s,
-        seed=arguments.seed,
-    )
-    with ExitStack() as faults:
-        for injector in arguments.inject:
-            # A fault on a provider that nobody calls would show a healthy turn.
-            context.providers[injector.provider]
-            faults.enter_context(injector)
-        result = asyncio.run(_run_kept(pipeline, context, arguments))
+    pipeline = _load(arguments.pipeline, arguments.whole)
+    check_providers(arguments, pipeline)
+    read_text(arguments)
+    inputs = run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
+    context, result = asyncio.run(_run_provided(pipeline, inputs, arguments))
+    keep_speech(arguments, result.outputs.get("speech"))
     if arguments.json:
         say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
     else:
@@ -141,6 +160,31 @@ def _run(arguments: argparse.Namespace) -> int:
     if result.dead_letter_error is not None:
         complain(f"error: NOT kept as a dead letter: {result.dead_letter_error}")
     return 0 if result.failure is None else 1
+
+
+def _load(name: str, whole: bool) -> Pipeline:
+    """The pipeline to run: for ``voice`` the kernel that streams, unless it is to be whole."""
+    if whole and name != "voice":
+        raise UsageError(f"--whole is for voice; {name} is run as it is, so leave it out")
+    return load_pipeline("streaming_voice" if name == "voice" and not whole else name)
+
+
+async def _run_provided(
+    pipeline: Pipeline, inputs: Mapping[str, Any], arguments: argparse.Namespace
+) -> tuple[PipelineContext, RunResult]:
+    async with opened_providers(arguments) as providers:
+        context = PipelineContext(
+            await heard_inputs(arguments, inputs, providers),
+            providers=providers,
+            deadline_s=arguments.deadline_s,
+            seed=arguments.seed,
+        )
+        with ExitStack() as faults:
+            for injector in arguments.inject:
+                # A fault on a provider that nobody calls would show a healthy turn.
+                context.providers[injector.provider]
+                faults.enter_context(injector)
+            return context, await _run_kept(pipeline, context, arguments)
 
 
 async def _run_kept(
@@ -178,6 +222,9 @@ def report(result: RunResult, color: bool) -> None:
             say(f"{key}: {shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + '…'}")
         say("")
     say(timeline_text(result.events, terminal_width(), color=color).rstrip("\n"))
+    first_ms = first_audio_ms(result.events)
+    if first_ms is not None:
+        say(f"first sound after {first_ms:.0f} ms")
     if result.failure is not None:
         complain(f"error: {result.error}")
         complain(f"the user is told: {result.user_message}")
@@ -190,6 +237,7 @@ def as_json(result: RunResult) -> dict[str, Any]:
         "pipeline_run_id": result.pipeline_run_id,
         "status": str(result.status),
         "duration_ms": result.duration_ms,
+        "first_audio_ms": first_audio_ms(result.events),
         "outputs": plain(result.outputs),
         "error": result.error,
         "user_message": result.user_message,

@@ -16,6 +16,7 @@ from stageflow.events import COMPLETED, FAILED, SKIPPED, STARTED, TERMINAL, Even
 from stageflow.graph import StageGraph
 from stageflow.letter import DeadLetter, LetterBox, LetterError, StageEnding, StageRecord
 from stageflow.result import RunResult
+from stageflow.stream import Stream
 
 T = TypeVar("T")
 
@@ -121,7 +122,9 @@ def letter_of_run(context: PipelineContext, graph: StageGraph, result: RunResult
             None if failed is None else graph[failed].provider,
         ),
         inputs=dict(context.inputs),
-        stages=dict(_records(result, graph, failed, context.deadline_s)),
+        stages=_without_lost_streams(
+            dict(_records(result, graph, failed, context.deadline_s)), result, graph
+        ),
         events=events,
         seed=context.seed,
         deadline_s=context.deadline_s,
@@ -154,12 +157,44 @@ def _records(
         by_itself = what in (COMPLETED, SKIPPED) or (what == FAILED and not stopped)
         reason = event.data.get("error_message") or event.data.get("reason")
         keys = graph[name].outputs if what == COMPLETED else ()
+        kept = [key for key in graph[name].streams if _is_kept(result.bag.get(key))]
         yield (
             name,
             StageRecord(
                 StageEnding(what),
                 final=by_itself and name in started,
                 reason=reason,
-                outputs={key: result.bag[key] for key in keys},
+                outputs={key: result.bag[key] for key in (*keys, *kept)},
             ),
         )
+
+
+def _is_kept(stream: object) -> bool:
+    return isinstance(stream, Stream) and stream.whole
+
+
+def _without_lost_streams(
+    records: dict[str, StageRecord], result: RunResult, graph: StageGraph
+) -> dict[str, StageRecord]:
+    """The records, in which whoever has to write a stream once more is not final.
+
+    That is a stage with a stream that some stage has yet to read and that was not kept; and with
+    it all that depends on it, as that has read or written what will now be another.
+    """
+    again: set[str] = set()
+    for key, route in graph.streams.items():
+        unread = any(not _is_final(records, name) for name in (*route.live, *route.late))
+        if unread and key in result.bag and not _is_kept(result.bag[key]):
+            again.add(route.producer)
+    for number in graph.order:
+        spec = graph.specs[number]
+        if again.intersection(spec.dependencies):
+            again.add(spec.name)
+    return {
+        name: replace(record, final=False) if name in again else record
+        for name, record in records.items()
+    }
+
+
+def _is_final(records: dict[str, StageRecord], name: str) -> bool:
+    return name in records and records[name].final

@@ -28,6 +28,7 @@ from stageflow.letter import (
     Unstorable,
 )
 from stageflow.providers.ports import Audio, Message
+from stageflow.stream import Stream
 
 #: Marks a tagged value: ``{"$": tag, "v": …}``.
 _TAG = "$"
@@ -68,6 +69,11 @@ def _seconds(value: timedelta) -> list[int]:
     return [value.days, value.seconds, value.microseconds]
 
 
+def _stream(parts: list[Any]) -> Stream:
+    key, producer, items = parts
+    return Stream.of(items, key=key, producer=producer)
+
+
 _BUILT_IN: tuple[StoredType, ...] = (
     StoredType("bytes", bytes, _to_base64, _from_base64),
     StoredType("bytearray", bytearray, _to_base64, lambda text: bytearray(_from_base64(text))),
@@ -83,6 +89,8 @@ _BUILT_IN: tuple[StoredType, ...] = (
     StoredType("complex", complex, lambda z: [z.real, z.imag], lambda parts: complex(*parts)),
     StoredType("audio", Audio, lambda a: [a.pcm, a.sample_rate_hz], lambda parts: Audio(*parts)),
     StoredType("message", Message, lambda m: [m.role, m.content], lambda parts: Message(*parts)),
+    # One that is not whole refuses, and is described.
+    StoredType("stream", Stream, lambda s: [s.key, s.producer, s.items()], _stream),
     StoredType(
         _UNSTORABLE,
         Unstorable,

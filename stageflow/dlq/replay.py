@@ -144,11 +144,11 @@ def _misfit(letter: DeadLetter, graph: StageGraph) -> str | None:
     for name, record in letter.finished.items():
         if name not in known:
             return f"the pipeline has no stage {name!r}, which had finished"
-        declared = set(known[name].outputs)
-        if record.outputs and set(record.outputs) != declared:
+        declared, streams = set(known[name].outputs), set(known[name].streams)
+        if record.outputs and set(record.outputs) - streams != declared:
             return (
                 f"stage {name!r} wrote {sorted(record.outputs)} and is now declared to write"
-                f" {sorted(declared)}"
+                f" {sorted(declared | streams)}"
             )
     return None
 

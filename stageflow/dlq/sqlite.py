@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from stageflow.closing import AsyncClosing
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
 from stageflow.dlq.store import Claim, check_claimable, letter_of
 from stageflow.errors import (
@@ -48,7 +48,7 @@ CREATE TABLE dead_letters (
 _SELECT = "SELECT body, state, attempts, lease_until, replay_run_id FROM dead_letters"
 
 
-class SQLiteDeadLetterStore:
+class SQLiteDeadLetterStore(AsyncClosing):
     """A `DeadLetterStore` in one file.
 
     All of SQLite happens in one thread with one connection, opened at the first call, so no event
@@ -126,17 +126,6 @@ class SQLiteDeadLetterStore:
                 await self._in_worker(self._disconnect)
             finally:
                 self._worker.shutdown(wait=False)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────
 

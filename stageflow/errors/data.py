@@ -55,12 +55,13 @@ class MissingKeyError(BagError, KeyError):
 
     code = "missing_key"
 
-    def __init__(self, key: object, known: Iterable[str]) -> None:
+    def __init__(self, key: object, known: Iterable[str], why: str | None = None) -> None:
         self.key = key
         names = sorted(known)
         hint = did_you_mean(key, names) if isinstance(key, str) else "; keys are strings"
         written = ", ".join(map(repr, names[:10])) or "nothing"
-        super().__init__(f"key {key!r} has not been written (written: {written}){hint}")
+        reason = f"; the run failed: {why}" if why else ""
+        super().__init__(f"key {key!r} has not been written (written: {written}){hint}{reason}")
 
 
 class ContextInUseError(StageflowError):

@@ -112,7 +112,7 @@ class CycleError(DefinitionError):
 
 
 class DuplicateOutputError(DefinitionError):
-    """Two stages declare the same output, or one that is an input of the run."""
+    """Two stages declare the same output or stream, or one that is an input of the run."""
 
     code = "duplicate_output"
 
@@ -123,6 +123,20 @@ class DuplicateOutputError(DefinitionError):
             pipeline,
             stage,
             f"declares the output {key!r}, which {other} already provides; rename one of them",
+        )
+
+
+class OutputIsStreamError(DefinitionError):
+    """A stage declares one key as an output and as a stream."""
+
+    code = "output_is_stream"
+
+    def __init__(self, pipeline: str, stage: str, key: str) -> None:
+        self.key = key
+        super().__init__(
+            pipeline,
+            stage,
+            f"declares {key!r} as an output and as a stream; keep it in one of the two",
         )
 
 
@@ -151,13 +165,12 @@ class InvalidRunnerError(DefinitionError):
 
     code = "invalid_runner"
 
-    def __init__(self, pipeline: str, stage: str, runner: object) -> None:
-        super().__init__(
-            pipeline,
-            stage,
-            f"its runner {shown(runner)} is neither an async function nor an object with an async"
-            " execute(ctx); write 'async def'",
+    def __init__(self, pipeline: str, stage: str, runner: object, problem: str = "") -> None:
+        what = problem or (
+            "is neither an async function nor an object with an async execute(ctx);"
+            " write 'async def'"
         )
+        super().__init__(pipeline, stage, f"its runner {shown(runner)} {what}")
         self.runner = runner
 
 
@@ -177,7 +190,7 @@ class InvalidTimeoutError(DefinitionError):
 
 
 class InvalidDeclarationError(DefinitionError):
-    """Declared inputs, outputs or dependencies that are not a sequence of distinct names."""
+    """Declared inputs, outputs, streams or dependencies that are no sequence of distinct names."""
 
     code = "invalid_declaration"
 

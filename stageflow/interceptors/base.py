@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from stageflow.context import StageContext
-from stageflow.errors import StageTimeoutError
-from stageflow.stage import StageFunction, StageOutput, StageSpec, check_output
+from stageflow.errors import OutputMismatchError, StageTimeoutError
+from stageflow.stage import StageFunction, StageOutput, StageSpec, StageStatus, check_output
 
 CallNext: TypeAlias = Callable[[StageContext], Coroutine[Any, Any, StageOutput]]
 
@@ -50,6 +50,19 @@ class Interceptor:
         return f"{type(self).__name__}()"
 
 
+def _opening(call: StageFunction, declared: frozenset[str]) -> StageFunction:
+    """Let a stage's success pass only if it has opened its streams, so that interceptors know."""
+
+    async def opening(ctx: StageContext) -> StageOutput:
+        output = check_output(await call(ctx), declared)
+        unopened = ctx.unopened
+        if unopened and output.status is StageStatus.COMPLETED:
+            raise OutputMismatchError((), (), unopened)
+        return output
+
+    return opening
+
+
 def _overrides(interceptor: Interceptor, hook: str) -> bool:
     return getattr(type(interceptor), hook) is not getattr(Interceptor, hook)
 
@@ -57,10 +70,11 @@ def _overrides(interceptor: Interceptor, hook: str) -> bool:
 def fold(spec: StageSpec, interceptors: Sequence[Interceptor]) -> StageFunction:
     """The stage's function with its interceptors around it, made once.
 
-    Neighbours that only observe share one layer, and a stage without interceptors has none.
+    Neighbours that only observe share one layer. A stage without interceptors has none, but for
+    one that sees whether it opens its streams, if it has any.
     """
     declared = frozenset(spec.outputs)
-    call: StageFunction = spec.execute
+    call: StageFunction = _opening(spec.execute, declared) if spec.streams else spec.execute
     observers: list[Interceptor] = []
     for interceptor in reversed([i for i in interceptors if i.applies_to(spec)]):
         if _overrides(interceptor, "around"):

@@ -52,7 +52,9 @@ class RetryInterceptor(Interceptor):
     (docs/errors.md has a line for each), not an exception that means a mistake in the stage. A
     stage may say so itself, by ``StageOutput.fail(reason, retryable=True)``. And it is retried
     only as long as the delay ends before the run's deadline and the stage's timeout. Each retry is
-    an event ``stage.<name>.retrying``. The delay is spent on the loop's clock, and its length
+    an event ``stage.<name>.retrying``. A stage that has put an item into a stream is not retried,
+    as what was said cannot be unsaid, nor one that has read items which are gone. The delay is
+    spent on the loop's clock, and its length
     drawn from the stage's own random numbers.
     """
 
@@ -79,6 +81,7 @@ class RetryInterceptor(Interceptor):
                 delay_s = self._delay_s(ctx, attempt, failure)
                 if delay_s is None:
                     raise
+            ctx.rewind()
             ctx.emit("retrying", attempt=attempt, delay_s=delay_s, error_code=failure.code)
             await asyncio.sleep(delay_s)
             attempt += 1
@@ -86,6 +89,8 @@ class RetryInterceptor(Interceptor):
     def _delay_s(self, ctx: StageContext, attempt: int, failure: StageflowError) -> float | None:
         policy = self.policy
         if not failure.retryable or attempt >= policy.attempts or _is_cancelled():
+            return None
+        if not ctx.repeatable:
             return None
         ceiling_s = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** (attempt - 1))
         delay_s = max(ctx.random.uniform(0.0, ceiling_s), failure.retry_after_s or 0.0)

@@ -25,8 +25,12 @@ KEPT_TURNS = 20
 
 SYSTEM_PROMPT = "You are a friendly assistant. Answer briefly."
 
+#: How the model is told that its answer broke off.
+INTERRUPTED = "[interrupted here; the user has not heard the rest]"
+
 #: One exchange: ``user`` and ``assistant`` hold what was said, ``refused`` whether the guard
-#: answered in place of the model.
+#: answered in place of the model, and ``interrupted``, if it is there, that ``assistant`` is only
+#: what the user heard of the answer.
 Turn = Mapping[str, Any]
 
 
@@ -60,13 +64,22 @@ async def memory(ctx: StageContext) -> StageOutput:
     return StageOutput.ok(history=await recall(ctx))
 
 
-async def remember(ctx: StageContext, *, user: str, assistant: str, refused: bool = False) -> None:
+async def remember(
+    ctx: StageContext,
+    *,
+    user: str,
+    assistant: str,
+    refused: bool = False,
+    interrupted: bool = False,
+) -> None:
     """Append a turn to the conversation of the run's user.
 
     The conversation is read anew: what the memory stage saw may be absent, and writing it back
     would then wipe out what the database holds.
     """
-    turn = {"user": user, "assistant": assistant, "refused": refused}
+    turn: dict[str, Any] = {"user": user, "assistant": assistant, "refused": refused}
+    if interrupted:
+        turn["interrupted"] = True
     turns = [*await recall(ctx), turn]
     await ctx.db.put(CONVERSATIONS, ctx["user_id"], {"turns": turns[-KEPT_TURNS:]})
 
@@ -84,6 +97,7 @@ def conversation(
     for turn in history or ():
         if not turn["refused"]:
             messages.append(Message("user", turn["user"]))
-            messages.append(Message("assistant", turn["assistant"]))
+            cut = f" {INTERRUPTED}" if turn.get("interrupted") else ""
+            messages.append(Message("assistant", f"{turn['assistant']}{cut}"))
     messages.append(Message("user", text))
     return messages

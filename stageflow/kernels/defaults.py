@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stageflow.kernels.conversation import PROFILES
-from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS
+from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSpeaker, FakeSTT, FakeTTS
 from stageflow.providers.latency import LatencyProfile
 from stageflow.providers.registry import ProviderRegistry
 
@@ -23,11 +23,12 @@ KNOWN_USER = "ada"
 
 
 def default_providers(seed: int = 0, scale: float = 1.0) -> ProviderRegistry:
-    """Fakes of all four ports: an echoing model, speech that survives its round trip, a store.
+    """Fakes of all ports: an echoing model, speech that survives its round trip, a store.
 
     Args:
         seed: Makes the latencies repeat.
-        scale: What every latency is multiplied by; 0 makes each call return without suspending.
+        scale: What every latency, and the time that sound takes to sound, is multiplied by; 0
+            makes each call return without suspending.
 
     Raises:
         InvalidConfigError: `scale` is negative or not finite.
@@ -45,4 +46,5 @@ def default_providers(seed: int = 0, scale: float = 1.0) -> ProviderRegistry:
             write=DATABASE_WRITE.scaled(scale),
             seed=seed,
         ),
+        speaker=FakeSpeaker(scale=scale),
     )

@@ -91,6 +91,7 @@ def voice() -> Pipeline:
 
     Inputs of a run: ``audio`` (`Audio`) and ``user_id`` (a string). Outputs: ``transcript``,
     ``profile`` (absent if there is none), ``history``, ``answer`` and ``speech`` (`Audio`).
-    It calls all four ports. Without a database the turn goes on, without memory.
+    It calls a model, both speech services and a database. Without a database the turn goes on,
+    without memory.
     """
     return Pipeline("voice", [stt, profile, memory, llm, tts, persist], inputs=["audio", "user_id"])

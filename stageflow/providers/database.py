@@ -14,8 +14,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from threading import Thread
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiosqlite
 from sqlalchemy import (
@@ -36,6 +35,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from stageflow.closing import AsyncClosing
 from stageflow.durations import is_duration
 from stageflow.errors import ErrorCategory, InvalidConfigError, ProviderError, shown
 
@@ -71,7 +71,7 @@ class InvalidRecordError(ProviderError):
         self.key = key
 
 
-class SqlDatabase:
+class SqlDatabase(AsyncClosing):
     """Records of JSON in one SQL table, by collection and key.
 
     It serves the event loop that first calls it; after `close` it may serve another. The table is
@@ -175,17 +175,6 @@ class SqlDatabase:
                 await asyncio.to_thread(thread.join, self._call_timeout_s)
         self._threads.clear()
         self._loop = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"SqlDatabase({self._url.render_as_string(hide_password=True)!r})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import math
 import random
 import re
 import struct
@@ -17,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stageflow.errors import InvalidConfigError, UnintelligibleAudioError
-from stageflow.providers.latency import INSTANT, LatencyProfile
+from stageflow.providers.latency import INSTANT, LatencyProfile, require_amount
 from stageflow.providers.ports import Audio, Message
 
 # A byte of text sounds for 60 ms at 16 kHz: twelve periods of a 200 Hz square wave, whose
@@ -184,6 +185,50 @@ class FakeTTS(_Fake):
         audio = speech_of_text(text)
         await self._take(self._latency)
         return audio
+
+
+class FakeSpeaker:
+    """A loudspeaker without sound, which takes the time that sound takes.
+
+    Attributes:
+        calls: How many calls were begun, cancelled ones included.
+        sounding: How many calls are under way.
+        heard: What has sounded, to the sample: for each call that ended, the part that was played.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        """Set up the loudspeaker.
+
+        Args:
+            scale: What the duration of sound is multiplied by; 0 makes each call return without
+                suspending.
+
+        Raises:
+            InvalidConfigError: `scale` is negative or not finite.
+        """
+        require_amount("FakeSpeaker", "scale", scale, "times")
+        self.calls = 0
+        self.sounding = 0
+        self.heard: list[Audio] = []
+        self._scale = scale
+
+    async def play(self, audio: Audio) -> None:
+        """Take as long as it sounds."""
+        self.calls += 1
+        self.sounding += 1
+        loop = asyncio.get_running_loop()
+        began, lasts_s = loop.time(), audio.duration_s * self._scale
+        share = 1.0
+        try:
+            await _sleep_ms(lasts_s * 1000.0)
+        except BaseException:
+            share = (loop.time() - began) / lasts_s
+            raise
+        finally:
+            self.sounding -= 1
+            # Sums of binary fractions of a second miss a sample by less than this rounds away.
+            samples = math.floor(round(min(1.0, share) * (len(audio.pcm) // 2), 6))
+            self.heard.append(Audio(audio.pcm[: 2 * samples], audio.sample_rate_hz))
 
 
 class FakeDatabase(_Fake):

@@ -42,7 +42,7 @@ class LatencyProfile:
 
     def __post_init__(self) -> None:
         for field in ("p50_ms", "p99_ms"):
-            _require_amount("LatencyProfile", field, getattr(self, field), "milliseconds")
+            require_amount("LatencyProfile", field, getattr(self, field), "milliseconds")
         if self.p99_ms < self.p50_ms:
             raise InvalidConfigError(
                 "LatencyProfile",
@@ -61,7 +61,7 @@ class LatencyProfile:
     @classmethod
     def fixed(cls, latency_ms: float) -> Self:
         """Every call takes `latency_ms` milliseconds."""
-        _require_amount("LatencyProfile", "latency_ms", latency_ms, "milliseconds")
+        require_amount("LatencyProfile", "latency_ms", latency_ms, "milliseconds")
         return cls(latency_ms, latency_ms)
 
     @classmethod
@@ -101,11 +101,12 @@ class LatencyProfile:
         Raises:
             InvalidConfigError: `factor` is no finite number from 0 up.
         """
-        _require_amount("LatencyProfile", "factor", factor, "times")
+        require_amount("LatencyProfile", "factor", factor, "times")
         return LatencyProfile(self.p50_ms * factor, self.p99_ms * factor)
 
 
-def _require_amount(owner: str, field: str, found: object, unit: str) -> None:
+def require_amount(owner: str, field: str, found: object, unit: str) -> None:
+    """Let finite numbers from 0 up pass, and nothing else; raises as `LatencyProfile`."""
     number = isinstance(found, int | float) and not isinstance(found, bool)
     if not number or not 0 <= float(found) < math.inf:  # type: ignore[arg-type]
         raise InvalidConfigError(owner, field, found, f"give a finite number of {unit}, 0 or more")

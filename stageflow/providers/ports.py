@@ -64,6 +64,13 @@ class TTS(Protocol):
         """`text` as sound."""
 
 
+class Speaker(Protocol):
+    """What makes sound be heard: a loudspeaker, a telephone line."""
+
+    async def play(self, audio: Audio) -> None:
+        """Return when all of it has sounded; when cancelled, be silent at once."""
+
+
 class Database(Protocol):
     """A store of small records, addressed by collection and key."""
 

@@ -8,8 +8,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
-from stageflow.errors import InvalidProviderError, UnknownProviderError
-from stageflow.providers.ports import LLM, STT, TTS, Database
+from stageflow.errors import InvalidConfigError, InvalidProviderError, UnknownProviderError
+from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
 
 #: The names that carry a port, and the methods that the port asks for.
 PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -17,6 +17,7 @@ PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "stt": ("STT", ("transcribe",)),
     "tts": ("TTS", ("synthesize",)),
     "db": ("Database", ("get", "put")),
+    "speaker": ("Speaker", ("play",)),
 }
 
 
@@ -46,8 +47,8 @@ def adapted(name: str, adapter: Adapter) -> Iterator[None]:
 class ProviderRegistry(Mapping[str, Any]):
     """Providers by name.
 
-    The names ``llm``, ``stt``, ``tts`` and ``db`` stand for the ports of those names and are
-    checked; any other name holds whatever is registered under it.
+    The names ``llm``, ``stt``, ``tts``, ``db`` and ``speaker`` stand for ports and are checked; any
+    other name holds whatever is registered under it.
     """
 
     def __init__(self, **providers: Any) -> None:
@@ -61,7 +62,11 @@ class ProviderRegistry(Mapping[str, Any]):
 
         Raises:
             InvalidProviderError: The name carries a port, and the provider lacks its methods.
+            InvalidConfigError: It is a class, and no provider.
         """
+        if isinstance(provider, type):
+            mend = f"give an instance of it: {provider.__name__}(…)"
+            raise InvalidConfigError("ProviderRegistry", name, provider, mend)
         if name in PORTS:
             port, methods = PORTS[name]
             missing = [f"{m}()" for m in methods if not callable(getattr(provider, m, None))]
@@ -110,3 +115,8 @@ class ProviderRegistry(Mapping[str, Any]):
     def db(self) -> Database:
         """The database."""
         return cast("Database", self["db"])
+
+    @property
+    def speaker(self) -> Speaker:
+        """What makes sound be heard."""
+        return cast("Speaker", self["speaker"])

@@ -44,6 +44,10 @@ Measure the newest commits of the branch in asv.conf.json that have no results o
 newest first, then publish the history as a site that needs no network. A commit counts as
 measured when every present benchmark has a result there, was skipped there or failed there.
 
+examples:
+  stageflow pulse bench
+  stageflow pulse bench --commits 1 --bench exact       one commit, and only some benchmarks
+
 exit codes:
   0    measured and published; failures on older commits are only reported
   1    nothing could be measured or published; the last line says why and what to do
@@ -56,6 +60,10 @@ _BUILD_HELP = """\
 Publish the results there are as a site, without measuring anything: asv's pages, and Central Pulse
 (central.html), which shows history, telemetry and what is wrong now. docs/guides/central-pulse.md
 tells how to read it.
+
+examples:
+  stageflow pulse build
+  stageflow pulse build --store telemetry.db
 
 exit codes: 0 published, 1 nothing could be published (the last line says why), 2 bad arguments
 """
@@ -75,6 +83,11 @@ Measure two commits of this repository, as far as they are not measured yet, and
 changed: by exact figures, by counted instructions, and by works timed in pairs; then hold the
 budgets of benchmarks/budgets.toml. docs/guides/gate.md tells how to read the report.
 
+examples:
+  stageflow pulse gate                              HEAD against where it left main
+  stageflow pulse gate --base HEAD~1 --only bag     one commit, and only some series
+  stageflow pulse gate --nightly --markdown gate.md
+
 exit codes (of several that hold, the first in the order 6, 5, 4, 1, 3):
   0    fine
   1    regression: something became slower that is not accepted in benchmarks/accepted.toml
@@ -90,12 +103,20 @@ _COMPARE_HELP = """\
 Print every series that was measured on both commits, the greatest rise first, without a
 judgement and without measuring anything.
 
+examples:
+  stageflow pulse compare main HEAD
+  stageflow pulse compare v0.1.0 HEAD --only exact
+
 exit codes: 0 printed, 2 bad arguments, 4 nothing was measured on both, 6 the set-up failed
 """
 
 _BUDGETS_HELP = """\
 Check benchmarks/budgets.toml and benchmarks/accepted.toml, and print every budget beside what was
 measured last.
+
+examples:
+  stageflow pulse budgets
+  stageflow pulse budgets --head main
 
 exit codes: 0 fine, 2 bad arguments, 3 over budget, 6 a file is wrong, or the set-up failed
 """

@@ -33,6 +33,7 @@ class AsvProject:
         results_dir: Where asv keeps its result files.
         html_dir: Where the site is published.
         set_aside_dir: Where corrupt result files are moved to.
+        package: Name of the package that is measured: its folder lies in `root`.
     """
 
     root: Path
@@ -41,6 +42,7 @@ class AsvProject:
     results_dir: Path
     html_dir: Path
     set_aside_dir: Path
+    package: str
 
     @classmethod
     def load(cls, root: Path) -> AsvProject:
@@ -61,6 +63,7 @@ class AsvProject:
                 results_dir=path.parent / settings["results_dir"],
                 html_dir=path.parent / settings["html_dir"],
                 set_aside_dir=path.parent / SET_ASIDE_DIR,
+                package=settings["project"],
             )
         except FileNotFoundError:
             raise PulseError(
@@ -71,7 +74,8 @@ class AsvProject:
             raise PulseError(f"{path} is not plain JSON (no comments allowed): {error}") from error
         except (KeyError, IndexError, TypeError) as error:
             raise PulseError(
-                f"{path} must name 'branches' (at least one), 'results_dir' and 'html_dir': {error}"
+                f"{path} must name 'branches' (at least one), 'project' (the package), "
+                f"'results_dir' and 'html_dir': {error}"
             ) from error
 
     def start_asv(self, *args: str, stdin: str = "") -> subprocess.Popen[str]:

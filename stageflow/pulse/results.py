@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stageflow.pulse.whole_file import whole_file
+
 BENCHMARKS_FILE = "benchmarks.json"
 MACHINE_FILE = "machine.json"
 MACHINE_FIELDS = ("arch", "cpu", "machine", "num_cpu", "os", "ram")
@@ -209,6 +211,5 @@ def _restore_machine_files(results_dir: Path) -> None:
             continue
         result = _load(next(folder.glob("*.json")))
         content = {key: result["params"].get(key, "") for key in MACHINE_FIELDS}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content | {"version": _FORMAT_VERSIONS[MACHINE_FILE]}))
-        partial.replace(path)
+        with whole_file(path) as file:
+            json.dump(content | {"version": _FORMAT_VERSIONS[MACHINE_FILE]}, file)

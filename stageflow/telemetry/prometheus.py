@@ -22,13 +22,14 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from stageflow.dispatch import EventDispatcher
-from stageflow.events import FAILED, STARTED, TERMINAL, Event
+from stageflow.events import CANCELLED, COMPLETED, FAILED, STARTED, TERMINAL, Event
 from stageflow.telemetry.buckets import DURATION_BUCKETS_S
 from stageflow.telemetry.letters import LETTER_WAITING
 from stageflow.telemetry.open_runs import OpenRuns
 from stageflow.telemetry.outcomes import BREAKER_STATES, MEASURED, UNKNOWN
 
 _STAGE = ("pipeline", "stage")
+_RUN_OUTCOMES = (COMPLETED, FAILED, CANCELLED)
 
 
 class PrometheusSink:
@@ -109,6 +110,10 @@ class PrometheusSink:
             elif event.what == STARTED:
                 pipeline = event.data.get("pipeline", UNKNOWN)
                 self._runs.begin(event.pipeline_run_id, pipeline)
+                # A rate is taken from what there was before: a counter that appears with the
+                # first failure would hide just that one.
+                for outcome in _RUN_OUTCOMES:
+                    self._run_ends.labels(pipeline, outcome)
             elif event.what in TERMINAL:
                 self._take_end_of_run(event)
 

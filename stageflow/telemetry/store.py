@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from stageflow.closing import Closing
 from stageflow.events import FAILED, Event
 from stageflow.telemetry.errors import UnknownRunError
 from stageflow.telemetry.histogram import Histogram
@@ -194,7 +194,7 @@ class RunNote:
     events: tuple[Event, ...] = ()
 
 
-class TelemetryStore:
+class TelemetryStore(Closing):
     """A file of telemetry, opened for reading while others write. Close it, or use it in ``with``.
 
     Any thread may use it, one at a time. Every method may raise `TelemetryFileError`.
@@ -218,17 +218,6 @@ class TelemetryStore:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def known(self) -> tuple[tuple[str, str | None], ...]:
         """Every pipeline, and with it every stage that has ended; None for its runs, first."""

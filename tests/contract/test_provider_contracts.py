@@ -14,12 +14,20 @@ import pytest
 
 from stageflow import Audio, Message
 from stageflow.providers.database import SqlDatabase
-from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS, speech_of_text
+from stageflow.providers.fake import (
+    FakeDatabase,
+    FakeLLM,
+    FakeSpeaker,
+    FakeSTT,
+    FakeTTS,
+    speech_of_text,
+)
 from stageflow.providers.latency import LatencyProfile
 from stageflow.providers.resilience import Fallback
 from stageflow.testing.contracts.providers import (
     DatabaseContractTest,
     LlmContractTest,
+    SpeakerContractTest,
     SttContractTest,
     TtsContractTest,
 )
@@ -77,6 +85,19 @@ class TestFakeTTS(TtsContractTest):
         return FakeTTS(latency=SOON)
 
 
+class TestFakeSpeaker(SpeakerContractTest):
+    async def make_speaker(self) -> Any:
+        return FakeSpeaker()
+
+
+class TestFakeSpeakerInSimulatedTime(SpeakerContractTest):
+    real_io = False
+    scale = 600.0
+
+    async def make_speaker(self) -> Any:
+        return FakeSpeaker(scale=600.0)
+
+
 class TestFakeDatabase(DatabaseContractTest):
     async def make_database(self) -> Any:
         return FakeDatabase(read=SOON, write=SOON)
@@ -126,7 +147,7 @@ class Stubborn:
             return "x"
         return "x"
 
-    complete = transcribe = synthesize = _call
+    complete = transcribe = synthesize = play = _call
 
     async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
         yield await self._call()
@@ -149,6 +170,9 @@ class Odd:
 
     async def synthesize(self, text: str) -> Any:
         return b""
+
+    async def play(self, audio: Audio) -> None:
+        assert len(audio.pcm) > 2, "a click is no sound"
 
 
 class _Pieces:
@@ -233,6 +257,7 @@ WRONG: dict[Any, dict[str, Any]] = {
     },
     SttContractTest: {"test_can_be_cancelled": Stubborn, "": Odd},
     TtsContractTest: {"test_can_be_cancelled": Stubborn, "": Odd},
+    SpeakerContractTest: {"test_can_be_cancelled": Stubborn, "": Odd},
     DatabaseContractTest: {
         # Of the keys that it is put, only the first hundred signs count.
         "test_what_was_put_is_got": type(
@@ -253,7 +278,8 @@ def contract(owner: Any, provider: Any, **fields: Any) -> Any:
     async def make(self: object) -> Any:
         return provider()
 
-    makers = dict.fromkeys(["make_llm", "make_stt", "make_tts", "make_database"], make)
+    ports = ["make_llm", "make_stt", "make_tts", "make_database", "make_speaker"]
+    makers = dict.fromkeys(ports, make)
     return type("Made", (owner,), {**makers, "make_audio": lambda self: HELLO, **fields})()
 
 

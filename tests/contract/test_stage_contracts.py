@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from stageflow import Pipeline, ProviderRegistry, StageSpec, kernels
+from stageflow import Pipeline, ProviderRegistry, StageSpec, Stream, kernels
 from stageflow.kernels.chat import chat
 from stageflow.kernels.defaults import default_providers
+from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.kernels.voice import voice
 from stageflow.providers.database import SqlDatabase
 from stageflow.providers.fake import speech_of_text
@@ -26,6 +27,8 @@ from tests.utils.http_llm import HttpLLM
 from tests.utils.listener import in_a_thread
 from tests.utils.llm_server import LlmServer
 
+KERNELS = (voice(), streaming_voice(), chat())
+
 #: A value for each input that some stage of a kernel declares, and another.
 INPUTS: dict[str, Any] = {
     "answer": "Good morning, Ada.",
@@ -33,6 +36,8 @@ INPUTS: dict[str, Any] = {
     "history": [{"user": "Hello", "assistant": "Hello, Ada.", "refused": False}],
     "profile": {"name": "Ada"},
     "refusal": None,
+    "sentences": Stream.of(["Good morning. ", "Ada."]),
+    "sound": Stream.of([("Good morning.", speech_of_text("Good morning."))]),
     "text": "Good morning",
     "transcript": "Good morning",
     "user_id": "ada",
@@ -41,6 +46,8 @@ OTHER_INPUTS = INPUTS | {
     "answer": "Good night, Ada.",
     "audio": speech_of_text("Good night"),
     "history": [],
+    "sentences": Stream.of(["Good night. ", "Ada."]),
+    "sound": Stream.of([("Good night.", speech_of_text("Good night."))]),
     "text": "Good night",
     "transcript": "Good night",
 }
@@ -59,7 +66,7 @@ def parameters(*places: ModuleType | Pipeline) -> list[Any]:
 
 
 class TestKernelStages(StageContractTest):
-    @pytest.fixture(params=parameters(voice(), chat()), autouse=True)
+    @pytest.fixture(params=parameters(*KERNELS), autouse=True)
     def found(self, request: pytest.FixtureRequest) -> None:
         self.stage: FoundStage = request.param
 
@@ -123,7 +130,7 @@ def test_no_stage_of_a_kernel_goes_without_the_contract() -> None:
         for name, value in vars(importlib.import_module(module.name)).items()
         if isinstance(value, StageSpec)
     }
-    checked = {id(found.spec) for found in get_all_stages(voice(), chat())}
+    checked = {id(found.spec) for found in get_all_stages(*KERNELS)}
     assert len(defined) >= 10
     assert {name for key, name in defined.items() if key not in checked} == set()
 
@@ -131,7 +138,7 @@ def test_no_stage_of_a_kernel_goes_without_the_contract() -> None:
 def test_all_registered_stages_are_found() -> None:
     """Those of the ready pipelines without being named, each once, by modules or by pipelines."""
     found = get_all_stages()
-    by_pipeline = {id(stage.spec) for stage in get_all_stages(voice(), chat())}
+    by_pipeline = {id(stage.spec) for stage in get_all_stages(*KERNELS)}
     assert {id(stage.spec) for stage in found} == by_pipeline
     assert len(found) == len(by_pipeline)
     for stage in found:

@@ -38,19 +38,23 @@ def python(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stages"),
+    ("kernel", "pipeline", "stages"),
     [
-        ("voice", ["stt", "profile", "memory", "llm", "tts", "persist"]),
-        ("chat", ["guard", "memory", "llm", "persist"]),
+        (
+            "voice",
+            "streaming_voice",
+            ["stt", "profile", "memory", "llm", "tts", "speak", "persist"],
+        ),
+        ("chat", "chat", ["guard", "memory", "llm", "persist"]),
     ],
 )
-def test_a_turn_in_real_time(kernel: str, stages: list[str], tmp_path: Path) -> None:
+def test_a_turn_in_real_time(kernel: str, pipeline: str, stages: list[str], tmp_path: Path) -> None:
     """``python -m stageflow run`` runs a turn from any folder and prints answer and timeline."""
     done = python("-m", "stageflow", "run", kernel, "--text", "Is it raining?", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     answer, _, heading, *chart = done.stdout.splitlines()
     assert answer == "You said: Is it raining?"
-    assert heading.startswith(f"{kernel}: completed in ")
+    assert heading.startswith(f"{pipeline}: completed in ")
     rows = [line.split()[1] for line in chart if line.count("│") == 2]
     assert sorted(rows) == sorted(stages)
     assert list(tmp_path.iterdir()) == []

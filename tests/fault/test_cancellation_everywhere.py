@@ -1,4 +1,4 @@
-"""Cancellation at every await: five pipelines, bare and with each interceptor around each stage.
+"""Cancellation at every await: six pipelines, bare and with each interceptor around each stage.
 
 A run is begun again and again, and its caller cancelled at the first pass of the event loop, at
 the second, and so on, until a run comes to its end before its cancellation would be due. A stage
@@ -40,45 +40,16 @@ from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
 from stageflow.interceptors.tracing import InMemoryTracer
 from stageflow.kernels.chat import chat
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.kernels.voice import voice
 from stageflow.providers.fake import speech_of_text
 from stageflow.providers.resilience import Fallback, Watched
 from tests.utils.assertions import assert_events_sound
 from tests.utils.factories import make_pipeline
 from tests.utils.scripted import ASKED, ScriptedLLM
-from tests.utils.virtual_time import VirtualTimeLoop
+from tests.utils.virtual_time import CancellingLoop
 
 PROBES = 50
-
-
-# ── a loop that cancels ─────────────────────────────────────────────────────────────────────
-
-
-class CancellingLoop(VirtualTimeLoop):
-    """Calls a function once, at the start of its n-th pass.
-
-    Attributes:
-        passes: How many passes there were since the function was set.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.passes = 0
-        self._due: tuple[int, Callable[[], object]] | None = None
-        select = self._clock.select
-
-        def counting(timeout: float | None = None) -> Any:
-            self.passes += 1
-            if self._due is not None and self._due[0] == self.passes:
-                self._due[1]()
-                # What was called has work for this pass: no time is waited for.
-                return select(0)
-            return select(timeout)
-
-        self._clock.select = counting  # type: ignore[method-assign]
-
-    def at_pass(self, number: int, callback: Callable[[], object]) -> None:
-        self.passes, self._due = 0, (number, callback)
 
 
 # ── what is run ─────────────────────────────────────────────────────────────────────────────
@@ -123,6 +94,9 @@ class Tracked:
 
     async def synthesize(self, *args: Any) -> Any:
         return await self._call("synthesize", *args)
+
+    async def play(self, *args: Any) -> None:
+        await self._call("play", *args)
 
     async def get(self, *args: Any) -> Any:
         return await self._call("get", *args)
@@ -179,18 +153,64 @@ def resilient() -> Pipeline:
     return make_pipeline(asks("first"), streaming, flaky, asks("last", "streaming", "flaky"))
 
 
+@stage(dependencies=["first"], streams=["words"], provider="llm", timeout_s=60.0)
+async def says(ctx: StageContext) -> StageOutput:
+    """Ask and put, with room for one; its helper task puts, too."""
+    words = ctx.open("words", capacity=1)
+
+    async def put(word: str) -> None:
+        for _ in range(2):
+            await words.put(word)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(put("aside"))
+        await ctx.llm.complete(ASKED)
+        await put("said")
+    return StageOutput.ok()
+
+
+@stage(dependencies=["says"], inputs=["words"], streams=["echo"], provider="llm")
+async def echoes(ctx: StageContext) -> StageOutput:
+    """Pass on what it reads, slowly."""
+    echo = ctx.open("echo", capacity=1)
+    async for word in ctx["words"]:
+        await ctx.llm.complete(ASKED)
+        await echo.put(word)
+    return StageOutput.ok()
+
+
+@stage(dependencies=["says", "echoes"], inputs=["words", "echo"], outputs=["heard"])
+async def hears(ctx: StageContext) -> StageOutput:
+    """Read what was echoed, then what was said."""
+    return StageOutput.ok(heard=[word for key in ("echo", "words") async for word in ctx[key]])
+
+
+@stage(dependencies=["says"], inputs=["words"])
+async def leaves(ctx: StageContext) -> StageOutput:
+    """Read one item, and no more."""
+    await anext(ctx["words"])
+    return StageOutput.ok()
+
+
+def streamed() -> Pipeline:
+    """A diamond of streams, and a reader that leaves."""
+    return make_pipeline(asks("first"), says, echoes, hears, leaves, asks("last", "hears"))
+
+
 PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "voice": voice,
+    "streaming_voice": streaming_voice,
     "chat": chat,
     "fan": fan,
     "nested": nested,
     "resilient": resilient,
+    "streamed": streamed,
 }
 
 
 def providers(pipeline: str, ledger: Ledger) -> ProviderRegistry:
     """Fakes for one run, each tracked."""
-    if pipeline in ("voice", "chat"):
+    if pipeline in ("voice", "streaming_voice", "chat"):
         given = dict(default_providers())
     else:
         first = ScriptedLLM(["x", 9.0, "y"], [5.0, "x"])
@@ -211,7 +231,7 @@ def half_open_breakers() -> BreakerRegistry:
     """Breakers that are about to let probes through: each permit that gets lost would show."""
     policy = BreakerPolicy(failures=1, cooldown_s=1.0, probes=PROBES, successes=PROBES)
     breakers = BreakerRegistry(policy)
-    for name in ("llm", "stt", "tts", "db"):
+    for name in ("llm", "stt", "tts", "db", "speaker"):
         breakers[name].fail(breakers[name].acquire(long_ago), long_ago)
     return breakers
 

@@ -141,7 +141,7 @@ def test_a_failed_turn_is_kept_and_listed(here: Path, capsys: Capture) -> None:
     for fragment in (letter_id, "waiting", "0 tried", "voice: llm (service_unavailable)"):
         assert fragment in line
     shown = json.loads(run(capsys, "dlq", "list", "--json", "--state", "waiting")[1])
-    assert (shown["pipeline"], shown["failed_stage"]) == ("voice", "llm")
+    assert (shown["pipeline"], shown["failed_stage"]) == ("streaming_voice", "llm")
     datetime.fromisoformat(shown["created_at"])
     assert run(capsys, "dlq", "list", "--state", "replayed")[1] == "no dead letters\n"
     assert run(capsys, "dlq", "list", "--state", "replayed", "--json")[1] == ""

@@ -21,6 +21,7 @@ from stageflow.testing.faults import (
     FaultInjector,
     FaultType,
     LlmFaultInjector,
+    SpeakerFaultInjector,
     SttFaultInjector,
     TtsFaultInjector,
     inject_fault,
@@ -566,6 +567,11 @@ ALL = set(FaultType)
         (SttFaultInjector, "stt", {FaultType.CUT}),
         (TtsFaultInjector, "tts", {FaultType.CUT}),
         (DbFaultInjector, "db", {FaultType.CUT, FaultType.RATE_LIMITED}),
+        (
+            SpeakerFaultInjector,
+            "speaker",
+            {FaultType.CUT, FaultType.RATE_LIMITED, FaultType.EMPTY, FaultType.INVALID},
+        ),
     ],
 )
 def test_each_port_takes_the_faults_that_fit(

@@ -19,7 +19,8 @@ from stageflow.errors import (
 )
 from stageflow.kernels.chat import chat
 from stageflow.kernels.defaults import default_providers
-from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS
+from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSpeaker, FakeSTT, FakeTTS
+from stageflow.providers.registry import PORTS
 from stageflow.providers.resilience import Fallback, Watched
 from tests.utils.assertions import assert_run_sound
 from tests.utils.factories import make_pipeline
@@ -99,7 +100,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("wrap", [lambda p: Fallback(p, p), lambda p: Watched(p, 1.0)])
 @pytest.mark.parametrize(
     ("name", "provider"),
-    [("llm", FakeLLM()), ("stt", FakeSTT()), ("tts", FakeTTS()), ("db", FakeDatabase())],
+    [
+        ("llm", FakeLLM()),
+        ("stt", FakeSTT()),
+        ("tts", FakeTTS()),
+        ("db", FakeDatabase()),
+        ("speaker", FakeSpeaker()),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrapped_provider_serves_its_own_port_and_no_other(
@@ -107,7 +114,7 @@ def test_a_wrapped_provider_serves_its_own_port_and_no_other(
 ) -> None:
     """The registry takes it for what it wraps, and refuses it for anything else."""
     ProviderRegistry().register(name, wrap(provider))
-    for other in {"llm", "stt", "tts", "db"} - {name}:
+    for other in PORTS.keys() - {name}:
         with pytest.raises(InvalidProviderError):
             ProviderRegistry().register(other, wrap(provider))
 

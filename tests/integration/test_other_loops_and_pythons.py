@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import uvloop
 
+from tests.utils.pythons import interpreters
 from tests.utils.scenarios import play_all
 from tests.utils.virtual_time import run_virtual
 
@@ -23,23 +22,6 @@ def expected() -> dict[str, list[list[str | None]]]:
     """What every scenario gives in virtual time, where nothing can come late."""
     played: dict[str, list[list[str | None]]] = json.loads(json.dumps(run_virtual(play_all)))
     return played
-
-
-def interpreters() -> list[str]:
-    """The other Pythons of this machine that start: on the path, or kept by pyenv."""
-    kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = []
-    for minor in range(11, 20):
-        if minor == sys.version_info.minor:
-            continue
-        candidates = [shutil.which(f"python3.{minor}")]
-        candidates += map(str, sorted(kept.glob(f"3.{minor}.*/bin/python3.{minor}")))
-        found += [path for path in candidates if path and _starts(path)][:1]
-    return found
-
-
-def _starts(python: str) -> bool:
-    return subprocess.run([python, "-V"], capture_output=True, check=False).returncode == 0
 
 
 def test_uvloop_gives_the_same_events() -> None:

@@ -60,6 +60,7 @@ def test_least_rights(path: Path, name: str, job: dict[str, Any]) -> None:
     allowed = {
         "nightly.report": {("contents", "write")},
         "pages.measure": {("contents", "write")},
+        "release.publish": {("id-token", "write")},
         "pages.publish": {("pages", "write"), ("id-token", "write")},
     }
     assert more == allowed.get(f"{path.stem}.{name}", set())

@@ -27,8 +27,9 @@ from stageflow.testing.simulation import Outcome, Scenario, Simulation, simulate
 from stageflow.testing.strategies import scenarios, workloads
 from stageflow.testing.workloads import Record, Workload
 
-#: Different orders in which each example is run.
-ORDERS = 20
+#: Different orders in which each example is run. Twice as many found fewer of the planted bugs
+#: within as many schedules: what differs most between two runs is the workload, not the order.
+ORDERS = 10
 
 #: Seconds of virtual time in which whatever still goes on after a run would show itself.
 AFTERWARDS_S = 1_000.0

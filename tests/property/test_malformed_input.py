@@ -252,6 +252,8 @@ def malformed_plan(counted: Counted, plain: dict[str, Any], rest: Any) -> None:
         pass
     with counted, FaultPlan.from_dict({"faults": [{"provider": rest, "type": rest}]}).injected():
         pass
+    with counted, FaultPlan.from_dict(rest).injected():
+        pass
 
 
 TOKEN = str(Token(Scenario(3), main="tests.property.storm:weather", args=(1,)))

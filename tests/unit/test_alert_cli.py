@@ -121,7 +121,8 @@ def test_regressions_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     history = History(tmp_path)
     history.commit(12)
     history.measure({"counted.track_a": lambda n: 150.0 if n >= 10 else 100.0}, *range(12))
-    config = {"branches": ["main"], "results_dir": ".asv/results", "html_dir": ".asv/html"}
+    config = {"project": "stageflow", "branches": ["main"]}
+    config |= {"results_dir": ".asv/results", "html_dir": ".asv/html"}
     (tmp_path / "asv.conf.json").write_text(json.dumps(config))
     rules = str(ROOT / "benchmarks/alerts.toml")
     command = ["pulse", "alert", "--rules", rules, "--benchmarks", "--repository", str(tmp_path)]

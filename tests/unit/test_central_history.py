@@ -50,6 +50,7 @@ def copied(project: AsvProject, folder: Path, change: dict[str, Any]) -> AsvProj
         folder,
         project.html_dir,
         project.set_aside_dir,
+        project.package,
     )
 
 

@@ -31,6 +31,18 @@ RUNS = 400
 BUDGET = Budget(
     "Voice", "voice.Latency.track_turn", "s", 1.0, 0.5, 1.0, Gate.NIGHTLY, "k", "voice-latency", 1
 )
+OF_A_STAGE = Budget(
+    "llm",
+    "simulation.StageLatency.track_stage('voice.llm')",
+    "ms",
+    1.0,
+    200,
+    None,
+    Gate.NIGHTLY,
+    "k",
+    "stage-latency",
+    1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +58,7 @@ def read(path: Path, newest_s: float | None = None) -> dict[str, Any]:
     with TelemetryStore(path) as opened:
         window = window_of(opened, newest_s)
         assert window is not None
-        return telemetry(opened, window, [BUDGET])
+        return telemetry(opened, window, [BUDGET, OF_A_STAGE])
 
 
 def test_every_end_is_counted(store: Path) -> None:
@@ -77,11 +89,12 @@ def test_percentiles_stand_within_the_cells_of_the_heat_map(store: Path) -> None
             assert bounds[min(rows[step])] <= p50 <= p95 <= p99 <= bounds[max(rows[step]) + 1]
 
 
-def test_budget_belongs_to_whole_turns(store: Path) -> None:
-    """The budget of the latency benchmark is that of the turns, in milliseconds, of no stage."""
+def test_budgets_of_turns_and_of_stages(store: Path) -> None:
+    """The budgets of the latency benchmarks are those of turns and of stages, in milliseconds."""
     budgets = {stage["stage"]: stage["budget"] for stage in read(store)["stages"]}
     assert budgets[""] == {"metric": "Voice", "p50": 500, "p99": 1000, "runbook": "voice-latency"}
-    assert {budgets[name] for name in central.STAGES} == {None}
+    assert budgets["llm"] == {"metric": "llm", "p50": 200, "p99": None, "runbook": "stage-latency"}
+    assert {budgets[name] for name in central.STAGES if name != "llm"} == {None}
 
 
 def test_example_runs_show_their_critical_path(store: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 import stageflow
 from stageflow import Audio, Event
 from stageflow.cli import app, main, options
+from stageflow.kernels.streaming_voice import streaming_voice
 from stageflow.kernels.voice import voice
 from stageflow.telemetry.encoding import plain
 from tests.utils.factories import make_pipeline, make_spec
@@ -72,6 +74,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -87,15 +90,33 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 # ── run ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kernel", ["voice", "chat"])
-def test_run_prints_answer_and_timeline(kernel: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A turn prints its answer and the timeline of its stages."""
-    code, out, err = run(capsys, "run", kernel, "--scale", "0", "--text", "Any news?")
+@pytest.mark.parametrize(
+    ("argv", "pipeline", "speaks"),
+    [
+        (["voice"], "streaming_voice", True),
+        (["streaming_voice"], "streaming_voice", True),
+        (["voice", "--whole"], "voice", True),
+        (["chat"], "chat", False),
+    ],
+)
+def test_run_prints_answer_and_timeline(
+    argv: list[str], pipeline: str, speaks: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A turn prints its answer, the timeline of its stages, and when there was sound."""
+    code, out, err = run(capsys, "run", *argv, "--scale", "0", "--text", "Any news?")
     assert (code, err) == (0, "")
     answer, empty, heading, *chart = out.splitlines()
     assert (answer, empty) == ("You said: Any news?", "")
-    assert heading.startswith(f"{kernel}: completed in ")
+    assert heading.startswith(f"{pipeline}: completed in ")
     assert [row.split()[:2] for row in chart if "│" in row][-1] == ["✓", "persist"]
+    assert (re.fullmatch(r"first sound after \d+ ms", chart[-1]) is not None) is speaks
+
+
+def test_only_voice_can_be_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Elsewhere the option would change nothing, so it is refused."""
+    code, out, err = run(capsys, "run", "chat", "--whole")
+    assert (code, out) == (2, "")
+    assert "--whole is for voice; chat is run as it is" in err
 
 
 def test_run_has_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +131,9 @@ def test_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "run", "voice", "--scale", "0", "--json", "--user", "bob")
     assert (code, err) == (0, "")
     result = json.loads(out)
-    assert (result["pipeline"], result["status"]) == ("voice", "completed")
+    assert (result["pipeline"], result["status"]) == ("streaming_voice", "completed")
+    (first,) = [e for e in result["events"] if e["type"] == "stage.tts.stream_first_item"]
+    assert result["first_audio_ms"] == first["offset_ms"]
     assert (result["error"], result["user_message"]) == (None, None)
     answer = f"You said: {HELLO}"
     assert result["outputs"]["answer"] == answer
@@ -192,27 +215,30 @@ def test_file_that_cannot_be_written(
 
 
 @pytest.mark.parametrize(
-    ("choice", "no_color", "terminal", "coloured"),
+    ("choice", "variables", "terminal", "coloured"),
     [
-        ("auto", None, True, True),
-        ("auto", None, False, False),
-        ("auto", "1", True, False),
-        ("auto", "", True, True),
-        ("always", "1", False, True),
-        ("never", None, True, False),
+        ("auto", {}, True, True),
+        ("auto", {}, False, False),
+        ("auto", {"NO_COLOR": "1"}, True, False),
+        ("auto", {"NO_COLOR": ""}, True, True),
+        ("auto", {"FORCE_COLOR": "1"}, False, True),
+        ("auto", {"FORCE_COLOR": ""}, False, False),
+        ("auto", {"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+        ("always", {"NO_COLOR": "1"}, False, True),
+        ("never", {"FORCE_COLOR": "1"}, True, False),
     ],
 )
 def test_colour(  # noqa: PLR0917 - pytest passes by name
     choice: str,
-    no_color: str | None,
+    variables: dict[str, str],
     terminal: bool,
     coloured: bool,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Colour is for terminals unless NO_COLOR is set to something; an option overrides both."""
-    if no_color is not None:
-        monkeypatch.setenv("NO_COLOR", no_color)
+    """Colour is for terminals and FORCE_COLOR, never with NO_COLOR; an option overrides all."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     _, out, _ = run(capsys, "run", "chat", "--scale", "0", "--color", choice)
     assert ("\x1b[32m" in out) == coloured
@@ -319,6 +345,7 @@ def test_bad_arguments(
 def test_graph_as_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
     """By default a graph is drawn as the pipeline draws itself."""
     assert run(capsys, "graph", "voice") == (0, voice().draw(), "")
+    assert run(capsys, "graph", "streaming_voice") == (0, streaming_voice().draw(), "")
 
 
 def test_graph_as_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,21 +439,19 @@ def parsers(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, s
 
 
 def test_help_has_examples_that_parse() -> None:
-    """Every command of ours has examples in its help, and each of them parses."""
-    parser = app.make_parser()
-    shown = {name: text for name, text in parsers(parser, "stageflow") if "pulse " not in name}
-    dlq = (" dlq", " dlq list", " dlq show", " dlq replay", " dlq export")
-    ours = ("", " run", " graph", " timeline", *dlq, " worker", " dispatch", " pulse")
-    assert set(shown) == {f"stageflow{command}" for command in ours}
+    """Every command, those of the pulse too, has examples in its help, and each of them parses."""
+    shown = dict(parsers(app.make_parser(), "stageflow"))
+    assert {"stageflow init", "stageflow dlq replay", "stageflow pulse gate"} <= set(shown)
     for name, text in shown.items():
-        examples = re.findall(r"^  (?:.* \| )?stageflow (.+?)(?:   .*| >.*)?$", text, re.MULTILINE)
-        assert examples, f"{name} has no example"
+        listed = text.partition("examples:\n")[2].partition("\n\n")[0]
+        # Up to a remark, or to what the shell does with the output.
+        call = r"^  (?:.* \| )?(?:\w+=\S+ )?stageflow (.+?)(?:\)? {2,}.*| >.*)?$"
+        examples = re.findall(call, listed, re.MULTILINE)
+        assert any(f"stageflow {example}".startswith(name) for example in examples), name
         for example in examples:
-            words = [
-                word.strip("'\"") for word in re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", example)
-            ]
+            words = shlex.split(example)
             if "--help" not in words:
-                assert callable(parser.parse_args(words).run)
+                assert callable(app.make_parser().parse_args(words).run)
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -322,6 +322,8 @@ def test_a_context_refuses_by_naming_what_was_given() -> None:
         ({"inputs": {5: 1}}, "the input 5 has no string as its key"),
         ({"providers": {}}, "providers is a dict; give ProviderRegistry(llm=…, …)"),
         ({"deadline_s": -1}, "deadline_s is -1; give a positive number of seconds, or None"),
+        ({"seed": [1]}, "seed is [1]; give an integer, or None"),
+        ({"seed": True}, "seed is True; give an integer, or None"),
     ):
         with pytest.raises(InvalidContextError) as caught:
             PipelineContext(**given)
@@ -333,7 +335,8 @@ def test_a_word_that_cannot_be_emitted_is_told_which_can() -> None:
     error = see(lambda s: s.emit("failed"))
     assert str(error) == (
         "stage 'looker' emitted 'failed': give a word of letters, digits and '_' other than"
-        " started, cancelled, completed, failed, skipped"
+        " started, cancelled, completed, failed, skipped,"
+        " stream_opened, stream_first_item, stream_closed"
     )
 
 

@@ -244,6 +244,29 @@ def test_a_turn_takes_its_critical_path(name: str, expected: float) -> None:
     assert exact.Latency().track_waits_of_its_own_ms(name) == 0.0
 
 
+def test_time_to_first_audio() -> None:
+    """By hand: stt, read, four of sixteen words, tts; and with the whole answer. To the last digit.
+
+    What streaming wins is the rest of the answer: twelve of its sixteen words.
+    """
+    streaming = exact.TimeToFirstAudio().track_ms("streaming_voice")
+    whole = exact.TimeToFirstAudio().track_ms("voice")
+    assert streaming == 125.0 + 23.4375 + 187.5 * 4 / 16 + 93.75
+    assert whole == 125.0 + 23.4375 + 187.5 + 93.75
+    assert whole - streaming == 187.5 * 12 / 16
+
+
+def test_a_streaming_turn() -> None:
+    """By hand: first audio, 84 bytes of sound, read, write; and what is called and told for it."""
+    turn = exact.Streaming()
+    assert turn.track_ms() == pytest.approx(289.0625 + 84 * 60 + 23.4375 + 11.71875)
+    # stt, two reads, the model; synthesis and sound of four sentences; a read and a write.
+    assert turn.track_calls() == 4 + 2 * 4 + 2
+    # Two of the run and of seven stages; opened, first item, closed, of two streams.
+    assert turn.track_events() == 2 + 2 * 7 + 3 * 2
+    assert turn.track_tasks() == 7
+
+
 def test_calls_in_a_row() -> None:
     """By hand: stt, the two reads at once, llm, tts, read, write; and read, llm, read, write."""
     assert exact.Latency().track_calls_in_a_row("voice") == 6

@@ -44,6 +44,25 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         err.MissingProducerError("chat", "b", "txet", None, ["text"]),
         ("'chat'", "'b'", "'txet'", "declare it", "did you mean 'text'"),
     ),
+    (
+        err.OutputIsStreamError("chat", "b", "text"),
+        ("'chat'", "'b'", "'text'", "keep it in one"),
+    ),
+    (
+        err.UndeclaredStreamError("wrods", ["words"]),
+        ("'wrods'", "streams=['wrods', …]", "did you mean 'words'"),
+    ),
+    (err.StreamReopenedError("words", 3), ("'words'", "3 items", "open it once")),
+    (err.StreamClosedError("words", "llm"), ("'words'", "'llm'", "wait for all of its tasks")),
+    (
+        err.StreamNotKeptError("words", "stage 'llm' failed"),
+        ("'words'", "stage 'llm' failed", "into its outputs"),
+    ),
+    (
+        err.StreamFailedError("words", "llm", err.StageFailedError("overloaded")),
+        ("'words'", "'llm'", "overloaded"),
+    ),
+    (err.StreamCancelledError("words", "llm"), ("'words'", "'llm'", "was cancelled")),
     (err.InvalidRunnerError("chat", "a", print), ("'chat'", "'a'", "print", "async def")),
     (err.InvalidTimeoutError("chat", "a", -1), ("'chat'", "'a'", "-1", "positive")),
     (
@@ -111,6 +130,10 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         err.OutputMismatchError(["extra"], ["lost"]),
         ("'extra'", "add them to its outputs", "'lost'", "declares"),
     ),
+    (
+        err.UnawaitedOutputError("answer", object()),
+        ("'answer'", "write answer=await"),
+    ),
     (err.OutputMismatchError([], ["lost"]), ("did not return ['lost']",)),
     (
         err.UndeclaredInputError("txet", ["text"]),
@@ -156,6 +179,7 @@ BASES = {
     err.BagError,
     err.ProviderError,
     err.StageError,
+    err.StreamError,
 }
 
 

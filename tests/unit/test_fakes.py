@@ -16,6 +16,7 @@ from stageflow.errors import InvalidConfigError, ProviderError, UnintelligibleAu
 from stageflow.providers.fake import (
     FakeDatabase,
     FakeLLM,
+    FakeSpeaker,
     FakeSTT,
     FakeTTS,
     echo,
@@ -308,3 +309,69 @@ async def test_cancelled_put_changes_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await db.get("c", "k") == {"n": 1}
+
+
+# ── the speaker ─────────────────────────────────────────────────────────────────────────────
+
+SECOND = Audio(bytes(range(250)) * 64, 8_000)  # 16,000 bytes
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25, 3.0])
+def test_sound_takes_its_time(scale: float) -> None:
+    """A second of sound takes a second times the scale, and has been heard then."""
+    speaker = FakeSpeaker(scale=scale)
+
+    async def main(mark: Callable[[], None]) -> None:
+        await speaker.play(SECOND)
+        mark()
+
+    assert marks_ms(main) == [pytest.approx(1000 * scale)]
+    assert (speaker.heard, speaker.sounding, speaker.calls) == ([SECOND], 0, 1)
+
+
+async def test_sound_without_time_does_not_suspend() -> None:
+    """At a scale of 0 everything has sounded at once."""
+    speaker = FakeSpeaker(scale=0)
+    without_suspending(speaker.play(SECOND))
+    assert speaker.heard == [SECOND]
+
+
+@given(st.integers(0, 7_999), st.sampled_from([0.5, 1.0, 2.0]))
+def test_cancelled_sound_is_heard_to_the_sample(sample: int, scale: float) -> None:
+    """What was heard is what a clock says has sounded, and it is silent at once."""
+    speaker = FakeSpeaker(scale=scale)
+
+    async def main() -> None:
+        task = asyncio.create_task(speaker.play(SECOND))
+        await asyncio.sleep((sample + 0.5) / 8_000 * scale)
+        assert speaker.sounding == 1
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    run_virtual(main)
+    assert speaker.heard == [Audio(SECOND.pcm[: 2 * sample], 8_000)]
+    assert speaker.sounding == 0
+
+
+def test_a_sample_that_has_just_sounded_is_heard() -> None:
+    """Also where the difference of two times falls short of it by a rounding error."""
+    speaker = FakeSpeaker()
+
+    async def main() -> None:
+        await asyncio.sleep(0.7)
+        task = asyncio.create_task(speaker.play(SECOND))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.wait([task])
+
+    assert (0.7 + 0.1 - 0.7) * 8_000 < 800
+    run_virtual(main)
+    assert len(speaker.heard[0].pcm) == 2 * 800
+
+
+@pytest.mark.parametrize("scale", [-1, float("inf"), True, "1"])
+def test_a_scale_of_sound_that_is_none_is_refused(scale: Any) -> None:
+    """With the name of the class and the field."""
+    with pytest.raises(InvalidConfigError, match=r"FakeSpeaker.*scale"):
+        FakeSpeaker(scale=scale)

@@ -29,7 +29,9 @@ CATALOGUE = Catalogue(
 def asv(root: Path, digested: str = "now") -> Asv:
     """Asv's results in a folder."""
     folder = root / ".asv/results"
-    project = AsvProject(root, "main", root / "benchmarks", folder, root / "html", root / "aside")
+    project = AsvProject(
+        root, "main", root / "benchmarks", folder, root / "html", root / "aside", "stageflow"
+    )
     return Asv(project, "here", CATALOGUE, digested)
 
 

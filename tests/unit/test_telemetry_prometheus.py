@@ -63,6 +63,10 @@ def test_ends_are_counted_by_outcome_and_code() -> None:
         'stageflow_run_total{outcome="completed",pipeline="p"}': 1,
         'stageflow_run_total{outcome="failed",pipeline="p"}': 1,
         'stageflow_run_total{outcome="completed",pipeline="q"}': 1,
+        # A rate needs to have seen what was before the first one.
+        'stageflow_run_total{outcome="cancelled",pipeline="p"}': 0,
+        'stageflow_run_total{outcome="cancelled",pipeline="q"}': 0,
+        'stageflow_run_total{outcome="failed",pipeline="q"}': 0,
     }
 
 

@@ -41,6 +41,7 @@ class History:
             results_dir=folder / ".asv/results",
             html_dir=folder / ".asv/html",
             set_aside_dir=folder / ".asv/set-aside",
+            package="stageflow",
         )
         self.hashes: list[str] = []
         (self.project.results_dir / "machine").mkdir(parents=True)

@@ -56,6 +56,33 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._clock.now_s += seconds
 
 
+class CancellingLoop(VirtualTimeLoop):
+    """Calls a function once, at the start of its n-th pass.
+
+    Attributes:
+        passes: How many passes there were since the function was set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+        self._due: tuple[int, Callable[[], object]] | None = None
+        select = self._clock.select
+
+        def counting(timeout: float | None = None) -> Any:
+            self.passes += 1
+            if self._due is not None and self._due[0] == self.passes:
+                self._due[1]()
+                # What was called has work for this pass: no time is waited for.
+                return select(0)
+            return select(timeout)
+
+        self._clock.select = counting  # type: ignore[method-assign]
+
+    def at_pass(self, number: int, callback: Callable[[], object]) -> None:
+        self.passes, self._due = 0, (number, callback)
+
+
 def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `main` in a loop of virtual time, and make sure that no task outlives it.
 

@@ -21,6 +21,10 @@ Write the files that follow from benchmarks/alerts.toml: rules.yml and prometheu
 Prometheus, alertmanager.yml for Alertmanager, dashboard.json for Grafana. Needs the extra
 stageflow[alerts].
 
+examples:
+  stageflow pulse rules
+  stageflow pulse rules --check                     for CI: are they as they should be?
+
 exit codes:
   0    written, or with --check: they are as they should be
   1    a file is wrong; with --check: one is missing or outdated

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from stageflow.closing import Closing
 from stageflow.pulse.alerts.lifecycle import Alert, AlertKey
 from stageflow.pulse.alerts.notice import Message
 from stageflow.pulse.errors import PulseError
@@ -86,7 +86,7 @@ class Waiting:
     error: str
 
 
-class AlertState:
+class AlertState(Closing):
     """The file; made if there is none. Close it, or use it in ``with``.
 
     Every method may raise `AlertStateError`.
@@ -99,17 +99,6 @@ class AlertState:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

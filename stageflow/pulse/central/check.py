@@ -40,16 +40,15 @@ def check(project: AsvProject, store: Path | None, emit: Emit, *, as_json: bool)
         PulseError: git does not know the branch.
         TelemetryError: The store was named, and cannot be read.
     """
-    notes: list[str] = []
     history = read_history(project)
     found = judged(project, history)
     path = store or found_store(project.root)
     now = wrong_now(project, history, found, path)
-    telemetry = read_telemetry(project, found, notes.append if store is None else _ignore, store)
+    telemetry, problem = read_telemetry(project, found, store)
     now["commit"] = history.commits[-1].hash if history.commits else None
-    now["live"] = _over(telemetry)
+    now["live"] = telemetry["over"] if telemetry else []
     now["letters"] = telemetry["letters"]["waiting"] if telemetry else None
-    now["notes"] += [note for note in notes if note.startswith("The telemetry")]
+    now["notes"] += [problem] if problem else []
     verdict = _verdict(now, history)
     if as_json:
         emit(json.dumps({"exit": int(verdict), **now}, indent=1, ensure_ascii=False))
@@ -57,27 +56,6 @@ def check(project: AsvProject, store: Path | None, emit: Emit, *, as_json: bool)
         for line in _report(now, history, path.name):
             emit(line)
     return verdict
-
-
-def _ignore(_: str) -> None:
-    """Progress that nobody asked for."""
-
-
-def _over(telemetry: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The turns of running pipelines that take longer than their budget."""
-    over = []
-    for stage in (telemetry or {}).get("stages", ()):
-        budget = stage["budget"]
-        if budget is None:
-            continue
-        p50, _, p99 = stage["percentiles"]
-        for figure, measured in (("p50", p50), ("p99", p99)):
-            limit = budget[figure]
-            if measured is not None and limit is not None and measured > limit:
-                row = {"metric": budget["metric"], "series": stage["pipeline"], "figure": figure}
-                more = {"measured": measured, "limit": limit, "unit": "ms"}
-                over.append({**row, **more, "runbook": budget["runbook"]})
-    return over
 
 
 def _verdict(now: Mapping[str, Any], history: History) -> CheckExit:

@@ -6,7 +6,6 @@ import argparse
 import itertools
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +14,7 @@ from stageflow.pulse.central.check import Emit, check
 from stageflow.pulse.central.export import as_line, measurements
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.project import AsvProject
+from stageflow.pulse.whole_file import whole_file
 
 _CHECK_HELP = """\
 Say what is wrong now: budgets that the newest measured commit exceeds, regressions that are open,
@@ -86,13 +86,8 @@ def _written(lines: Iterable[str], file: TextIO) -> int:
 
 def _written_whole(lines: Iterable[str], path: Path) -> int:
     """Write all lines or, if that cannot be done, leave what was there."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            count = _written(lines, file)
-        partial.replace(path)
+        with whole_file(path) as file:
+            return _written(lines, file)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise PulseError(f"the measurements could not be written to {path}: {error}") from error
-    return count

@@ -119,9 +119,20 @@ def gathered(
         "now": wrong_now(project, history, found, store or found_store(project.root)),
         "gate": gate_record(project.root),
         "load": load_record(project.results_dir),
-        "telemetry": read_telemetry(project, found, emit, store),
+        "telemetry": _told_telemetry(project, found, emit, store),
     }
     return data, history
+
+
+def _told_telemetry(
+    project: AsvProject, found: Judged, emit: Emit, store: Path | None
+) -> dict[str, Any] | None:
+    shown, problem = read_telemetry(project, found, store)
+    if problem:
+        emit(problem)
+    elif shown is not None:
+        emit(f"Central Pulse: telemetry of {shown['store']} is added up")
+    return shown
 
 
 def found_store(root: Path) -> Path:
@@ -131,28 +142,33 @@ def found_store(root: Path) -> Path:
 
 
 def read_telemetry(
-    project: AsvProject, found: Judged, emit: Emit, store: Path | None
-) -> dict[str, Any] | None:
-    """The telemetry of a store; None if there is no store, or nothing in it.
+    project: AsvProject, found: Judged, store: Path | None
+) -> tuple[dict[str, Any] | None, str]:
+    """The telemetry of a store, and why it was left out if it was.
+
+    Args:
+        project: The repository.
+        found: Has the budgets.
+        store: The file; None: the one that is shown if no other is named.
+
+    Returns:
+        None for telemetry if there is no store, nothing in it, or it cannot be read.
 
     Raises:
         TelemetryError: The store was named, and cannot be read.
     """
     path = store or found_store(project.root)
     if store is None and not path.exists():
-        return None
+        return None, ""
     try:
         with TelemetryStore(path) as opened:
             window = window_of(opened)
             budgets = found.budgets.budgets if found.budgets else ()
-            shown = None if window is None else telemetry(opened, window, budgets)
+            return (None if window is None else telemetry(opened, window, budgets)), ""
     except TelemetryError as error:
         if store is not None:
             raise
-        emit(f"The telemetry is left out: {error}")
-        return None
-    emit(f"Central Pulse: telemetry of {path.name} is added up")
-    return shown
+        return None, f"The telemetry is left out: {error}"
 
 
 def write_runbook(source: Path, site_dir: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,29 +60,32 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
     whole = Window(start_s, end_s, step_s)
     stages = _gathered(store.latencies(whole), store.errors(whole))
     pipelines = sorted({pipeline for pipeline, _ in stages})
-    limits = {name: budget for name in pipelines if (budget := budget_of(name, budgets))}
     letters = store.dead_letters(whole)
     changes = store.breaker_changes(whole)
     step_of = {start_s + n * step_s: n for n in range((end_s - start_s) // step_s)}
+    shown = [
+        _stage(key, stage, step_of, budget_of(*key, budgets))
+        for key, stage in sorted(stages.items())
+    ]
     return {
         "store": store.path.name,
         "sources": store.sources(),
         "start_s": start_s,
         "step_s": step_s,
         "steps": len(step_of),
-        "stages": [
-            _stage(key, stage, step_of, limits.get(key[0]) if not key[1] else None)
-            for key, stage in sorted(stages.items())
-        ],
+        "stages": shown,
+        "over": [row for stage in shown for row in _over(stage)],
         "runs": [_runs(store, Window(start_s, end_s), name) for name in pipelines],
         "breakers": timelines(changes, (start_s, end_s), STEPS),
         "letters": _letters(letters, start_s, step_s),
     }
 
 
-def budget_of(pipeline: str, budgets: Sequence[Budget]) -> Budget | None:
-    """The budget of a pipeline's turns: that of its latency benchmark."""
+def budget_of(pipeline: str, stage: str, budgets: Sequence[Budget]) -> Budget | None:
+    """The budget of a pipeline's turns, or of one of its stages: that of its latency benchmark."""
     series = f"{pipeline}.Latency.track_turn"
+    if stage:
+        series = f"simulation.StageLatency.track_stage('{pipeline}.{stage}')"
     return next((budget for budget in budgets if budget.series == series), None)
 
 
@@ -145,6 +148,26 @@ def _budget(budget: Budget) -> dict[str, Any]:
         "p99": None if budget.p99 is None else budget.p99 * factor,
         "runbook": budget.runbook,
     }
+
+
+def _over(stage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The figures of a turn or stage that are over its budget."""
+    budget = stage["budget"]
+    if budget is None:
+        return
+    p50, _, p99 = stage["percentiles"]
+    for figure, measured in (("p50", p50), ("p99", p99)):
+        limit = budget[figure]
+        if measured is not None and limit is not None and measured > limit:
+            yield {
+                "metric": budget["metric"],
+                "series": ".".join(filter(None, (stage["pipeline"], stage["stage"]))),
+                "figure": figure,
+                "measured": measured,
+                "limit": limit,
+                "unit": "ms",
+                "runbook": budget["runbook"],
+            }
 
 
 def _heat(by_step: dict[int, Histogram], step_of: dict[int, int]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from stageflow.pulse.gate import pairs
 from stageflow.pulse.gate.catalogue import discover
 from stageflow.pulse.gate.series import Signal, resolve, signal_of, work_of
 from stageflow.pulse.gate.setting import Emit, resolved
-from stageflow.pulse.gate.trees import PACKAGE, tree
+from stageflow.pulse.gate.trees import tree
 from stageflow.pulse.gate.worker import Worker
 from stageflow.pulse.project import AsvProject
 
@@ -83,7 +83,10 @@ Cost = Callable[[str], float | str]
 
 def _measured(project: AsvProject, series: str) -> Cost:
     def cost(commit: str) -> float | str:
-        with tree(project, commit, PACKAGE) as files, Worker(project.benchmarks_dir, files) as at:
+        with (
+            tree(project, commit, project.package) as files,
+            Worker(project.benchmarks_dir, files) as at,
+        ):
             answer = at.measure([series])[series]
         if "value" in answer:
             return float(answer["value"])
@@ -93,12 +96,12 @@ def _measured(project: AsvProject, series: str) -> Cost:
 
 
 def _timed(project: AsvProject, series: str, base: str) -> Cost:
-    work = work_of(series)
+    work, package = work_of(series), project.package
 
     def cost(commit: str) -> float | str:
         if commit == base:
             return 1.0
-        with tree(project, base, PACKAGE) as before, tree(project, commit, PACKAGE) as after:
+        with tree(project, base, package) as before, tree(project, commit, package) as after:
             both = pairs.measure(project.benchmarks_dir, (before, after), [work], lambda _: None)
         timing = pairs.timing(both[work])
         if timing.cpu is not None:

@@ -37,6 +37,10 @@ Try the gate on code of which the truth is known: identical code, which must not
 slowdowns and a lost overlap, which must; and faults of the gate's own, none of which may read as a
 verdict. What comes of it is written to two files, and printed.
 
+examples:
+  stageflow pulse selftest                                      takes an hour
+  stageflow pulse selftest --quiet 4 --loaded 0 --repeats 1     a few minutes
+
 exit codes:
   0    every goal was met
   1    a goal was missed; the table says which

@@ -20,7 +20,7 @@ from stageflow.pulse.gate.report import Report
 from stageflow.pulse.gate.runs import Run, record
 from stageflow.pulse.gate.series import Signal, benchmark_of, selected, signal_of, work_of
 from stageflow.pulse.gate.setting import Emit, Setting, pairs_path, resolved, set_up, today
-from stageflow.pulse.gate.trees import PACKAGE, tree
+from stageflow.pulse.gate.trees import tree
 from stageflow.pulse.project import AsvProject
 
 
@@ -139,7 +139,7 @@ def _removed(setting: Setting, base: str, options: Options, remarks: list[str]) 
     project = setting.project
     folder = project.benchmarks_dir.name
     try:
-        with tree(project, base, PACKAGE, folder) as files:
+        with tree(project, base, project.package, folder) as files:
             had = discover(files / folder, files).units
     except PulseError as error:
         remarks.append(f"Whether benchmarks were removed is not known: {error}")
@@ -149,8 +149,9 @@ def _removed(setting: Setting, base: str, options: Options, remarks: list[str]) 
 
 
 def _uncommitted(project: AsvProject, head: str) -> list[str]:
-    if head == resolved(project, "HEAD") and project.git("status", "--porcelain", "--", PACKAGE):
-        return [f"Uncommitted changes of {PACKAGE}/ were not measured: commits are."]
+    package = project.package
+    if head == resolved(project, "HEAD") and project.git("status", "--porcelain", "--", package):
+        return [f"Uncommitted changes of {package}/ were not measured: commits are."]
     return []
 
 
@@ -179,7 +180,8 @@ def _timed(setting: Setting, evidence: Evidence, emit: Emit) -> Evidence:
     # A head alone is timed beside itself: its budgets need samples.
     base = evidence.base.commit if evidence.base else head
     kept = Pairs.load(pairs_path(project, base, head), setting.asv.digest)
-    with tree(project, base, PACKAGE) as before, tree(project, head, PACKAGE) as after:
+    package = project.package
+    with tree(project, base, package) as before, tree(project, head, package) as after:
 
         def measure(lacking: Sequence[str], into: dict[str, pairs.Both]) -> None:
             if lacking:

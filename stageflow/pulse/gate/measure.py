@@ -20,6 +20,7 @@ from stageflow.pulse.gate.evidence import Measured, Value
 from stageflow.pulse.gate.series import series_of
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.results import read_results
+from stageflow.pulse.whole_file import whole_file
 
 GATE_DIR = ".asv/gate"
 _LEDGER = "measured.json"
@@ -163,10 +164,8 @@ class Asv:
     def _write_ledger(self, ledger: Mapping[str, Mapping[str, str]]) -> None:
         path = self._ledger_path
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        content = {"version": _LEDGER_VERSION, "commits": ledger}
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as file:
+            json.dump({"version": _LEDGER_VERSION, "commits": ledger}, file, indent=1)
 
     @property
     def _ledger_path(self) -> Path:

@@ -21,6 +21,7 @@ from stageflow.pulse.gate.evidence import Side, Timing
 from stageflow.pulse.gate.samples import Interval, median_interval
 from stageflow.pulse.gate.series import timed
 from stageflow.pulse.gate.worker import Block, Worker
+from stageflow.pulse.whole_file import whole_file
 
 VERSION = 1
 PROCESSES = 4
@@ -95,9 +96,8 @@ class Pairs:
             "second": {work: [asdict(run) for run in both] for work, both in self.second.items()},
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(self.path)
+        with whole_file(self.path) as file:
+            json.dump(content, file)
 
     def timings(self) -> dict[str, Timing]:
         """What the judge reads, by series."""

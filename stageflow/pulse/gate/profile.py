@@ -17,7 +17,7 @@ from stageflow.pulse.gate.catalogue import discover
 from stageflow.pulse.gate.measure import GATE_DIR
 from stageflow.pulse.gate.series import resolve
 from stageflow.pulse.gate.setting import Emit, resolved
-from stageflow.pulse.gate.trees import PACKAGE, tree
+from stageflow.pulse.gate.trees import tree
 from stageflow.pulse.offline import STATIC_DIR
 from stageflow.pulse.project import AsvProject
 
@@ -63,7 +63,7 @@ def profile(
         shown[side] = project.git("show", "--no-patch", "--format=%h %s", commit).strip()
         emit(f"Sampling {work} for {seconds:g} s on {shown[side]}")
         graph = folder / f"{side}.svg"
-        with tree(project, commit, PACKAGE) as files:
+        with tree(project, commit, project.package) as files:
             _sample(
                 [sampler, *_RECORD, "--output", str(graph), "--"],
                 [work, str(seconds)],

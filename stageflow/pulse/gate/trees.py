@@ -10,8 +10,6 @@ from pathlib import Path
 
 from stageflow.pulse.project import AsvProject
 
-PACKAGE = "stageflow"
-
 
 @contextmanager
 def tree(project: AsvProject, commit: str, *folders: str) -> Iterator[Path]:

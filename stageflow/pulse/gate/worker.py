@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.pulse.errors import WorkerFailedError
-from stageflow.pulse.gate.trees import PACKAGE
 
 _PATIENCE_S = 60.0
 #: Counting all operations takes 20 s, and several times that on a busy machine.
@@ -71,7 +70,7 @@ class Worker:
         try:
             ready = self._read(_PATIENCE_S)
             package = Path(ready["package"]).resolve()
-            if package != (tree / PACKAGE).resolve():
+            if package.parent != tree.resolve():
                 raise WorkerFailedError(f"the worker imported {package}, not the one in {tree}")
             self.missing: dict[str, tuple[str, ...]] = {
                 name: tuple(lacks) for name, lacks in ready["missing"].items()

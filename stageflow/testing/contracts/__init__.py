@@ -11,6 +11,7 @@ from stageflow.testing.contracts.overrides import (
 from stageflow.testing.contracts.providers import (
     DatabaseContractTest,
     LlmContractTest,
+    SpeakerContractTest,
     SttContractTest,
     TtsContractTest,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "LlmContractTest",
     "LoopContract",
     "SinkContractTest",
+    "SpeakerContractTest",
     "StageCase",
     "StageContractTest",
     "StoreContractTest",

@@ -1,4 +1,4 @@
-"""What the engine expects of a model, of speech services, and of a database."""
+"""What the engine expects of a model, of speech services, of a database, and of a speaker."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message
+from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message, Speaker
 from stageflow.testing.contracts.cancellation import Waits
 from stageflow.testing.contracts.loops import LoopContract
 
 P = TypeVar("P")
 
 _ASKED = [Message("user", "Say hello.")]
+#: A twentieth of a second of a 200 Hz square wave.
+_SOUND = Audio((b"\x00\x10" * 40 + b"\x00\xf0" * 40) * 10)
 
 
 class ProviderContractTest(LoopContract):
@@ -198,6 +200,46 @@ class TtsContractTest(ProviderContractTest):
     def test_can_be_cancelled(self) -> None:
         """Wherever a call waits, it ends as cancelled; the next one is answered."""
         self._cancel(self.make_tts, lambda tts: tts.synthesize("Hello."))
+
+
+class SpeakerContractTest(ProviderContractTest):
+    """The contract of a speaker: `make_speaker`.
+
+    Attributes:
+        scale: How long a second of sound takes it, in seconds; less than 1 for one that only
+            pretends.
+    """
+
+    scale: float = 1.0
+
+    async def make_speaker(self) -> Speaker:
+        """The speaker under test, made anew; raises as `LlmContractTest.make_llm`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_speaker")
+
+    def test_returns_when_it_has_sounded(self) -> None:
+        """Not before: whoever cancels a turn goes by the clock for what was heard."""
+
+        async def check(speaker: Speaker) -> None:
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            await speaker.play(_SOUND)
+            took_s, lasts_s = clock() - began, _SOUND.duration_s * self.scale
+            assert took_s >= lasts_s * 0.9, f"play() took {took_s:g} s, the sound {lasts_s:g} s"
+
+        self._with(self.make_speaker, check)
+
+    def test_plays_one_after_another(self) -> None:
+        """Sound of each length and rate, again and again."""
+
+        async def check(speaker: Speaker) -> None:
+            for audio in (_SOUND, Audio(_SOUND.pcm[:2]), Audio(_SOUND.pcm, 48_000), _SOUND):
+                await speaker.play(audio)
+
+        self._with(self.make_speaker, check)
+
+    def test_can_be_cancelled(self) -> None:
+        """Wherever it sounds, it ends as cancelled; the next sound is played."""
+        self._cancel(self.make_speaker, lambda speaker: speaker.play(_SOUND))
 
 
 class DatabaseContractTest(ProviderContractTest):

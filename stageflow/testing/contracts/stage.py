@@ -19,6 +19,7 @@ from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.stage import StageOutput, StageSpec, StageStatus
+from stageflow.stream import Stream
 from stageflow.testing.contracts.blocking import BlockingWatch
 from stageflow.testing.contracts.cancellation import CancellationProbe
 from stageflow.testing.contracts.loops import LoopContract
@@ -194,10 +195,10 @@ class StageContractTest(LoopContract):
         assert output.status is StageStatus.COMPLETED
 
     def test_returns_the_outputs_that_it_declares(self) -> None:
-        """All of them, and no others."""
+        """All of them, streams included, and no others."""
         case = self.make_stage()
         output = self._completed(case)
-        declared, found = set(case.spec.outputs), set(output.outputs)
+        declared, found = {*case.spec.outputs, *case.spec.streams}, set(output.outputs)
         assert found == declared, f"{case.name} declares {declared} and returned {found}"
 
     def test_returns_outputs_that_can_be_stored(self) -> None:
@@ -209,7 +210,9 @@ class StageContractTest(LoopContract):
                 f"the output {key!r} of {case.name}, {value!r}, cannot be stored: return plain"
                 " values, dataclasses of the engine, or teach LetterCodec its type"
             )
-            assert again == value, f"the output {key!r} came back as {again!r}, was {value!r}"
+            assert _items(again) == _items(value), (
+                f"the output {key!r} came back as {again!r}, was {value!r}"
+            )
 
     def test_reads_only_what_it_declares(self) -> None:
         """Given all there is, it asks for nothing that its spec does not name."""
@@ -224,7 +227,7 @@ class StageContractTest(LoopContract):
         before, given = case.chosen(case.inputs), case.chosen(case.inputs)
         self.ctx = self._context(given, case.providers)
         self._execute(case, self.ctx)
-        changed = [key for key in before if given[key] != before[key]]
+        changed = [key for key in before if _items(given[key]) != _items(before[key])]
         assert not changed, f"{case.name} changed its inputs {changed}: copy before you change"
 
     # ── the contract: the event loop ────────────────────────────────────────────────────────
@@ -328,7 +331,12 @@ class StageContractTest(LoopContract):
 def _told(outcome: Any) -> Any:
     """What is compared of an end: status and outputs, or the error's code and text."""
     if isinstance(outcome, StageOutput):
-        return (str(outcome.status), dict(outcome.outputs))
+        return (str(outcome.status), {key: _items(outcome.outputs[key]) for key in outcome.outputs})
     if isinstance(outcome, StageflowError):
         return (outcome.code, str(outcome))
     return outcome
+
+
+def _items(value: Any) -> Any:
+    """A value as it is, a stream as its items: two streams are never equal."""
+    return value.items() if isinstance(value, Stream) else value

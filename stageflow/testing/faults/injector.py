@@ -292,6 +292,17 @@ class DbFaultInjector(FaultInjector):
         super().__init__(provider, fault_type, **options)
 
 
+class SpeakerFaultInjector(FaultInjector):
+    """Faults of a speaker: it gives no answer that could be cut, empty or malformed."""
+
+    kinds = _kinds(FaultType.CUT, FaultType.RATE_LIMITED, FaultType.EMPTY, FaultType.INVALID)
+
+    def __init__(
+        self, fault_type: FaultType | str, *, provider: str = "speaker", **options: Any
+    ) -> None:
+        super().__init__(provider, fault_type, **options)
+
+
 def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> FaultInjector:
     """Put a fault on whatever is registered as `provider`, within a block.
 
@@ -302,8 +313,8 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
         1
 
     Args:
-        provider: The name under which it is registered. ``llm``, ``stt``, ``tts`` and ``db`` take
-            the faults that fit these ports; a provider of any other name takes all.
+        provider: The name under which it is registered. ``llm``, ``stt``, ``tts``, ``db`` and
+            ``speaker`` take the faults that fit these ports; one of any other name takes all.
         fault_type: What goes wrong; its value as a string will do.
         options: Those of the fault; see `FaultType`. Durations are in milliseconds.
 
@@ -321,4 +332,6 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
         return TtsFaultInjector(fault_type, **options)
     if provider == "db":
         return DbFaultInjector(fault_type, **options)
+    if provider == "speaker":
+        return SpeakerFaultInjector(fault_type, **options)
     return FaultInjector(provider, fault_type, **options)

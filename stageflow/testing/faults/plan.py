@@ -69,8 +69,10 @@ class FaultPlan:
         """The plan that `to_dict` has written.
 
         Raises:
-            InvalidConfigError: A fault names no provider or no type.
+            InvalidConfigError: It is no mapping, or a fault names no provider or no type.
         """
+        if not isinstance(plain, Mapping):
+            raise refused("plan", "plan", plain, "give what to_dict has written: a mapping")
         return cls(tuple(_planned(plain.get("faults", ()))))
 
 

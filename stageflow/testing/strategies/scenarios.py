@@ -14,6 +14,7 @@ from stageflow.testing.faults import (
     FaultType,
     LlmFaultInjector,
     PlannedFault,
+    SpeakerFaultInjector,
     SttFaultInjector,
     TtsFaultInjector,
 )
@@ -25,6 +26,7 @@ _PORTS: dict[str, type[FaultInjector]] = {
     "stt": SttFaultInjector,
     "tts": TtsFaultInjector,
     "db": DbFaultInjector,
+    "speaker": SpeakerFaultInjector,
 }
 _DURATIONS_MS = st.sampled_from([0, 1, 500, 3_000, 60_000])
 _OPTIONS: dict[FaultType, dict[str, st.SearchStrategy[Any]]] = {
@@ -46,8 +48,8 @@ def fault_plans(
 
     Args:
         draw: From Hypothesis.
-        providers: The names under which providers are registered. ``llm``, ``stt``, ``tts`` and
-            ``db`` get the faults that fit these ports, any other name all.
+        providers: The names under which providers are registered. ``llm``, ``stt``, ``tts``,
+            ``db`` and ``speaker`` get the faults that fit these ports, any other name all.
         max_size: How many faults at most.
     """
     names = draw(st.lists(st.sampled_from(providers), max_size=max_size))

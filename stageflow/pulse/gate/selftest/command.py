@@ -23,8 +23,9 @@ from stageflow.pulse.gate.selftest.rounds import Pool
 from stageflow.pulse.gate.selftest.trials import Planter, faults, identical
 from stageflow.pulse.gate.series import Signal, signal_of
 from stageflow.pulse.gate.setting import Emit, resolved, set_up
-from stageflow.pulse.gate.trees import PACKAGE, tree
+from stageflow.pulse.gate.trees import tree
 from stageflow.pulse.project import AsvProject
+from stageflow.pulse.whole_file import whole_file
 
 VERSION = 1
 RISES = (0.05, 0.10, 0.20)
@@ -67,7 +68,7 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
     limits, units = setting.budgets.limits, setting.catalogue.units
     units = {name: unit for name, unit in units.items() if signal_of(name) is not Signal.HISTORY}
     chance = random.Random(options.seed)
-    with tree(project, head, PACKAGE) as clean, tempfile.TemporaryDirectory() as scratch:
+    with tree(project, head, project.package) as clean, tempfile.TemporaryDirectory() as scratch:
         folder = project.root / GATE_DIR / "selftest" / f"{head[:10]}-{setting.asv.digest[:10]}"
         pools = [Pool("quiet", folder), Pool("loaded", folder)]
         for pool, rounds in zip(pools, (options.quiet, options.loaded), strict=True):
@@ -82,7 +83,7 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
         planter = Planter(
             project.benchmarks_dir,
             clean,
-            _copier(clean, Path(scratch)),
+            _copier(clean / project.package, Path(scratch)),
             pools,
             limits,
             options.repeats,
@@ -127,13 +128,13 @@ def _record(pool: Pool, rounds: int, record: Callable[[Pool], None], emit: Emit)
         emit(f"{pool.condition} round {number + 1} of {rounds}, about {left:.0f} min to go")
 
 
-def _copier(clean: Path, scratch: Path) -> Callable[[Callable[[Path], None]], Path]:
+def _copier(package: Path, scratch: Path) -> Callable[[Callable[[Path], None]], Path]:
     """What copies the package into a folder of its own, and plants into the copy."""
 
     def copied(plant: Callable[[Path], None]) -> Path:
         folder = Path(tempfile.mkdtemp(dir=scratch))
-        shutil.copytree(clean / PACKAGE, folder / PACKAGE)
-        plant(folder / PACKAGE)
+        copy = Path(shutil.copytree(package, folder / package.name))
+        plant(copy)
         return folder
 
     return copied
@@ -152,7 +153,5 @@ def _plain(found: Any) -> dict[str, Any]:
 
 def _write(into: Path, found: dict[str, Any], text: str) -> None:
     for ending, content in ((".json", json.dumps(found, indent=1) + "\n"), (".md", text)):
-        path = into.with_suffix(ending)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
+        with whole_file(into.with_suffix(ending)) as file:
+            file.write(content)

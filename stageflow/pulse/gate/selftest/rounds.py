@@ -18,6 +18,7 @@ from stageflow.pulse.gate.pairs import PROCESSES, Both, Run
 from stageflow.pulse.gate.selftest.load import load
 from stageflow.pulse.gate.series import Signal, signal_of, timed
 from stageflow.pulse.gate.worker import Worker
+from stageflow.pulse.whole_file import whole_file
 
 #: Pairs of processes a round; two rounds have as many as one run of the gate.
 PROCESSES_A_ROUND = PROCESSES // 2
@@ -82,9 +83,8 @@ class Pool:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.condition}-{len(self.rounds):04d}.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as file:
+            json.dump(content, file)
 
     def _take(self, content: Mapping[str, Any]) -> None:
         timed = [

@@ -163,7 +163,11 @@ central.panels.push(function (data) {
       scales: { x: { time: false, range: c.charts.whole(-0.5, hashes.length - 0.5) }, y: { range: room(budget) } },
       axes: [
         c.charts.axis({ space: 90, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000], values: function (u, splits) {
-          return splits.map(function (at) { return Number.isInteger(at) && times[at] !== undefined ? c.date(times[at], { year: "2-digit", month: "short", day: "numeric" }) : ""; });
+          var told = splits.filter(function (at) { return Number.isInteger(at) && times[at] !== undefined; });
+          // Commits of one day or two are told apart by the hour.
+          var close = told.length && times[told[told.length - 1]] - times[told[0]] < 2 * 86400;
+          var form = close ? { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" } : { year: "2-digit", month: "short", day: "numeric" };
+          return splits.map(function (at) { return told.indexOf(at) < 0 ? "" : c.date(times[at], form); });
         } }),
         c.charts.axis({ size: c.charts.wide, values: function (u, splits) { return splits.map(function (v) { return c.short(v, series.unit); }); } }),
       ],

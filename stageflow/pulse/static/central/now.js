@@ -3,12 +3,8 @@ central.drawNow = function () {
   "use strict";
   var c = central, el = c.el, data = c.data, now = data.now, place = c.body("now");
   var telemetry = data.telemetry, alerts = now.alerts;
-  var live = [];
-  ((telemetry && telemetry.stages) || []).forEach(function (stage) {
-    if (!stage.budget || stage.percentiles[0] === null) return;
-    [["P50", stage.percentiles[0], stage.budget.p50], ["P99", stage.percentiles[2], stage.budget.p99]].forEach(function (row) {
-      if (row[2] !== null && row[1] > row[2]) live.push({ metric: stage.budget.metric + ", in " + telemetry.store, series: stage.pipeline, figure: row[0], measured: row[1], limit: row[2], unit: "ms", runbook: stage.budget.runbook });
-    });
+  var live = ((telemetry && telemetry.over) || []).map(function (row) {
+    return Object.assign({}, row, { metric: row.metric + ", in " + telemetry.store, figure: row.figure.toUpperCase() });
   });
   var over = now.budgets.concat(live), waiting = telemetry ? telemetry.letters.waiting : null;
   var judged = now.kept + now.budgets.length;

@@ -1,0 +1,1 @@
+"""Tests of the turn, a file for each kind."""

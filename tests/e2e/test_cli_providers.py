@@ -1,0 +1,119 @@
+"""``stageflow run`` with real providers: sound and text go in, an answer and its sound come out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stageflow.providers.audio import read_wav, write_wav
+from tests.utils.listener import in_a_thread
+from tests.utils.local import spoken
+from tests.utils.openai_server import KEY, OpenAIServer
+
+MODELS = ("--model", "echo", "--stt-model", "ears", "--tts-model", "mouth")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OpenAIServer]:
+    server = OpenAIServer()
+    with in_a_thread(server):
+        yield server
+
+
+def run(
+    *argv: str, cwd: Path, stdin: bytes = b"", key: str | None = KEY
+) -> subprocess.CompletedProcess[bytes]:
+    environment = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
+    environment |= {"PYTHONWARNINGS": "error", "NO_PROXY": "127.0.0.1"}
+    if key is not None:
+        environment["OPENAI_API_KEY"] = key
+    return subprocess.run(
+        [sys.executable, "-m", "stageflow", "run", *argv],
+        cwd=cwd,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_spoken_question_is_answered_on_this_machine(tmp_path: Path) -> None:
+    """From a WAV to a WAV, by the recogniser, the model and the voice; nothing else is left."""
+    write_wav(tmp_path / "question.wav", spoken("good morning"))
+    done = run(
+        "voice", "--provider", "local", "--in", "question.wav", "--out", "answer.wav", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"voice: completed" in done.stdout
+    assert read_wav(tmp_path / "answer.wav").duration_s > 0.3
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["answer.wav", "question.wav"]
+
+
+def test_a_question_in_letters_is_spoken_first(tmp_path: Path, server: OpenAIServer) -> None:
+    """By the service's own voice; its ears understand it, and its model answers."""
+    service = ("--provider", "openai", "--base-url", server.url, *MODELS)
+    done = run("voice", *service, "--text", "Is it raining?", "--out", "a.wav", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"Is it raining?\n")
+    assert [request.path for request in server.seen[-4:]] == [
+        "/v1/audio/speech",
+        "/v1/audio/transcriptions",
+        "/v1/chat/completions",
+        "/v1/audio/speech",
+    ]
+    heard = read_wav(tmp_path / "a.wav")
+    question = (tmp_path / "a.wav").read_bytes()
+    again = run("voice", *service, "--in", "-", cwd=tmp_path, stdin=question)
+    assert again.stdout.startswith(b"Is it raining?\n")
+    assert heard.sample_rate_hz == 24_000
+
+
+def test_a_chat_reads_the_standard_input(tmp_path: Path, server: OpenAIServer) -> None:
+    """As UTF-8, without the line's end."""
+    service = ("--provider", "openai", "--base-url", server.url, *MODELS)
+    done = run("chat", *service, "--text", "-", cwd=tmp_path, stdin="Grüße\n".encode())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith("Grüße\n")
+
+
+def test_a_wrong_key_is_told_and_not_shown(tmp_path: Path, server: OpenAIServer) -> None:
+    """Neither in what is printed nor in the file of events."""
+    done = run(
+        "chat", "--provider", "openai", "--base-url", server.url, *MODELS, "--events", "e.jsonl",
+        cwd=tmp_path, key="sk-wrong",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"see the key in OPENAI_API_KEY" in done.stderr
+    assert b"sk-wrong" not in done.stdout + done.stderr + (tmp_path / "e.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        (("chat", "--provider", "openai"), 1, "set the environment variable OPENAI_API_KEY"),
+        (("chat", "--model", "x"), 2, "--model is for --provider openai only"),
+        (("chat", "--voice", "de"), 2, "--voice is for --provider local and openai only"),
+        (("chat", "--in", "x.wav"), 2, "listens to nothing"),
+        (("chat", "--out", "x.wav"), 2, "says nothing"),
+        (("voice", "--in", "x.wav", "--text", "x"), 2, "give one of them"),
+        (("voice", "--in", "x.wav"), 1, "x.wav: it cannot be read"),
+        (("voice", "--in", "-"), 1, "it holds nothing"),
+        (("voice", "--out", "none/x.wav", "--scale", "0"), 1, "none/x.wav: it cannot be written"),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    argv: tuple[str, ...], code: int, told: str, tmp_path: Path
+) -> None:
+    """In one line, without a traceback, and no file is left."""
+    done = run(*argv, cwd=tmp_path, key=None)
+    assert done.returncode == code
+    assert told in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

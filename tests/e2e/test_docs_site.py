@@ -1,0 +1,131 @@
+"""The documentation as a site: it builds strictly, its links lead somewhere, and it is offline."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from playwright.sync_api import Browser
+
+from stageflow.pulse.serve import make_server
+from tests.utils.asv_repo import ROOT
+from tests.utils.browser import serving, started, visiting
+
+#: Pages of the published site that stand beside the documentation, and are made by `make bench`.
+BESIDE = {"../index.html", "../central.html"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it: a warning ends the build."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "WARNING" not in done.stdout
+    return folder
+
+
+class Links(HTMLParser):
+    """What a page links to and loads, and the names that can be linked to."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.loads: set[str] = set()
+        self.names: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what an element refers to."""
+        for name, value in attrs:
+            if name == "id" and value:
+                self.names.add(value)
+            elif name == "href" and tag == "a" and value:
+                self.links.add(value)
+            elif value and (name == "src" or (name == "href" and tag == "link")):
+                self.loads.add(value)
+
+
+def test_every_link_leads_somewhere(site: Path) -> None:
+    """Each link within the site names a file that is there, and a place that is in it."""
+    pages = {path: Links(path) for path in site.rglob("*.html") if path.name != "404.html"}
+    assert len(pages) > 20
+    broken = []
+    for page, found in pages.items():
+        for link in found.links:
+            parts = urlsplit(link)
+            if parts.scheme or (page == site / "index.html" and link in BESIDE):
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if target.is_dir():
+                target /= "index.html"
+            names = pages[target].names if target in pages else set()
+            missing = not target.is_file() or (
+                parts.fragment and unquote(parts.fragment) not in names | {"__top"}
+            )
+            if missing:
+                broken.append(f"{page.relative_to(site)}: {link}")
+    assert broken == []
+
+
+def test_the_pages_that_readers_need_are_there(site: Path) -> None:
+    """Tutorial, guides, reference, explanation, runbook, matrix and comparison have a page each."""
+    for name in (
+        *("index", "tutorial", "runbook", "fault-matrix", "comparison", "first-mistakes"),
+        *("guides/testing", "guides/gate", "explanation/semantics", "explanation/simulation"),
+        *("reference/engine", "reference/testing", "repository/ARCHITECTURE"),
+    ):
+        assert (site / f"{name}.html").is_file(), name
+
+
+def test_the_reference_has_the_whole_public_api(site: Path) -> None:
+    """Each name that `import stageflow` gives has a place in the reference."""
+    from stageflow import __all__ as public  # noqa: PLC0415 - only this test needs the list
+
+    text = (site / "reference/engine.html").read_text(encoding="utf-8")
+    # Two functions have modules of their own name, and stand under these.
+    places = set(re.findall(r'id="stageflow\.([\w.]+)"', text))
+    assert [name for name in public if not places & {name, f"{name}.{name}"}] == []
+
+
+def test_nothing_is_loaded_from_outside(site: Path) -> None:
+    """No page names a script, a style, a font or a picture of another host."""
+    outside = {
+        load for page in site.rglob("*.html") for load in Links(page).loads if urlsplit(load).netloc
+    }
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
+    outside |= set(re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*\)", styles))
+    assert outside == set()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all pages."""
+    with started() as found:
+        yield found
+
+
+def test_a_browser_asks_nobody_else(site: Path, browser: Browser) -> None:
+    """Every page opens without an error or a request that leaves the site; search finds."""
+    pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    with serving(make_server(site, 0)) as home, visiting(browser, home) as visit:
+        for page in pages:
+            visit.page.goto(f"{home}{page}", wait_until="networkidle")
+        visit.page.goto(f"{home}index.html", wait_until="networkidle")
+        visit.page.locator(".md-search__input").press_sequentially("breaker")
+        visit.page.locator(".md-search-result__item").first.wait_for()

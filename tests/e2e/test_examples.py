@@ -1,0 +1,45 @@
+"""Each example runs as a reader would run it, and prints what its first comment says."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.utils.asv_repo import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_it_prints_what_it_says(path: Path, tmp_path: Path) -> None:
+    """To the letter, without a warning, from any folder, and with nothing left behind."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert text is not None
+    shown = textwrap.dedent(text.split("\n\n")[-1])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == shown.strip()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_is_short_and_in_the_list() -> None:
+    """There are five, none longer than 120 lines, and the list of them names each."""
+    listed = re.findall(r"\]\((\w+\.py)\)", (ROOT / "examples" / "README.md").read_text())
+    assert sorted(listed) == [path.name for path in EXAMPLES]
+    assert len(EXAMPLES) == 5
+    assert all(len(path.read_text().splitlines()) <= 120 for path in EXAMPLES)

@@ -1,0 +1,60 @@
+"""What docs/guides/providers.md shows works, as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stageflow.cli.app import make_parser
+from stageflow.providers.extras import INSTALL
+from tests.utils.listener import in_a_thread
+from tests.utils.openai_server import KEY, OpenAIServer
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "providers.md"
+TEXT = GUIDE.read_text(encoding="utf-8")
+LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("local", r"completed → .*\b(7|seven)\b.*\n"),
+        ("commands", r"open the door\n"),
+        ("service", r"Good morning!"),
+    ],
+)
+def test_a_listing_works(name: str, printed: str, tmp_path: Path) -> None:
+    """Without a warning, and prints what it is to print."""
+    assert len(LISTINGS) == TEXT.count("```python\n") == 3
+    server = OpenAIServer()
+    with in_a_thread(server):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", LISTINGS[name]],
+            cwd=tmp_path,
+            env={**os.environ, "OPENAI_API_KEY": KEY, "SERVICE_URL": server.url, "NO_PROXY": "*"},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            timeout=120,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(printed, done.stdout, re.DOTALL), done.stdout
+
+
+def test_the_commands_are_those_that_errors_name() -> None:
+    """One line for each extra."""
+    assert [command for command in INSTALL.values() if f"`{command}`" not in TEXT] == []
+
+
+def test_the_command_lines_parse() -> None:
+    """With the options that there are."""
+    lines = re.findall(r"^\$ (?:.*\| )?stageflow (run .*)$", TEXT, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        make_parser().parse_args(shlex.split(line))

