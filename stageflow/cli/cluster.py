@@ -11,7 +11,7 @@ import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from stageflow.cli.errors import UsageError
+from stageflow.cli.errors import UsageError, needing
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, made, run_inputs
 from stageflow.cli.options import (
     Commands,
@@ -165,12 +165,8 @@ def _add_broker(parser: argparse.ArgumentParser) -> None:
 def _broker(arguments: argparse.Namespace, patience_s: float) -> RedisBroker:
     if arguments.broker is None:
         raise UsageError(f"which broker? give --broker URL or set {BROKER_VARIABLE}")
-    try:
+    with needing("cluster"):
         from stageflow.cluster import RedisBroker  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{error.name} is not installed; write: pip install 'stageflow[cluster]'"
-        ) from error
     return RedisBroker(arguments.broker, namespace=arguments.namespace, patience_s=patience_s)
 
 
@@ -204,7 +200,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as open_things:
-        open_things.push_async_callback(broker.close)
+        await open_things.enter_async_context(broker)
         interceptors: list[Interceptor] = []
         if arguments.breakers:
             shared = SharedBreakers(arguments.broker, namespace=arguments.namespace)
@@ -263,17 +259,14 @@ async def _sent(
 ) -> TurnResult:
     from stageflow.cluster import Dispatcher  # noqa: PLC0415 - an extra
 
-    try:
-        async with Dispatcher(broker) as dispatcher:
-            return await dispatcher.run(
-                pipeline,
-                inputs,
-                key=arguments.key,
-                queue=arguments.queue,
-                deadline_s=arguments.deadline_s,
-            )
-    finally:
-        await broker.close()
+    async with broker, Dispatcher(broker) as dispatcher:
+        return await dispatcher.run(
+            pipeline,
+            inputs,
+            key=arguments.key,
+            queue=arguments.queue,
+            deadline_s=arguments.deadline_s,
+        )
 
 
 def _as_json(result: TurnResult) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
-from stageflow.cli.errors import UsageError
+from stageflow.cli.errors import needing
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import DeadLetterStore
 
@@ -30,10 +30,6 @@ def letter_store(
     """
     if is_file(where):
         return SQLiteDeadLetterStore(where, create=create)
-    try:
+    with needing("db"):
         from stageflow.dlq.postgres import PostgresDeadLetterStore  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{error.name} is not installed; write: pip install 'stageflow[db]'"
-        ) from error
     return PostgresDeadLetterStore(where)

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 from stageflow.breaker import (
@@ -19,6 +18,7 @@ from stageflow.breaker import (
     BreakerState,
     CircuitBreaker,
 )
+from stageflow.closing import AsyncClosing
 from stageflow.cluster.redis_link import AWAY, RedisLink
 from stageflow.cluster.tasks import cancel_all
 from stageflow.cluster.turn import check_name
@@ -40,30 +40,22 @@ redis.call('PUBLISH', KEYS[2], cjson.encode({ARGV[1], ARGV[2], ARGV[3], ARGV[4]}
 
 
 class _SharedBreaker(CircuitBreaker):
-    """Says of each change that it has made by itself."""
+    """Says when it has opened or closed."""
 
     def __init__(
         self, provider: str, policy: BreakerPolicy | None, tell: Callable[[str], None]
     ) -> None:
         super().__init__(provider, policy)
         self._tell = tell
-        self._follows = False
-
-    def follow(self, state: BreakerState, open_s: float, clock: Any) -> BreakerChange | None:
-        self._follows = True
-        try:
-            return super().follow(state, open_s, clock)
-        finally:
-            self._follows = False
 
     def _enter(self, state: BreakerState, now_s: float, reason: str) -> BreakerChange | None:
         change = super()._enter(state, now_s, reason)
-        if not self._follows and state is not BreakerState.HALF_OPEN:
+        if state is not BreakerState.HALF_OPEN:
             self._tell(self.provider)
         return change
 
 
-class SharedBreakers(BreakerRegistry):
+class SharedBreakers(BreakerRegistry, AsyncClosing):
     """Breakers whose opening and closing all processes of a namespace hear of.
 
     Each process decides by its own breaker, without a word to Redis; what it has decided is told in
@@ -117,12 +109,8 @@ class SharedBreakers(BreakerRegistry):
         ]
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
+        """Neither tell nor hear of anything any more."""
         await cancel_all(self._tasks)
         with suppress(*AWAY):
             await self._link.close()
@@ -192,5 +180,6 @@ class SharedBreakers(BreakerRegistry):
             return  # what was found out here, and is about to be told, is newer
         clock = asyncio.get_running_loop().time
         change = self[provider].follow(BreakerState(state), open_s, clock)
+        self._untold.discard(provider)  # it is known already
         if change is not None:
             _log.warning("breaker of %r: %s, as another process says", provider, state)

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from stageflow.closing import AsyncClosing
 from stageflow.cluster.broker import Address, Parcel, Sender
 from stageflow.cluster.errors import (
     BrokerUnavailableError,
@@ -27,6 +27,8 @@ from stageflow.cluster.turn import (
     Turn,
     TurnResult,
     Wire,
+    check_counts,
+    check_durations,
     decode_card,
 )
 from stageflow.context import RunStatus
@@ -50,7 +52,7 @@ class _Waiting:
     callers: int = 0
 
 
-class Dispatcher:
+class Dispatcher(AsyncClosing):
     """Sends turns over a broker; an async context manager, of one event loop.
 
     Back-pressure has two sides: at most `max_outstanding` turns of this dispatcher are under way,
@@ -79,7 +81,17 @@ class Dispatcher:
             worker_patience_s: How long to wait for a first worker of a queue, in seconds.
             grace_s: How long after its deadline a turn's end is waited for, in seconds.
             codec: Knows the types that inputs and outputs hold.
+
+        Raises:
+            InvalidConfigError: A number is not positive.
         """
+        check_counts(
+            "Dispatcher",
+            max_outstanding=max_outstanding,
+            max_queued=max_queued,
+            max_payload_bytes=max_payload_bytes,
+        )
+        check_durations("Dispatcher", worker_patience_s=worker_patience_s, grace_s=grace_s)
         self._broker = broker
         self._slots = asyncio.Semaphore(max_outstanding)
         self._max_queued = max_queued
@@ -91,17 +103,6 @@ class Dispatcher:
         self._waiting: dict[str, _Waiting] = {}
         self._inputs_of: dict[Address, tuple[str, ...]] = {}
         self._reader: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Stop listening for answers; turns that were sent go on."""
@@ -165,17 +166,24 @@ class Dispatcher:
         except TimeoutError:
             return self._too_late(turn)
         try:
-            await self._shake_hands(address, turn.inputs)
+            async with asyncio.timeout_at(ends_at):
+                await self._shake_hands(address, turn.inputs)
             remaining_s = None if ends_at is None else max(ends_at - loop.time(), _LEAST_S)
             parcel = Parcel(turn.key, address, body, digest, remaining_s)
+            return await self._sent(turn, parcel, ends_at)
+        except TimeoutError:
+            return self._too_late(turn)
+        finally:
+            self._slots.release()
+
+    async def _sent(self, turn: Turn, parcel: Parcel, ends_at: float | None) -> TurnResult:
+        try:
             answer = await self._answer(parcel, ends_at)
         except TimeoutError:
             return await self._expire(turn, parcel)
         except asyncio.CancelledError:
             await self._call_off(turn.key)
             raise
-        finally:
-            self._slots.release()
         return self._wire.decode_result(turn.key, answer)
 
     async def cancel(self, key: str) -> None:

@@ -164,8 +164,9 @@ class KeyConflictError(ClusterError):
 
     def __init__(self, key: str) -> None:
         super().__init__(
-            f"the idempotency key {key!r} belongs to a turn with another pipeline, queue or inputs;"
-            " give each turn a key of its own, and the same key only when it is sent again"
+            f"the idempotency key {key!r} belongs to a turn with another pipeline, queue, inputs"
+            " or wanted outputs; give each turn a key of its own, and the same key only when it is"
+            " sent again"
         )
         self.key = key
 

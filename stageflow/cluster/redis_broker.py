@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 from redis.exceptions import ResponseError
 
+from stageflow.closing import AsyncClosing
 from stageflow.cluster import redis_scripts as lua
 from stageflow.cluster.broker import Address, Delivery, Parcel, Renewal
 from stageflow.cluster.errors import KeyConflictError, QueueFullError
@@ -25,7 +26,7 @@ _ANSWERS_WAIT_S = 5.0
 _TRIMMED_AT_ONCE = 1_000
 
 
-class RedisBroker:
+class RedisBroker(AsyncClosing):
     """A `Broker` on one Redis server (version 7 or newer), or its replicas behind one address.
 
     All names begin with the namespace, so that several clusters share a server, and each of them
@@ -241,13 +242,14 @@ class RedisBroker:
 
     async def warn_unless_durable(self) -> None:
         """Say in the log if what the server acknowledges may be lost."""
-        config = await self._link.call(lambda: self._link.client.config_get("append*"))
-        if config.get("appendonly") == "no":
-            _log.warning(
-                "the broker %s keeps turns in memory alone: a restart loses them; run it with"
-                " --appendonly yes --appendfsync always",
-                self.where,
-            )
+        read = partial(self._link.client.config_get, "append*", "maxmemory-policy")
+        try:
+            config = await self._link.call(read)
+        except ResponseError as error:  # some services keep their settings to themselves
+            _log.warning("whether the broker %s is durable cannot be told: %s", self.where, error)
+            return
+        for risk in _risks(config):
+            _log.warning("the broker %s %s", self.where, risk)
 
     # ── how ─────────────────────────────────────────────────────────────────────────────────
 
@@ -305,3 +307,13 @@ class RedisBroker:
 
     def _worker_keys(self) -> list[str]:
         return [f"{self._prefix}:workers", f"{self._prefix}:cards"]
+
+
+def _risks(config: Mapping[str, str]) -> Iterator[str]:
+    """What a server with these settings may lose, and the mend."""
+    if config.get("appendonly") != "yes":
+        yield "keeps turns in memory alone, and a restart loses them; run it with appendonly yes"
+    elif config.get("appendfsync") != "always":
+        yield "may lose its last second in a power cut; run it with appendfsync always"
+    if config.get("maxmemory-policy") != "noeviction":
+        yield "drops turns when its memory is full; run it with maxmemory-policy noeviction"

@@ -13,7 +13,13 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import BusyLoadingError, NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    BusyLoadingError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -25,12 +31,13 @@ T = TypeVar("T")
 
 _log = logging.getLogger("stageflow.cluster")
 
-#: What a server that is starting, changing its role, or gone is met by.
+#: What a server that is starting, changing its role, full, or gone is met by.
 AWAY = (
     RedisConnectionError,
     RedisTimeoutError,
     BusyLoadingError,
     ReadOnlyError,
+    OutOfMemoryError,
     TimeoutError,
     OSError,
 )
@@ -104,12 +111,15 @@ class RedisLink:
         Raises:
             BrokerUnavailableError: It was away for longer than one has patience.
         """
+        return await self._patiently(partial(self.once, attempt, waits_s=waits_s))
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._patience_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                answer = await self.once(attempt, waits_s=waits_s)
+                answer = await attempt()
             except AWAY as error:
                 if loop.time() + pause_s > give_up_at:
                     raise BrokerUnavailableError(self.where, self._patience_s, error) from error
@@ -131,6 +141,9 @@ class RedisLink:
         Scripts that are asked for while another batch is under way go together in the next one:
         the server writes to its disk once a batch.
         """
+        return await self._patiently(partial(self._ask, script, keys, arguments))
+
+    async def _ask(self, script: AsyncScript, keys: list[str], arguments: list[Any]) -> Any:
         end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append(_Asked(script, keys, arguments, end))
         if self._sending is None or self._sending.done():
@@ -141,8 +154,8 @@ class RedisLink:
         while self._queue:
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             try:
-                answers = await self.call(partial(self._send, batch))
-            except (BrokerUnavailableError, RedisError) as error:
+                answers = await self.once(partial(self._send, batch))
+            except (*AWAY, RedisError) as error:
                 answers = [error] * len(batch)
             for asked, answer in zip(batch, answers, strict=True):
                 if asked.end.done():
@@ -162,9 +175,6 @@ class RedisLink:
             for text in {asked.script.script for asked in batch}:
                 await self.client.script_load(text)
             return await self._send(batch)
-        for answer in answers:
-            if isinstance(answer, AWAY):
-                raise answer
         return answers
 
     async def close(self) -> None:

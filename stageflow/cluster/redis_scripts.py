@@ -8,6 +8,9 @@ agree about theirs.
 #: The group of consumers that all workers of a stream belong to.
 GROUP = "workers"
 
+#: What ends turns goes on when the server's memory is full: only that makes room.
+_ALWAYS = "#!lua flags=allow-oom\n"
+
 _NOW = """
 local function now_s()
   local time = redis.call('TIME')
@@ -39,7 +42,9 @@ return {'kept'}
 
 #: Turn, counts; key, answer, outcome, seconds to keep it, longest stream of answers.
 #: Whoever comes first ends the turn; the hash of one that ended long ago is gone.
-SETTLE = """
+SETTLE = (
+    _ALWAYS
+    + """
 local turn = redis.call('HGETALL', KEYS[1])
 local field = {}
 for n = 1, #turn, 2 do field[turn[n]] = turn[n + 1] end
@@ -58,9 +63,12 @@ for name, _ in pairs(field) do
 end
 return 1
 """
+)
 
 #: Turn, channel; key.
-CANCEL = """
+CANCEL = (
+    _ALWAYS
+    + """
 if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HEXISTS', KEYS[1], 'result') == 1 then
   return 0
 end
@@ -68,10 +76,12 @@ redis.call('HSET', KEYS[1], 'cancelled', 1)
 redis.call('PUBLISH', KEYS[2], ARGV[1])
 return 1
 """
+)
 
 #: Workers by the end of their time, their cards; name, card, seconds.
 JOIN = (
-    _NOW
+    _ALWAYS
+    + _NOW
     + """
 redis.call('ZADD', KEYS[1], now_s() + ARGV[3], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])

@@ -77,6 +77,20 @@ def check_name(owner: str, what: str, name: object) -> None:
         raise InvalidConfigError(owner, what, name, "give letters, digits, '_' and '-'")
 
 
+def check_counts(owner: str, **counts: object) -> None:
+    """Raise `InvalidConfigError` unless all of them are positive integers."""
+    for field_name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise InvalidConfigError(owner, field_name, value, "give a positive integer")
+
+
+def check_durations(owner: str, **seconds: object) -> None:
+    """Raise `InvalidConfigError` unless all of them are limits of time."""
+    for field_name, value in seconds.items():
+        if not is_duration(value):
+            raise InvalidConfigError(owner, field_name, value, "give a positive number of seconds")
+
+
 @dataclass(frozen=True, slots=True)
 class TurnResult:
     """How a turn ended.

@@ -17,6 +17,7 @@ from typing import Any
 from stageflow.cluster.broker import Address, Delivery, Receiver
 from stageflow.cluster.errors import (
     PayloadTooLargeError,
+    RemoteTurnError,
     TurnAbandonedError,
     TurnCancelledError,
 )
@@ -28,6 +29,8 @@ from stageflow.cluster.turn import (
     TurnResult,
     Wire,
     card_of,
+    check_counts,
+    check_durations,
     check_name,
     encode_card,
     letter_id_of,
@@ -36,14 +39,14 @@ from stageflow.cluster.turn import (
 from stageflow.context import PipelineContext, RunStatus
 from stageflow.dlq.capture import see_through
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
-from stageflow.durations import is_duration
+from stageflow.dlq.store import DeadLetterStore
 from stageflow.errors import (
     DeadLetterError,
     DeadlineExceededError,
     InvalidConfigError,
     StageflowError,
 )
-from stageflow.letter import DeadLetter, LetterBox, LetterError
+from stageflow.letter import DeadLetter, LetterError
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.result import RunResult
@@ -92,7 +95,7 @@ class Worker:
         queues: Sequence[str] = ("default",),
         concurrency: int = 16,
         providers: ProviderRegistry | None = None,
-        dead_letters: LetterBox | None = None,
+        dead_letters: DeadLetterStore | None = None,
         name: str | None = None,
         lease_s: float = 10.0,
         max_deliveries: int = 5,
@@ -123,13 +126,15 @@ class Worker:
             InvalidConfigError: A number is not positive, a queue's name is none, or two pipelines
                 have one name.
         """
-        for field, value in (("concurrency", concurrency), ("max_deliveries", max_deliveries)):
-            if not isinstance(value, int) or value < 1:
-                raise InvalidConfigError("Worker", field, value, "give a positive integer")
-        for field, seconds in (("lease_s", lease_s), ("drain_s", drain_s)):
-            if not is_duration(seconds):
-                mend = "give a positive number of seconds"
-                raise InvalidConfigError("Worker", field, seconds, mend)
+        check_counts(
+            "Worker",
+            concurrency=concurrency,
+            max_deliveries=max_deliveries,
+            max_payload_bytes=max_payload_bytes,
+        )
+        check_durations(
+            "Worker", lease_s=lease_s, drain_s=drain_s, letter_patience_s=letter_patience_s
+        )
         for queue in queues:
             check_name("Worker", "queues", queue)
         self._orchestrators = _by_name(orchestrators)
@@ -270,13 +275,19 @@ class Worker:
             worker=self.name,
             deliveries=delivery.deliveries,
         )
+        box = None
+        if self._dead_letters is not None:
+            patience_s = self._letter_patience_s
+            box = TurnLetterBox(self._dead_letters, delivery.key, patience_s=patience_s)
         try:
             turn = self._wire.decode_turn(delivery.key, delivery.address.queue, delivery.body)
+            if box is not None and delivery.deliveries > 1 and (letter := await box.earlier()):
+                return _failed_before(refused, letter)
             if delivery.cancelled:
                 raise TurnCancelledError
             if delivery.deliveries > self._max_deliveries:
-                return await self._abandoned(turn, refused)
-            return await self._run(turn, delivery, refused)
+                return await self._abandoned(turn, refused, box)
+            return await self._run(turn, delivery, refused, box)
         except StageflowError as error:
             cancelled = isinstance(error, TurnCancelledError)
             status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
@@ -286,14 +297,12 @@ class Worker:
                 return replace(refused, status=RunStatus.CANCELLED, failure=TurnCancelledError())
             return None
 
-    async def _run(self, turn: Turn, delivery: Delivery, so_far: TurnResult) -> TurnResult:
+    async def _run(
+        self, turn: Turn, delivery: Delivery, so_far: TurnResult, box: TurnLetterBox | None
+    ) -> TurnResult:
         remaining_s = delivery.remaining_s
         if remaining_s is not None and remaining_s <= 0:
             raise DeadlineExceededError(turn.deadline_s or 0.0)
-        box = None
-        if self._dead_letters is not None:
-            patience_s = self._letter_patience_s
-            box = TurnLetterBox(self._dead_letters, turn.key, patience_s=patience_s)
         context = PipelineContext(
             turn.inputs,
             providers=self._providers,
@@ -314,13 +323,14 @@ class Worker:
             dead_letter_error=_text(result.dead_letter_error),
         )
 
-    async def _abandoned(self, turn: Turn, so_far: TurnResult) -> TurnResult:
+    async def _abandoned(
+        self, turn: Turn, so_far: TurnResult, box: TurnLetterBox | None
+    ) -> TurnResult:
         """Give up a turn that its workers did not survive; it is kept, to be looked at."""
         error = TurnAbandonedError(so_far.deliveries - 1)
         result = replace(so_far, failure=error)
-        if self._dead_letters is None:
+        if box is None:
             return result
-        box = TurnLetterBox(self._dead_letters, turn.key, patience_s=self._letter_patience_s)
         described = LetterError(error.code, str(error.category), str(error), error.user_message)
         letter = DeadLetter(
             id=letter_id_of(turn.key),
@@ -396,6 +406,25 @@ def _by_name(orchestrators: Iterable[PipelineOrchestrator]) -> dict[str, Pipelin
     if not found:
         raise InvalidConfigError("Worker", "orchestrators", [], "give at least one pipeline")
     return found
+
+
+def _failed_before(so_far: TurnResult, letter: DeadLetter) -> TurnResult:
+    """The end of a turn that failed before, as its letter tells: it is not run once more."""
+    error = letter.error
+    failure = RemoteTurnError(
+        error.code,
+        error.category,
+        error.message,
+        error.user_message,
+        stage=letter.failed_stage,
+        pipeline_run_id=letter.pipeline_run_id,
+    )
+    return replace(
+        so_far,
+        failure=failure,
+        pipeline_run_id=letter.pipeline_run_id,
+        dead_letter=letter.id,
+    )
 
 
 def _wanted(turn: Turn, result: RunResult) -> Mapping[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 
+from stageflow.closing import AsyncClosing
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
 from stageflow.dlq.store import Claim, check_claimable, letter_of
 from stageflow.errors import (
@@ -54,7 +54,7 @@ _NOW = "extract(epoch FROM clock_timestamp())::float8"
 _SELECT = "SELECT body, state, attempts, lease_until, replay_run_id FROM stageflow_dead_letters"
 
 
-class PostgresDeadLetterStore:
+class PostgresDeadLetterStore(AsyncClosing):
     """A `DeadLetterStore` in a table of a PostgreSQL database.
 
     Leases are measured by the server's clock, so machines need not agree about theirs. It serves
@@ -162,17 +162,6 @@ class PostgresDeadLetterStore:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             await pool.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     # ── how ─────────────────────────────────────────────────────────────────────────────────
 

@@ -254,7 +254,8 @@ async def until(look: Callable[[], Awaitable[int]], value: int) -> None:
 async def test_a_deadline_ends_a_run_on_the_worker(cluster: Cluster, gate: Gate) -> None:
     """As in one process: its stages are cancelled, and the failure has the same code."""
     await cluster.worker(WAIT, providers=gate.registry())
-    result = await (await cluster.dispatcher()).run("wait", deadline_s=0.2)
+    await until(lambda: _number_of(cluster.broker().cards()), 1)
+    result = await (await cluster.dispatcher()).run("wait", deadline_s=0.5)
     assert result.failure is not None
     assert (result.status, result.failure.code) == ("failed", "deadline_exceeded")
     assert result.worker is not None
@@ -274,6 +275,15 @@ async def test_a_deadline_counts_while_a_turn_waits(cluster: Cluster, gate: Gate
     await running
     assert (await dispatcher.run("wait", key="second")).status == "failed"
     assert [key for _, key in gate.runs] == ["first"]
+
+
+async def test_a_deadline_counts_while_a_worker_is_looked_for(cluster: Cluster) -> None:
+    """Its sender is told when it has passed, however patient the dispatcher is; nothing is sent."""
+    dispatcher = await cluster.dispatcher(worker_patience_s=600.0)
+    result = await dispatcher.run("echo", {"value": 1}, deadline_s=0.05)
+    assert result.failure is not None
+    assert result.failure.code == "deadline_exceeded"
+    assert await cluster.broker().queued("default", "echo") == 0
 
 
 async def test_a_full_queue_takes_no_more(cluster: Cluster, gate: Gate) -> None:
@@ -462,6 +472,8 @@ async def _more(ctx: StageContext) -> StageOutput:
         lambda: Worker([ECHO.orchestrator], RedisBroker("redis://localhost"), concurrency=0),
         lambda: Worker([ECHO.orchestrator], RedisBroker("redis://localhost"), lease_s=-1.0),
         lambda: Worker([ECHO.orchestrator], RedisBroker("redis://localhost"), queues=["a:b"]),
+        lambda: Dispatcher(RedisBroker("redis://localhost"), max_outstanding=0),
+        lambda: Dispatcher(RedisBroker("redis://localhost"), grace_s=0),
         lambda: Turn("echo", {}, "white space"),
         lambda: Turn("echo", {}, "k", deadline_s=0),
         lambda: Turn("e c", {}, "k"),
@@ -580,6 +592,28 @@ async def test_a_turn_that_kills_its_workers_is_given_up(cluster: Cluster, gate:
     assert (letter.id, letter.inputs, gate.runs) == (result.dead_letter, {"extra": 1}, [])
 
 
+async def test_a_turn_that_has_left_a_letter_is_not_run_again(cluster: Cluster, gate: Gate) -> None:
+    """Its worker died after the letter and before the end: the letter tells how it ended."""
+    letters = InMemoryDeadLetterStore()
+    end = await cluster.worker(REFUSE, dead_letters=letters)
+    dispatcher = await cluster.dispatcher()
+    first = await dispatcher.run("refuse", key="k")
+    await end()
+    client = Redis.from_url(cluster.url)
+    await client.flushall()  # as if the end had not been put on record
+    await client.aclose()
+    fine = Pipeline("refuse", [wait])
+    async with dead_worker(cluster, "refuse", 1):
+        running = asyncio.create_task(dispatcher.run("refuse", key="k"))
+    await cluster.worker(fine, providers=gate.registry(), lease_s=0.2, dead_letters=letters)
+    again = await running
+    assert again.failure is not None
+    assert first.failure is not None
+    assert (again.status, again.deliveries, gate.runs) == ("failed", 2, [])
+    assert (again.dead_letter, again.pipeline_run_id) == (first.dead_letter, first.pipeline_run_id)
+    assert (again.failure.code, again.failure.stage) == ("stage_failed", "refuse")
+
+
 async def test_a_worker_that_lost_its_turn_does_not_end_it(cluster: Cluster, gate: Gate) -> None:
     """Whoever ends a turn first has ended it; the run of the other is cancelled."""
     await cluster.worker(WAIT, providers=gate.registry(), name="slow", lease_s=0.4)
@@ -596,6 +630,52 @@ async def test_a_worker_that_lost_its_turn_does_not_end_it(cluster: Cluster, gat
     assert not await broker.settle("k", answer, "completed")
     assert (await running).worker == "other"
     assert await broker.counts() == {"completed": 1}
+
+
+async def test_a_broker_without_memory_ends_what_it_has(cluster: Cluster, gate: Gate) -> None:
+    """It takes no more until there is room; turns that run end, and others can be cancelled."""
+    await cluster.worker(WAIT, providers=gate.registry())
+    dispatcher = await cluster.dispatcher()
+    running = asyncio.create_task(dispatcher.run("wait", key="a"))
+    await gate.entered.wait()
+    client = Redis.from_url(cluster.url)
+    await client.config_set("maxmemory", 1)
+    waiting = asyncio.create_task(dispatcher.run("wait", key="b"))
+    hasty = Dispatcher(cluster.broker(patience_s=0.1))
+    with pytest.raises(BrokerUnavailableError, match="used memory"):
+        await hasty.run("wait", key="c")
+    await hasty.close()
+    await dispatcher.cancel("a")
+    assert (await running).status == "cancelled"
+    assert not waiting.done()
+    gate.go_on.set()
+    await client.config_set("maxmemory", 0)
+    assert (await waiting).status == "completed"
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("appendonly", "no", "a restart loses them"),
+        ("appendfsync", "everysec", "power cut"),
+        ("maxmemory-policy", "allkeys-lru", "memory is full"),
+    ],
+)
+async def test_a_broker_that_may_lose_turns_is_told_of(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, setting: str, value: str, says: str
+) -> None:
+    """With the mend; one that keeps what it acknowledges is not complained about."""
+    broker = cluster.broker()
+    await broker.warn_unless_durable()
+    assert caplog.messages == []
+    client = Redis.from_url(cluster.url)
+    await client.config_set(setting, value)
+    await client.aclose()
+    await broker.warn_unless_durable()
+    (message,) = caplog.messages
+    assert says in message
+    assert f"run it with {setting} " in message
 
 
 async def test_nothing_acknowledged_is_lost_in_a_crash_of_the_broker(
