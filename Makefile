@@ -23,6 +23,8 @@ SITE ?=
 DEMO_ARGS ?=
 DRILL := .asv/drill.db
 TURNS ?= 10000
+WORKERS ?= 1
+SERVE ?= voice chat
 LOADS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
@@ -112,9 +114,9 @@ compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, 
 load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
 	@$(BIN)/python -m benchmarks.load --record $(LOADS) $(LOAD_ARGS)
 
-cluster: $(READY) ## Start Redis and PostgreSQL from apt for a cluster on this machine, until Ctrl-C.
-	@.ci/programs redis-server
-	@$(BIN)/python -m tests.cluster.servers
+cluster: $(READY) ## Start Redis, PostgreSQL and workers on this machine, until Ctrl-C. WORKERS=1 SERVE="voice chat"
+	@.ci/programs redis-server postgresql
+	@PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/cluster $(SERVE)
 
 cluster-storm: $(READY) ## Send 10,000 turns while workers are killed and servers crash; count the ends. TURNS=10000
 	@.ci/programs redis-server
@@ -122,7 +124,7 @@ cluster-storm: $(READY) ## Send 10,000 turns while workers are killed and server
 
 cluster-figures: $(READY) ## Print what a hop costs, the broker's limit, and turns a second by workers.
 	@.ci/programs redis-server
-	@$(BIN)/python -m tests.cluster.figures
+	@$(BIN)/python -m tests.cluster.figures $(FIGURES_ARGS)
 
 drill: $(READY) ## Let providers fail for hours of virtual time; Central Pulse shows how turns fared.
 	@$(BIN)/python -m benchmarks.drill --into $(DRILL)
@@ -153,7 +155,7 @@ results-store: ## Keep the results of this clone on the branch "results" of orig
 	@.ci/results store
 
 programs:
-	@.ci/programs chromium valgrind prometheus prometheus-alertmanager redis-server
+	@.ci/programs chromium valgrind prometheus prometheus-alertmanager redis-server postgresql
 
 clean: ## Remove the environment and all that was made; keeps the measurements.
 	rm -rf $(VENV) .asv/env .asv/html .coverage .coverage.json .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -24,12 +24,12 @@ def worker(redis: RedisServer) -> Iterator[WorkerProcess]:
     process.kill()
 
 
-def dispatch(redis: RedisServer, *arguments: str) -> subprocess.CompletedProcess[str]:
+def dispatch(broker: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, with the broker from the environment."""
     return subprocess.run(
         [sys.executable, "-m", "stageflow", "dispatch", *arguments],
         cwd=ROOT,
-        env={**os.environ, BROKER_VARIABLE: redis.url},
+        env={**os.environ, BROKER_VARIABLE: broker},
         capture_output=True,
         text=True,
         timeout=60,
@@ -39,14 +39,14 @@ def dispatch(redis: RedisServer, *arguments: str) -> subprocess.CompletedProcess
 
 def test_a_turn_from_the_command_line(redis: RedisServer, worker: WorkerProcess) -> None:
     """The answer is printed; sent again under its key, the turn is the same run."""
-    first = dispatch(redis, "chat", "--text", "Hi there", "--key", "k")
+    first = dispatch(redis.url, "chat", "--text", "Hi there", "--key", "k")
     assert (first.returncode, "Hi there" in first.stdout) == (0, True), first.stderr
     assert "turn k: completed" in first.stderr
-    again = dispatch(redis, "chat", "--text", "Hi there", "--key", "k", "--json")
+    again = dispatch(redis.url, "chat", "--text", "Hi there", "--key", "k", "--json")
     told = json.loads(again.stdout)
     assert (told["status"], told["deliveries"], told["error_code"]) == ("completed", 1, None)
     assert str(worker.pid) in told["worker"]
-    refused = dispatch(redis, "chat", "--text", "Other", "--key", "k")
+    refused = dispatch(redis.url, "chat", "--text", "Other", "--key", "k")
     assert refused.returncode == 1
     assert "idempotency key" in refused.stderr
 
