@@ -21,6 +21,7 @@ from stageflow.events import TERMINAL
 from stageflow.telemetry.jsonl import JsonLinesSink, read_events
 from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.telemetry.opentelemetry_sink import OpenTelemetrySink
+from stageflow.telemetry.postgres import PostgresSink, PostgresTelemetryStore
 from stageflow.telemetry.prometheus import PrometheusSink
 from stageflow.telemetry.sqlite import SQLiteSink
 from stageflow.telemetry.store import TelemetryStore
@@ -85,6 +86,21 @@ class TestSQLiteSink(SinkContractTest):
 
     def read(self, sink: Any) -> Sequence[str]:
         with TelemetryStore(self.path) as store:
+            window = store.covered()
+            run = store.typical_run(window, "p") if window else None
+        return [event.type for event in run.events] if run else []
+
+
+class TestPostgresSink(SinkContractTest):
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: PostgresServer) -> None:
+        self.url = asyncio.run(postgres.make_database())
+
+    def make_sink(self) -> Any:
+        return PostgresSink(self.url)
+
+    def read(self, sink: Any) -> Sequence[str]:
+        with PostgresTelemetryStore(self.url) as store:
             window = store.covered()
             run = store.typical_run(window, "p") if window else None
         return [event.type for event in run.events] if run else []

@@ -68,7 +68,7 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
         for key, stage in sorted(stages.items())
     ]
     return {
-        "store": store.path.name,
+        "store": store.name,
         "sources": store.sources(),
         "start_s": start_s,
         "step_s": step_s,
