@@ -8,7 +8,9 @@ COMMITS ?= 5
 MACHINE ?=
 PYTEST_ARGS ?=
 SCHEDULES ?= 16000
+STORM_ARGS ?= --planted
 MUTANTS_ARGS ?=
+CHANGELOG_ARGS ?= --draft
 REPEATS ?= 20
 PACKAGE_ARGS ?=
 BASE ?= main
@@ -25,14 +27,16 @@ DRILL := .asv/drill.db
 TURNS ?= 10000
 WORKERS ?= 1
 SERVE ?= voice chat
-LOADS_FROM ?= .asv/nightly
+ENGINES := .asv/engines
+ENGINES_ARGS ?=
+RESULTS_FROM ?= .asv/nightly
 LOADS := .asv/results/load.jsonl
 
 # In one place, and not in the template of `stageflow init`, which is part of the package.
 export RUFF_CACHE_DIR := $(abspath .ruff_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench docs package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits load cluster cluster-storm cluster-figures voice-figures drill site serve pulse-demo screenshots loads-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs rooms changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits compare-engines load cluster cluster-storm cluster-figures voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,14 +68,21 @@ docs: $(READY) ## Build the documentation beside the published benchmarks, and c
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
 	@echo "The documentation is in .asv/html/docs/index.html"
 
+rooms: $(READY) ## Write the table of rooms in ARCHITECTURE.md anew, from the tree.
+	@$(BIN)/python -m tests.architecture
+
+changelog: $(READY) ## Show what the next release will say. CHANGELOG_ARGS=--yes writes it into CHANGELOG.md
+	@$(BIN)/towncrier build --version $$($(BIN)/python -c 'import stageflow; print(stageflow.__version__)') \
+	  $(CHANGELOG_ARGS)
+
 package: $(READY) ## Build wheel and sdist of HEAD into dist/, and check them as users will meet them.
 	@$(BIN)/python -m tests.packaging --into dist $(PACKAGE_ARGS)
 
 coverage: $(READY) ## Print the coverage of the last `make test`, beside what is asked.
 	@$(BIN)/python -m tests.coverage_floors .coverage.json
 
-storm: $(READY) ## Run the storm, and the planted bugs that it has to find. SCHEDULES=16000
-	@$(BIN)/python -m tests.property.storm --schedules $(SCHEDULES) --planted
+storm: $(READY) ## Run the storm, and the planted bugs that it has to find. STORM_ARGS="--shard 1/4"
+	@$(BIN)/python -m tests.property.storm --schedules $(SCHEDULES) $(STORM_ARGS)
 
 mutants: $(READY) ## Change the code in thousands of ways, and count what no test notices. MUTANTS_ARGS="--help"
 	@$(BIN)/python -m tests.mutation $(MUTANTS_ARGS)
@@ -111,6 +122,13 @@ compare-commits: $(READY) ## Print all that was measured of two commits. BASE=ma
 compare: $(READY) ## Print the speed of the engine beside hand-written asyncio, and the goals.
 	@$(BIN)/python -m benchmarks.compare
 
+compare-engines: ## Print the speed and manners of the engine beside other engines. ENGINES_ARGS="--json"
+	@$(PYTHON) -m venv $(ENGINES)
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable . --requirement benchmarks/engines.txt
+	@HAYSTACK_TELEMETRY_ENABLED=False HAMILTON_TELEMETRY_ENABLED=false \
+	  $(ENGINES)/bin/python -m benchmarks.engines $(ENGINES_ARGS)
+
 load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
 	@$(BIN)/python -m benchmarks.load --record $(LOADS) $(LOAD_ARGS)
 
@@ -144,9 +162,8 @@ pulse-demo: $(READY) programs ## Break providers of a running system, and see th
 screenshots: $(READY) programs ## Make the pictures of Central Pulse in docs/images anew. SITE=.asv/html takes that site
 	@$(BIN)/python -m tests.screenshots $(if $(SITE),--site $(SITE))
 
-loads-merge: ## Add the loads that other machines carried to the record of this clone. LOADS_FROM=FOLDER
-	@mkdir -p $(dir $(LOADS))
-	@find $(LOADS_FROM) -name load.jsonl -exec cat {} + | sort -u - $(wildcard $(LOADS)) -o $(LOADS)
+results-merge: $(READY) ## Add what other machines measured to the results of this clone. RESULTS_FROM=FOLDER
+	@$(BIN)/python -m stageflow pulse merge $(RESULTS_FROM)/*
 
 results-fetch: ## Bring the results that were kept on the branch "results" of origin.
 	@.ci/results fetch

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType
+from typing import Any
 
 from stageflow.durations import is_duration
 from stageflow.errors import (
@@ -26,7 +27,7 @@ from stageflow.errors import (
     UnknownDependencyError,
 )
 from stageflow.graph import StageGraph
-from stageflow.stage import StageSpec
+from stageflow.stage import StageKind, StageSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _CO_COROUTINE = inspect.CO_COROUTINE
@@ -105,6 +106,7 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
         yield InvalidDeclarationError(
             pipeline, name, "condition", spec.condition, "give a plain function of the StageContext"
         )
+    yield from _manner_problems(pipeline, spec)
     if spec.dependencies != ():
         yield from _declaration_problems(pipeline, name, "dependencies", spec.dependencies)
         if isinstance(spec.dependencies, tuple) and name in spec.dependencies:
@@ -115,6 +117,22 @@ def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
         yield from _declaration_problems(pipeline, name, "outputs", spec.outputs)
     if spec.streams != ():
         yield from _declaration_problems(pipeline, name, "streams", spec.streams)
+
+
+def _manner_problems(pipeline: str, spec: StageSpec) -> Iterator[DefinitionError]:
+    given: Any = spec  # whatever the types say
+    required, kind, provider = given.required, given.kind, given.provider
+    if type(required) is not bool:
+        yield InvalidDeclarationError(
+            pipeline, spec.name, "required", required, "give True or False"
+        )
+    if type(kind) is not StageKind:
+        mend = f"give a StageKind: {', '.join(f'StageKind.{kind.name}' for kind in StageKind)}"
+        yield InvalidDeclarationError(pipeline, spec.name, "kind", kind, mend)
+    if provider is not None and not (isinstance(provider, str) and provider):
+        yield InvalidDeclarationError(
+            pipeline, spec.name, "provider", provider, "name the provider, such as 'llm'"
+        )
 
 
 def _runner_problem(pipeline: str, spec: StageSpec) -> InvalidRunnerError | None:

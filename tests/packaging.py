@@ -100,7 +100,9 @@ def check_tag(tag: str, changelog: str) -> None:
     if tag != f"v{__version__}":
         raise PackagingError(f"the tag is {tag}, the version {__version__}: tag v{__version__}")
     if not re.search(rf"^## {re.escape(__version__)}\b", changelog, re.MULTILINE):
-        raise PackagingError(f"CHANGELOG.md has no section {__version__}: rename Unreleased")
+        raise PackagingError(
+            f"CHANGELOG.md has no section {__version__}: make changelog CHANGELOG_ARGS=--yes"
+        )
 
 
 def check_content(built: Built) -> None:

@@ -190,7 +190,7 @@ class InvalidTimeoutError(DefinitionError):
 
 
 class InvalidDeclarationError(DefinitionError):
-    """Declared inputs, outputs, streams or dependencies that are no sequence of distinct names."""
+    """A field of a stage's specification that holds something else than it may."""
 
     code = "invalid_declaration"
 

@@ -7,9 +7,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from stageflow.pulse.errors import PulseError
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.results import (
     read_benchmarks,
@@ -17,6 +18,7 @@ from stageflow.pulse.results import (
     report_set_aside,
     set_aside_corrupt,
 )
+from stageflow.pulse.shards import WHOLE, Shard
 from stageflow.pulse.site import Published, discover, publish
 
 DEFAULT_COMMITS = 5
@@ -33,6 +35,7 @@ class Options:
         commits: How many unmeasured commits to measure, at most.
         machine: Name that the results are filed under; None takes the one that asv knows.
         pattern: Regular expression that a benchmark's name must match; None takes all.
+        shard: Which part of those benchmarks; another machine measures the others.
         attributes: Overrides of benchmark attributes, as ``NAME=VALUE``.
         retry_failed: Whether commits with failed benchmarks count as unmeasured.
     """
@@ -40,6 +43,7 @@ class Options:
     commits: int = DEFAULT_COMMITS
     machine: str | None = None
     pattern: str | None = None
+    shard: Shard = WHOLE
     attributes: tuple[str, ...] = ()
     retry_failed: bool = False
 
@@ -106,6 +110,7 @@ def bench(project: AsvProject, options: Options, emit: Callable[[str], None] = p
     emit(f"Finding the benchmarks of {project.root.name} (the first time, asv makes a virtualenv)")
     newest = [commit.hash for commit in history[: options.commits]]
     discover(project, newest, ("--machine", machine))
+    options = _of_shard(project, options)
     chosen = _unmeasured(project, machine, history, options)
     started = time.monotonic()
     interrupted = bool(chosen) and _measure(project, machine, chosen, options, emit)
@@ -119,6 +124,23 @@ def bench(project: AsvProject, options: Options, emit: Callable[[str], None] = p
     newest_outcome = outcomes.get(chosen[0].hash) if chosen else None
     failed = newest_outcome is not None and newest_outcome.failed
     return EXIT_NEWEST_FAILED if failed else EXIT_OK
+
+
+def _of_shard(project: AsvProject, options: Options) -> Options:
+    """The options with a pattern that only the benchmarks of the shard match."""
+    if options.shard.count == 1:
+        return options
+    names = sorted(
+        name
+        for name in read_benchmarks(project.results_dir)
+        if options.pattern is None or re.search(options.pattern, name)
+    )
+    mine = [re.escape(name) for number, name in enumerate(names) if options.shard.takes(number)]
+    if not mine:
+        raise PulseError(
+            f"shard {options.shard} of {len(names)} benchmarks holds none: use fewer shards"
+        )
+    return replace(options, pattern=f"^(?:{'|'.join(mine)})$")
 
 
 def _history(project: AsvProject) -> Iterator[Commit]:

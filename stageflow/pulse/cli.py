@@ -31,8 +31,10 @@ from stageflow.pulse.gate import command as gate_command
 from stageflow.pulse.gate.compare import compare
 from stageflow.pulse.gate.judge import Exit
 from stageflow.pulse.gate.shown import show_budgets
+from stageflow.pulse.merge import merge
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.serve import address_of, make_server
+from stageflow.pulse.shards import WHOLE, Shard
 from stageflow.pulse.site import publish
 
 EXIT_ERROR = 1
@@ -47,6 +49,7 @@ measured when every present benchmark has a result there, was skipped there or f
 examples:
   stageflow pulse bench
   stageflow pulse bench --commits 1 --bench exact       one commit, and only some benchmarks
+  stageflow pulse bench --shard 2/4 --machine ci        a quarter of the benchmarks; see merge
 
 exit codes:
   0    measured and published; failures on older commits are only reported
@@ -54,6 +57,17 @@ exit codes:
   2    bad arguments
   3    published, but the newest commit measured now did not build or has failed benchmarks
   130  interrupted or terminated; what was measured until then is published
+"""
+
+_MERGE_HELP = """\
+Add results of other machines to those of this clone: of shards (bench --shard), or of whole runs.
+A folder is like .asv/results there. Of two measurements of one benchmark on one commit, the later
+one stands; nothing is changed unless all can be merged.
+
+examples:
+  stageflow pulse merge shards/1 shards/2 shards/3 shards/4
+
+exit codes: 0 merged, 1 a file is not sound or belongs to something else, 2 bad arguments
 """
 
 _BUILD_HELP = """\
@@ -143,6 +157,13 @@ def add_commands(
     parser.add_argument("--machine", metavar="NAME", help="file the results under this name")
     parser.add_argument("--bench", metavar="REGEX", help="only benchmarks whose name matches")
     parser.add_argument(
+        "--shard",
+        type=Shard.parse,
+        default=WHOLE,
+        metavar="I/N",
+        help="only the I-th of N equal parts of the benchmarks; N machines share the work",
+    )
+    parser.add_argument(
         *("-a", "--attribute"),
         action="append",
         default=[],
@@ -155,6 +176,11 @@ def add_commands(
         help="measure again where benchmarks failed",
     )
     parser.set_defaults(run=_bench)
+
+    parser = command("merge", help="add results of other machines", description=_MERGE_HELP)
+    add_repository(parser)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.set_defaults(run=_merge)
 
     parser = command("build", help="publish the results there are", description=_BUILD_HELP)
     add_repository(parser)
@@ -253,10 +279,17 @@ def _bench(arguments: argparse.Namespace) -> int:
         commits=arguments.commits,
         machine=arguments.machine,
         pattern=arguments.bench,
+        shard=arguments.shard,
         attributes=tuple(arguments.attribute),
         retry_failed=arguments.retry_failed,
     )
     return bench(AsvProject.load(arguments.repository), options, _emit)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    done = merge(AsvProject.load(arguments.repository), arguments.folders, _emit)
+    _emit(f"{done.rows} measurements merged, {done.files} files changed")
+    return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:

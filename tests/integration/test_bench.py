@@ -195,3 +195,26 @@ def test_no_commits_asked_for(copy: ScratchRepo) -> None:
     done = copy.pulse("bench", "--commits", "0")
     assert done.returncode == 2
     assert "less than 1" in done.stdout
+
+
+def test_shards_measure_a_part_each_and_merge_into_the_whole(
+    copy: ScratchRepo, measured: Measured, tmp_path: Path
+) -> None:
+    """Two machines share the benchmarks of a commit; merged, all are measured and published."""
+    newest = measured.commits[-1][:8]
+    whole = set(json.loads(copy.results()[newest].read_text("utf-8"))["results"])
+    (copy.path / ".asv/results").rename(tmp_path / "whole")
+    parts = []
+    for number in (1, 2):
+        done = copy.pulse("bench", "--commits", "1", "--shard", f"{number}/2")
+        assert done.returncode == 0, done.stdout
+        parts.append(set(json.loads(copy.results()[newest].read_text("utf-8"))["results"]))
+        (copy.path / ".asv/results").rename(tmp_path / str(number))
+    assert parts[0] | parts[1] == whole
+    assert not parts[0] & parts[1]
+    done = copy.pulse("merge", str(tmp_path / "1"), str(tmp_path / "2"))
+    assert done.returncode == 0, done.stdout
+    assert f"{len(whole)} measurements merged" in done.stdout
+    assert set(json.loads(copy.results()[newest].read_text("utf-8"))["results"]) == whole
+    assert copy.pulse("build").returncode == 0
+    assert published_commits(copy) == {measured.commits[-1]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from stageflow import __version__
 from tests import packaging
-from tests.packaging import Built, PackagingError
+from tests.packaging import ROOT, Built, PackagingError
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_what_cannot_be_imported_is_seen(built: Built, tmp_path: Path) -> None:
     [
         ("v0.0.0", f"## {__version__}", "the version"),
         (__version__, f"## {__version__}", "the version"),
-        (f"v{__version__}", "## Unreleased", "rename Unreleased"),
+        (f"v{__version__}", "## Unreleased", "make changelog"),
     ],
 )
 def test_a_release_is_tagged_as_it_is_called(tag: str, changelog: str, why: str) -> None:
@@ -80,3 +83,17 @@ def test_a_release_is_tagged_as_it_is_called(tag: str, changelog: str, why: str)
     with pytest.raises(PackagingError, match=why):
         packaging.check_tag(tag, changelog)
     packaging.check_tag(f"v{__version__}", f"# Changelog\n\n## {__version__} - 2030-01-01\n")
+
+
+def test_every_change_is_told_in_the_next_release(tmp_path: Path) -> None:
+    """Each file of `.changes` is of a known kind, and its first words stand in the draft."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["towncrier"]
+    kinds = {kind["directory"] for kind in settings["type"]}
+    fragments = sorted((ROOT / ".changes").iterdir())
+    names = [re.fullmatch(r"\+[a-z-]+\.([a-z]+)\.md", path.name) for path in fragments]
+    assert {name[1] if name else "no such name" for name in names} <= kinds
+    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "9"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    draft = " ".join(done.stdout.split())
+    untold = [p.name for p in fragments if " ".join(p.read_text("utf-8").split()) not in draft]
+    assert untold == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -13,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutation import kept
 from tests.mutation.changed import UnknownCommitError, changed_lines
 from tests.mutation.mutants import Identity, Mutant, Source
 from tests.mutation.session import OPTIONS, Outcome, Plugin, Result
 from tests.mutation.survivors import SurvivorsError, judge, load
+from tests.sharding import ShardsError, add_shard
 
 #: What is mutated if nothing is named.
 TARGETS = (
@@ -58,17 +59,31 @@ def main(argv: Sequence[str]) -> int:
     try:
         listed = load(options.survivors)
         sources = [Source(root / name, name) for name in _files(root, options.targets or TARGETS)]
+        if options.merge:
+            results = kept.merged([kept.load(Path(path)) for path in options.merge], sources)
+            return _report(results, sources, listed, options.floor)
         wanted = _wanted(root, options)
-    except (OSError, SyntaxError, SurvivorsError, UnknownCommitError) as error:
+    except (OSError, SyntaxError, SurvivorsError, UnknownCommitError, ShardsError) as error:
         print(error, file=sys.stderr)
         return 2
-    total = sum(map(wanted, (mutant for source in sources for mutant in source.mutants)))
-    if not total:
+    chosen = [mutant for source in sources for mutant in source.mutants if wanted(mutant)]
+    if not chosen:
         print("no mutant to try: no line that was changed can be mutated")
         return 0
+    return _try(options, sources, chosen, listed)
+
+
+def _try(
+    options: argparse.Namespace,
+    sources: Sequence[Source],
+    chosen: Sequence[Mutant],
+    listed: dict[Identity, str],
+) -> int:
+    shard = options.shard
+    mine = [mutant for number, mutant in enumerate(chosen) if shard.takes(number)]
     plugin = Plugin(
         sources,
-        wanted,
+        mine,
         jobs=options.jobs,
         examples=options.examples,
         patience_s=options.patience,
@@ -78,11 +93,13 @@ def main(argv: Sequence[str]) -> int:
     status = pytest.main([*OPTIONS, "--no-header", *options.tests], plugins=[plugin])
     if options.json is not None:
         # Also of a run that broke off: the rest can be tried by itself.
-        _save(options.json, plugin.results)
+        kept.save(Path(options.json), shard, len(chosen), plugin.results)
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED} or not plugin.results:
         print("not all mutants could be tried: see above", file=sys.stderr)
         return 2
-    return _report(plugin.results, sources, listed, options.floor)
+    # What one shard has killed says little of the whole, which is judged once it is merged.
+    floor = options.floor if shard.count == 1 else 0.0
+    return _report(plugin.results, sources, listed, floor)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tests", nargs="+", default=list(TESTS), metavar="PATH", help="what pytest collects"
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="keep the results in a file")
+    add_shard(parser)
     parser.add_argument(
         "--again", type=Path, metavar="PATH", help="only what survived in results kept by --json"
     )
@@ -153,8 +170,7 @@ def _wanted(root: Path, options: argparse.Namespace) -> Callable[[Mutant], bool]
     survived: set[Identity] | None = None
     lines: dict[str, set[int]] | None = None
     if options.again is not None:
-        kept = json.loads(options.again.read_text("utf-8"))
-        survived = {Identity(*one["identity"]) for one in kept if one["outcome"] == "survived"}
+        survived = kept.load(options.again).survivors
     if options.since is not None:
         lines = changed_lines(root, options.since)
 
@@ -186,20 +202,6 @@ class _Progress:
         line = f"{done}/{total} mutants, {rate:.1f}/s, {left}: {counts}"
         print(f"\r{line:<100}" if live else line, end="" if live and done < total else "\n")
         sys.stdout.flush()
-
-
-def _save(path: Path, results: Sequence[Result]) -> None:
-    kept = [
-        {
-            "identity": result.mutant.identity,
-            "line": result.mutant.line,
-            "outcome": result.outcome,
-            "tests": result.tests,
-            "test": result.test,
-        }
-        for result in results
-    ]
-    path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
 def _report(

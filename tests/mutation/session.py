@@ -134,7 +134,7 @@ class Plugin:
     def __init__(
         self,
         sources: Sequence[Source],
-        wanted: Callable[[Mutant], bool],
+        mutants: Sequence[Mutant],
         *,
         jobs: int,
         examples: int,
@@ -143,7 +143,7 @@ class Plugin:
         progress: Callable[[int, int, Counter[Outcome]], None],
     ) -> None:
         self._sources = {source.name: source for source in sources}
-        self._wanted = wanted
+        self._mutants = mutants
         self._jobs = jobs
         self._examples = examples
         self._patience_s = patience_s
@@ -237,12 +237,7 @@ class Plugin:
     def _try_all(
         self, items: Mapping[str, pytest.Item], live: LiveFunctions, scratch: Path
     ) -> None:
-        mutants = [
-            mutant
-            for source in self._sources.values()
-            for mutant in source.mutants
-            if self._wanted(mutant)
-        ]
+        mutants = self._mutants
         chosen: dict[int, list[str]] = {}
         count: Counter[Outcome] = Counter()
         self._progress(0, len(mutants), count)

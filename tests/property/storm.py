@@ -10,11 +10,13 @@ import argparse
 import asyncio
 import dataclasses
 import importlib
+import json
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -22,10 +24,12 @@ from hypothesis import strategies as st
 from stageflow import Event, PipelineContext, PipelineOrchestrator, RunResult
 from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.letter import DeadLetter
+from stageflow.pulse.shards import WHOLE, Shard
 from stageflow.testing.invariants import check_events
 from stageflow.testing.simulation import Outcome, Scenario, Simulation, simulate
 from stageflow.testing.strategies import scenarios, workloads
 from stageflow.testing.workloads import Record, Workload
+from tests.sharding import ShardsError, add_shard, require_all
 
 #: Different orders in which each example is run. Twice as many found fewer of the planted bugs
 #: within as many schedules: what differs most between two runs is the workload, not the order.
@@ -298,50 +302,154 @@ def storm(schedules: int, chance: int, progress: Callable[[Tally], object] | Non
 # ── by hand ─────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclasses.dataclass
+class Report:
+    """What came of a storm, or of one shard of it.
+
+    Attributes:
+        shard: Which part.
+        asked: How many schedules the whole was to run.
+        chance: Seed of the whole.
+        tally: What was seen.
+        broken: What did not hold, and how to run it again; empty if all held.
+        planted: After how many schedules each planted bug was found, None if it was not.
+    """
+
+    shard: Shard
+    asked: int
+    chance: int
+    tally: Tally = dataclasses.field(default_factory=Tally)
+    broken: str = ""
+    planted: dict[str, int | None] = dataclasses.field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Keep it as JSON."""
+        kept = {
+            **vars(self),
+            "shard": str(self.shard),
+            "tally": {**vars(self.tally), "happened": dict(self.tally.happened)},
+        }
+        path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read what `save` kept."""
+        kept = json.loads(path.read_text("utf-8"))
+        tally = Tally(kept["tally"]["schedules"], Counter(kept["tally"]["happened"]))
+        return cls(**{**kept, "shard": Shard.parse(kept["shard"]), "tally": tally})
+
+    @classmethod
+    def merged(cls, reports: Sequence[Report]) -> Report:
+        """Put the shards of one storm together.
+
+        Raises:
+            ShardsError: They are not all the shards of one storm.
+        """
+        require_all(report.shard for report in reports)
+        storms = sorted({(report.asked, report.chance) for report in reports})
+        if len(storms) > 1:
+            raise ShardsError(f"these are of {len(storms)} storms (schedules, seed): {storms}")
+        ((asked, chance),) = storms
+        whole = cls(WHOLE, asked, chance)
+        for report in sorted(reports, key=lambda report: report.shard):
+            whole.tally.schedules += report.tally.schedules
+            whole.tally.happened += report.tally.happened
+            whole.planted |= report.planted
+            if report.broken:
+                whole.broken += f"shard {report.shard}: {report.broken}\n"
+        return whole
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the storm, and print what it has seen; the exit code is 1 if something does not hold."""
+    """Run the storm, and print what it has seen.
+
+    Returns:
+        0 if all held, 1 if something did not, 2 if the shards are no whole.
+    """
     parser = argparse.ArgumentParser("python -m tests.property.storm", description=__doc__)
     parser.add_argument("--schedules", type=int, default=16_000, help="how many runs at least")
     parser.add_argument("--seed", type=int, default=0, help="of the examples; another, others")
     parser.add_argument("--planted", action="store_true", help="then look for the planted bugs")
-    given_args = parser.parse_args(argv)
-    began = shown = time.perf_counter()
+    add_shard(parser)
+    options = parser.parse_args(argv)
+    if options.merge:
+        try:
+            report = Report.merged([Report.load(Path(path)) for path in options.merge])
+        except (OSError, ShardsError) as error:
+            print(error, file=sys.stderr)
+            return 2
+    else:
+        report = _run(options)
+    if options.json:
+        report.save(Path(options.json))
+    return _print(report)
 
-    def progress(tally: Tally) -> None:
-        nonlocal shown
-        now = time.perf_counter()
-        if now - shown < 0.5:
-            return
-        shown = now
-        rate = tally.schedules / (now - began)
-        print(
-            f"\r{tally.schedules:8,} of {given_args.schedules:,} schedules, {rate:,.0f} a second",
-            end="",
-            file=sys.stderr,
-        )
+
+def _run(options: argparse.Namespace) -> Report:
+    report = Report(options.shard, options.schedules, options.seed)
+    share = math.ceil(options.schedules / options.shard.count)
+    # No two shards, and no shards of two seeds, draw the same examples.
+    chance = options.seed * options.shard.count + options.shard.index - 1
+    progress = _Progress(share)
+
+    def remember(tally: Tally) -> None:
+        report.tally = tally
+        progress(tally)
 
     try:
-        tally = storm(given_args.schedules, given_args.seed, progress)
+        storm(share, chance, remember)
     except Exception as broken:
-        print("\n" + "\n".join([f"{type(broken).__name__}: {broken}", *broken.__notes__]))
+        notes = getattr(broken, "__notes__", ())
+        report.broken = "\n".join([f"{type(broken).__name__}: {broken}", *notes])
+    progress.end(report.tally)
+    if options.planted and not report.broken:
+        report.planted = dict(_search_planted(options.shard))
+    return report
+
+
+class _Progress:
+    """Says on the standard error how far a storm is."""
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
+        self._began = self._shown = time.perf_counter()
+
+    def __call__(self, tally: Tally) -> None:
+        now = time.perf_counter()
+        if now - self._shown >= 0.5:
+            self._shown = now
+            print(f"\r{self._said(tally)}", end="", file=sys.stderr)
+
+    def end(self, tally: Tally) -> None:
+        print(f"\r{self._said(tally)}", file=sys.stderr)
+
+    def _said(self, tally: Tally) -> str:
+        rate = tally.schedules / (time.perf_counter() - self._began)
+        return f"{tally.schedules:8,} of {self._wanted:,} schedules, {rate:,.0f} a second"
+
+
+def _search_planted(shard: Shard) -> Iterator[tuple[str, int | None]]:
+    from tests.property.planted import BUGS, search  # noqa: PLC0415 - it uses this
+
+    for number, name in enumerate(BUGS):
+        if shard.takes(number):
+            print(f"looking for: {name}", file=sys.stderr)
+            yield name, search(name)
+
+
+def _print(report: Report) -> int:
+    if report.broken:
+        print(report.broken)
         return 1
-    took_s = time.perf_counter() - began
-    print(f"\r{tally.schedules:,} schedules held, {tally.schedules / took_s:,.0f} a second")
-    for what, count in tally.happened.most_common():
-        print(f"  {what:24} in {count:7,} of them ({count / tally.schedules:6.1%})")
-    return _print_planted() if given_args.planted else 0
-
-
-def _print_planted() -> int:
-    from tests.property.planted import BUGS, MOST_SCHEDULES, search  # noqa: PLC0415 - it uses this
-
-    print(f"planted bugs, and after how many schedules they were found (at most {MOST_SCHEDULES}):")
-    missed = 0
-    for name in BUGS:
-        found = search(name)
-        missed += found is None
-        print(f"  {name:60} {'not found' if found is None else f'{found:5,}'}", flush=True)
-    return 1 if missed else 0
+    print(f"{report.tally.schedules:,} schedules held")
+    for what, count in report.tally.happened.most_common():
+        share = count / report.tally.schedules
+        print(f"  {what:24} in {count:7,} of them ({share:6.1%})")
+    if report.planted:
+        print("planted bugs, and after how many schedules they were found:")
+    for name, found in report.planted.items():
+        print(f"  {name:60} {'not found' if found is None else f'{found:5,}'}")
+    return 1 if None in report.planted.values() else 0
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +80,7 @@ WORKLOAD = Workload(
 
 PROCESS = """
 import sys
+from pathlib import Path
 from stageflow.testing.simulation import simulate
 from tests.property.storm import weather
 from tests.property.test_storm import WORKLOAD
@@ -143,3 +146,47 @@ def test_a_calm_workload_takes_its_critical_path() -> None:
     for seed in range(20):
         outcome = simulate(weather, calm, seed=seed)
         assert outcome.elapsed_s == calm.critical_path_s() + storm.AFTERWARDS_S
+
+
+def _shards(folder: Path, count: int, *options: str) -> list[str]:
+    """Run all shards of a small storm; the files that they kept."""
+    files = [str(folder / f"{index}.json") for index in range(1, count + 1)]
+    for index, file in enumerate(files, start=1):
+        shard = ["--schedules", "100", "--shard", f"{index}/{count}", "--json", file]
+        assert storm.main([*shard, *options]) == 0
+    return files
+
+
+def test_shards_of_a_storm_are_put_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No shard draws what another has drawn, and the whole has seen what they saw together."""
+    files = _shards(tmp_path, 3, "--seed", "5")
+    seen = [storm.Report.load(Path(file)).tally for file in files]
+    alone = [storm.storm(math.ceil(100 / 3), chance) for chance in (15, 16, 17)]
+    assert seen == alone
+    assert seen[0].happened != seen[1].happened
+    capsys.readouterr()
+    assert storm.main(["--merge", *files]) == 0
+    printed = capsys.readouterr().out
+    assert f"{sum(tally.schedules for tally in alone):,} schedules held" in printed
+    failed = sum(tally.happened["run failed"] for tally in alone)
+    assert re.search(rf"run failed +in +{failed} of them", printed)
+    assert storm.main(["--merge", *files[1:]]) == 2
+    assert "missing: 1/3" in capsys.readouterr().err
+
+
+def test_what_breaks_in_a_shard_breaks_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merge names the shard and how to run it again; shards of two storms are refused."""
+    first, second = _shards(tmp_path, 2)
+    other = str(tmp_path / "other.json")
+    assert storm.main(["--schedules", "90", "--shard", "2/2", "--json", other]) == 0
+    capsys.readouterr()
+    assert storm.main(["--merge", first, other]) == 2
+    assert "of 2 storms" in capsys.readouterr().err
+    monkeypatch.setattr(storm, "_check_bag", _refuse)
+    assert storm.main(["--schedules", "100", "--shard", "2/2", "--json", second]) == 1
+    assert storm.main(["--merge", first, second]) == 1
+    assert re.search(r"shard 2/2: AssertionError: refused\n.*--simulate=", capsys.readouterr().out)

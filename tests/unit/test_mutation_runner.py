@@ -115,3 +115,30 @@ def test_a_commit_that_is_not_there_is_told(toy: Path) -> None:
     done = mutate(toy, "--since", "nowhere")
     assert done.returncode == 2
     assert "nowhere" in done.stderr
+
+
+def table(output: str) -> str:
+    """The last row of the table of a run: counts and scores of all."""
+    return next(line for line in output.splitlines() if line.startswith("all "))
+
+
+def test_shards_put_together_are_the_whole(toy: Path) -> None:
+    """Three machines try a third each; merged, the verdict is that of one machine on its own."""
+    whole = mutate(toy, "--patience", "2")
+    parts = [f"part-{number}.json" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, start=1):
+        done = mutate(toy, "--patience", "2", "--shard", f"{number}/3", "--json", part)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert table(done.stdout) != table(whole.stdout)
+    merged = mutate(toy, "--merge", *parts)
+    assert merged.returncode == whole.returncode == 1
+    assert table(merged.stdout) == table(whole.stdout)
+    survivors = [
+        {line for line in done.stdout.splitlines() if line.startswith("survived")}
+        for done in (merged, whole)
+    ]
+    assert survivors[0] == survivors[1]
+    assert "missing: 2/3" in mutate(toy, "--merge", parts[0], parts[2]).stderr
+    assert "given twice: 1/3" in mutate(toy, "--merge", *parts, parts[0]).stderr
+    (toy / "toy.py").write_text(TOY.replace("years + 1", "years + 2"))
+    assert "of other code than stands here" in mutate(toy, "--merge", *parts).stderr

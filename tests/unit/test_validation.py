@@ -147,6 +147,27 @@ def test_each_of_the_names_is_a_string_and_stands_there_once(field: str) -> None
     assert {(p.stage, p.field) for p in declared} == {("a", field)}
 
 
+@pytest.mark.parametrize(
+    ("field", "given", "mend"),
+    [
+        ("required", "no", "give True or False"),
+        ("required", None, "give True or False"),
+        ("required", 0, "give True or False"),
+        ("kind", "transform", "StageKind.TRANSFORM, StageKind.ENRICH"),
+        ("kind", None, "StageKind.WORK"),
+        ("provider", "", "name the provider, such as 'llm'"),
+        ("provider", ("llm", "tts"), "name the provider"),
+        ("provider", object, "name the provider"),
+    ],
+)
+def test_what_a_stage_is_holds_what_it_may(field: str, given: Any, mend: str) -> None:
+    """A string in the place of a flag would count as true, and a kind that is none be drawn."""
+    (problem,) = problems_of(make_spec("a", **{field: given}))
+    assert isinstance(problem, err.InvalidDeclarationError)
+    assert (problem.stage, problem.field, problem.found) == ("a", field, given)
+    assert mend in problem.problem
+
+
 def test_what_is_no_spec_is_named() -> None:
     """A function or a stage object put in the place of a spec is told how to become one."""
     assert found(do_nothing, AsyncStage()) == [
