@@ -17,7 +17,7 @@ _EXAMPLES = """\
   stageflow completion fish > ~/.config/fish/completions/stageflow.fish
 """
 #: Options and arguments that take a file, by how they are shown.
-_FILES = {"FILE", "FOLDER", "PATH", "PATH|REQUIREMENT"}
+_FILES = {"FILE", "FOLDER", "PATH", "PATH|REQUIREMENT", "STORE"}
 
 
 def add_command(commands: Commands, make_parser: Callable[[], argparse.ArgumentParser]) -> None:

@@ -24,7 +24,7 @@ from stageflow.cli.options import (
     write_text,
 )
 from stageflow.cli.run import as_json, report
-from stageflow.cli.stores import is_file, letter_store
+from stageflow.cli.stores import letter_store
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.dlq.export import pytest_file
@@ -33,6 +33,7 @@ from stageflow.dlq.store import DeadLetterStore
 from stageflow.kernels.defaults import default_providers
 from stageflow.letter import DeadLetter, LetterState
 from stageflow.orchestrator import PipelineOrchestrator
+from stageflow.postgres_url import is_postgres
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.timeline import timeline_text
@@ -154,7 +155,7 @@ def _with_store(
 ) -> T:
     if not arguments.store:
         raise UsageError(f"no store is given; add --store FILE, or set {STORE_VARIABLE}")
-    if is_file(arguments.store) and not Path(arguments.store).is_file():
+    if not is_postgres(arguments.store) and not Path(arguments.store).is_file():
         raise UsageError(f"there is no file {arguments.store}; stageflow run --dlq FILE makes one")
 
     async def main() -> T:

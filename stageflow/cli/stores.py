@@ -7,13 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from stageflow.cli.errors import needing
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import DeadLetterStore
-
-_POSTGRES = ("postgresql://", "postgres://")
-
-
-def is_file(where: str) -> bool:
-    """Whether `where` names a file, and not a database's URL."""
-    return not where.startswith(_POSTGRES)
+from stageflow.postgres_url import is_postgres
 
 
 def letter_store(
@@ -28,7 +22,7 @@ def letter_store(
     Raises:
         UsageError: The client of PostgreSQL is not installed.
     """
-    if is_file(where):
+    if not is_postgres(where):
         return SQLiteDeadLetterStore(where, create=create)
     with needing("db"):
         from stageflow.dlq.postgres import PostgresDeadLetterStore  # noqa: PLC0415 - an extra

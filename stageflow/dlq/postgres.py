@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -20,6 +19,7 @@ from stageflow.errors import (
     UnknownDeadLetterError,
 )
 from stageflow.letter import DeadLetter, LetterState
+from stageflow.postgres_url import shown
 
 T = TypeVar("T")
 
@@ -78,9 +78,8 @@ class PostgresDeadLetterStore(AsyncClosing):
             codec: Knows the types that letters hold.
         """
         self._url = url
-        parts = urlsplit(url)
         #: Where it is, without the password.
-        self.where = f"postgresql://{parts.hostname or ''}{parts.path}"
+        self.where = shown(url)
         self._pool_size = pool_size
         self._call_timeout_s = call_timeout_s
         self._codec = codec

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import psycopg
 
 from stageflow.events import Event
+from stageflow.postgres_url import shown
 from stageflow.telemetry.errors import InvalidTelemetryFileError, TelemetryFileError
 from stageflow.telemetry.schema import MIGRATIONS
 from stageflow.telemetry.sqlite import SqlSink
@@ -55,9 +55,8 @@ class PostgresConnection:
             InvalidTelemetryFileError: There is no schema, or one of a newer version.
             TelemetryFileError: The server cannot be reached.
         """
-        parts = urlsplit(url)
         #: Where it is, without the password.
-        self.where = f"postgresql://{parts.hostname or ''}{parts.path}"
+        self.where = shown(url)
         self._url = url
         self._create = create
         self._busy_timeout_s = busy_timeout_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from stageflow.cli.app import main
 from stageflow.events import EventLog
+from stageflow.pulse.alerts.cli import AlertExit
+from stageflow.pulse.central.live import LiveTelemetry
 from stageflow.telemetry.errors import InvalidTelemetryFileError, TelemetryFileError
 from stageflow.telemetry.letters import LETTER_REPLAYED, LETTER_WAITING
+from stageflow.telemetry.place import place
 from stageflow.telemetry.postgres import PostgresSink, PostgresTelemetryStore
 from stageflow.telemetry.schema import MIGRATIONS
 from stageflow.telemetry.sqlite import SQLiteSink, SqlSink
@@ -220,3 +225,39 @@ def test_the_view_is_there_as_in_the_file(url: str) -> None:
     ]
     assert (rows[1][2], rows[3][3]) == (pytest.approx(5.0), "boom")
     assert json.loads(rows[3][4]) == {"error_message": "it was boom"}
+
+
+def test_central_pulse_shows_it_as_the_file(url: str, tmp_path: Path) -> None:
+    """All but the name of the store, which is without the password."""
+    fill(SQLiteSink(tmp_path / "t.db", source="s"))
+    fill(PostgresSink(url, source="s"))
+    file, database = (
+        json.loads(LiveTelemetry(place(where), [], tmp_path / "no.toml", newest_s=1e6).answer())
+        for where in (str(tmp_path / "t.db"), url)
+    )
+    assert file["telemetry"]["stages"]
+    name = database["telemetry"].pop("store")
+    assert (name.startswith("postgresql:///"), "postgres@" in name) == (True, False)
+    assert file["telemetry"].pop("store") == "t.db"
+    assert database["telemetry"] == file["telemetry"]
+
+
+def test_alerts_are_evaluated_on_it(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was told is remembered in the repository, so that the second look is silent."""
+    (tmp_path / ".asv").mkdir()
+    minute_s = time.time() // 60 * 60
+    sink = PostgresSink(url)
+    for number in range(600):  # ten minutes, a run a second, each far over its budget
+        log = run_log(f"r{number}", {"a": 30_000.0}, at_s=minute_s - 660 + number, pipeline="voice")
+        sink.write(batch(log))
+    sink.close()
+    rules = str(Path(__file__).parents[2] / "benchmarks" / "alerts.toml")
+    command = ["pulse", "alert", "--store", url, "--rules", rules, "--repository", str(tmp_path)]
+    assert main(command) == AlertExit.FIRING
+    assert "FIRING VoiceLatencyOverBudget" in capsys.readouterr().out
+    assert main(command) == AlertExit.FIRING
+    assert capsys.readouterr().out == ""
+    (state,) = (tmp_path / ".asv").glob("*.alerts.db")
+    assert state.name.startswith("postgresql-d")
