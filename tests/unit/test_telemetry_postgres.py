@@ -17,10 +17,15 @@ from stageflow.cli.app import main
 from stageflow.events import EventLog
 from stageflow.pulse.alerts.cli import AlertExit
 from stageflow.pulse.central.live import LiveTelemetry
-from stageflow.telemetry.errors import InvalidTelemetryFileError, TelemetryFileError
+from stageflow.telemetry.errors import (
+    InvalidTelemetryFileError,
+    TelemetryFileError,
+    UnknownRunError,
+)
 from stageflow.telemetry.letters import LETTER_REPLAYED, LETTER_WAITING
 from stageflow.telemetry.place import place
 from stageflow.telemetry.postgres import PostgresSink, PostgresTelemetryStore
+from stageflow.telemetry.retention import prune
 from stageflow.telemetry.schema import MIGRATIONS
 from stageflow.telemetry.sqlite import SQLiteSink, SqlSink
 from stageflow.telemetry.store import TelemetryStore, Window
@@ -261,3 +266,23 @@ def test_alerts_are_evaluated_on_it(
     assert capsys.readouterr().out == ""
     (state,) = (tmp_path / ".asv").glob("*.alerts.db")
     assert state.name.startswith("postgresql-d")
+
+
+def test_pruning_removes_what_it_would_of_the_file(
+    url: str, opened: Callable[[], TelemetryStore], tmp_path: Path
+) -> None:
+    """As much of each table, and what is left answers alike."""
+    path = tmp_path / "t.db"
+    fill(SQLiteSink(path, source="s"))
+    fill(PostgresSink(url, source="s"))
+    counts = [
+        prune(where, 3_600.0, rollups_older_than_s=7_200.0, wall_clock=lambda: NOON_S + 9_000.0)
+        for where in (path, url)
+    ]
+    assert counts[0] == counts[1]
+    assert min(counts[0].runs, counts[0].events, counts[0].rollups) > 0
+    with TelemetryStore(path) as file:
+        assert opened().latencies(DAY) == file.latencies(DAY)
+        assert opened().run("run-119") == file.run("run-119")
+    with pytest.raises(UnknownRunError):
+        opened().run("run-1")
