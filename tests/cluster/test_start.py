@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from stageflow.cli.app import make_parser
+from stageflow.telemetry.postgres import PostgresTelemetryStore
 from tests.cluster.test_commands import dispatch
 from tests.utils.workers import ROOT
 
@@ -73,8 +74,11 @@ def folder() -> Iterator[Path]:
 
 
 def test_one_command_starts_a_cluster_that_keeps_what_it_has(folder: Path) -> None:
-    """A turn runs by what the command prints; after Ctrl-C and a new start it is not run again."""
-    ran_on = []
+    """A turn runs by what the command prints; after Ctrl-C and a new start it is not run again.
+
+    What was recorded of it is there, too.
+    """
+    ran_on: list[str] = []
     for _ in range(2):
         started = Started(folder)
         found = re.search(r"STAGEFLOW_BROKER=(\S+) STAGEFLOW_DLQ=(\S+)", started.said)
@@ -87,6 +91,8 @@ def test_one_command_starts_a_cluster_that_keeps_what_it_has(folder: Path) -> No
             text=True,
             check=False,
         )
+        with PostgresTelemetryStore(found[2]) as store:
+            assert not ran_on or store.known()[0] == ("chat", None)
         code, rest = started.interrupt()
         assert (told.returncode, listed.returncode, code) == (0, 0, 0), told.stderr + listed.stderr
         assert rest.count("has ended") == 2
@@ -104,7 +110,7 @@ def test_the_containers_run_a_worker_that_exists() -> None:
     arguments = make_parser().parse_args(shlex.split(call))
     assert callable(arguments.run)
     assert arguments.broker == "redis://redis:6379/0"
-    assert arguments.dlq == "postgresql://stageflow@postgres/stageflow"
+    assert arguments.dlq == arguments.telemetry == "postgresql://stageflow@postgres/stageflow"
     extras = re.search(r"/src\[([\w,]+)\]", services["worker"]["command"])
     assert extras is not None
     assert set(extras[1].split(",")) == {"cluster", "db"}
