@@ -29,8 +29,9 @@ _OWN_EXTRAS = {"dev", "docs"}
 WITHOUT = {
     "alerts": "no rules are written for Prometheus; alerts of `stageflow pulse alert` work",
     "bench": "no `stageflow pulse`: nothing is measured or judged; runs and tests work",
+    "cluster": "no turns on other machines, no shared breakers; runs in this process work",
     "completion": "the shell completes no commands; all of them work",
-    "db": "no SqlDatabase; other providers, dead letters and telemetry in SQLite work",
+    "db": "no SqlDatabase, nothing in PostgreSQL; dead letters and telemetry in SQLite work",
     "otel": "no traces for OpenTelemetry; the other sinks work",
     "prometheus": "no metrics for Prometheus; the other sinks work",
     "testing": "no contracts, strategies and simulation in pytest; pipelines run",
@@ -48,6 +49,11 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str, str]] = {
         ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
         "chromium",
         "the site's own tests do not run; the site works in any browser",
+    ),
+    "redis-server": (
+        ("redis-server",),
+        "redis-server",
+        "no `make cluster` on this machine; turns go over any other Redis",
     ),
     "prometheus-server": (
         ("prometheus",),

@@ -2,7 +2,8 @@
 
     python -m tests.cluster.figures
 
-All of it is measured in one run, on one machine: figures of two runs are not to be compared.
+All of it is measured in one run, in turns, on one machine: each round takes every figure once. What
+is printed is the median of the rounds, with the least and the most.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import os
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -32,13 +35,15 @@ from tests.utils.workers import WorkerProcess
 
 CONCURRENCY = 16
 OUTSTANDING = 400
-_SERVED = [f"tests.cluster.pipelines:{name}" for name in ("one", "waiting", "busy")]
+WORKERS = 4
+#: How many turns of each kind a worker is given in a round.
+TURNS = {"one": 1_500, "waiting": 300, "busy": 80}
 
 
-async def rate(times: int, call: Callable[[int], Awaitable[Any]]) -> float:
+async def rate(times: int, call: Callable[[], Awaitable[Any]]) -> float:
     """How many calls a second end if all are made at once."""
     began = time.perf_counter()
-    await asyncio.gather(*map(call, range(times)))
+    await asyncio.gather(*(call() for _ in range(times)))
     return times / (time.perf_counter() - began)
 
 
@@ -55,12 +60,12 @@ async def one_by_one(dispatcher: Dispatcher, times: int) -> tuple[float, float]:
     took = []
     for number in range(times):
         began = time.perf_counter()
-        (await dispatcher.run("one", {"n": number})).unwrap()
+        (await dispatcher.run("one", {"n": number}, queue="1")).unwrap()
         took.append((time.perf_counter() - began) * 1e3)
     return statistics.median(took), statistics.quantiles(took, n=100)[98]
 
 
-async def broker_alone(broker: RedisBroker, times: int) -> tuple[float, float]:
+async def broker_alone(url: str, broker: RedisBroker, times: int) -> tuple[float, float]:
     """Turns a second that the broker keeps, hands out and ends with nobody behind or before it.
 
     Returns:
@@ -69,21 +74,22 @@ async def broker_alone(broker: RedisBroker, times: int) -> tuple[float, float]:
     """
     wire, address = Wire(DEFAULT_CODEC), Address("bare", "one")
     await broker.join("bare", encode_card(Card(("bare",), {})), [address], ttl_s=60.0)
-    turns = [Turn("one", {"n": n}, f"bare-{n}", "bare") for n in range(times)]
+    client = Redis.from_url(url)
+    first = int(await client.incrby("bare", times)) - times  # keys that no round has had
+    turns = [Turn("one", {"n": n}, str(first + n), "bare") for n in range(times)]
     parcels = [
         Parcel(turn.key, address, *wire.encode_turn(turn), remaining_s=None) for turn in turns
     ]
     ends = [
         wire.encode_result(TurnResult(t.key, "one", RunStatus.COMPLETED, {"m": 1})) for t in turns
     ]
-    client = Redis.from_url(await _url(broker))
     used_s = await _processor_s(client)
     began = time.perf_counter()
     await asyncio.gather(*(broker.submit(p, "bare", limit=10**9) for p in parcels))
     left = times
     while left:
         taken = await broker.take("bare", [address], count=256, wait_s=1.0)
-        settling = (broker.settle(d.key, ends[int(d.key[5:])], "completed") for d in taken)
+        settling = (broker.settle(d.key, ends[int(d.key) - first], "completed") for d in taken)
         left -= len(await asyncio.gather(*settling))
     took_s = time.perf_counter() - began
     used_s = await _processor_s(client) - used_s
@@ -91,17 +97,13 @@ async def broker_alone(broker: RedisBroker, times: int) -> tuple[float, float]:
     return times / took_s, times / used_s
 
 
-async def _url(broker: RedisBroker) -> str:
-    return f"unix://{broker.where}"
-
-
 async def _processor_s(client: Any) -> float:
     used = await client.info("cpu")
     return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
-async def breaker_ms(url: str, times: int) -> tuple[float, float]:
-    """Milliseconds until another client sees a breaker that has opened: the median and the most."""
+async def breaker_ms(url: str, times: int) -> list[float]:
+    """Milliseconds until another client sees a breaker that has opened, each time."""
     policy = BreakerPolicy(failures=1, cooldown_s=600.0)
     clock = asyncio.get_running_loop().time
     took = []
@@ -113,61 +115,104 @@ async def breaker_ms(url: str, times: int) -> tuple[float, float]:
             while there[name].state is not BreakerState.OPEN:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0)
             took.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(took), max(took)
+    return took
 
 
-async def measure(redis: RedisServer, most: int, scale: float) -> None:
-    """Measure, and print a line as soon as its figure is known."""
+class Figures:
+    """What was measured, round by round."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._rounds: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, **values: float) -> None:
+        """One more of each."""
+        for name, value in values.items():
+            self._rounds[name].append(value)
+
+    def __call__(self, name: str, form: str = ".0f") -> str:
+        """The median, and in brackets the least and the most."""
+        found = self._rounds[name]
+        low, middle, high = min(found), statistics.median(found), max(found)
+        return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
+async def one_round(
+    url: str, broker: RedisBroker, dispatcher: Dispatcher, figures: Figures, scale: float
+) -> None:
+    """Every figure once. The queue "3" is read by three of the workers, and so on."""
+    through, limit = await broker_alone(url, broker, int(2_000 * scale))
+    figures.add(
+        alone_us=await in_process(one, {"n": 1}, int(2_000 * scale)),
+        busy_us=await in_process(busy(), {}, int(50 * scale)),
+        through=through,
+        limit=limit,
+    )
+    median_ms, p99_ms = await one_by_one(dispatcher, int(300 * scale))
+    figures.add(hop_ms=median_ms, hop_p99_ms=p99_ms)
+    for count in range(1, WORKERS + 1):
+        for name, each in TURNS.items():
+            inputs = {"n": 1} if name == "one" else {}
+            send = partial(dispatcher.run, name, inputs, queue=str(count))
+            found = await rate(int(each * count * scale), send)
+            figures.add(**{f"{name} {count}": found})
+
+
+def report(figures: Figures, rounds: int) -> None:
+    """Print it."""
+    print(f"median (least to most) of {rounds} rounds; {os.cpu_count()} processors, all of it on")
+    print(f"one machine; {CONCURRENCY} turns at once in a worker, at most {OUTSTANDING} under way")
+    print("from one dispatcher; Redis with appendfsync always\n")
+    print(f"a turn in this process, µs               {figures('alone_us')}")
+    print(f"a turn by a worker, one after another    {figures('hop_ms', '.2f')} ms")
+    print(f"the slowest of a hundred of these        {figures('hop_p99_ms', '.2f')} ms")
+    print(f"the broker alone, turns/s by one client  {figures('through')}")
+    print(f"what its processor time would allow      {figures('limit')}")
+    print(f"an open breaker is seen elsewhere after  {figures('breaker_ms', '.2f')} ms\n")
+    print("turns/s by  hop only                waiting for 50 ms     computing for 10 stages")
+    for count in range(1, WORKERS + 1):
+        cells = (figures(f"{name} {count}") for name in TURNS)
+        print(f"{count} worker{'s' if count > 1 else ' '}   " + "".join(f"{c:24}" for c in cells))
+    print(f"in this process, one after another, µs a turn that computes: {figures('busy_us')}")
+
+
+async def measure(redis: RedisServer, rounds: int, scale: float) -> Figures:
+    """Start the workers, and go round."""
+    figures, broker = Figures(), RedisBroker(redis.url)
     workers: list[WorkerProcess] = []
-    broker = RedisBroker(redis.url)
+    served = [f"tests.cluster.pipelines:{name}" for name in TURNS]
     try:
-        alone_us = await in_process(one, {"n": 1}, int(5_000 * scale))
-        print(
-            f"in one process              {alone_us:8.0f} µs a turn, {1e6 / alone_us:7.0f} turns/s"
-        )
-        through, limit = await broker_alone(broker, int(10_000 * scale))
-        print(
-            f"the broker alone, 1 client  {through:8.0f} turns/s; its processor allows {limit:.0f}"
-        )
-        median_ms, most_ms = await breaker_ms(redis.url, 50)
-        print(f"an open breaker is seen in  {median_ms:8.2f} ms, at most {most_ms:.2f} ms of 50")
-        print("\nworkers     hop only     50 ms waiting   10 stages computing   (turns/s)")
+        for number in range(1, WORKERS + 1):
+            options = ["--concurrency", str(CONCURRENCY)]
+            for queue in range(number, WORKERS + 1):
+                options += ["--queue", str(queue)]
+            workers.append(WorkerProcess(redis.url, *served, *options, environment={}))
+        for worker in workers:
+            worker.wait_until_it_serves()
         async with Dispatcher(broker, max_outstanding=OUTSTANDING) as dispatcher:
-            for count in range(1, most + 1):
-                worker = WorkerProcess(
-                    redis.url, *_SERVED, "--concurrency", str(CONCURRENCY), environment={}
-                )
-                workers.append(worker)
-                worker.wait_until_it_serves()
-                if count == 1:
-                    hop_ms = await one_by_one(dispatcher, int(1_000 * scale))
-                hop = await rate(int(6_000 * scale), lambda n: dispatcher.run("one", {"n": n}))
-                idle = await rate(int(1_000 * scale * count), lambda _: dispatcher.run("waiting"))
-                work = await rate(int(300 * scale * count), lambda _: dispatcher.run("busy"))
-                print(f"{count:7d} {hop:12.0f} {idle:17.0f} {work:21.0f}", flush=True)
-        busy_us = await in_process(busy(), {}, int(200 * scale))
-        print(f"in one process, computing:{1e6 / busy_us:33.0f}")
-        print(f"\none turn after another, with a hop: {hop_ms[0]:.2f} ms, P99 {hop_ms[1]:.2f} ms;")
-        print(f"the hop costs {hop_ms[0] - alone_us / 1e3:.2f} ms of that")
-        print(f"\n{os.cpu_count()} processors, {CONCURRENCY} turns at once in a worker, at most")
-        print(f"{OUTSTANDING} under way; Redis with appendfsync always")
+            for number in range(rounds):
+                print(f"round {number + 1} of {rounds} …", file=sys.stderr)
+                await one_round(redis.url, broker, dispatcher, figures, scale)
+        for took_ms in await breaker_ms(redis.url, 50):
+            figures.add(breaker_ms=took_ms)
     finally:
         await broker.close()
         for worker in workers:
             worker.kill()
+    return figures
 
 
 def main() -> int:
     """Measure with servers of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=4, help="how many at most (default: 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="how many rounds (default: 5)")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="how much is measured (default: 1)"
+        "--scale", type=float, default=1.0, help="how much is measured in each (default: 1)"
     )
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # each breaker that opens says so
     with RedisServer() as redis:
-        asyncio.run(measure(redis, arguments.workers, arguments.scale))
+        report(asyncio.run(measure(redis, arguments.rounds, arguments.scale)), arguments.rounds)
     return 0
 
 
