@@ -136,9 +136,9 @@ class Receiver(Protocol):
     async def take(
         self, worker: str, addresses: Sequence[Address], *, count: int, wait_s: float
     ) -> list[Delivery]:
-        """Take turns that nobody has: about `count`, and never more than one of an address above.
+        """Take turns that nobody has: `count`, or if there are none the first that come.
 
-        Waits up to `wait_s` seconds for the first.
+        Waits up to `wait_s` seconds for these, which may be one of each address.
         """
 
     async def take_over(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+import random
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -66,6 +68,7 @@ class RedisBroker(AsyncClosing):
         self._join = register(lua.JOIN)
         self._cards = register(lua.CARDS)
         self._renew = register(lua.RENEW)
+        self._take = register(lua.TAKE)
         self._take_over = register(lua.TAKE_OVER)
         self._give_back = register(lua.GIVE_BACK)
 
@@ -163,41 +166,50 @@ class RedisBroker(AsyncClosing):
         self, worker: str, addresses: Sequence[Address], *, count: int, wait_s: float
     ) -> list[Delivery]:
         """See `Receiver`."""
-        streams = {self._stream(address): ">" for address in addresses}
-        each = max(1, count // len(streams))
-        wait_ms = max(1, int(wait_s * 1000))
-        read = self._link.client.xreadgroup
-
-        async def attempt() -> Any:
-            try:
-                return await read(lua.GROUP, worker, streams, count=each, block=wait_ms)
-            except ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
-                    raise
-                # The server has lost its memory; what was sent since is there all the same.
-                for stream in streams:
-                    await self._make_group(stream)
-                return []
-
-        found = await self._link.call(attempt, waits_s=wait_s)
-        taken = [(stream, *entry, 1) for stream, entries in found or () for entry in entries]
+        streams = [self._stream(address) for address in addresses]
+        # Each pipeline gets its turn, however busy the others are.
+        random.shuffle(streams)
+        try:
+            taken = await self._link.script(self._take, streams, [worker, count])
+            if not taken:
+                waiting = partial(self._wait, worker, streams, wait_s)
+                taken = await self._link.call(waiting, waits_s=wait_s)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            # The server has lost its memory; what was sent since is there all the same.
+            for stream in streams:
+                await self._link.call(partial(self._make_group, stream))
+            taken = []
         return await self._deliveries(taken, addresses)
+
+    async def _wait(self, worker: str, streams: Sequence[str], wait_s: float) -> list[Any]:
+        """The first turn that comes, or one of each stream; a script cannot wait."""
+        found = await self._link.client.xreadgroup(
+            lua.GROUP,
+            worker,
+            dict.fromkeys(streams, ">"),
+            count=1,
+            block=max(1, int(wait_s * 1000)),
+        )
+        return [
+            (stream, entry, list(chain(*fields.items())), 1)
+            for stream, entries in found or ()
+            for entry, fields in entries
+        ]
 
     async def take_over(
         self, worker: str, addresses: Sequence[Address], *, count: int, lease_s: float
     ) -> list[Delivery]:
         """See `Receiver`."""
-        taken: list[tuple[Any, ...]] = []
+        taken: list[Any] = []
         for address in addresses:
             left = count - len(taken)
             if left > 0:
-                stream = self._stream(address)
                 arguments = [worker, int(lease_s * 1000), left]
-                for entry, flat, deliveries in await self._link.script(
-                    self._take_over, [stream], arguments
-                ):
-                    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                    taken.append((stream.encode(), entry, fields, deliveries))
+                taken += await self._link.script(
+                    self._take_over, [self._stream(address)], arguments
+                )
         return await self._deliveries(taken, addresses)
 
     async def renew(self, worker: str, held: Collection[Delivery]) -> Renewal:
@@ -261,17 +273,18 @@ class RedisBroker(AsyncClosing):
                 raise
 
     async def _deliveries(
-        self, taken: Iterable[tuple[Any, ...]], addresses: Sequence[Address]
+        self, taken: Sequence[Any], addresses: Sequence[Address]
     ) -> list[Delivery]:
-        by_stream = {self._stream(address).encode(): address for address in addresses}
-        entries = list(taken)
-        if not entries:
+        """What was taken, as stream, entry, fields in a row and deliveries, as it is now."""
+        if not taken:
             return []
+        by_stream = {self._stream(address).encode(): address for address in addresses}
+        told = [dict(zip(flat[::2], flat[1::2], strict=True)) for _, _, flat, _ in taken]
 
         async def look() -> Any:
             pipeline = self._link.client.pipeline(transaction=False)
             pipeline.time()
-            for _, _, fields, _ in entries:
+            for fields in told:
                 pipeline.hexists(self._turn(fields[b"key"].decode()), "cancelled")
             return await pipeline.execute()
 
@@ -287,8 +300,8 @@ class RedisBroker(AsyncClosing):
                 deliveries,
                 bool(to_cancel),
             )
-            for (stream, entry, fields, deliveries), to_cancel in zip(
-                entries, cancelled, strict=True
+            for (stream, entry, _, deliveries), fields, to_cancel in zip(
+                taken, told, cancelled, strict=True
             )
         ]
 

@@ -120,14 +120,28 @@ end
 return answers
 """
 
-#: A stream; worker, idle milliseconds, count. Entries with how often each was delivered.
+#: Streams; worker, count. What nobody has: for each its stream, entry, fields and deliveries.
+TAKE = """
+local taken = {}
+for _, stream in ipairs(KEYS) do
+  local left = ARGV[2] - #taken
+  local found = left > 0 and redis.call('XREADGROUP', 'GROUP', 'workers', ARGV[1],
+    'COUNT', left, 'STREAMS', stream, '>')
+  for _, entry in ipairs(found and found[1][2] or {}) do
+    taken[#taken + 1] = {stream, entry[1], entry[2], 1}
+  end
+end
+return taken
+"""
+
+#: A stream; worker, idle milliseconds, count. The same of what has been silent.
 TAKE_OVER = """
 local claimed = redis.call('XAUTOCLAIM', KEYS[1], 'workers', ARGV[1], ARGV[2], '0-0',
   'COUNT', ARGV[3])
 local taken = {}
 for _, entry in ipairs(claimed[2]) do
   local pending = redis.call('XPENDING', KEYS[1], 'workers', entry[1], entry[1], 1)
-  taken[#taken + 1] = {entry[1], entry[2], pending[1][4]}
+  taken[#taken + 1] = {KEYS[1], entry[1], entry[2], pending[1][4]}
 end
 return taken
 """

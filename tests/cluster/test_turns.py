@@ -332,6 +332,20 @@ async def test_a_worker_takes_no_more_than_it_can_run(cluster: Cluster, gate: Ga
     await asyncio.gather(*running)
 
 
+async def test_a_worker_of_many_pipelines_takes_what_it_has_room_for(cluster: Cluster) -> None:
+    """All of it from the one that is busy, at once; and not one more."""
+    broker, addresses = cluster.broker(), [Address("default", f"p{n}") for n in range(6)]
+    await broker.join("w", encode_card(Card(("default",), {})), addresses, ttl_s=60.0)
+    for number in range(10):
+        parcel = Parcel(f"k{number}", addresses[3], b"{}", "digest", None)
+        await broker.submit(parcel, "sender", limit=100)
+    for expected in (4, 4, 2):
+        taken = await broker.take("w", addresses, count=4, wait_s=20.0)
+        assert len(taken) == expected
+        assert {one.address for one in taken} == {addresses[3]}
+    assert await broker.take("w", addresses, count=4, wait_s=0.01) == []
+
+
 async def test_turns_go_to_workers_of_their_queue(cluster: Cluster) -> None:
     """One that needs a GPU is run by the worker that has it, whoever else is idle."""
     await cluster.worker(ECHO, name="plain")
