@@ -289,7 +289,9 @@ class Dispatcher(AsyncClosing):
         ours = self._wire.encode_result(result)
         if await self._broker.settle(turn.key, ours, str(result.status)):
             return result
-        theirs = await self._broker.submit(parcel, self._name, limit=self._max_queued)
+        # Only to ask for that end: a broker that has lost the turn shall not have it run.
+        late = parcel._replace(remaining_s=_LEAST_S)
+        theirs = await self._broker.submit(late, self._name, limit=self._max_queued)
         return result if theirs is None else self._wire.decode_result(turn.key, theirs)
 
     async def _call_off(self, key: str) -> None:

@@ -346,6 +346,15 @@ async def test_a_worker_of_many_pipelines_takes_what_it_has_room_for(cluster: Cl
     assert await broker.take("w", addresses, count=4, wait_s=0.01) == []
 
 
+async def test_turns_that_came_before_any_worker_are_taken(cluster: Cluster) -> None:
+    """As after a loss of the broker's memory: whoever takes first finds no group of workers."""
+    broker, addresses = cluster.broker(), [Address("default", "echo")]
+    await broker.submit(Parcel("k", addresses[0], b"{}", "digest", None), "sender", limit=100)
+    assert await broker.take("w", addresses, count=1, wait_s=0.01) == []
+    (taken,) = await broker.take("w", addresses, count=1, wait_s=0.01)
+    assert (taken.key, taken.body) == ("k", b"{}")
+
+
 async def test_turns_go_to_workers_of_their_queue(cluster: Cluster) -> None:
     """One that needs a GPU is run by the worker that has it, whoever else is idle."""
     await cluster.worker(ECHO, name="plain")
@@ -712,23 +721,119 @@ async def test_nothing_acknowledged_is_lost_in_a_crash_of_the_broker(
     assert await broker.counts() == {"completed": 51}
 
 
+def forget(redis: RedisServer) -> None:
+    """Crash the broker, and bring it back without its data."""
+    redis.kill()
+    for file in redis.directory.glob("appendonlydir/*"):
+        file.unlink()
+    redis.start()
+
+
+@pytest.mark.parametrize("deadline_s", [None, 60.0])
 async def test_a_broker_that_lost_its_memory_is_told_again(
-    cluster: Cluster, redis: RedisServer
+    cluster: Cluster, redis: RedisServer, deadline_s: float | None
 ) -> None:
     """A dispatcher sends what it waits for once more, and the worker makes itself known."""
     dispatcher = await cluster.dispatcher()
     end = await cluster.worker(ECHO)
     await dispatcher.run("echo", {"value": 0})
     await end()
-    running = asyncio.create_task(dispatcher.run("echo", {"value": 1}))
+    sending = dispatcher.run("echo", {"value": 1}, deadline_s=deadline_s)
+    running = asyncio.create_task(sending)
     broker = cluster.broker()
     await until(lambda: broker.queued("default", "echo"), 1)
-    redis.kill()
-    for file in redis.directory.glob("appendonlydir/*"):
-        file.unlink()
-    redis.start()
+    forget(redis)
     await cluster.worker(ECHO)
     assert (await asyncio.wait_for(running, 20)).unwrap() == {"echo": 1}
+
+
+async def test_a_worker_finds_a_broker_again_that_lost_its_memory(
+    cluster: Cluster, redis: RedisServer, gate: Gate
+) -> None:
+    """It makes itself known, takes turns and hears of cancellations as before."""
+    await cluster.worker(ECHO, WAIT, providers=gate.registry())
+    dispatcher = await cluster.dispatcher()
+    await dispatcher.run("echo", {"value": 0})
+    forget(redis)
+    assert (await dispatcher.run("echo", {"value": 1})).unwrap() == {"echo": 1}
+    running = asyncio.create_task(dispatcher.run("wait", key="k"))
+    await gate.entered.wait()
+    await dispatcher.cancel("k")
+    assert (await running).status == "cancelled"
+
+
+async def test_callers_are_told_of_a_broker_that_stays_away(
+    cluster: Cluster, redis: RedisServer, gate: Gate
+) -> None:
+    """Those that wait for an end as well; and the dispatcher works again when it is back."""
+    await cluster.worker(WAIT, providers=gate.registry())
+    impatient = cluster.broker(patience_s=0.3)
+    async with Dispatcher(impatient) as dispatcher:
+        running = asyncio.create_task(dispatcher.run("wait", key="k"))
+        await gate.entered.wait()
+        redis.kill()
+        with pytest.raises(BrokerUnavailableError):
+            await running
+        redis.start()
+        gate.go_on.set()
+        assert (await dispatcher.run("wait", key="k")).status == "completed"
+    assert len(gate.runs) == 1
+
+
+async def test_a_worker_ends_when_its_broker_stays_away(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    """With the reason, for whoever starts it again."""
+    worker = Worker([ECHO.orchestrator], cluster.broker(patience_s=0.3), lease_s=1.0)
+    serving = asyncio.create_task(worker.serve(asyncio.Event()))
+    await (await cluster.dispatcher()).run("echo", {"value": 1})
+    redis.kill()
+    with pytest.raises(BrokerUnavailableError):
+        await serving
+    redis.start()
+
+
+async def test_an_answer_that_was_lost_is_asked_for(cluster: Cluster) -> None:
+    """At the deadline at the latest: the end that stands is told, and not that it is too late."""
+    broker, key = cluster.broker(), "k"
+    card = encode_card(Card(("default",), {"wait": ()}))
+    await broker.join("w", card, [Address("default", "wait")], ttl_s=60.0)
+    dispatcher = await cluster.dispatcher(grace_s=0.1)
+    running = asyncio.create_task(dispatcher.run("wait", key=key, deadline_s=0.5))
+    await until(lambda: broker.queued("default", "wait"), 1)
+    client: Any = Redis.from_url(cluster.url)
+    turn = f"{{stageflow}}:turn:{key}"
+    (sender,) = [name for name in await client.hkeys(turn) if name.startswith(b"to ")]
+    await client.hdel(turn, sender)
+    await client.aclose()
+    end = TurnResult(key, "wait", RunStatus.COMPLETED, worker="w")
+    assert await broker.settle(key, Wire(DEFAULT_CODEC).encode_result(end), "completed")
+    result = await running
+    assert (result.status, result.worker) == ("completed", "w")
+
+
+async def test_answers_that_were_read_are_dropped(cluster: Cluster) -> None:
+    """A dispatcher that lives for long leaves no trail of all that it was told."""
+    await cluster.worker(ECHO, concurrency=64)
+    dispatcher = await cluster.dispatcher()
+    for _ in range(3):
+        await asyncio.gather(*(dispatcher.run("echo", {"value": 1}) for _ in range(500)))
+    client = Redis.from_url(cluster.url)
+    (answers,) = await client.keys("*answers*")
+    assert await client.xlen(answers) < 1_000
+    await client.aclose()
+
+
+async def test_what_a_broker_keeps_to_itself_is_said(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service that shows nobody its settings can be used all the same."""
+    client: Any = Redis.from_url(cluster.url)
+    await client.execute_command("ACL", "SETUSER", "default", "-config")
+    await client.aclose()
+    await cluster.broker().warn_unless_durable()
+    (message,) = caplog.messages
+    assert "cannot be told" in message
 
 
 @pytest.mark.parametrize("broker_first", [True, False])
