@@ -15,10 +15,10 @@ from stageflow.cli.errors import UsageError, needing
 from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, made, run_inputs
 from stageflow.cli.options import (
     Commands,
+    add_inputs,
     add_pipeline,
     complain,
     described,
-    key_and_value,
     not_negative,
     positive,
     say,
@@ -29,7 +29,7 @@ from stageflow.dispatch import EventDispatcher
 from stageflow.dlq.store import DeadLetterStore
 from stageflow.interceptors.base import Interceptor
 from stageflow.interceptors.breaker import BreakerInterceptor
-from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.kernels.defaults import default_providers
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.telemetry.encoding import plain
@@ -127,15 +127,7 @@ def _add_dispatch(commands: Commands) -> None:
     add_pipeline(dispatch)
     _add_broker(dispatch)
     dispatch.add_argument("--text", help=f"what the user says (default: {DEFAULT_TEXT})")
-    dispatch.add_argument("--user", help=f"id of the user (default: {KNOWN_USER})")
-    dispatch.add_argument(
-        "--input",
-        action="append",
-        type=key_and_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="an input of the run, as JSON or else a string; may be repeated",
-    )
+    add_inputs(dispatch)
     dispatch.add_argument("--queue", default="default", metavar="NAME", help="default: default")
     dispatch.add_argument(
         "--key", help="idempotency key: sent again under it, the turn does not run again"

@@ -16,10 +16,10 @@ from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
 from stageflow.cli.options import (
     Commands,
     add_color,
+    add_inputs,
     add_pipeline,
     complain,
     described,
-    key_and_value,
     not_negative,
     positive,
     say,
@@ -39,7 +39,6 @@ from stageflow.cli.stores import letter_store
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
 from stageflow.errors import StageflowError
-from stageflow.kernels.defaults import KNOWN_USER
 from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
@@ -86,15 +85,7 @@ def add_command(commands: Commands) -> None:
         action="store_true",
         help="with voice: speak only once the whole answer is there, instead of streaming",
     )
-    parser.add_argument("--user", help=f"id of the user (default: {KNOWN_USER})")
-    parser.add_argument(
-        "--input",
-        action="append",
-        type=key_and_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="an input of the run, as JSON or else a string; may be repeated",
-    )
+    add_inputs(parser)
     parser.add_argument(
         "--seed",
         type=int,

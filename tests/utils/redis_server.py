@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.utils.server import Server
 
 _PATIENCE_S = 20.0
 _PAUSE_S = 0.01
@@ -17,7 +17,7 @@ _PAUSE_S = 0.01
 _CLEAN_UP = 'read -r end; kill -9 "$0"'
 
 
-class RedisServer:
+class RedisServer(Server):
     """A server that acknowledges what is on the disk; it keeps its data until `close`."""
 
     def __init__(self) -> None:
@@ -76,18 +76,6 @@ class RedisServer:
         if self._process is not None:
             self._end(self._process)
         shutil.rmtree(self.directory)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         # Before the server is waited for, as until then its id is nobody else's.
