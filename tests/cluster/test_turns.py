@@ -40,7 +40,7 @@ from stageflow.cluster.turn import Card, Wire, encode_card
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.errors import ChildRunError, InvalidConfigError
-from stageflow.letter import Unstorable
+from stageflow.letter import DeadLetter, Unstorable
 from tests.utils.redis_server import RedisServer
 
 
@@ -279,7 +279,7 @@ async def test_a_deadline_counts_while_a_turn_waits(cluster: Cluster, gate: Gate
 
 async def test_a_deadline_counts_while_a_worker_is_looked_for(cluster: Cluster) -> None:
     """Its sender is told when it has passed, however patient the dispatcher is; nothing is sent."""
-    dispatcher = await cluster.dispatcher(worker_patience_s=600.0)
+    dispatcher = await cluster.dispatcher(worker_patience_s=10.0)
     result = await dispatcher.run("echo", {"value": 1}, deadline_s=0.05)
     assert result.failure is not None
     assert result.failure.code == "deadline_exceeded"
@@ -629,7 +629,7 @@ async def test_a_turn_that_has_left_a_letter_is_not_run_again(cluster: Cluster, 
     async with dead_worker(cluster, "refuse", 1):
         running = asyncio.create_task(dispatcher.run("refuse", key="k"))
     await cluster.worker(fine, providers=gate.registry(), lease_s=0.2, dead_letters=letters)
-    again = await running
+    again = await asyncio.wait_for(running, 20)
     assert again.failure is not None
     assert first.failure is not None
     assert (again.status, again.deliveries, gate.runs) == ("failed", 2, [])
@@ -669,7 +669,7 @@ async def test_a_broker_without_memory_ends_what_it_has(cluster: Cluster, gate: 
         await hasty.run("wait", key="c")
     await hasty.close()
     await dispatcher.cancel("a")
-    assert (await running).status == "cancelled"
+    assert (await asyncio.wait_for(running, 20)).status == "cancelled"
     assert not waiting.done()
     gate.go_on.set()
     await client.config_set("maxmemory", 0)
@@ -791,6 +791,24 @@ async def test_a_worker_ends_when_its_broker_stays_away(
     with pytest.raises(BrokerUnavailableError):
         await serving
     redis.start()
+
+
+async def test_a_worker_ends_by_an_error_of_its_own(cluster: Cluster) -> None:
+    """It does not go on as if nothing were wrong; the turn is there for another worker."""
+
+    class Broken(InMemoryDeadLetterStore):
+        async def get(self, letter_id: str) -> DeadLetter:
+            raise RuntimeError("a defect")
+
+    dispatcher = await cluster.dispatcher()
+    async with dead_worker(cluster, "wait", 1):
+        running = asyncio.create_task(dispatcher.run("wait", key="k"))
+    broken = Worker([WAIT.orchestrator], cluster.broker(), dead_letters=Broken(), lease_s=0.2)
+    with pytest.raises(RuntimeError, match="a defect"):
+        await asyncio.wait_for(broken.serve(asyncio.Event()), 20)
+    assert not running.done()
+    assert await cluster.broker().queued("default", "wait") == 1
+    running.cancel()
 
 
 async def test_an_answer_that_was_lost_is_asked_for(cluster: Cluster) -> None:
