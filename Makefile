@@ -24,6 +24,9 @@ STORE ?=
 SITE ?=
 DEMO_ARGS ?=
 DRILL := .asv/drill.db
+TURNS ?= 10000
+WORKERS ?= 1
+SERVE ?= voice chat
 ENGINES := .asv/engines
 ENGINES_ARGS ?=
 RESULTS_FROM ?= .asv/nightly
@@ -34,7 +37,7 @@ VOICES := .asv/results/voice.jsonl
 export RUFF_CACHE_DIR := $(abspath .ruff_cache)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench docs rooms changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits compare-engines load voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
+.PHONY: help setup bench docs rooms changelog package test coverage storm mutants flakes lint format gate gate-selftest bisect profile budgets compare compare-commits compare-engines load cluster cluster-storm cluster-figures voice-figures drill site serve pulse-demo screenshots results-merge results-fetch results-store programs clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,6 +133,18 @@ compare-engines: ## Print the speed and manners of the engine beside other engin
 load: $(READY) ## Carry 500 turns a second for a minute, and see that nothing grows. LOAD_ARGS="--seconds 600"
 	@$(BIN)/python -m benchmarks.load --record $(LOADS) $(LOAD_ARGS)
 
+cluster: $(READY) ## Start Redis, PostgreSQL and workers on this machine, until Ctrl-C. WORKERS=1 SERVE="voice chat"
+	@.ci/programs redis-server postgresql
+	@PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/cluster $(SERVE)
+
+cluster-storm: $(READY) ## Send 10,000 turns while workers are killed and servers crash; count the ends. TURNS=10000
+	@.ci/programs redis-server
+	@$(BIN)/python -m tests.cluster.storm --turns $(TURNS)
+
+cluster-figures: $(READY) ## Print what a hop costs, the broker's limit, and turns a second by workers.
+	@.ci/programs redis-server
+	@$(BIN)/python -m tests.cluster.figures $(FIGURES_ARGS)
+
 drill: $(READY) ## Let providers fail for hours of virtual time; Central Pulse shows how turns fared.
 	@$(BIN)/python -m benchmarks.drill --into $(DRILL)
 
@@ -158,7 +173,7 @@ results-store: ## Keep the results of this clone on the branch "results" of orig
 	@.ci/results store
 
 programs:
-	@.ci/programs chromium valgrind prometheus prometheus-alertmanager
+	@.ci/programs chromium valgrind prometheus prometheus-alertmanager redis-server postgresql
 
 clean: ## Remove the environment and all that was made; keeps the measurements.
 	rm -rf $(VENV) .asv/env .asv/html .coverage .coverage.json .hypothesis .mypy_cache .pytest_cache .ruff_cache

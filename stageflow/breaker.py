@@ -223,6 +223,22 @@ class CircuitBreaker:
         """Close, and forget what was observed."""
         return self._enter(_CLOSED, clock(), "reset")
 
+    def follow(self, state: BreakerState, open_s: float, clock: Clock) -> BreakerChange | None:
+        """Take over what another process has found out about the same provider.
+
+        Args:
+            state: Closed, or open.
+            open_s: For how many seconds from now it stays open, if it does.
+            clock: Tells the time.
+        """
+        if state is self._state is _CLOSED:
+            # Its failures so far are its own observations, and stay.
+            return None
+        change = self._enter(state, clock(), "another process said so")
+        if state is _OPEN:
+            self._opens_again_at_s = clock() + open_s
+        return change
+
     def _observe(self, now_s: float, *, failed: bool) -> None:
         recent = self._recent
         recent.append((now_s, failed))

@@ -142,26 +142,27 @@ class DeadLetter:
         found: dict[str, Unstorable] = {}
         for key, value in (*self.inputs.items(), *self.outputs.items()):
             kept = isinstance(value, Stream) and value.whole
-            found.update(_unstorable_in(key, value.items() if kept else value))
+            found.update(unstorable_in(key, value.items() if kept else value))
         return found
 
 
-def _unstorable_in(path: str, value: object) -> Iterator[tuple[str, Unstorable]]:
+def unstorable_in(path: str, value: object) -> Iterator[tuple[str, Unstorable]]:
+    """The placeholders within `value`, which stands at `path`, each with its own path."""
     if isinstance(value, Unstorable):
         yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _unstorable_in(f"{path}[key]", key)
-            yield from _unstorable_in(f"{path}[{key!r}]", item)
+            yield from unstorable_in(f"{path}[key]", key)
+            yield from unstorable_in(f"{path}[{key!r}]", item)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            yield from _unstorable_in(f"{path}[{number}]", item)
+            yield from unstorable_in(f"{path}[{number}]", item)
     elif isinstance(value, set | frozenset):
         for item in value:
-            yield from _unstorable_in(f"{path}[…]", item)
+            yield from unstorable_in(f"{path}[…]", item)
     elif is_dataclass(value):
         for part in fields(value):
-            yield from _unstorable_in(f"{path}.{part.name}", getattr(value, part.name))
+            yield from unstorable_in(f"{path}.{part.name}", getattr(value, part.name))
 
 
 class LetterBox(Protocol):

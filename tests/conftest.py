@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.utils.postgres import PostgresServer
+from tests.utils.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from stageflow.providers.local.llm import LlamaServer
@@ -38,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def postgres() -> Iterator[PostgresServer]:
     """A running PostgreSQL; a test that stops it starts it again."""
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A running Redis, empty, of the test's own."""
+    with RedisServer() as server:
         yield server
 
 

@@ -17,6 +17,7 @@ from typing import Any
 FLOORS: Mapping[str, float] = {
     "stageflow/bag.py": 100.0,
     "stageflow/board.py": 95.0,
+    "stageflow/cluster/": 95.0,
     "stageflow/graph.py": 100.0,
     "stageflow/interceptors/": 95.0,
     "stageflow/orchestrator.py": 95.0,

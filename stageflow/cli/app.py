@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from stageflow import __version__
-from stageflow.cli import completion, dlq, doctor, draw, init, run, say
+from stageflow.cli import cluster, completion, dlq, doctor, draw, init, run, say
 from stageflow.cli.errors import UsageError
 from stageflow.cli.options import complain, described
 from stageflow.errors import StageflowError
@@ -33,6 +33,7 @@ examples:
   stageflow run shop.turns:order            a Pipeline of your own
   stageflow graph voice                     the graph as a Mermaid flowchart
   stageflow dlq list --store letters.db     runs that failed and were kept (run --dlq)
+  stageflow worker voice --broker URL       run turns that others send (dispatch) over Redis
   stageflow pulse bench                     measure this repository's newest commits
 
 exit codes:
@@ -58,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     say.add_command(commands)
     draw.add_commands(commands)
     dlq.add_commands(commands)
+    cluster.add_commands(commands)
     pulse = described(
         commands,
         "pulse",

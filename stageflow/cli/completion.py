@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from stageflow.cli.errors import UsageError
+from stageflow.cli.errors import needing
 from stageflow.cli.options import Commands, described, say
 
 SHELLS = ("bash", "zsh", "fish")
@@ -17,7 +17,7 @@ _EXAMPLES = """\
   stageflow completion fish > ~/.config/fish/completions/stageflow.fish
 """
 #: Options and arguments that take a file, by how they are shown.
-_FILES = {"FILE", "FOLDER", "PATH", "PATH|REQUIREMENT"}
+_FILES = {"FILE", "FOLDER", "PATH", "PATH|REQUIREMENT", "STORE"}
 
 
 def add_command(commands: Commands, make_parser: Callable[[], argparse.ArgumentParser]) -> None:
@@ -40,13 +40,8 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     Raises:
         UsageError: shtab is not installed.
     """
-    try:
+    with needing("completion"):
         import shtab  # noqa: PLC0415 - an extra; nothing else needs it
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "shtab, which writes the script, is not installed:"
-            " pip install 'stageflow[completion]' (in a clone: pip install -e '.[completion]')"
-        ) from error
     _mark_files(parser, shtab.FILE)
     return str(shtab.complete(parser, shell)).rstrip("\n")
 

@@ -25,14 +25,16 @@ from stageflow.cli.options import (
 )
 from stageflow.cli.providers import own_providers
 from stageflow.cli.run import as_json, report
+from stageflow.cli.stores import letter_store
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.dlq.export import pytest_file
 from stageflow.dlq.replay import replay
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
+from stageflow.dlq.store import DeadLetterStore
 from stageflow.kernels.defaults import default_providers
 from stageflow.letter import DeadLetter, LetterState
 from stageflow.orchestrator import PipelineOrchestrator
+from stageflow.postgres_url import is_postgres
 from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.timeline import timeline_text
 
@@ -130,9 +132,10 @@ def _about_one(
 def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
-        metavar="FILE",
+        metavar="STORE",
         default=os.environ.get(STORE_VARIABLE),
-        help=f"the file with the dead letters (default: the variable {STORE_VARIABLE})",
+        help="the file with the dead letters, or postgresql://user@host/database (default: the"
+        f" variable {STORE_VARIABLE})",
     )
 
 
@@ -148,21 +151,21 @@ def _add_pipeline_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _with_store(
-    arguments: argparse.Namespace, work: Callable[[SQLiteDeadLetterStore], Awaitable[T]]
+    arguments: argparse.Namespace, work: Callable[[DeadLetterStore], Awaitable[T]]
 ) -> T:
     if not arguments.store:
         raise UsageError(f"no store is given; add --store FILE, or set {STORE_VARIABLE}")
-    if not Path(arguments.store).is_file():
+    if not is_postgres(arguments.store) and not Path(arguments.store).is_file():
         raise UsageError(f"there is no file {arguments.store}; stageflow run --dlq FILE makes one")
 
     async def main() -> T:
-        async with SQLiteDeadLetterStore(arguments.store, create=False) as store:
+        async with letter_store(arguments.store, create=False) as store:
             return await work(store)
 
     return asyncio.run(main())
 
 
-async def _find(store: SQLiteDeadLetterStore, beginning: str) -> DeadLetter:
+async def _find(store: DeadLetterStore, beginning: str) -> DeadLetter:
     found = [letter for letter in await store.letters() if letter.id.startswith(beginning)]
     if len(found) > 1:
         raise UsageError(f"{len(found)} ids begin with {beginning!r}; give more of it")
@@ -224,7 +227,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    async def work(store: SQLiteDeadLetterStore) -> int:
+    async def work(store: DeadLetterStore) -> int:
         letter = await _find(store, arguments.id)
         pipeline = load_pipeline(_pipeline_name(letter, arguments.pipeline))
         providers = (

@@ -30,8 +30,9 @@ _OWN_EXTRAS = {"dev", "docs"}
 WITHOUT = {
     "alerts": "no rules are written for Prometheus; alerts of `stageflow pulse alert` work",
     "bench": "no `stageflow pulse`: nothing is measured or judged; runs and tests work",
+    "cluster": "no turns on other machines, no shared breakers; runs in this process work",
     "completion": "the shell completes no commands; all of them work",
-    "db": "no SqlDatabase; other providers, dead letters and telemetry in SQLite work",
+    "db": "no SqlDatabase, nothing in PostgreSQL; dead letters and telemetry in SQLite work",
     "local": "no `--provider local`: nothing hears, answers, speaks on this machine; fakes work",
     "openai": "no `--provider openai`, nor the local model, asked the same way; fakes work",
     "otel": "no traces for OpenTelemetry; the other sinks work",
@@ -51,6 +52,11 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str, str]] = {
         ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
         "chromium",
         "the site's own tests do not run; the site works in any browser",
+    ),
+    "redis-server": (
+        ("redis-server",),
+        "redis-server",
+        "no `make cluster` on this machine; turns go over any other Redis",
     ),
     "prometheus-server": (
         ("prometheus",),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from stageflow.errors import ErrorCategory, StageflowError
 
 
@@ -22,3 +25,19 @@ class FileError(StageflowError):
         reason = getattr(error, "strerror", None) or error
         super().__init__(f"cannot {action} {path}: {reason}")
         self.path = path
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """What is imported here comes with an extra of the package.
+
+    Raises:
+        UsageError: It is not installed; says how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error.name} is not installed: pip install 'stageflow[{extra}]'"
+            f" (in a clone: pip install -e '.[{extra}]')"
+        ) from error

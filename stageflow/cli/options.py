@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from stageflow.cli.errors import FileError
+from stageflow.kernels.defaults import KNOWN_USER
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -37,6 +38,19 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
         metavar="PIPELINE",
         help="voice, streaming_voice, chat, or module:attribute of a Pipeline (or of a function"
         " that returns one)",
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Let the command take ``--user`` and ``--input``."""
+    parser.add_argument("--user", help=f"id of the user (default: {KNOWN_USER})")
+    parser.add_argument(
+        "--input",
+        action="append",
+        type=key_and_value,
+        default=[],
+        metavar="KEY=VALUE",
+        help="an input of the run, as JSON or else a string; may be repeated",
     )
 
 

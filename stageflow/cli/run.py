@@ -18,10 +18,10 @@ from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
 from stageflow.cli.options import (
     Commands,
     add_color,
+    add_inputs,
     add_pipeline,
     complain,
     described,
-    key_and_value,
     not_negative,
     positive,
     say,
@@ -39,11 +39,10 @@ from stageflow.cli.providers import (
     read_text,
 )
 from stageflow.cli.recording import add_recording, replayed, secrets
+from stageflow.cli.stores import letter_store
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.context import PipelineContext
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.errors import StageflowError, UnknownProviderError
-from stageflow.kernels.defaults import KNOWN_USER
 from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.letter import DeadLetter
 from stageflow.orchestrator import PipelineOrchestrator
@@ -97,15 +96,7 @@ def add_command(commands: Commands) -> None:
         action="store_true",
         help="with voice: speak only once the whole answer is there, instead of streaming",
     )
-    parser.add_argument("--user", help=f"id of the user (default: {KNOWN_USER})")
-    parser.add_argument(
-        "--input",
-        action="append",
-        type=key_and_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="an input of the run, as JSON or else a string; may be repeated",
-    )
+    add_inputs(parser)
     parser.add_argument(
         "--seed",
         type=int,
@@ -133,8 +124,9 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument(
         "--dlq",
-        metavar="FILE",
-        help="keep the run as a dead letter in this file if it fails for good; see stageflow dlq",
+        metavar="STORE",
+        help="keep the run as a dead letter if it fails for good, in this file or PostgreSQL; see"
+        " stageflow dlq",
     )
     add_providers(parser)
     add_recording(parser)
@@ -233,7 +225,7 @@ async def _run_kept(
         orchestrator = partial(PipelineOrchestrator, pipeline.build(), dispatcher=dispatcher)
         if arguments.dlq is None:
             return await orchestrator().run(context)
-        async with SQLiteDeadLetterStore(arguments.dlq) as store:
+        async with letter_store(arguments.dlq) as store:
             observed = ObservedLetterStore(store, dispatcher)
             return await orchestrator(dead_letters=observed).run(context)
 

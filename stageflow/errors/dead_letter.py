@@ -23,12 +23,15 @@ class DeadLetterStoreError(DeadLetterError):
     code = "dead_letter_store_failed"
     category = ErrorCategory.SYSTEMIC
 
-    def __init__(self, action: str, where: str, cause: BaseException | str) -> None:
+    def __init__(
+        self,
+        action: str,
+        where: str,
+        cause: BaseException | str,
+        mend: str = "the disk has room and that the file and its folder can be written",
+    ) -> None:
         reason = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}"
-        super().__init__(
-            f"cannot {action} the dead letters in {where} ({reason}); see that the disk has room"
-            " and that the file and its folder can be written"
-        )
+        super().__init__(f"cannot {action} the dead letters in {where} ({reason}); see that {mend}")
         self.where = where
         if not isinstance(cause, str):
             self.__cause__ = cause

@@ -15,7 +15,7 @@ from typing import Any
 from stageflow.errors import StageflowError
 from stageflow.pulse.alerts import cli as alerts_cli
 from stageflow.pulse.alerts import generate
-from stageflow.pulse.arguments import add_repository
+from stageflow.pulse.arguments import add_repository, add_store
 from stageflow.pulse.bench import (
     DEFAULT_COMMITS,
     EXIT_INTERRUPTED,
@@ -184,18 +184,13 @@ def add_commands(
 
     parser = command("build", help="publish the results there are", description=_BUILD_HELP)
     add_repository(parser)
-    parser.add_argument(
-        *("--store",),
-        type=Path,
-        metavar="FILE",
-        help=f"telemetry that Central Pulse shows (default: {' or '.join(STORE_FILES)})",
-    )
+    add_store(parser, f"what Central Pulse shows (default: {' or '.join(STORE_FILES)})")
     parser.set_defaults(run=_build)
 
     parser = command("serve", help="serve the published site", description=_SERVE_HELP)
     add_repository(parser)
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
-    parser.add_argument("--store", type=Path, metavar="FILE", help="show this telemetry, live")
+    add_store(parser, "show this telemetry, live")
     parser.add_argument(
         "--hours",
         type=_positive_number,

@@ -22,7 +22,7 @@ from stageflow.pulse.results import (
     report_set_aside,
     set_aside_corrupt,
 )
-from stageflow.telemetry.store import TelemetryStore
+from stageflow.telemetry.place import Place, open_store
 
 _RECORD, _FIELD = "\x1e", "\x1f"
 _GIT_FORMAT = f"{_RECORD}%H{_FIELD}%an{_FIELD}%ad{_FIELD}%B{_FIELD}"
@@ -47,13 +47,13 @@ class Published:
     set_aside: list[SetAside]
 
 
-def publish(project: AsvProject, emit: Emit = print, *, store: Path | None = None) -> Published:
+def publish(project: AsvProject, emit: Emit = print, *, store: Place | None = None) -> Published:
     """Make the site from all sound results, and put it in place of the old one in one step.
 
     Args:
         project: The repository whose results are published.
         emit: Is told, line by line, what is worth knowing.
-        store: File of telemetry for Central Pulse; None: the one in ``.asv``, if
+        store: Telemetry for Central Pulse; None: the one in ``.asv``, if
             there is one.
 
     Raises:
@@ -63,7 +63,7 @@ def publish(project: AsvProject, emit: Emit = print, *, store: Path | None = Non
     """
     if store is not None:
         # Before asv takes its time.
-        TelemetryStore(store).close()
+        open_store(store).close()
     set_aside = set_aside_corrupt(project.results_dir, project.set_aside_dir)
     report_set_aside(set_aside, project.root, emit)
     measured = {result["commit_hash"] for result in read_results(project.results_dir)}

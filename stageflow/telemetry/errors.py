@@ -12,10 +12,10 @@ class TelemetryError(StageflowError):
 
 
 class InvalidTelemetryFileError(TelemetryError):
-    """A file holds no telemetry, or that of a newer stageflow.
+    """A file or database holds no telemetry, or that of a newer stageflow.
 
     Attributes:
-        where: The file.
+        where: The file or database.
     """
 
     code = "invalid_telemetry_file"
@@ -27,20 +27,25 @@ class InvalidTelemetryFileError(TelemetryError):
 
 
 class TelemetryFileError(TelemetryError):
-    """A file of telemetry could not be opened, read or written; `__cause__` says why.
+    """A file or database of telemetry could not be opened, read or written; see `__cause__`.
 
     Attributes:
-        where: The file.
+        where: The file or database.
     """
 
     code = "telemetry_file_failed"
     category = ErrorCategory.SYSTEMIC
 
-    def __init__(self, action: str, where: str, cause: BaseException) -> None:
-        super().__init__(
-            f"cannot {action} the telemetry in {where} ({type(cause).__name__}: {cause}); see that"
-            " the file is there, that the disk has room, and that no other process holds it locked"
-        )
+    def __init__(
+        self,
+        action: str,
+        where: str,
+        cause: BaseException,
+        mend: str = "the file is there, that the disk has room, and that no other process holds"
+        " it locked",
+    ) -> None:
+        reason = f"{type(cause).__name__}: {cause}"
+        super().__init__(f"cannot {action} the telemetry in {where} ({reason}); see that {mend}")
         self.where = where
         self.__cause__ = cause
 

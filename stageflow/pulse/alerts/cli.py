@@ -25,10 +25,11 @@ from stageflow.pulse.alerts.secret import read_secret
 from stageflow.pulse.alerts.slack import SlackChannel
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.alerts.words import moment
-from stageflow.pulse.arguments import add_repository
+from stageflow.pulse.arguments import add_repository, add_store
+from stageflow.pulse.central.alerts import state_of
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.project import AsvProject
-from stageflow.telemetry.store import TelemetryStore
+from stageflow.telemetry.place import Place, open_store
 
 WEBHOOK_VARIABLE = "STAGEFLOW_SLACK_WEBHOOK"
 PASSWORD_VARIABLE = "STAGEFLOW_SMTP_PASSWORD"  # noqa: S105 - the name of a variable
@@ -74,9 +75,7 @@ class AlertExit(IntEnum):
 def add_command(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> None:
     """Add the command; it sets ``run``, called with the parsed arguments."""
     parser = command("alert", help="what is wrong now; tell somebody", description=_ALERT_HELP)
-    parser.add_argument(
-        "--store", type=Path, metavar="FILE", help="look at this telemetry, a SQLite file"
-    )
+    add_store(parser, "look at this telemetry")
     parser.add_argument(
         "--benchmarks", action="store_true", help="look at the history of the benchmarks"
     )
@@ -144,18 +143,18 @@ def alert(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _state_of(arguments: argparse.Namespace) -> Path:
     given: Path | None = arguments.state
-    store: Path | None = arguments.store
+    store: Place | None = arguments.store
     if given is not None:
         return given
-    if store is not None:
-        return store.with_suffix(f".alerts{store.suffix}")
+    if isinstance(store, Path):
+        return state_of(store)
     folder: Path = arguments.repository / ".asv"
     if not folder.is_dir():
         raise PulseError(
             f"{folder} does not exist, so nothing has been measured there: run stageflow pulse "
             "bench, or name another clone with --repository"
         )
-    return folder / "alerts.db"
+    return folder / "alerts.db" if store is None else state_of(store, arguments.repository)
 
 
 def _looks(
@@ -168,7 +167,7 @@ def _looks(
     """What there is to look at; a store that was opened for it is closed with `opened`."""
     looks: list[Look] = []
     if arguments.store:
-        store = opened.enter_context(TelemetryStore(arguments.store))
+        store = opened.enter_context(open_store(arguments.store))
         looks.append(Evaluator(alerts.rules, alerts.links, store, state, channels).evaluate)
     if arguments.benchmarks:
         if alerts.benchmark is None:

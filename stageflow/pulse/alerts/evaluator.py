@@ -41,7 +41,7 @@ class Evaluator:
         self._store = store
         self._state = state
         self._channels = tuple(channels)
-        self._source = str(store.path.resolve())
+        self._source = store.where
 
     def evaluate(self, now_s: float) -> Message | None:
         """Look at all minutes that have passed, and put what is to be told into the state.

@@ -7,6 +7,7 @@ other.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stageflow.postgres_url import shown
 from stageflow.sqlite_file import connect
+from stageflow.telemetry.place import Place
 
 RULES_FILE = "alerts.toml"
 #: What the values of a kind of rule are, in words; a factor and a unit.
@@ -45,8 +48,13 @@ class Alert:
     runbook: str
 
 
-def state_of(store: Path) -> Path:
-    """Where the evaluator keeps the state of the alerts on a store of telemetry."""
+def state_of(store: Place, root: Path = Path()) -> Path:
+    """Where the evaluator keeps the state of the alerts on a store of telemetry.
+
+    That is beside a file; for a database, in the repository at `root`.
+    """
+    if isinstance(store, str):
+        return root / ".asv" / f"{re.sub(r'[^A-Za-z0-9]+', '-', shown(store))}.alerts.db"
     return store.with_suffix(f".alerts{store.suffix}")
 
 

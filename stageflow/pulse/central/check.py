@@ -7,14 +7,15 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
+from stageflow.postgres_url import shown
 from stageflow.pulse.central.history import History, read_history
 from stageflow.pulse.central.now import judged, wrong_now
 from stageflow.pulse.central.page import found_store, read_telemetry
 from stageflow.pulse.gate.report import amount, change
 from stageflow.pulse.project import AsvProject
+from stageflow.telemetry.place import Place
 
 Emit = Callable[[str], None]
 
@@ -27,12 +28,12 @@ class CheckExit(IntEnum):
     NOTHING_KNOWN = 4
 
 
-def check(project: AsvProject, store: Path | None, emit: Emit, *, as_json: bool) -> CheckExit:
+def check(project: AsvProject, store: Place | None, emit: Emit, *, as_json: bool) -> CheckExit:
     """Say what is wrong now, without measuring or sending anything.
 
     Args:
         project: The repository whose newest measured commit is looked at.
-        store: File of telemetry; None: the one that Central Pulse would show.
+        store: The telemetry; None: the one that Central Pulse would show.
         emit: Is told the findings, line by line.
         as_json: Whether they are one JSON object instead.
 
@@ -42,8 +43,8 @@ def check(project: AsvProject, store: Path | None, emit: Emit, *, as_json: bool)
     """
     history = read_history(project)
     found = judged(project, history)
-    path = store or found_store(project.root)
-    now = wrong_now(project, history, found, path)
+    looked_at = store or found_store(project.root)
+    now = wrong_now(project, history, found, looked_at)
     telemetry, problem = read_telemetry(project, found, store)
     now["commit"] = history.commits[-1].hash if history.commits else None
     now["live"] = telemetry["over"] if telemetry else []
@@ -53,9 +54,13 @@ def check(project: AsvProject, store: Path | None, emit: Emit, *, as_json: bool)
     if as_json:
         emit(json.dumps({"exit": int(verdict), **now}, indent=1, ensure_ascii=False))
     else:
-        for line in _report(now, history, path.name):
+        for line in _report(now, history, _name(looked_at)):
             emit(line)
     return verdict
+
+
+def _name(store: Place) -> str:
+    return shown(store) if isinstance(store, str) else store.name
 
 
 def _verdict(now: Mapping[str, Any], history: History) -> CheckExit:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
 
-from stageflow.pulse.arguments import add_repository
+from stageflow.pulse.arguments import add_repository, add_store
 from stageflow.pulse.central.check import Emit, check
 from stageflow.pulse.central.export import as_line, measurements
 from stageflow.pulse.errors import PulseError
@@ -49,7 +49,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], emit: Emit) ->
     """Add the commands; each sets ``run``, called with the parsed arguments."""
     parser = command("check", help="say what is wrong now", description=_CHECK_HELP)
     add_repository(parser)
-    parser.add_argument("--store", type=Path, metavar="FILE", help="look at this telemetry")
+    add_store(parser, "look at this telemetry")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(
         run=lambda given: check(

@@ -15,7 +15,7 @@ from stageflow.pulse.central.alerts import firing, state_of
 from stageflow.pulse.central.telemetry import telemetry, window_of
 from stageflow.pulse.gate.budgets import Budget
 from stageflow.telemetry.errors import TelemetryError
-from stageflow.telemetry.store import TelemetryStore
+from stageflow.telemetry.place import Place, open_store
 
 #: Where the page finds what it shows of a running system.
 ADDRESS = "/central/live.json"
@@ -32,23 +32,26 @@ class LiveTelemetry:
 
     def __init__(
         self,
-        path: Path,
+        store: Place,
         budgets: Sequence[Budget],
         rules: Path,
         *,
         newest_s: float,
+        root: Path = Path(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Choose what is shown.
 
         Args:
-            path: The store.
+            store: The telemetry.
             budgets: Those that turns are held against.
             rules: The table of alert rules.
             newest_s: How much of the store's newest end is shown, in seconds.
+            root: The repository.
             clock: Seconds that go on evenly.
         """
-        self._path = path
+        self._store = store
+        self._state = state_of(store, root)
         self._budgets = budgets
         self._rules = rules
         self._newest_s = newest_s
@@ -66,7 +69,7 @@ class LiveTelemetry:
             return self._answer
 
     def _read(self) -> dict[str, Any]:
-        alerts, problem = firing(state_of(self._path), self._rules)
+        alerts, problem = firing(self._state, self._rules)
         found: dict[str, Any] = {
             "made_at_s": time.time(),
             "telemetry": None,
@@ -74,7 +77,7 @@ class LiveTelemetry:
             "problem": problem,
         }
         try:
-            with TelemetryStore(self._path) as store:
+            with open_store(self._store) as store:
                 window = window_of(store, self._newest_s)
                 if window is not None:
                     found["telemetry"] = telemetry(store, window, self._budgets)

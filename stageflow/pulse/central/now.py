@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stageflow.pulse.central.alerts import RULES_FILE, firing, state_of
@@ -24,6 +23,7 @@ from stageflow.pulse.gate.runbook import RUNBOOK, sections_of
 from stageflow.pulse.gate.setting import ACCEPTED_FILE, BUDGETS_FILE, today
 from stageflow.pulse.gate.shown import checks_at
 from stageflow.pulse.project import AsvProject
+from stageflow.telemetry.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,9 @@ def judged(project: AsvProject, history: History) -> Judged:
     return Judged(budgets, accepted, checks, steps)
 
 
-def wrong_now(project: AsvProject, history: History, found: Judged, store: Path) -> dict[str, Any]:
+def wrong_now(project: AsvProject, history: History, found: Judged, store: Place) -> dict[str, Any]:
     """The panel's data, as JSON's values; the alerts are those on the telemetry in `store`."""
-    alerts, problem = firing(state_of(store), project.benchmarks_dir / RULES_FILE)
+    alerts, problem = firing(state_of(store, project.root), project.benchmarks_dir / RULES_FILE)
     regressions = _regressions(history, found)
     return {
         "budgets": [_check(check) for check in found.checks if check.state is State.OVER],

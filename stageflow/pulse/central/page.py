@@ -25,7 +25,7 @@ from stageflow.pulse.gate.runbook import RUNBOOK, sections_of
 from stageflow.pulse.offline import STATIC_DIR, copy_libraries
 from stageflow.pulse.project import AsvProject
 from stageflow.telemetry.errors import TelemetryError
-from stageflow.telemetry.store import TelemetryStore
+from stageflow.telemetry.place import Place, open_store
 
 PAGE = "central.html"
 FOLDER = "central"
@@ -37,7 +37,7 @@ Emit = Callable[[str], None]
 
 
 def write_central(
-    project: AsvProject, site_dir: Path, emit: Emit, *, store: Path | None = None
+    project: AsvProject, site_dir: Path, emit: Emit, *, store: Place | None = None
 ) -> Path:
     """Write Central Pulse into a site.
 
@@ -45,7 +45,7 @@ def write_central(
         project: The repository whose results are shown.
         site_dir: Folder of the site; has the vendored libraries already.
         emit: Is told the progress.
-        store: File of telemetry; None: the first of `STORE_FILES`, if there is one.
+        store: The telemetry; None: the first of `STORE_FILES`, if there is one.
 
     Returns:
         The page.
@@ -70,7 +70,7 @@ def write_central(
 
 
 def live_site(
-    project: AsvProject, store: Path, newest_s: float, alone: Path, emit: Emit
+    project: AsvProject, store: Place, newest_s: float, alone: Path, emit: Emit
 ) -> tuple[Path, LiveTelemetry]:
     """What is served to show live telemetry: the published site, or else this page alone.
 
@@ -85,7 +85,7 @@ def live_site(
         PulseError: git failed.
         TelemetryError: The store cannot be read.
     """
-    TelemetryStore(store).close()
+    open_store(store).close()
     site_dir, budgets = project.html_dir, found_budgets(project)
     rules = project.benchmarks_dir / RULES_FILE
     if not (site_dir / PAGE).exists():
@@ -93,11 +93,11 @@ def live_site(
         site_dir = alone / "site"
         copy_libraries(site_dir)
         write_central(project, site_dir, emit)
-    return site_dir, LiveTelemetry(store, budgets, rules, newest_s=newest_s)
+    return site_dir, LiveTelemetry(store, budgets, rules, newest_s=newest_s, root=project.root)
 
 
 def gathered(
-    project: AsvProject, emit: Emit, store: Path | None = None, *, beside_asv: bool = True
+    project: AsvProject, emit: Emit, store: Place | None = None, *, beside_asv: bool = True
 ) -> tuple[dict[str, Any], History]:
     """All that the page shows, and the history that it is taken from.
 
@@ -127,7 +127,7 @@ def gathered(
 
 
 def _told_telemetry(
-    project: AsvProject, found: Judged, emit: Emit, store: Path | None
+    project: AsvProject, found: Judged, emit: Emit, store: Place | None
 ) -> dict[str, Any] | None:
     shown, problem = read_telemetry(project, found, store)
     if problem:
@@ -144,14 +144,14 @@ def found_store(root: Path) -> Path:
 
 
 def read_telemetry(
-    project: AsvProject, found: Judged, store: Path | None
+    project: AsvProject, found: Judged, store: Place | None
 ) -> tuple[dict[str, Any] | None, str]:
     """The telemetry of a store, and why it was left out if it was.
 
     Args:
         project: The repository.
         found: Has the budgets.
-        store: The file; None: the one that is shown if no other is named.
+        store: The telemetry; None: the one that is shown if no other is named.
 
     Returns:
         None for telemetry if there is no store, nothing in it, or it cannot be read.
@@ -159,11 +159,11 @@ def read_telemetry(
     Raises:
         TelemetryError: The store was named, and cannot be read.
     """
-    path = store or found_store(project.root)
-    if store is None and not path.exists():
+    named = store or found_store(project.root)
+    if isinstance(named, Path) and store is None and not named.exists():
         return None, ""
     try:
-        with TelemetryStore(path) as opened:
+        with open_store(named) as opened:
             window = window_of(opened)
             budgets = found.budgets.budgets if found.budgets else ()
             return (None if window is None else telemetry(opened, window, budgets)), ""

@@ -81,7 +81,7 @@ def telemetry(store: TelemetryStore, window: Window, budgets: Sequence[Budget]) 
         for key, by_step in sorted(firsts.items())
     ]
     return {
-        "store": store.path.name,
+        "store": store.name,
         "sources": store.sources(),
         "start_s": start_s,
         "step_s": step_s,

@@ -1,0 +1,1 @@
+"""Turns over a real broker, by real worker processes."""

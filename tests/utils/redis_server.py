@@ -1,0 +1,95 @@
+"""A Redis server of a test's own, on a Unix socket: it can be killed, and keeps its data."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.utils.server import Server
+
+_PATIENCE_S = 20.0
+_PAUSE_S = 0.01
+
+_CLEAN_UP = 'read -r end; kill -9 "$0"'
+
+
+class RedisServer(Server):
+    """A server that acknowledges what is on the disk; it keeps its data until `close`."""
+
+    def __init__(self) -> None:
+        """Make its directory; `start` brings the server up."""
+        # A path in pytest's own directory would be too long for a socket.
+        self.directory = Path(tempfile.mkdtemp(prefix="redis-"))
+        self.socket_path = self.directory / "s"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._caretakers: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as its client takes it."""
+        return f"unix://{self.socket_path}"
+
+    def start(self) -> None:
+        """Bring it up, and return once it has loaded its data."""
+        program = shutil.which("redis-server")
+        assert program is not None, "run: .ci/programs redis-server"
+        settings = {
+            "port": "0",
+            "unixsocket": str(self.socket_path),
+            "dir": str(self.directory),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "logfile": str(self.directory / "log"),
+        }
+        options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # Its input ends with this process, however that ends: no server outlives the tests.
+        self._caretakers.append(
+            subprocess.Popen(
+                ["/bin/sh", "-c", _CLEAN_UP, str(self._process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+        give_up_at = time.monotonic() + _PATIENCE_S
+        while not self._answers():
+            assert time.monotonic() < give_up_at, (self.directory / "log").read_text()
+            time.sleep(_PAUSE_S)
+
+    def kill(self) -> None:
+        """End it as a crash would: without a word to anybody."""
+        assert self._process is not None, "it has not been started"
+        self._end(self._process)
+        self.socket_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End it if it is up, and remove everything."""
+        if self._process is not None:
+            self._end(self._process)
+        shutil.rmtree(self.directory)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        # Before the server is waited for, as until then its id is nobody else's.
+        while self._caretakers:
+            self._caretakers.pop().communicate(timeout=_PATIENCE_S)
+        process.kill()
+        process.wait()
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_PATIENCE_S)
+            try:
+                client.connect(str(self.socket_path))
+                client.sendall(b"PING\r\n")
+                return client.recv(64).startswith(b"+PONG")
+            except OSError:
+                return False

@@ -1,0 +1,31 @@
+"""A server of the tests' own, up as long as a block lasts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+
+class Server(ABC):
+    """Started and closed by a block; not by `stageflow.closing`, as coverage has to look first."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Bring it up, and return once it can be used."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Bring it down if it is up, and remove everything."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
