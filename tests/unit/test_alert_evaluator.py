@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,26 @@ def test_two_pipelines_are_two_alerts(tmp_path: Path) -> None:
     assert [notice.what.split(" failed")[0] for notice in message.notices] == [
         f"25 % of the runs of {pipeline}" for pipeline in sorted(both)
     ]
+
+
+def test_an_alert_whose_rule_has_gone_is_ended_with_a_notice(tmp_path: Path) -> None:
+    """Who was told that it fires is told that nobody looks any more; and of the rest nothing."""
+    for pipeline in ("voice", "chat"):
+        stretch = Stretch(12, failed=30, pipeline=pipeline)
+        record(Case("", "", (stretch,), ()), tmp_path / "runs.db")
+    (rule,) = [rule for rule in our_alerts().rules if rule.name == "ErrorRateHigh"]
+    messages_of([rule], tmp_path, [3])
+    # While it is pending it may go without a word, and begins anew under another name.
+    renamed = replace(rule, name="ErrorsTooMany")
+    assert messages_of([renamed], tmp_path, [4]) == []
+    assert len(messages_of([renamed], tmp_path, [11])) == 1
+    ((minute, message),) = messages_of([], tmp_path, [12, 13])
+    assert (minute, message.title) == (12, "RESOLVED 2: ErrorsTooMany")
+    for pipeline, notice in zip(("chat", "voice"), message.notices, strict=True):
+        assert notice.until_s == NOON_S + 12 * MINUTE_S
+        assert notice.what == (
+            f"no rule of this name is left, so nobody looks any more (pipeline {pipeline})"
+        )
 
 
 def test_clock_that_went_back_is_told(tmp_path: Path) -> None:

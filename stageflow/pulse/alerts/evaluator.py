@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from stageflow.pulse.alerts.conditions import exceeded
 from stageflow.pulse.alerts.lifecycle import Alert, AlertKey, advanced
-from stageflow.pulse.alerts.notice import Message, Notice, message_of, notice_of
+from stageflow.pulse.alerts.notice import Message, Notice, message_of, notice_of, notice_of_loss
 from stageflow.pulse.alerts.rules import Links, Rule
 from stageflow.pulse.alerts.state import AlertState, AlertStateError
 from stageflow.telemetry.sqlite import MINUTE_S
@@ -57,6 +57,8 @@ class Evaluator:
         with self._state.transaction():
             minutes = self._minutes(now_s)
             alerts = self._state.alerts(self._source)
+            for at_s in minutes[:1]:
+                notices += self._lost(alerts.values(), at_s)
             for at_s in minutes:
                 alerts = self._after(alerts, at_s, notices)
             if minutes:
@@ -81,6 +83,12 @@ class Evaluator:
                 "this machine's clock, or give another file with --state"
             )
         return range(int(max(done, last - CATCH_UP_S)) + MINUTE_S, last + 1, MINUTE_S)
+
+    def _lost(self, alerts: Iterable[Alert], at_s: int) -> Iterator[Notice]:
+        """The notices of alerts whose rule has gone, for those who were told that they fire."""
+        for alert in alerts:
+            if alert.told and alert.rule not in self._rules:
+                yield notice_of_loss(alert, at_s, self._links)
 
     def _after(
         self, alerts: dict[AlertKey, Alert], at_s: int, notices: list[Notice]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from stageflow.pulse.alerts.lifecycle import Alert
-from stageflow.pulse.alerts.rules import DURATIONS, Kind, Links, Rule
+from stageflow.pulse.alerts.rules import DURATIONS, Kind, Links, Rule, Severity
 from stageflow.pulse.alerts.words import milliseconds, moment, share, span
 
 
@@ -111,6 +111,23 @@ def notice_of(rule: Rule, alert: Alert, links: Links) -> Notice:
 
 
 _FIGURES: Mapping[Kind, Callable[[float], str]] = {Kind.DEAD_LETTERS: "{:g}".format}
+
+
+def notice_of_loss(alert: Alert, at_s: float, links: Links) -> Notice:
+    """What is told of an alert whose rule was renamed or removed: that nobody looks any more."""
+    labels = ", ".join(f"{name} {value}" for name, value in alert.labels) or "all"
+    return Notice(
+        status=Status.RESOLVED,
+        rule=alert.rule,
+        severity=Severity.WARNING,
+        owner="whoever changed the rules",
+        what=f"no rule of this name is left, so nobody looks any more ({labels})",
+        since_s=alert.since_s,
+        until_s=at_s,
+        likely=alert.likely,
+        page=links.page,
+        runbook=links.runbook,
+    )
 
 
 def _what(rule: Rule, alert: Alert) -> str:
