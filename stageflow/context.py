@@ -84,6 +84,7 @@ class RunScope:
         "producers",
         "started_at",
         "status",
+        "stopping",
         "streams",
         "timeouts_s",
         "watchdog",
@@ -113,6 +114,8 @@ class RunScope:
         self.log = EventLog(self.pipeline_run_id, self.started_at, context.wall_clock())
         self.inputs = context.inputs
         self.status = RunStatus.RUNNING
+        #: Whether it starts nothing more, and cancels what is under way.
+        self.stopping = False
         self.watchdog = Watchdog(loop)
         #: Loop time in seconds at which the run must have ended; None if it has no limit.
         self.deadline: float | None = None

@@ -457,6 +457,7 @@ class Run:
         if self._stopping is not None:
             return
         self._stopping = reason
+        self._scope.stopping = True
         self._ready.clear()
         if self._streams is not None:
             self._streams.abandon({event.stage for event in self._log.snapshot()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from stageflow.errors.base import ErrorCategory, StageflowError, did_you_mean
@@ -58,10 +59,10 @@ class CircuitOpenError(ProviderError):
     user_message = "A service we need is having trouble. Please try again in a moment."
 
     def __init__(self, provider: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"circuit breaker open for provider {provider!r}"
-            f" (next try in {retry_after_s:.3g} s at the earliest)"
-        )
+        until = f"next try in {retry_after_s:.3g} s at the earliest"
+        if retry_after_s == math.inf:
+            until = "it was forced open: no call until it is reset"
+        super().__init__(f"circuit breaker open for provider {provider!r} ({until})")
         self.provider = provider
         self.retry_after_s = retry_after_s
 

@@ -79,7 +79,7 @@ class RetryInterceptor(Interceptor):
             except Exception as error:
                 failure = classify(error)
                 delay_s = self._delay_s(ctx, attempt, failure)
-                if delay_s is None:
+                if delay_s is None or _is_cancelled(ctx, error):
                     raise
             ctx.rewind()
             ctx.emit("retrying", attempt=attempt, delay_s=delay_s, error_code=failure.code)
@@ -88,7 +88,7 @@ class RetryInterceptor(Interceptor):
 
     def _delay_s(self, ctx: StageContext, attempt: int, failure: StageflowError) -> float | None:
         policy = self.policy
-        if not failure.retryable or attempt >= policy.attempts or _is_cancelled():
+        if not failure.retryable or attempt >= policy.attempts:
             return None
         if not ctx.repeatable:
             return None
@@ -100,10 +100,13 @@ class RetryInterceptor(Interceptor):
         return f"RetryInterceptor({self.policy!r})"
 
 
-def _is_cancelled() -> bool:
+def _is_cancelled(ctx: StageContext, error: Exception) -> bool:
     """Whether a cancellation is under way that the stage turned into an error of its own."""
+    if ctx.timed_out or ctx.scope.stopping:
+        return True
+    # What fails in a TaskGroup leaves, on Python 3.11, the group's own request behind.
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return task is not None and task.cancelling() > 0 and not isinstance(error, ExceptionGroup)
 
 
 def _left_s(ctx: StageContext) -> float:

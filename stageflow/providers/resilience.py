@@ -66,7 +66,8 @@ class Fallback(_Wrapper):
     back. A stream that has already yielded cannot be switched and raises what the first raised.
 
     A cancellation tells nothing about a provider, and a time limit from outside is one: put
-    `Watched` around the first provider if it may stall.
+    `Watched` around the first provider if it may stall. On Python 3.11 a provider whose TaskGroup
+    failed looks as if it had been cancelled, and is not followed: let it call without one.
 
     Attributes:
         breaker: The first provider's; its state can be read, forced open and reset.

@@ -273,6 +273,54 @@ def test_a_stage_that_makes_an_error_of_its_cancellation_is_not_retried(limit: s
     assert llm.calls == 1
 
 
+def test_a_stage_whose_task_group_fails_is_tried_again() -> None:
+    """Python 3.11 leaves the group's request to cancel its own task behind; nobody else has one."""
+    slow: list[Step] = [[1.0, ConnectionError("refused")] for _ in range(2)]
+    llm = ScriptedLLM(*slow)
+
+    async def grouped(ctx: StageContext) -> StageOutput:
+        async with asyncio.TaskGroup() as group:
+            answer = group.create_task(ctx.llm.complete(ASKED))
+        return StageOutput.ok(answer=answer.result())
+
+    result = run(llm, RetryPolicy(attempts=3, base_delay_s=0.0), fields={"runner": grouped})
+    assert (result.status, llm.calls) == ("completed", 3)
+
+
+@pytest.mark.parametrize("limit", ["timeout", "cancellation"])
+def test_a_stage_whose_task_group_fails_of_its_cancellation_is_not_retried(limit: str) -> None:
+    """Whoever cancelled it does not wait for another attempt, group or not."""
+    calls = 0
+
+    async def converting(ctx: StageContext) -> None:
+        nonlocal calls
+        calls += 1
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            raise ConnectionError("connection closed") from None
+
+    async def grouped(ctx: StageContext) -> StageOutput:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(converting(ctx))
+        return StageOutput.ok(answer="ok")
+
+    fields = {"runner": grouped, "timeout_s": 1.0 if limit == "timeout" else None}
+    pipeline = make_pipeline(asking(**fields))
+
+    async def main() -> None:
+        ctx = context(ScriptedLLM())
+        task = asyncio.create_task(pipeline.run(ctx, interceptors=[RetryInterceptor()]))
+        await asyncio.sleep(1.0)
+        if limit == "cancellation":
+            task.cancel()
+        await asyncio.wait([task])
+        assert asyncio.get_running_loop().time() == 1.0
+
+    run_virtual(main)
+    assert calls == 1
+
+
 def test_a_run_with_retries_is_sound() -> None:
     """But for the retries, its events and outputs are those of any run."""
     pipeline = make_pipeline(asking())

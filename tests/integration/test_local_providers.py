@@ -254,6 +254,24 @@ async def test_a_server_that_dies_fails_its_call_only() -> None:
     assert not is_running(successor)
 
 
+async def test_the_successor_of_a_server_that_died_is_left_alone() -> None:
+    """A call that hears of the death only once another one has a new server does not end that."""
+    with LlamaServer() as server:
+        async with LocalLLM(server) as late, LocalLLM(server) as early:
+            pieces = late.stream(STORY)
+            assert await anext(pieces)
+            server.helper.kill()
+            assert await early.complete([Message("user", "Say hello.")])
+            successor = server.helper.pid
+
+            async def rest() -> None:
+                async for _ in pieces:
+                    continue
+
+            assert (await failure(rest())).code == "connection_failed"
+            assert server.helper.pid == successor
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no model"])
 async def test_a_file_that_is_no_model(content: bytes | None, tmp_path: Path) -> None:
     """The process does not come up, and the error holds what it said."""

@@ -334,7 +334,6 @@ OPTIONS = (
     "-s",
     "--tb=no",
     *("-p", "no:cacheprovider"),
-    *("-p", "no:randomly"),
     # The runner imports Hypothesis before pytest is there; what it asserts is not of interest.
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import pkgutil
 from collections import Counter
 from collections.abc import Iterator
@@ -109,6 +110,7 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         ("FakeLLM", "seed", "'x'", "give an integer"),
     ),
     (err.CircuitOpenError("llm", 12.0), ("circuit breaker open", "'llm'", "12 s")),
+    (err.CircuitOpenError("llm", math.inf), ("'llm'", "forced open", "no call until it is reset")),
     (err.InvalidReplyError("llm: the reply is bytes, no text"), ("llm", "no text")),
     (err.NoProgressError("llm", 2.0), ("timeout", "llm", "no progress", "2 s")),
     (err.UnintelligibleAudioError("empty sound; give samples"), ("empty sound",)),

@@ -72,6 +72,7 @@ class LlamaServer(Closing):
             start_timeout_s=start_timeout_s,
         )
         self._lock = threading.Lock()
+        self._url: str | None = None
 
     def start(self) -> str:
         """The endpoint's URL; starts the process unless it is running. Blocks meanwhile.
@@ -80,7 +81,18 @@ class LlamaServer(Closing):
             LocalServiceError: It does not come up.
         """
         with self._lock:
-            return str(self.helper.start()["url"])
+            self._url = str(self.helper.start()["url"])
+            return self._url
+
+    def give_up(self, url: str) -> None:
+        """End the process if it is still the one of that URL; never blocks."""
+        # Whoever holds the lock is starting another one, or ending this one.
+        if self._lock.acquire(blocking=False):
+            try:
+                if url == self._url:
+                    self.helper.kill()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """End the process."""
@@ -122,30 +134,32 @@ class LocalLLM(AsyncClosing):
             LocalServiceError: The process does not come up.
             ProviderBusyError: Too many calls wait for it to come up.
         """
-        model = await self._model()
-        with self._mourned():
+        url, model = await self._model()
+        with self._mourned(url):
             return await model.complete(messages)
 
     async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
         """The answer piece by piece; raises as `complete`."""
-        pieces = (await self._model()).stream(messages)
+        url, model = await self._model()
+        pieces = model.stream(messages)
         try:
-            with self._mourned():
+            with self._mourned(url):
                 async for piece in pieces:
                     yield piece
         finally:
             await pieces.aclose()  # type: ignore[attr-defined]
 
     @contextmanager
-    def _mourned(self) -> Iterator[None]:
+    def _mourned(self, url: str) -> Iterator[None]:
         """A connection on loopback that fails means that the process is going: start another."""
         try:
             yield
         except ConnectionFailedError:
-            self._server.helper.kill()
+            self._server.give_up(url)
             raise
 
-    async def _model(self) -> OpenAILLM:
+    async def _model(self) -> tuple[str, OpenAILLM]:
+        """The endpoint's URL, and the model there."""
         url = await self._lane.run(lambda _: self._server.start())
         before = self._service
         if before is None or before.base_url != url:
@@ -159,7 +173,7 @@ class LocalLLM(AsyncClosing):
             if before is not None:
                 await before.close()
         assert self._service is not None
-        return self._service.llm("local", **self._options)
+        return url, self._service.llm("local", **self._options)
 
     async def close(self) -> None:
         """Close the connections, and end the process if it is this model's own."""

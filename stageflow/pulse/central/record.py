@@ -40,10 +40,6 @@ def gate_record(root: Path) -> dict[str, Any]:
     }
 
 
-def _seconds(at: str) -> float:
-    return dt.datetime.fromisoformat(at).timestamp()
-
-
 def _selftest(path: Path) -> tuple[dict[str, Any] | None, str]:
     if not path.exists():
         return None, ""
