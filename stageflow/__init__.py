@@ -13,7 +13,7 @@ from stageflow.errors import (
     StageflowError,
     StageTimeoutError,
 )
-from stageflow.events import Event, EventSink
+from stageflow.events import Event, EventSink, StageStatus
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor
 from stageflow.interceptors.logging import LoggingInterceptor
@@ -25,7 +25,7 @@ from stageflow.pipeline import Pipeline
 from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.result import RunResult
-from stageflow.stage import Stage, StageKind, StageOutput, StageSpec, StageStatus, stage
+from stageflow.stage import Stage, StageKind, StageOutput, StageSpec, stage
 from stageflow.stream import Stream
 from stageflow.subpipeline import run_child, subpipeline
 

@@ -25,7 +25,7 @@ from stageflow.events import (
 from stageflow.stream import Stream, StreamRoute, StreamWriter
 
 
-class Gate(NamedTuple):
+class EarlyLatch(NamedTuple):
     """What stages wait for that read streams of one producer.
 
     Attributes:
@@ -45,8 +45,8 @@ class StreamBoard:
 
     __slots__ = (
         "_bag",
+        "_early",
         "_ended",
-        "_gates",
         "_log",
         "_loop",
         "_opened",
@@ -65,7 +65,7 @@ class StreamBoard:
         routes: Mapping[str, StreamRoute],
         written: Mapping[str, Sequence[str]],
         read: Mapping[str, Sequence[str]],
-        gates: Mapping[str, Sequence[Gate]],
+        early: Mapping[str, Sequence[EarlyLatch]],
         release: Callable[[list[int]], None],
     ) -> None:
         """Begin without a stream.
@@ -77,7 +77,7 @@ class StreamBoard:
             routes: Who writes and reads each stream, by key.
             written: For each stage that writes streams, by name, their keys.
             read: The same for each stage that reads some.
-            gates: For each producer, by name, what waits for its streams.
+            early: For each producer, by name, what waits for its streams.
             release: Counts latches down while a stage runs.
         """
         self._loop = loop
@@ -86,7 +86,7 @@ class StreamBoard:
         self._routes = routes
         self._written = written
         self._read = read
-        self._gates = {stage: list(waiting) for stage, waiting in gates.items()}
+        self._early = {stage: list(waiting) for stage, waiting in early.items()}
         self._release = release
         self._opened: dict[str, dict[str, Stream]] = defaultdict(dict)
         self._ended: set[str] = set()
@@ -124,11 +124,11 @@ class StreamBoard:
         opened = self._opened[stage]
         opened[key] = stream
         self._tell(STREAM_OPENED, stage, stream=key)
-        gates = self._gates.get(stage, [])
-        passed = [gate for gate in gates if gate.keys <= opened.keys()]
+        waiting = self._early.get(stage, [])
+        passed = [early for early in waiting if early.keys <= opened.keys()]
         if passed:
-            self._gates[stage] = [gate for gate in gates if gate not in passed]
-            self._release([gate.latch for gate in passed])
+            self._early[stage] = [early for early in waiting if early not in passed]
+            self._release([early.latch for early in passed])
         return stream
 
     def unopened(self, stage: str) -> list[str]:
@@ -160,7 +160,7 @@ class StreamBoard:
             kind = stage_event_type(stage, STREAM_CLOSED)
             data = {"stream": key, "items": stream.count, "outcome": outcome}
             self._log.append((kind, at, stage, data))
-        return [gate.latch for gate in self._gates.pop(stage, [])]
+        return [early.latch for early in self._early.pop(stage, [])]
 
     def abandon(self, begun: Collection[str | None]) -> None:
         """The run stops: stages that have not begun will never read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
@@ -29,6 +30,16 @@ STREAMING = (STREAM_OPENED, STREAM_FIRST_ITEM, STREAM_CLOSED)
 
 #: The last part of the type of an event after which its stage is at rest.
 TERMINAL = frozenset({COMPLETED, FAILED, SKIPPED, CANCELLED})
+
+
+class StageStatus(StrEnum):
+    """How a stage ended; the words are those of its last event."""
+
+    COMPLETED = COMPLETED
+    FAILED = FAILED
+    SKIPPED = SKIPPED
+    CANCELLED = CANCELLED
+
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

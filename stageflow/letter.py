@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from stageflow.events import CANCELLED, COMPLETED, FAILED, SKIPPED, Event
+from stageflow.events import Event, StageStatus
 from stageflow.stream import Stream
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -21,15 +21,6 @@ class LetterState(StrEnum):
     WAITING = "waiting"
     REPLAYING = "replaying"
     REPLAYED = "replayed"
-
-
-class StageEnding(StrEnum):
-    """How a stage ended in the run that failed; the words are those of its last event."""
-
-    COMPLETED = COMPLETED
-    FAILED = FAILED
-    SKIPPED = SKIPPED
-    CANCELLED = CANCELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +49,7 @@ class StageRecord:
         outputs: What it wrote; of its streams those that were kept whole.
     """
 
-    ending: StageEnding
+    ending: StageStatus
     final: bool
     reason: str | None = None
     outputs: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from stageflow.context import PipelineContext
 from stageflow.dispatch import EventDispatcher
 from stageflow.errors import InvalidConfigError, MissingRunInputError
+from stageflow.events import StageStatus
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor
 from stageflow.letter import LetterBox, StageRecord
 from stageflow.plan import Plan
 from stageflow.result import RunResult
 from stageflow.run import Run
-from stageflow.stage import StageOutput, StageStatus
+from stageflow.stage import StageOutput
 
 
 class PipelineOrchestrator:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stageflow import events as ev
-from stageflow.board import Gate
+from stageflow.board import EarlyLatch
 from stageflow.graph import StageGraph
 from stageflow.interceptors.base import Interceptor, fold
 from stageflow.letter import LetterBox
@@ -59,13 +59,14 @@ class Plan:
 
     Stages that wait for the same stages share one *latch*, which counts these down and then lets
     all of them through: two layers of 100 stages that are fully connected cost 200 steps, not
-    10,000. What is waited for is the end of a stage, or that it has opened some streams (`Gate`).
+    10,000. What is waited for is the end of a stage, or that it has opened some streams (an
+    `EarlyLatch`).
     """
 
     __slots__ = (
         "counts",
         "dead_letters",
-        "gates",
+        "early",
         "graph",
         "nodes",
         "opens",
@@ -109,15 +110,15 @@ class Plan:
         self.opens = tuple(map(tuple, behind.values()))
         latches: list[list[int]] = [[] for _ in self.nodes]
         #: For each producer of streams, by name, what waits for these.
-        self.gates: dict[str, list[Gate]] = {}
+        self.early: dict[str, list[EarlyLatch]] = {}
         for latch, before in enumerate(behind):
             for awaited in before:
                 if isinstance(awaited, int):
                     latches[awaited].append(latch)
                 else:
                     number, keys = awaited
-                    gates = self.gates.setdefault(self.nodes[number].name, [])
-                    gates.append(Gate(keys, latch))
+                    waiting = self.early.setdefault(self.nodes[number].name, [])
+                    waiting.append(EarlyLatch(keys, latch))
         for node, counted in zip(self.nodes, latches, strict=True):
             node.latches = tuple(counted)
 

@@ -10,8 +10,7 @@ from typing import Any
 from stageflow.bag import ContextBag
 from stageflow.context import RunStatus
 from stageflow.errors import MissingKeyError, StageflowError, UnawaitedOutputError
-from stageflow.events import TERMINAL, Event, EventLog
-from stageflow.stage import StageStatus
+from stageflow.events import TERMINAL, Event, EventLog, StageStatus
 
 
 @dataclass(frozen=True, slots=True)

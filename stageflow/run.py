@@ -27,10 +27,11 @@ from stageflow.errors import (
     StageTimeoutError,
     StrayCancellationError,
 )
+from stageflow.events import StageStatus
 from stageflow.letter import StageRecord
 from stageflow.plan import Node, Plan
 from stageflow.result import RunResult
-from stageflow.stage import StageOutput, StageStatus, check_output
+from stageflow.stage import StageOutput, check_output
 from stageflow.watchdog import Watch
 
 _COMPLETED = StageStatus.COMPLETED
@@ -135,7 +136,7 @@ class Run:
                 routes=plan.graph.streams,
                 written=plan.written,
                 read=plan.read,
-                gates=plan.gates,
+                early=plan.early,
                 release=self._open_early,
             )
 

@@ -14,6 +14,7 @@ from stageflow.errors import (
     OutputMismatchError,
     StageFailedError,
 )
+from stageflow.events import StageStatus
 
 
 class StageKind(StrEnum):
@@ -25,15 +26,6 @@ class StageKind(StrEnum):
     GUARD = "guard"
     WORK = "work"
     AGENT = "agent"
-
-
-class StageStatus(StrEnum):
-    """How a stage ended."""
-
-    COMPLETED = "completed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    CANCELLED = "cancelled"
 
 
 # Looking up a member of an enumeration costs several times as much as a global name.

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 from stageflow.classification import classify
 from stageflow.context import PipelineContext, RunScope
 from stageflow.errors import DuplicateDeadLetterError, StageflowError, StrayCancellationError
-from stageflow.events import COMPLETED, FAILED, SKIPPED, STARTED, TERMINAL, Event
+from stageflow.events import COMPLETED, FAILED, SKIPPED, STARTED, TERMINAL, Event, StageStatus
 from stageflow.graph import StageGraph
-from stageflow.letter import DeadLetter, LetterBox, LetterError, StageEnding, StageRecord
+from stageflow.letter import DeadLetter, LetterBox, LetterError, StageRecord
 from stageflow.result import RunResult
 from stageflow.stream import Stream
 
@@ -161,7 +161,7 @@ def _records(
         yield (
             name,
             StageRecord(
-                StageEnding(what),
+                StageStatus(what),
                 final=by_itself and name in started,
                 reason=reason,
                 outputs={key: result.bag[key] for key in (*keys, *kept)},

@@ -18,12 +18,11 @@ from typing import Any
 from uuid import UUID
 
 from stageflow.errors import CorruptDeadLetterError
-from stageflow.events import Event
+from stageflow.events import Event, StageStatus
 from stageflow.letter import (
     DeadLetter,
     LetterError,
     LetterState,
-    StageEnding,
     StageRecord,
     Unstorable,
 )
@@ -246,7 +245,7 @@ class LetterCodec:
                 inputs=self._items(data["inputs"]),
                 stages={
                     name: StageRecord(
-                        StageEnding(record["ending"]),
+                        StageStatus(record["ending"]),
                         record["final"],
                         self.from_plain(record["reason"]),
                         self._items(record["outputs"]),

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 from stageflow.context import StageContext
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
 from stageflow.errors import ErrorCategory, StageflowError
+from stageflow.events import StageStatus
 from stageflow.interceptors.base import CallNext, Interceptor
-from stageflow.letter import StageEnding, StageRecord
+from stageflow.letter import StageRecord
 from stageflow.providers.registry import adapted
 from stageflow.stage import StageOutput
 
@@ -96,7 +97,7 @@ def stages_of(text: str, codec: LetterCodec = DEFAULT_CODEC) -> Mapping[str, Sta
     """Finished stages by name, from JSON that gives for each how it ended and what it wrote."""
     return {
         name: StageRecord(
-            StageEnding(plain["ending"]),
+            StageStatus(plain["ending"]),
             final=True,
             outputs={key: codec.from_plain(value) for key, value in plain["outputs"].items()},
         )

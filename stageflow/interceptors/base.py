@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from stageflow.context import StageContext
 from stageflow.errors import OutputMismatchError, StageTimeoutError
-from stageflow.stage import StageFunction, StageOutput, StageSpec, StageStatus, check_output
+from stageflow.events import StageStatus
+from stageflow.stage import StageFunction, StageOutput, StageSpec, check_output
 
 CallNext: TypeAlias = Callable[[StageContext], Coroutine[Any, Any, StageOutput]]
 

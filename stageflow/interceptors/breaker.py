@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from stageflow.breaker import BreakerChange, BreakerRegistry, speaks_against_provider
 from stageflow.context import StageContext
+from stageflow.events import StageStatus
 from stageflow.interceptors.base import CallNext, Interceptor
-from stageflow.stage import StageOutput, StageSpec, StageStatus
+from stageflow.stage import StageOutput, StageSpec
 
 _COMPLETED = StageStatus.COMPLETED
 

@@ -11,8 +11,8 @@ from typing import Any
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import DeadLetterStore, InMemoryDeadLetterStore
-from stageflow.events import Event
-from stageflow.letter import DeadLetter, LetterError, StageEnding, StageRecord
+from stageflow.events import Event, StageStatus
+from stageflow.letter import DeadLetter, LetterError, StageRecord
 
 STORES = ("memory", "sqlite")
 
@@ -42,8 +42,8 @@ def make_letter(number: int = 1, **fields: Any) -> DeadLetter:
         "error": LetterError("refused", "permanent", "no money", "Sorry.", False, "bank"),
         "inputs": {"items": ["tea"]},
         "stages": {
-            "pick": StageRecord(StageEnding.COMPLETED, True, None, {"picked": ("tea", b"\0")}),
-            "pay": StageRecord(StageEnding.FAILED, False, "no money"),
+            "pick": StageRecord(StageStatus.COMPLETED, True, None, {"picked": ("tea", b"\0")}),
+            "pay": StageRecord(StageStatus.FAILED, False, "no money"),
         },
         "events": (Event(1, "pipeline.started", at, f"run-{number}", 0.0, None, {"a": {1, 2}}),),
         "seed": 7,

@@ -37,7 +37,8 @@ from stageflow import errors as err
 from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec, StoredType
 from stageflow.dlq.replay import check_fits, replay, replay_context
 from stageflow.dlq.store import Claim, DeadLetterStore, InMemoryDeadLetterStore, letter_of
-from stageflow.letter import DeadLetter, LetterState, StageEnding, Unstorable
+from stageflow.events import StageStatus
+from stageflow.letter import DeadLetter, LetterState, Unstorable
 from tests.fault.letters import NOON, STORES, Clock, make_letter, opened
 from tests.utils.assertions import assert_events_sound
 from tests.utils.virtual_time import run_virtual
@@ -896,7 +897,7 @@ def test_a_run_past_its_deadline_leaves_a_letter_without_a_failed_stage() -> Non
             "pick",
             "taste",
         }
-        assert letter.stages["quote"].ending is StageEnding.CANCELLED
+        assert letter.stages["quote"].ending is StageStatus.CANCELLED
         shop.pauses_s = {}
         again = await replay(letter, shop.orchestrator(), store)
         assert again.outputs["paid"] == (("tea", b"\0"), None, None)
@@ -928,7 +929,7 @@ def test_an_optional_stage_that_answers_its_cancellation_with_an_error_is_not_fi
             await Pipeline("p", [grumble, fail]).run(ctx)
             assert ctx.dlq_entry is not None
             record = ctx.dlq_entry.stages["grumble"]
-            assert (record.ending, record.final) == (StageEnding.FAILED, False)
+            assert (record.ending, record.final) == (StageStatus.FAILED, False)
 
     run_virtual(main)
 

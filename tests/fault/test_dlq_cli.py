@@ -22,7 +22,8 @@ from stageflow.dlq.codec import LetterCodec, StoredType
 from stageflow.dlq.export import pytest_file
 from stageflow.dlq.reproduce import RecordedFault, RecordedStall, stages_of, values_of
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.letter import DeadLetter, LetterError, StageEnding, StageRecord, Unstorable
+from stageflow.events import StageStatus
+from stageflow.letter import DeadLetter, LetterError, StageRecord, Unstorable
 from tests.fault.letters import make_letter
 from tests.utils.virtual_time import run_virtual
 
@@ -593,8 +594,8 @@ def test_an_exported_test_reads_what_it_holds() -> None:
         "quote": {"ending": "skipped", "outputs": {}}
     }"""
     assert stages_of(finished) == {
-        "pick": StageRecord(StageEnding.COMPLETED, True, None, {"picked": ("tea",)}),
-        "quote": StageRecord(StageEnding.SKIPPED, True),
+        "pick": StageRecord(StageStatus.COMPLETED, True, None, {"picked": ("tea",)}),
+        "quote": StageRecord(StageStatus.SKIPPED, True),
     }
     assert values_of('{"a": {"$": "set", "v": [1]}, "b": null}') == {"a": {1}, "b": None}
     own = LetterCodec([StoredType("range", range, list, lambda v: range(*v))])

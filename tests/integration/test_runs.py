@@ -21,7 +21,7 @@ from stageflow import (
     StageTimeoutError,
 )
 from stageflow.errors import MissingRunInputError, StageFailedError
-from stageflow.letter import StageEnding, StageRecord
+from stageflow.letter import StageRecord
 from stageflow.testing.scripted import do_nothing
 from tests.utils.assertions import (
     assert_events_sound,
@@ -589,7 +589,7 @@ def test_a_run_that_has_ended_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_resumed_run_takes_what_was_finished_wherever_it_stands() -> None:
     """Also what stands behind a stage that is to run."""
-    record = StageRecord(StageEnding.COMPLETED, True, None, {"y": 1})
+    record = StageRecord(StageStatus.COMPLETED, True, None, {"y": 1})
     pipeline = make_pipeline(
         make_spec("a", outputs=("x",)), make_spec("b", outputs=("y",)), make_spec("c", "a", "b")
     )

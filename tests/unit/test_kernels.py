@@ -11,12 +11,12 @@ import pytest
 from stageflow import Audio, Message, Pipeline, PipelineContext, ProviderRegistry, RunResult
 from stageflow.context import RunStatus
 from stageflow.errors import InvalidConfigError, InvalidContextError
+from stageflow.events import StageStatus
 from stageflow.kernels.chat import EMPTY_TEXT, MAX_TEXT_CHARS, REFUSAL, TOO_LONG, chat
 from stageflow.kernels.conversation import KEPT_TURNS, conversation
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
 from stageflow.kernels.voice import NOTHING_HEARD, voice
 from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, speech_of_text, text_of_speech
-from stageflow.stage import StageStatus
 from tests.utils.assertions import assert_run_sound
 from tests.utils.virtual_time import run_virtual
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.letter import DeadLetter, LetterError, StageEnding, StageRecord
+from stageflow.events import StageStatus
+from stageflow.letter import DeadLetter, LetterError, StageRecord
 
 
 def say(*what: Any) -> None:
@@ -37,7 +38,7 @@ def letter(round_number: int, number: int) -> DeadLetter:
         failed_stage="s",
         error=LetterError("c", "permanent", "m", "u"),
         inputs={"filler": name * (1 + number * 37 % 400)},
-        stages={"s": StageRecord(StageEnding.FAILED, False)},
+        stages={"s": StageRecord(StageStatus.FAILED, False)},
     )
 
 

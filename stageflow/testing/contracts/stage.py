@@ -13,12 +13,12 @@ from typing import Any
 from stageflow.context import PipelineContext
 from stageflow.dlq.codec import DEFAULT_CODEC
 from stageflow.errors import StageflowError
-from stageflow.events import STARTED, TERMINAL, Event
+from stageflow.events import STARTED, TERMINAL, Event, StageStatus
 from stageflow.letter import Unstorable
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.providers.registry import ProviderRegistry
-from stageflow.stage import StageOutput, StageSpec, StageStatus
+from stageflow.stage import StageOutput, StageSpec
 from stageflow.stream import Stream
 from stageflow.testing.contracts.blocking import BlockingWatch
 from stageflow.testing.contracts.cancellation import CancellationProbe

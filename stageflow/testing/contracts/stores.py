@@ -18,8 +18,8 @@ from stageflow.errors import (
     StageflowError,
     UnknownDeadLetterError,
 )
-from stageflow.events import Event, EventSink
-from stageflow.letter import DeadLetter, LetterError, LetterState, StageEnding, StageRecord
+from stageflow.events import Event, EventSink, StageStatus
+from stageflow.letter import DeadLetter, LetterError, LetterState, StageRecord
 from stageflow.orchestrator import PipelineOrchestrator
 from stageflow.pipeline import Pipeline
 from stageflow.stage import StageSpec
@@ -38,7 +38,7 @@ def _letter(number: int) -> DeadLetter:
         failed_stage="pay",
         error=LetterError("refused", "permanent", "no money", "Sorry."),
         inputs={"items": ["tea", "Ünï"]},
-        stages={"pick": StageRecord(StageEnding.COMPLETED, True, None, {"picked": b"\0"})},
+        stages={"pick": StageRecord(StageStatus.COMPLETED, True, None, {"picked": b"\0"})},
     )
 
 
