@@ -1,4 +1,4 @@
-"""Regressions of benchmarks: which step is found how soon, and whom that is told, once."""
+"""Regressions of benchmarks: which rise is found how soon, and whom that is told, once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stageflow.pulse.alerts.benchmarks import NEW_FOR, HistoryWatch
 from stageflow.pulse.alerts.notice import Message
-from stageflow.pulse.alerts.regressions import Step, steps
+from stageflow.pulse.alerts.regressions import Rise, rises
 from stageflow.pulse.alerts.rules import BenchmarkRule, Links
 from stageflow.pulse.alerts.state import AlertState
 from tests.utils.alert_cases import ROOT, our_alerts
@@ -31,22 +31,22 @@ def rule() -> BenchmarkRule:
     return found
 
 
-def found_in(series: Sequence[float], *, timed: bool) -> tuple[Step, ...]:
-    """The steps that our rule finds."""
-    return steps(series, rule(), timed=timed)
+def found_in(series: Sequence[float], *, timed: bool) -> tuple[Rise, ...]:
+    """The rises that our rule finds."""
+    return rises(series, rule(), timed=timed)
 
 
-# ── which step is found how soon ────────────────────────────────────────────────────────────
+# ── which rise is found how soon ────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How often a step was found, how soon, and how often one where there is none.
+    """How often a rise was found, how soon, and how often one where there is none.
 
     Attributes:
         hits: Of 100 histories, in how many it was found within 20 commits.
         delay: After how many commits that were measured with it, in the median.
-        alarms: In 100 histories of identical code, how many steps were found.
+        alarms: In 100 histories of identical code, how many rises were found.
     """
 
     hits: int
@@ -54,11 +54,11 @@ class Trial:
     alarms: int
 
 
-def trial(noise: float, step: float, *, timed: bool) -> Trial:
-    """Try 100 seeded histories of 200 commits with a step in the middle, and 100 without."""
+def trial(noise: float, rise: float, *, timed: bool) -> Trial:
+    """Try 100 seeded histories of 200 commits with a rise in the middle, and 100 without."""
     delays = []
     for seed in range(HISTORIES):
-        history = values(seed, COMMITS, noise, step, STEP_AT)
+        history = values(seed, COMMITS, noise, rise, STEP_AT)
         near = [
             found
             for found in found_in(history, timed=timed)
@@ -72,7 +72,7 @@ def trial(noise: float, step: float, *, timed: bool) -> Trial:
     return Trial(len(delays), median(delays) if delays else None, alarms)
 
 
-#: Kind, noise, step; least hits, most delay, most alarms.
+#: Kind, noise, rise; least hits, most delay, most alarms.
 TRIALS = [
     ("counted", 0.003, 1.25, Trial(100, 1, 0)),
     ("counted", 0.003, 1.20, Trial(95, 1, 0)),
@@ -85,10 +85,10 @@ TRIALS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "noise", "step", "asked"), TRIALS)
-def test_steps_are_found(kind: str, noise: float, step: float, asked: Trial) -> None:
-    """A step above the rule is found soon, one below it is not; the document has the figures."""
-    tried = trial(noise, step, timed=kind == "timed")
+@pytest.mark.parametrize(("kind", "noise", "rise", "asked"), TRIALS)
+def test_steps_are_found(kind: str, noise: float, rise: float, asked: Trial) -> None:
+    """A rise above the rule is found soon, one below it is not; the document has the figures."""
+    tried = trial(noise, rise, timed=kind == "timed")
     assert tried.hits >= asked.hits
     assert tried.alarms <= asked.alarms
     assert (tried.delay is None) == (asked.delay is None) == (tried.hits == 0)
@@ -96,20 +96,20 @@ def test_steps_are_found(kind: str, noise: float, step: float, asked: Trial) -> 
         assert tried.delay <= asked.delay
     soon = "never" if tried.delay is None else f"{tried.delay:g}"
     figures = f"{tried.hits} % | {soon} | {tried.alarms / HISTORIES:g} |"
-    row = f"| {kind} | {noise * 100:g} % | +{round(step * 100) - 100} % | {figures}"
+    row = f"| {kind} | {noise * 100:g} % | +{round(rise * 100) - 100} % | {figures}"
     assert row in (ROOT / "docs/alerting.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("outlier", [0.2, 5.0, 100.0])
 def test_single_outlier_of_a_timing_is_silent(outlier: float) -> None:
-    """One commit measured on a busy machine is no step, however far off it is."""
+    """One commit measured on a busy machine is no rise, however far off it is."""
     history = values(7, 60, 0.03)
     history[30] = outlier
     assert found_in(history, timed=True) == ()
 
 
 def test_place_of_a_step_is_among_its_suspects() -> None:
-    """The commit that brought a step of 30 % is named, and at most two beside it."""
+    """The commit that brought a rise of 30 % is named, and at most two beside it."""
     named = 0
     for seed in range(HISTORIES):
         (found,) = found_in(values(seed, 40, 0.05, 1.3, 20), timed=True)[:1]
@@ -119,7 +119,7 @@ def test_place_of_a_step_is_among_its_suspects() -> None:
 
 
 def test_counts_alert_at_once_and_for_good() -> None:
-    """The first count beyond the limit is a step; the same level later is none again."""
+    """The first count beyond the limit is a rise; the same level later is none again."""
     (found,) = found_in([100.0] * 5 + [125.0] * 20, timed=False)
     assert (found.suspects, found.found, found.before, found.after) == (range(5, 6), 5, 100, 125)
     assert found.over is None
@@ -144,13 +144,13 @@ def test_step_that_comes_back_is_over(timed: bool) -> None:
 
 @given(st.lists(st.floats(0.0, 1e6), max_size=60), st.integers(0, 60), st.booleans())
 def test_what_was_found_stays_found(series: list[float], cut: int, timed: bool) -> None:
-    """Later commits never change where or when a step was found: nobody is told of it anew."""
+    """Later commits never change where or when a rise was found: nobody is told of it anew."""
     before = found_in(series[:cut], timed=timed)
     after = found_in(series, timed=timed)
-    assert [replace(step, over=None) for step in after[: len(before)]] == [
-        replace(step, over=None) for step in before
+    assert [replace(rise, over=None) for rise in after[: len(before)]] == [
+        replace(rise, over=None) for rise in before
     ]
-    assert all(step.found >= cut for step in after[len(before) :])
+    assert all(rise.found >= cut for rise in after[len(before) :])
 
 
 # ── who is told ─────────────────────────────────────────────────────────────────────────────

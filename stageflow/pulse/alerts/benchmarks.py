@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from stageflow.pulse.alerts.conditions import Labels, Reading
 from stageflow.pulse.alerts.lifecycle import Alert, AlertKey, advanced
 from stageflow.pulse.alerts.notice import Message, Notice, Status, message_of
-from stageflow.pulse.alerts.regressions import Policy, Step, steps
+from stageflow.pulse.alerts.regressions import Policy, Rise, rises
 from stageflow.pulse.alerts.rules import BenchmarkRule, Links
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.central.history import Commit, History, read_history
@@ -54,46 +54,46 @@ def regressions(
         accepted: Regressions that are known; they are left out while that holds.
         today: The day on which their time may have run out.
     """
-    found: list[tuple[Step, str]] = []
+    found: list[tuple[Rise, str]] = []
     for series in history.series:
         there = [(n, value) for n, value in enumerate(series.values) if value is not None]
         timed = signal_of(series.name) not in (Signal.EXACT, Signal.COUNTED)
         found += [
-            (_on(step, [n for n, _ in there]), series.name)
-            for step in steps([value for _, value in there], policy, timed=timed)
-            if step.over is None and not _is_accepted(series.name, step, accepted, today)
+            (_on(rise, [n for n, _ in there]), series.name)
+            for rise in rises([value for _, value in there], policy, timed=timed)
+            if rise.over is None and not _is_accepted(series.name, rise, accepted, today)
         ]
     # Those that point to the fewest commits first: others that may mean the same join them.
     found.sort(key=lambda item: (len(item[0].suspects), item[0].found, item[1]))
     groups: list[Regression] = []
-    for step, name in found:
+    for rise, name in found:
         for number, group in enumerate(groups):
-            if _meet(group.suspects, step.suspects):
-                ratios = {**group.ratios, name: step.ratio}
+            if _meet(group.suspects, rise.suspects):
+                ratios = {**group.ratios, name: rise.ratio}
                 groups[number] = replace(group, ratios=ratios)
                 break
         else:
-            groups.append(Regression(step.suspects, step.found, {name: step.ratio}))
+            groups.append(Regression(rise.suspects, rise.found, {name: rise.ratio}))
     return tuple(sorted(groups, key=lambda group: (group.found, group.suspects.start)))
 
 
-def _on(step: Step, measured: Sequence[int]) -> Step:
-    """The step by positions in the history, where a series may have gaps.
+def _on(rise: Rise, measured: Sequence[int]) -> Rise:
+    """The rise by positions in the history, where a series may have gaps.
 
     Commits on which it was not measured are suspects, too.
     """
-    first, last = step.suspects[0], step.suspects[-1]
+    first, last = rise.suspects[0], rise.suspects[-1]
     suspects = range(measured[first - 1] + 1, measured[last] + 1)
-    return replace(step, suspects=suspects, found=measured[step.found])
+    return replace(rise, suspects=suspects, found=measured[rise.found])
 
 
 def _meet(one: range, other: range) -> bool:
     return one.start < other.stop and other.start < one.stop
 
 
-def _is_accepted(series: str, step: Step, accepted: Sequence[Accepted], today: dt.date) -> bool:
+def _is_accepted(series: str, rise: Rise, accepted: Sequence[Accepted], today: dt.date) -> bool:
     return any(
-        known.series == series and known.counts(today) and step.ratio <= known.up_to
+        known.series == series and known.counts(today) and rise.ratio <= known.up_to
         for known in accepted
     )
 

@@ -1,11 +1,12 @@
 """Finds the commits at which a benchmark became slower for good, in the history of its values.
 
-Values are looked at one after another, as commits come, and what was found never changes by what
-comes later. So an alert that was sent stands, and none is sent anew for the same step.
+`stageflow.pulse.central.steps` divides a whole history into levels, anew each time; here a verdict
+has to stand. Values are looked at one after another, as commits come, and what was found never
+changes by what comes later. So an alert that was sent stands, and none is sent anew for it.
 
 What is counted does not scatter, and is believed at once. What is timed is believed when the median
 of the last few values stands above that of as many before: one outlier never moves a median, and
-noise seldom moves two apart. tests/unit/test_alert_regressions.py shows how soon a step is found.
+noise seldom moves two apart. tests/unit/test_alert_regressions.py shows how soon a rise is found.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Rise:
     """A rise that stayed.
 
     Attributes:
@@ -58,35 +59,35 @@ class Step:
         return ratio_of(self.before, self.after)
 
 
-def steps(values: Sequence[float], policy: Policy, *, timed: bool) -> tuple[Step, ...]:
-    """All steps in the history of one series, in order.
+def rises(values: Sequence[float], policy: Policy, *, timed: bool) -> tuple[Rise, ...]:
+    """All rises in the history of one series, in order.
 
     Args:
         values: Its values, oldest first, without gaps.
         policy: What decides.
         timed: Whether the values scatter.
     """
-    find = _timed_step if timed else _counted_step
-    found: list[Step] = []
+    find = _timed_rise if timed else _counted_rise
+    found: list[Rise] = []
     begin = 0
     for now in range(len(values)):
-        found = [_looked_at(step, values, now, policy, timed=timed) for step in found]
-        step = find(values, begin, now, policy)
-        if step is not None:
-            found.append(step)
+        found = [_looked_at(rise, values, now, policy, timed=timed) for rise in found]
+        rise = find(values, begin, now, policy)
+        if rise is not None:
+            found.append(rise)
             # What comes next is measured by the new level.
-            begin = step.suspects[-1]
+            begin = rise.suspects[-1]
     return tuple(found)
 
 
-def _counted_step(values: Sequence[float], begin: int, now: int, policy: Policy) -> Step | None:
+def _counted_rise(values: Sequence[float], begin: int, now: int, policy: Policy) -> Rise | None:
     before = values[max(begin, now - policy.window_commits) : now]
     if not before or ratio_of(median(before), values[now]) <= policy.counted_limit:
         return None
-    return Step(range(now, now + 1), now, median(before), values[now])
+    return Rise(range(now, now + 1), now, median(before), values[now])
 
 
-def _timed_step(values: Sequence[float], begin: int, now: int, policy: Policy) -> Step | None:
+def _timed_rise(values: Sequence[float], begin: int, now: int, policy: Policy) -> Rise | None:
     window = policy.window_commits
     first, last = now + 1 - 2 * window, now + 1
     if first < begin:
@@ -98,11 +99,11 @@ def _timed_step(values: Sequence[float], begin: int, now: int, policy: Policy) -
     if not apart or ratio_of(median(before), median(after)) <= policy.timed_limit:
         return None
     at = _place(values, first, last)
-    return Step(range(at - 1, at + 2), now, median(values[first:at]), median(values[at:last]))
+    return Rise(range(at - 1, at + 2), now, median(values[first:at]), median(values[at:last]))
 
 
 def _place(values: Sequence[float], first: int, last: int) -> int:
-    """Where a step is most likely: where two levels fit the values between with least deviation."""
+    """Where a rise is most likely: where two levels fit the values between with least deviation."""
 
     def deviation(part: Sequence[float]) -> float:
         level = median(part)
@@ -113,13 +114,13 @@ def _place(values: Sequence[float], first: int, last: int) -> int:
 
 
 def _looked_at(
-    step: Step, values: Sequence[float], now: int, policy: Policy, *, timed: bool
-) -> Step:
-    """The step; over, if the level has come back by more than half of what made it one."""
-    if step.over is not None:
-        return step
+    rise: Rise, values: Sequence[float], now: int, policy: Policy, *, timed: bool
+) -> Rise:
+    """The rise; over, if the level has come back by more than half of what made it one."""
+    if rise.over is not None:
+        return rise
     window = policy.window_commits if timed else 1
     limit = policy.timed_limit if timed else policy.counted_limit
-    level = median(values[max(step.suspects[-1], now + 1 - window) : now + 1])
-    back = ratio_of(step.before, level) <= 1 + (limit - 1) / 2
-    return replace(step, over=now) if back else step
+    level = median(values[max(rise.suspects[-1], now + 1 - window) : now + 1])
+    back = ratio_of(rise.before, level) <= 1 + (limit - 1) / 2
+    return replace(rise, over=now) if back else rise
