@@ -21,6 +21,7 @@ import yaml
 from stageflow.cli.app import make_parser
 from stageflow.telemetry.postgres import PostgresTelemetryStore
 from tests.cluster.test_commands import dispatch
+from tests.utils.asv_repo import heed_interrupts
 from tests.utils.workers import ROOT
 
 _PATIENCE_S = 60.0
@@ -48,6 +49,8 @@ class Started:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Tests that run in the background may have been started with SIGINT ignored.
+            preexec_fn=heed_interrupts,  # noqa: PLW1509 - before any thread
         )
         self.said = ""
         assert self.process.stdout is not None
@@ -60,7 +63,12 @@ class Started:
     def interrupt(self) -> tuple[int, str]:
         """Ctrl-C; the exit code, and what was said since."""
         self.process.send_signal(signal.SIGINT)
-        rest, _ = self.process.communicate(timeout=_PATIENCE_S)
+        try:
+            rest, _ = self.process.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.communicate()
+            raise
         return self.process.returncode, rest
 
 

@@ -26,9 +26,9 @@ TURNS = {
 def test_a_turn_is_kept_and_taken_again(options: tuple[str, ...], tmp_path: Path) -> None:
     """The replay prints and writes what the turn did, and ends with its exit code."""
     kept = ("--record", "turn.json", "--out", "a.wav", "--scale", "0.2")
-    first = run("voice", *options, *kept, cwd=tmp_path)
+    first = run("run", "voice", *options, *kept, cwd=tmp_path)
     whole = ("--whole",) if "--whole" in options else ()
-    again = run("voice", *whole, "--replay", "turn.json", "--out", "b.wav", cwd=tmp_path)
+    again = run("run", "voice", *whole, "--replay", "turn.json", "--out", "b.wav", cwd=tmp_path)
     assert again.returncode == first.returncode
     assert again.stderr == first.stderr
     assert again.stdout.splitlines()[:1] == first.stdout.splitlines()[:1]
@@ -40,11 +40,11 @@ def test_a_turn_with_a_service(tmp_path: Path, server: OpenAIServer) -> None:
     """Nothing is asked of the service again, and its key is not in the file."""
     service = ("--provider", "openai", "--base-url", server.url, *MODELS)
     text = ("--text", f"My key is {KEY}.")
-    first = run("chat", *service, *text, "--record", "turn.json", cwd=tmp_path)
+    first = run("run", "chat", *service, *text, "--record", "turn.json", cwd=tmp_path)
     assert (first.returncode, first.stderr) == (0, b"")
     assert KEY not in (tmp_path / "turn.json").read_text()
     asked = len(server.seen)
-    again = run("chat", "--replay", "turn.json", cwd=tmp_path, key=None)
+    again = run("run", "chat", "--replay", "turn.json", cwd=tmp_path, key=None)
     assert (again.returncode, again.stderr) == (0, b"")
     assert again.stdout.startswith(b"My key is [secret].\n")
     assert len(server.seen) == asked
@@ -63,8 +63,10 @@ def test_what_does_not_fit_a_replay(
     argv: tuple[str, ...], code: int, told: str, tmp_path: Path
 ) -> None:
     """Is told in one line, before anything is run."""
-    assert run("voice", "--scale", "0", "--record", "turn.json", cwd=tmp_path).returncode == 0
-    done = run(*argv, "--replay", "turn.json", cwd=tmp_path)
+    assert (
+        run("run", "voice", "--scale", "0", "--record", "turn.json", cwd=tmp_path).returncode == 0
+    )
+    done = run("run", *argv, "--replay", "turn.json", cwd=tmp_path)
     assert done.returncode == code
     assert told in done.stderr.decode()
     assert done.stdout == b""
@@ -72,17 +74,17 @@ def test_what_does_not_fit_a_replay(
 
 def test_a_file_of_another_version(tmp_path: Path) -> None:
     """Is refused with the way out."""
-    run("chat", "--scale", "0", "--record", "turn.json", cwd=tmp_path)
+    run("run", "chat", "--scale", "0", "--record", "turn.json", cwd=tmp_path)
     path = tmp_path / "turn.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
-    done = run("chat", "--replay", "turn.json", cwd=tmp_path)
+    done = run("run", "chat", "--replay", "turn.json", cwd=tmp_path)
     assert done.returncode == 1
     assert b"turn.json: it is of version 9, and this stageflow reads version 1;" in done.stderr
 
 
 def test_a_turn_that_cannot_be_kept(tmp_path: Path) -> None:
     """Where the file cannot be written, the command fails and says so."""
-    done = run("chat", "--scale", "0", "--record", "none/turn.json", cwd=tmp_path)
+    done = run("run", "chat", "--scale", "0", "--record", "none/turn.json", cwd=tmp_path)
     assert done.returncode == 1
     assert b"none/turn.json: it cannot be written (No such file or directory)" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -63,7 +63,7 @@ def test_the_tests_of_a_provider_of_ones_own_pass(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "14 passed" in done.stdout
+    assert "16 passed" in done.stdout
 
 
 def test_the_commands_are_those_that_errors_name() -> None:
