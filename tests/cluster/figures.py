@@ -169,7 +169,7 @@ def report(figures: Figures, rounds: int) -> None:
     print(f"the broker alone, turns/s by one client  {figures('through')}")
     print(f"what its processor time would allow      {figures('limit')}")
     print(f"an open breaker is seen elsewhere after  {figures('breaker_ms', '.2f')} ms\n")
-    print("turns/s by  hop only                waiting for 50 ms     computing for 10 stages")
+    print("turns/s by  hop only                waiting for 50 ms     computing in 10 stages")
     for count in range(1, WORKERS + 1):
         cells = (figures(f"{name} {count}") for name in TURNS)
         print(f"{count} worker{'s' if count > 1 else ' '}   " + "".join(f"{c:24}" for c in cells))
