@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from stageflow.pulse.shards import WHOLE, Shard
+from stageflow.pulse.shards import Shard, add_shard
 
 
 class ShardsError(ValueError):
@@ -32,15 +32,9 @@ def require_all(shards: Iterable[Shard]) -> None:
         raise ShardsError(f"given twice: {', '.join(f'{index}/{count}' for index in twice)}")
 
 
-def add_shard(parser: argparse.ArgumentParser) -> None:
+def add_shards(parser: argparse.ArgumentParser) -> None:
     """Let a command take ``--shard``, ``--json`` and ``--merge``."""
-    parser.add_argument(
-        "--shard",
-        type=Shard.parse,
-        default=WHOLE,
-        metavar="I/N",
-        help="only the I-th of N equal parts, so that N machines share the work",
-    )
+    add_shard(parser)
     parser.add_argument("--json", metavar="PATH", help="keep what was found in a file")
     parser.add_argument(
         "--merge",

@@ -12,17 +12,18 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from stageflow.cli.errors import UsageError, needing
-from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, made, run_inputs
+from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
 from stageflow.cli.options import (
     Commands,
     add_inputs,
     add_pipeline,
+    add_scale,
     complain,
     described,
-    not_negative,
     positive,
     say,
 )
+from stageflow.cli.providers import own_providers
 from stageflow.cli.stores import letter_store
 from stageflow.cli.telemetry import add_telemetry, recorded
 from stageflow.dispatch import EventDispatcher
@@ -84,13 +85,7 @@ def add_commands(commands: Commands) -> None:
         help="module:attribute of a ProviderRegistry, or of a function that returns one"
         " (default: fakes)",
     )
-    worker.add_argument(
-        "--scale",
-        type=not_negative,
-        default=1.0,
-        metavar="X",
-        help="how slow the fake providers are; 0: instant (default: 1)",
-    )
+    add_scale(worker)
     worker.add_argument(
         "--dlq",
         metavar="STORE",
@@ -169,11 +164,10 @@ def _worker(arguments: argparse.Namespace) -> int:
     broker = _broker(arguments, _WORKER_PATIENCE_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     pipelines = [load_pipeline(name) for name in arguments.pipelines]
-    providers = default_providers(scale=arguments.scale)
-    if arguments.providers is not None:
-        providers = made(arguments.providers)
-        if not isinstance(providers, ProviderRegistry):
-            raise UsageError(f"{arguments.providers} is no ProviderRegistry")
+    if arguments.providers is None:
+        providers = default_providers(scale=arguments.scale)
+    else:
+        providers = own_providers(arguments.providers)
     with recorded(arguments.telemetry) as dispatcher:
         asyncio.run(_serve(broker, pipelines, providers, dispatcher, arguments))
     return 0

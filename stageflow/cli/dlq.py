@@ -15,9 +15,9 @@ from stageflow.cli.load import KERNELS, load, load_pipeline
 from stageflow.cli.options import (
     Commands,
     add_color,
+    add_scale,
     complain,
     described,
-    not_negative,
     say,
     terminal_width,
     wants_color,
@@ -107,13 +107,7 @@ def _add_replay(commands: Commands) -> None:
         metavar="MODULE:ATTRIBUTE",
         help="a ProviderRegistry, or a function that returns one (default: the fake providers)",
     )
-    parser.add_argument(
-        "--scale",
-        type=not_negative,
-        default=1.0,
-        metavar="X",
-        help="how slow the fake providers are; 0: instant (default: 1)",
-    )
+    add_scale(parser)
     add_telemetry(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead")
     add_color(parser)

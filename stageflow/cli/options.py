@@ -54,6 +54,17 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """Let the command take ``--scale``."""
+    parser.add_argument(
+        "--scale",
+        type=not_negative,
+        default=1.0,
+        metavar="X",
+        help="how slow the fake providers are; 0: instant (default: 1)",
+    )
+
+
 def add_color(parser: argparse.ArgumentParser) -> None:
     """Let the command take ``--color``."""
     parser.add_argument(

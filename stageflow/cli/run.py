@@ -20,9 +20,9 @@ from stageflow.cli.options import (
     add_color,
     add_inputs,
     add_pipeline,
+    add_scale,
     complain,
     described,
-    not_negative,
     positive,
     say,
     terminal_width,
@@ -103,13 +103,7 @@ def add_command(commands: Commands) -> None:
         metavar="N",
         help="makes latencies and ids repeat; without it latencies are those of 0, ids fresh",
     )
-    parser.add_argument(
-        "--scale",
-        type=not_negative,
-        default=1.0,
-        metavar="X",
-        help="how slow the fake providers are; 0: instant (default: 1)",
-    )
+    add_scale(parser)
     parser.add_argument(
         "--deadline-s", type=positive, metavar="S", help="fail the run after so many seconds"
     )

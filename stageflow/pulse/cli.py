@@ -34,7 +34,7 @@ from stageflow.pulse.gate.shown import show_budgets
 from stageflow.pulse.merge import merge
 from stageflow.pulse.project import AsvProject
 from stageflow.pulse.serve import address_of, make_server
-from stageflow.pulse.shards import WHOLE, Shard
+from stageflow.pulse.shards import add_shard
 from stageflow.pulse.site import publish
 
 EXIT_ERROR = 1
@@ -156,13 +156,7 @@ def add_commands(
     )
     parser.add_argument("--machine", metavar="NAME", help="file the results under this name")
     parser.add_argument("--bench", metavar="REGEX", help="only benchmarks whose name matches")
-    parser.add_argument(
-        "--shard",
-        type=Shard.parse,
-        default=WHOLE,
-        metavar="I/N",
-        help="only the I-th of N equal parts of the benchmarks; N machines share the work",
-    )
+    add_shard(parser)
     parser.add_argument(
         *("-a", "--attribute"),
         action="append",

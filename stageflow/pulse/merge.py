@@ -97,7 +97,8 @@ def _joined(present: str | None, source: Path, target: Path) -> tuple[str | None
     coming = source.read_text(encoding="utf-8")
     if source.suffix == ".jsonl":
         lines = (present or "").splitlines()
-        new = [line for line in dict.fromkeys(coming.splitlines()) if line not in set(lines)]
+        known = set(lines)
+        new = [line for line in dict.fromkeys(coming.splitlines()) if line not in known]
         return ("".join(f"{line}\n" for line in [*lines, *new]) if new else None), len(new)
     if source.name == MACHINE_FILE:
         return (coming if present is None else None), 0

@@ -40,3 +40,14 @@ class Shard:
 
 #: All of it, in one part.
 WHOLE = Shard(1, 1)
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """Let a command take ``--shard``."""
+    parser.add_argument(
+        "--shard",
+        type=Shard.parse,
+        default=WHOLE,
+        metavar="I/N",
+        help="only the I-th of N equal parts, so that N machines share the work",
+    )

@@ -13,7 +13,7 @@ import asyncio
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -28,14 +28,8 @@ from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
 from stageflow.kernels.voice import voice
 from stageflow.providers.replies import Checked
 from stageflow.providers.resilience import Fallback, Watched
-from stageflow.testing.faults import (
-    DbFaultInjector,
-    FaultInjector,
-    FaultType,
-    LlmFaultInjector,
-    SttFaultInjector,
-    TtsFaultInjector,
-)
+from stageflow.testing.faults import FaultInjector, FaultType
+from stageflow.testing.faults.injector import OF_PORTS
 from tests.fault import streaming_matrix
 from tests.fault.turns import HEALTHY_MS, context, providers
 from tests.utils.virtual_time import run_virtual
@@ -48,18 +42,7 @@ POLICY = BreakerPolicy(failures=3, cooldown_s=30.0)
 #: After which time without progress the fallback takes over; below the kernel's own limits.
 PATIENCE_S = {"stt": 2.0, "llm": 2.0, "tts": 2.0, "db": 0.8}
 
-INJECTORS: Mapping[str, Callable[..., FaultInjector]] = {
-    "stt": SttFaultInjector,
-    "llm": LlmFaultInjector,
-    "tts": TtsFaultInjector,
-    "db": DbFaultInjector,
-}
-KINDS = {
-    "stt": SttFaultInjector.kinds,
-    "llm": LlmFaultInjector.kinds,
-    "tts": TtsFaultInjector.kinds,
-    "db": DbFaultInjector.kinds,
-}
+PROVIDERS = ("stt", "llm", "tts", "db")
 PROTECTIONS = ("plain", "retry", "breaker", "fallback")
 STAGES = {
     "stt": {"stt"},
@@ -110,12 +93,12 @@ class Cell:
 
 def fitting(provider: str) -> list[FaultType]:
     """The faults that fit a port."""
-    return [t for t in FaultType if t in KINDS[provider] or t is FaultType.INTERMITTENT]
+    return [t for t in FaultType if t in OF_PORTS[provider].kinds or t is FaultType.INTERMITTENT]
 
 
 def keys() -> Iterator[tuple[str, FaultType, str]]:
     """Every cell of the matrix."""
-    for provider in INJECTORS:
+    for provider in PROVIDERS:
         for fault_type in fitting(provider):
             for protection in PROTECTIONS:
                 yield provider, fault_type, protection
@@ -130,7 +113,7 @@ def injector_of(provider: str, fault_type: FaultType, name: str) -> FaultInjecto
     if fault_type is FaultType.INTERMITTENT:
         rhythm = ["fail", "ok", "ok", "ok", "ok"] if provider == "db" else ["fail", "ok"]
         options["script"] = rhythm * 200
-    return INJECTORS[provider](fault_type, provider=name, **options)
+    return OF_PORTS[provider](fault_type, provider=name, **options)
 
 
 def protected(
@@ -288,7 +271,7 @@ def described(cell: Cell) -> str:
 def page(cells: Mapping[tuple[str, FaultType, str], Cell]) -> str:
     """The matrix as a document page."""
     lines = [_INTRODUCTION]
-    for provider in INJECTORS:
+    for provider in PROVIDERS:
         lines.append(f"## {_NAMES[provider]}\n")
         lines.append(f"| fault | {' | '.join(PROTECTIONS)} |")
         lines.append(f"|---|{'---|' * len(PROTECTIONS)}")

@@ -18,16 +18,8 @@ from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.kernels.streaming_voice import first_audio_ms, streaming_voice
 from stageflow.providers.fake import FakeLLM, FakeSpeaker, text_of_speech
 from stageflow.providers.latency import LatencyProfile
-from stageflow.testing.faults import (
-    DbFaultInjector,
-    FaultInjector,
-    FaultType,
-    LlmFaultInjector,
-    SpeakerFaultInjector,
-    SttFaultInjector,
-    TtsFaultInjector,
-    inject_fault,
-)
+from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
+from stageflow.testing.faults.injector import OF_PORTS
 from tests.fault.turns import LLM_MS, context, providers
 from tests.utils.virtual_time import run_virtual
 
@@ -35,13 +27,8 @@ TABLE = Path(__file__).with_suffix(".toml")
 SENTENCES = ("One two. ", "Three four.")
 ANSWER = "".join(SENTENCES)
 
-PORTS: Mapping[str, type[FaultInjector]] = {
-    "stt": SttFaultInjector,
-    "llm": LlmFaultInjector,
-    "tts": TtsFaultInjector,
-    "db": DbFaultInjector,
-    "speaker": SpeakerFaultInjector,
-}
+#: In the order of the table.
+PROVIDERS = ("stt", "llm", "tts", "db", "speaker")
 AT_ONCE, MIDWAY = "at once", "midway"
 #: What can happen to the model's stream behind the third of its four words.
 _MIDWAY_OPTIONS: Mapping[FaultType, Mapping[str, Any]] = {
@@ -77,13 +64,13 @@ class Cell:
 
 def keys() -> Iterator[Key]:
     """Every cell: a provider that is called once cannot fail midway."""
-    for provider, port in PORTS.items():
-        for kind in port.kinds:
+    for provider in PROVIDERS:
+        for kind in OF_PORTS[provider].kinds:
             yield provider, kind, AT_ONCE
     for kind in _MIDWAY_OPTIONS:
         yield "llm", kind, MIDWAY
     for provider in ("tts", "speaker"):
-        for kind in PORTS[provider].kinds:
+        for kind in OF_PORTS[provider].kinds:
             yield provider, kind, MIDWAY
 
 

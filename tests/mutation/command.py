@@ -17,7 +17,7 @@ from tests.mutation.changed import UnknownCommitError, changed_lines
 from tests.mutation.mutants import Identity, Mutant, Source
 from tests.mutation.session import OPTIONS, Outcome, Plugin, Result
 from tests.mutation.survivors import SurvivorsError, judge, load
-from tests.sharding import ShardsError, add_shard
+from tests.sharding import ShardsError, add_shards
 
 #: What is mutated if nothing is named.
 TARGETS = (
@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tests", nargs="+", default=list(TESTS), metavar="PATH", help="what pytest collects"
     )
-    add_shard(parser)
+    add_shards(parser)
     parser.add_argument(
         "--again", type=Path, metavar="PATH", help="only what survived in results kept by --json"
     )

@@ -24,13 +24,14 @@ from hypothesis import strategies as st
 from stageflow import Event, PipelineContext, PipelineOrchestrator, RunResult
 from stageflow.dlq.store import InMemoryDeadLetterStore
 from stageflow.errors import StreamCancelledError, StreamFailedError
+from stageflow.graph import StageGraph
 from stageflow.letter import DeadLetter
 from stageflow.pulse.shards import WHOLE, Shard
 from stageflow.testing.invariants import check_events
 from stageflow.testing.simulation import Outcome, Scenario, Simulation, simulate
 from stageflow.testing.strategies import scenarios, workloads
 from stageflow.testing.workloads import Reading, Record, Workload
-from tests.sharding import ShardsError, add_shard, require_all
+from tests.sharding import ShardsError, add_shards, require_all
 
 #: Different orders in which each example is run. Twice as many found fewer of the planted bugs
 #: within as many schedules: what differs most between two runs is the workload, not the order.
@@ -60,8 +61,9 @@ async def weather(sim: Simulation, workload: Workload) -> Counter[str]:
     """Run a workload once, and hold all that must hold; returns what happened, counted."""
     record, letters = Record(), Letters()
     pipeline = workload.pipeline(record)
+    graph = pipeline.build()
     orchestrator = PipelineOrchestrator(
-        pipeline.build(), interceptors=workload.interceptors(), dead_letters=letters
+        graph, interceptors=workload.interceptors(), dead_letters=letters
     )
     ctx = sim.context(providers=workload.providers(), deadline_s=workload.deadline_s)
     result: RunResult | None = None
@@ -80,7 +82,7 @@ async def weather(sim: Simulation, workload: Workload) -> Counter[str]:
     assert ctx.get_events() == events, "there are events after the end of the run"
     check_events(pipeline, events)
     _check_bag(workload, ctx)
-    _check_streams(workload, ctx, record)
+    _check_streams(workload, graph, ctx, record)
     _check_ending(workload, result, events)
     _check_letters(ctx, events, letters)
     _check_limits(workload, events, took_s)
@@ -103,7 +105,9 @@ def _check_bag(workload: Workload, ctx: PipelineContext) -> None:
     assert all(ctx.bag[key] == f"{key} by {name}" for key, name in written.items())
 
 
-def _check_streams(workload: Workload, ctx: PipelineContext, record: Record) -> None:
+def _check_streams(
+    workload: Workload, graph: StageGraph, ctx: PipelineContext, record: Record
+) -> None:
     """Readers see what was put, in order, and how it ended; nobody is ahead too far."""
     events = ctx.get_events()
     closed = {e.data["stream"]: e for e in events if e.what == "stream_closed"}
@@ -115,7 +119,7 @@ def _check_streams(workload: Workload, ctx: PipelineContext, record: Record) -> 
             assert list(stream.items()) == put, f"{key} kept {stream.items()} of {put}"
     for reading in record.readings:
         _check_reading(reading, record.put.get(reading.key, []), closed[reading.key], events)
-    _check_ahead(workload, events, record)
+    _check_ahead(workload, graph, events, record)
 
 
 def _check_reading(
@@ -137,15 +141,16 @@ def _check_reading(
         assert outcome == "cancelled", f"{who}, is told of a cancellation, and it {outcome}"
 
 
-def _check_ahead(workload: Workload, events: Sequence[Event], record: Record) -> None:
+def _check_ahead(
+    workload: Workload, graph: StageGraph, events: Sequence[Event], record: Record
+) -> None:
     """A producer is no further ahead of a live reader, begun or not, than its capacity."""
-    routes = workload.pipeline().build().streams
     capacity = {key: stage.capacity for stage in workload.stages for key in stage.streams}
     count: Counter[str] = Counter()
     for key, ahead, seen in record.ahead:
         count[key] += 1
         over = {e.stage for e in events[:seen] if e.what in _ENDS}
-        for reader in routes[key].live:
+        for reader in graph.streams[key].live:
             by = ahead.get(reader, count[key])
             if by is not None and reader not in over:
                 assert by <= capacity[key], f"{key} is {by} items ahead of {reader}"
@@ -463,7 +468,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the examples; another, others")
     parser.add_argument("--planted", action="store_true", help="then look for the planted bugs")
-    add_shard(parser)
+    add_shards(parser)
     options = parser.parse_args(argv)
     if options.merge:
         try:

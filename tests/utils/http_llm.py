@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
+from stageflow.closing import AsyncClosing
 from stageflow.errors import InvalidReplyError
 from stageflow.providers.ports import Message
 from tests.utils.llm_server import PATH
 
 
-class HttpLLM:
+class HttpLLM(AsyncClosing):
     """Asks the service at a port of this machine; it sets no time limit of its own."""
 
     def __init__(self, port: int) -> None:
@@ -22,15 +22,8 @@ class HttpLLM:
             base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
+        """Close the connections."""
         await self._client.aclose()
 
     async def complete(self, messages: Sequence[Message]) -> str:

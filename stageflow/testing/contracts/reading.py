@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from stageflow.context import StageContext
 from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.pipeline import Pipeline
 from stageflow.stage import StageOutput, StageSpec
-from stageflow.stream import CAPACITY, StreamWriter
+from stageflow.stream import StreamWriter
+from stageflow.testing.opening import opening
 
 READER = "reader"
 
@@ -62,18 +63,8 @@ class Narrow(Interceptor):
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Run the stage with a context that opens narrow streams."""
-        return await call_next(cast("StageContext", _NarrowContext(ctx)))
+        return await call_next(opening(ctx, _narrow))
 
 
-class _NarrowContext:
-    def __init__(self, ctx: StageContext) -> None:
-        self._ctx = ctx
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ctx, name)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._ctx[key]
-
-    def open(self, key: str, *, capacity: int = CAPACITY) -> StreamWriter:
-        return self._ctx.open(key, capacity=1)
+def _narrow(ctx: StageContext, key: str, capacity: int) -> StreamWriter:
+    return ctx.open(key, capacity=1)

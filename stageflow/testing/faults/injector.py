@@ -311,6 +311,25 @@ class SpeakerFaultInjector(FaultInjector):
         super().__init__(provider, fault_type, **options)
 
 
+#: What knows the faults that fit a port, by the port's name.
+OF_PORTS: Mapping[
+    str,
+    type[LlmFaultInjector]
+    | type[SttFaultInjector]
+    | type[TtsFaultInjector]
+    | type[DbFaultInjector]
+    | type[SpeakerFaultInjector],
+] = MappingProxyType(
+    {
+        "llm": LlmFaultInjector,
+        "stt": SttFaultInjector,
+        "tts": TtsFaultInjector,
+        "db": DbFaultInjector,
+        "speaker": SpeakerFaultInjector,
+    }
+)
+
+
 def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> FaultInjector:
     """Put a fault on whatever is registered as `provider`, within a block.
 
@@ -332,14 +351,6 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
     Raises:
         InvalidConfigError: The fault does not fit the provider, or an option the fault.
     """
-    if provider == "llm":
-        return LlmFaultInjector(fault_type, **options)
-    if provider == "stt":
-        return SttFaultInjector(fault_type, **options)
-    if provider == "tts":
-        return TtsFaultInjector(fault_type, **options)
-    if provider == "db":
-        return DbFaultInjector(fault_type, **options)
-    if provider == "speaker":
-        return SpeakerFaultInjector(fault_type, **options)
+    if provider in OF_PORTS:
+        return OF_PORTS[provider](fault_type, **options)
     return FaultInjector(provider, fault_type, **options)

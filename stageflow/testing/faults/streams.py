@@ -11,10 +11,11 @@ from stageflow.errors import InvalidConfigError, nearest
 from stageflow.interceptors.base import CallNext, Interceptor
 from stageflow.pipeline import Pipeline
 from stageflow.stage import StageOutput, StageSpec
-from stageflow.stream import CAPACITY, StreamWriter
+from stageflow.stream import StreamWriter
 from stageflow.testing.faults.errors import connection_reset
 from stageflow.testing.faults.injector import FaultType
 from stageflow.testing.faults.options import refused, require_amount, require_count
+from stageflow.testing.opening import opening
 
 #: The one option of each fault that fits a stream, and its default.
 _OPTIONS: Mapping[FaultType, tuple[str, float]] = {
@@ -78,7 +79,11 @@ class StreamFaultInjector(Interceptor):
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Run the stage with a context whose stream is in trouble."""
-        return await call_next(cast("StageContext", _Context(ctx, self)))
+        return await call_next(opening(ctx, self._open))
+
+    def _open(self, ctx: StageContext, key: str, capacity: int) -> StreamWriter:
+        writer = ctx.open(key, capacity=capacity)
+        return writer if key != self.key else cast("StreamWriter", _Writer(writer, self))
 
     async def strike(self, count: int) -> None:
         """Do what the fault does to an item.
@@ -111,30 +116,6 @@ def _amount(kind: FaultType, options: Mapping[str, float]) -> float:
     else:
         require_count(kind.name, field, amount)
     return amount
-
-
-class _Context:
-    """The context of a stage, but for one of its streams."""
-
-    def __init__(self, ctx: StageContext, injector: StreamFaultInjector) -> None:
-        self._ctx = ctx
-        self._injector = injector
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ctx, name)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._ctx[key]
-
-    def __setitem__(self, key: str, value: object) -> None:
-        self._ctx[key] = value
-
-    def open(self, key: str, *, capacity: int = CAPACITY) -> StreamWriter:
-        """As `StageContext.open`."""
-        writer = self._ctx.open(key, capacity=capacity)
-        if key != self._injector.key:
-            return writer
-        return cast("StreamWriter", _Writer(writer, self._injector))
 
 
 class _Writer:

@@ -7,27 +7,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from stageflow.testing.faults import (
-    DbFaultInjector,
-    FaultInjector,
-    FaultPlan,
-    FaultType,
-    LlmFaultInjector,
-    PlannedFault,
-    SpeakerFaultInjector,
-    SttFaultInjector,
-    TtsFaultInjector,
-)
+from stageflow.testing.faults import FaultInjector, FaultPlan, FaultType, PlannedFault
+from stageflow.testing.faults.injector import OF_PORTS
 from stageflow.testing.simulation import Scenario
 from stageflow.testing.strategies.definitions import Draw
 
-_PORTS: dict[str, type[FaultInjector]] = {
-    "llm": LlmFaultInjector,
-    "stt": SttFaultInjector,
-    "tts": TtsFaultInjector,
-    "db": DbFaultInjector,
-    "speaker": SpeakerFaultInjector,
-}
 _DURATIONS_MS = st.sampled_from([0, 1, 500, 3_000, 60_000])
 _OPTIONS: dict[FaultType, dict[str, st.SearchStrategy[Any]]] = {
     FaultType.TIMEOUT: {"duration_ms": _DURATIONS_MS},
@@ -42,7 +26,7 @@ _OPTIONS: dict[FaultType, dict[str, st.SearchStrategy[Any]]] = {
 
 @st.composite
 def fault_plans(
-    draw: Draw, *, providers: Sequence[str] = tuple(_PORTS), max_size: int = 3
+    draw: Draw, *, providers: Sequence[str] = tuple(OF_PORTS), max_size: int = 3
 ) -> FaultPlan:
     """Some faults that fit their providers; shrinks to none.
 
@@ -58,7 +42,7 @@ def fault_plans(
 
 @st.composite
 def _faults(draw: Draw, provider: str) -> PlannedFault:
-    kinds = list(_PORTS.get(provider, FaultInjector).kinds)
+    kinds = list(OF_PORTS.get(provider, FaultInjector).kinds)
     kind = draw(st.sampled_from(kinds))
     options = draw(_options(provider, kind))
     if draw(st.booleans()):
@@ -69,7 +53,7 @@ def _faults(draw: Draw, provider: str) -> PlannedFault:
 
 
 def _options(provider: str, kind: FaultType) -> st.SearchStrategy[dict[str, Any]]:
-    if kind in (FaultType.EMPTY, FaultType.INVALID) and provider not in _PORTS:
+    if kind in (FaultType.EMPTY, FaultType.INVALID) and provider not in OF_PORTS:
         # What is empty or malformed there, only the port's own injectors know.
         return st.fixed_dictionaries({"reply": st.sampled_from(["", "???"])})
     if kind is FaultType.ERROR and provider == "db":
