@@ -109,6 +109,7 @@ def test_two_faults_meet_two_streams() -> None:
         (("nothing like it", "cut"), {}, "'words' writes 'words', 'other'"),
         ((5, "cut"), {}, "writes 'words'"),
         (("words", "timeout"), {}, "a stream can have stall, cut, slow"),
+        (("words", {"cut"}), {}, "a stream can have stall, cut, slow"),
         (("words", "cut"), {"duration_ms": 5}, "its one option is after_items"),
         (("words", "slow"), {"after_items": 5}, "its one option is duration_ms"),
         (("words", "stall"), {"after_items": -1}, "give an integer, 0 or more"),

@@ -351,6 +351,6 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
     Raises:
         InvalidConfigError: The fault does not fit the provider, or an option the fault.
     """
-    if provider in OF_PORTS:
+    if isinstance(provider, str) and provider in OF_PORTS:
         return OF_PORTS[provider](fault_type, **options)
     return FaultInjector(provider, fault_type, **options)

@@ -65,7 +65,7 @@ class StreamFaultInjector(Interceptor):
             known = ", ".join(map(repr, written)) or "none at all"
             mend = f"did you mean {hint!r}?" if hint else f"{pipeline.name!r} writes {known}"
             raise InvalidConfigError("StreamFaultInjector", "key", key, mend)
-        if fault_type not in _OPTIONS:
+        if not isinstance(fault_type, str) or fault_type not in _OPTIONS:
             mend = f"a stream can have {', '.join(_OPTIONS)}"
             raise InvalidConfigError("StreamFaultInjector", "fault_type", fault_type, mend)
         self.key = key
