@@ -4,74 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any
 
 import stageflow as sf
-from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run, timed
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, requires, run, timed
+from benchmarks._lib.workloads import (
+    WRITES,
+    full_bag,
+    keys,
+    write_dict_with_check,
+    write_sequentially,
+)
 
 setup = requires("ContextBag")
 
-WRITES = 10_000
 TASKS = 10
 READS = 100_000
 
 
-@functools.cache
-def keys() -> tuple[str, ...]:
-    """The keys that are written."""
-    return tuple(f"key{number}" for number in range(WRITES))
-
-
-@functools.cache
-def full_bag() -> sf.ContextBag:
-    """A bag in which all keys stand."""
-    bag = sf.ContextBag()
-    run(write_all(bag, keys()))
-    return bag
-
-
-async def write_all(bag: sf.ContextBag, names: tuple[str, ...]) -> None:
-    """Write each key once, awaited."""
-    for key in names:
-        await bag.write(key, key, "writer")
-
-
 async def write_by_tasks() -> sf.ContextBag:
-    """Ten tasks write a tenth of the keys each into one bag."""
+    """Ten tasks write a tenth of the keys each into one bag, and take turns after each write."""
     bag = sf.ContextBag()
     share = WRITES // TASKS
-    await asyncio.gather(
-        *(write_all(bag, keys()[start : start + share]) for start in range(0, WRITES, share))
-    )
+
+    async def write_share(start: int) -> None:
+        for key in keys()[start : start + share]:
+            await bag.write(key, key, "writer")
+            await asyncio.sleep(0)  # a write does not suspend, so that this lets the others go on
+
+    await asyncio.gather(*map(write_share, range(0, WRITES, share)))
     return bag
-
-
-def write_sequentially() -> sf.ContextBag:
-    """All keys, one after another, in one entry of the loop."""
-    bag = sf.ContextBag()
-    run(write_all(bag, keys()))
-    return bag
-
-
-def write_dict_with_check() -> dict[str, Any]:
-    """The hand-written counterpart of `write_sequentially`: a dict, and a check before a write."""
-    values: dict[str, Any] = {}
-
-    async def write_all_by_hand() -> None:
-        for key in keys():
-            if key in values:
-                raise KeyError(key)
-            values[key] = key
-
-    run(write_all_by_hand())
-    return values
 
 
 class Write(CpuTimed):
     """Writes: what every stage pays for each of its outputs."""
 
-    version = "1"
+    version = "2"
 
     @timed
     def track_10k_sequential(self) -> None:
@@ -80,7 +48,7 @@ class Write(CpuTimed):
 
     @timed
     def track_10k_by_10_tasks(self) -> None:
-        """10,000 awaited writes of ten tasks: shows whether sharing a bag costs anything."""
+        """10,000 awaited writes of ten tasks in turn: whether sharing a bag costs anything."""
         run(write_by_tasks())
 
     @timed
@@ -118,4 +86,4 @@ def dict_of_keys() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
 import stageflow as sf
-from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, timed
-from benchmarks.workloads import layered, specs
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, requires, timed
+from benchmarks._lib.workloads import define_and_build, layers_of
 
 setup = requires("Pipeline", "StageSpec", "StageOutput", "PipelineOrchestrator")
-
-WIDTH = 10
-
-
-@functools.cache
-def layers_of(stages: int) -> tuple[sf.StageSpec, ...]:
-    """Specs in layers of ten, each waiting for, and reading from, two of the layer before."""
-    widths = [WIDTH] * (stages // WIDTH)
-    if stages % WIDTH:
-        widths.append(stages % WIDTH)
-    return tuple(specs(layered(widths, fan_in=2)))
-
-
-def define_and_build(stages: int) -> sf.StageGraph:
-    """From specs to the compiled graph."""
-    return sf.Pipeline("bench", layers_of(stages)).build()
 
 
 class Small(CpuTimed):
     """Pipelines of the size that people write."""
 
-    version = "1"
+    version = "2"
     params = (3, 10, 20)
     param_names = ("stages",)
 
@@ -73,4 +55,4 @@ class Compose(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

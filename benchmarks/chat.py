@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, timed
-from benchmarks.turns import NEEDS, chat_turn, latencies_s, repeat
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, requires, timed
+from benchmarks._lib.turns import NEEDS, chat_turn, latencies_s, repeat
 
 setup = requires(*NEEDS)
 
@@ -37,4 +37,4 @@ class Cpu(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

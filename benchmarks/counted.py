@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from benchmarks import plain
-from benchmarks.callgrind import Count, count
-from benchmarks.fresh import imported_modules, traced_bytes
-from benchmarks.support import requires
-from benchmarks.works import GROWTH, WORKS
+from benchmarks._lib import without_asv
+from benchmarks._lib.callgrind import Count, count, limit_s
+from benchmarks._lib.fresh_process import imported_modules, traced_bytes
+from benchmarks._lib.operations import GROWTH, OPERATIONS
+from benchmarks._lib.support import requires
 
 LEAK_RUNS = 10_000
 #: What the benchmarks of memory and start need; each operation knows its own needs.
@@ -29,20 +29,18 @@ class _Counted:
         """Count all operations; asv does this once, and hands the counts to each benchmark."""
         return counts()
 
-    setup_cache.timeout = 300  # type: ignore[attr-defined]  # seconds
-
 
 class Operation(_Counted):
     """Instructions of single operations; of interceptors, those that they add to a stage."""
 
     version = "1"
-    params = tuple(WORKS)
+    params = tuple(OPERATIONS)
     param_names = ("operation",)
     unit = "instructions"
 
     def needed(self, operation: str) -> list[str]:
         """What has to be counted for it."""
-        without = WORKS[operation].without
+        without = OPERATIONS[operation].without
         return [operation, without] if without else [operation]
 
     def track_instructions(self, counts: Counts, operation: str) -> float:
@@ -75,14 +73,23 @@ class Growth(_Counted):
 
 def counts() -> Counts:
     """A count of every operation, and of the growing ones at each of their sizes."""
+    return count(all_names())
+
+
+def all_names() -> list[str]:
+    """Every operation, and the growing ones at each of their sizes."""
     # The last: what was made before belongs to modules that the import loads anew.
     last = "start.import"
-    return count([*(name for name in WORKS if name != last), *growing_names(), last])
+    return [*(name for name in OPERATIONS if name != last), *growing_names(), last]
 
 
 def growing_names() -> list[str]:
     """The growing operations at each size, the smallest first."""
     return [name for what in GROWTH for name in Growth().needed(what)]
+
+
+# Longer than counting may take, which says that the machine was too busy.
+_Counted.setup_cache.timeout = limit_s(len(all_names())) + 60  # type: ignore[attr-defined]
 
 
 def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
@@ -129,4 +136,4 @@ class Start:
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

@@ -7,9 +7,9 @@ outputs checked and written once, a timeout for each stage.
 
 from __future__ import annotations
 
-from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run, timed
-from benchmarks.workloads import (
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, requires, run, timed
+from benchmarks._lib.workloads import (
     SHAPES,
     StageMaker,
     no_op,
@@ -88,4 +88,4 @@ class Concurrent(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 import stageflow as sf
-from benchmarks import plain
-from benchmarks.rounds import interleaved
-from benchmarks.support import CpuTimed, charted, requires, run, timed
-from benchmarks.workloads import orchestrator, pipeline, run_times
+from benchmarks._lib import without_asv
+from benchmarks._lib.interleaved import interleaved
+from benchmarks._lib.support import CpuTimed, charted, requires, run, timed
+from benchmarks._lib.workloads import orchestrator, pipeline, run_times
 
 setup = requires("EventDispatcher", "PipelineOrchestrator")
 
@@ -118,4 +118,4 @@ class Reading(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

@@ -13,19 +13,24 @@ from collections.abc import Coroutine
 from typing import Any
 
 import stageflow as sf
-from benchmarks import plain
-from benchmarks.support import requires
-from benchmarks.turns import NEEDS, STREAMING, VOICES, chat_inputs, kernel, voice_inputs
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import from_older_commits, requires
+from benchmarks._lib.turns import NEEDS, STREAMING, VOICES, chat_inputs, kernel, voice_inputs
+
+FAKES = ("FakeDatabase", "FakeLLM", "FakeSTT", "FakeTTS")
 
 # An older commit may lack it; its benchmarks then skip before anything here is called.
 with contextlib.suppress(ImportError):
-    from stageflow.kernels.defaults import KNOWN_USER
-    from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS
-    from stageflow.providers.latency import LatencyProfile
-    from stageflow.testing.simulation import SimulationLoop, run_in
+    from_older_commits("providers", **dict.fromkeys(FAKES, "fake"), LatencyProfile="latency")
+    from_older_commits("testing", SimulationLoop="simulation", run_in="simulation")
+    from stageflow.kernels import KNOWN_USER
+    from stageflow.providers import FakeDatabase, FakeLLM, FakeSTT, FakeTTS, LatencyProfile
+    from stageflow.testing import SimulationLoop, run_in
 with contextlib.suppress(ImportError):
-    from stageflow.kernels.streaming_voice import first_audio_ms
-    from stageflow.providers.fake import FakeSpeaker
+    from stageflow.kernels import first_audio_ms
+
+    from_older_commits("providers", FakeSpeaker="fake")
+    from stageflow.providers import FakeSpeaker
 
 setup = requires(*NEEDS, "testing.simulation")
 
@@ -73,6 +78,7 @@ class Turn:
         calls: How many calls of providers were begun.
         timers: How many timers were set beyond the one of each of these calls.
         events: How many events it left.
+        emitted: How many of them tell of the first audio.
         first_audio_ms: When there was the first sound, in milliseconds of virtual time; None if
             there was none, or the commit cannot tell.
         heard_ms: When all of the answer had been heard, if there was a first sound: a sound that
@@ -84,6 +90,7 @@ class Turn:
     calls: int
     timers: int
     events: int
+    emitted: int = 0
     first_audio_ms: float | None = None
     heard_ms: float | None = None
 
@@ -118,7 +125,8 @@ def turn(name: str, latencies: Latencies, **others: Any) -> Turn:
     ended_ms, timers, events = loop.time() * 1_000.0, loop.timers - waits, result.events
     first_ms = first_audio_ms(events) if "first_audio_ms" in globals() else None
     heard_ms = first_ms and _heard_ms(result, first_ms)
-    return Turn(ended_ms, loop.tasks, calls, timers, len(events), first_ms, heard_ms)
+    emitted = sum(event.what == "first_audio" for event in events)
+    return Turn(ended_ms, loop.tasks, calls, timers, len(events), emitted, first_ms, heard_ms)
 
 
 def _heard_ms(result: sf.RunResult, first_ms: float) -> float:
@@ -202,8 +210,9 @@ class Work:
     track_surplus_timers.unit = "timers"  # type: ignore[attr-defined]
 
     def track_surplus_events(self, name: str) -> int:
-        """Events beyond the two of the run and the two of each stage: 0."""
-        return turn(name, FIXED).events - 2 - 2 * len(kernel(name).stages)
+        """Events beyond the two of the run, the two of each stage, and the first audio: 0."""
+        found = turn(name, FIXED)
+        return found.events - found.emitted - 2 - 2 * len(kernel(name).stages)
 
     track_surplus_events.unit = "events"  # type: ignore[attr-defined]
 
@@ -255,11 +264,11 @@ class Streaming:
     track_calls.unit = "calls"  # type: ignore[attr-defined]
 
     def track_events(self) -> int:
-        """Events: two of the run and of each stage, three of each stream."""
+        """Events: two of the run and of each stage, three of each stream, the first audio."""
         return talk("streaming_voice").events
 
     track_events.unit = "events"  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

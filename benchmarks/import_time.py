@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import plain
-from benchmarks.fresh import import_seconds
-from benchmarks.support import charted, requires
+from benchmarks._lib import without_asv
+from benchmarks._lib.fresh_process import import_seconds
+from benchmarks._lib.support import bounded, charted, requires
 
 # A package that is still empty is imported in no time: a best value that none could reach again.
 setup = requires("PipelineOrchestrator")
@@ -26,13 +26,13 @@ class Import:
 
     def track_stageflow(self) -> dict[str, object]:
         """CPU time of ``import stageflow``: what each start of a program pays."""
-        return charted([stageflow for (stageflow,) in imports("stageflow")])
+        return bounded([stageflow for (stageflow,) in imports("stageflow")])
 
     track_stageflow.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_asyncio(self) -> dict[str, object]:
         """CPU time of ``import asyncio``, which is in the other: it shows what the machine does."""
-        return charted([asyncio for (asyncio,) in imports("asyncio")])
+        return bounded([asyncio for (asyncio,) in imports("asyncio")])
 
     track_asyncio.unit = "seconds"  # type: ignore[attr-defined]
 
@@ -45,4 +45,4 @@ class Import:
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

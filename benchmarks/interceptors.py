@@ -1,9 +1,9 @@
 """What interceptors add to a stage.
 
 Every call runs ten times a graph of 100 stages (layered 10x10) that do nothing: a millisecond on
-the chart is a microsecond a stage, and what an interceptor costs is the distance to ``none``. What
-metrics and spans go to does nothing, and the logger is at its usual level, so that what is
-measured is the interceptors' own cost.
+the chart is a microsecond a stage, and what an interceptor costs is the distance to ``none``. Spans
+go nowhere, and the logger is at its usual level, so that what is measured is the interceptors' own
+cost.
 """
 
 from __future__ import annotations
@@ -11,86 +11,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import stageflow as sf
-from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run, timed
-from benchmarks.workloads import TIMEOUT_S, pipeline, run_times
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, requires, run, timed
+from benchmarks._lib.workloads import (
+    CHAINS,
+    INTERCEPTED_GRAPH,
+    intercepted,
+    pipeline,
+    run_times,
+)
 
 setup = requires(
     "Interceptor",
-    "LoggingInterceptor",
-    "MetricsInterceptor",
     "PipelineOrchestrator",
     "TimeoutInterceptor",
     "TracingInterceptor",
 )
 
-GRAPH = "layered 10x10"
 RUNS_A_CALL = 10
-
-
-class NullMetrics:
-    """Takes measurements and drops them."""
-
-    def record_stage(self, pipeline: str, stage: str, outcome: str, duration_ms: float) -> None:
-        """Drop one measurement."""
-
-
-class NullTracer:
-    """Takes spans and drops them."""
-
-    def start(self, name: str, parent: Any | None, attributes: Mapping[str, Any]) -> str:
-        """Open a span that is nothing but its name."""
-        return name
-
-    def end(self, span: Any, error_code: str | None) -> None:
-        """Drop a span."""
-
-
-def observer() -> sf.Interceptor:
-    """A synchronous interceptor with both hooks, which do nothing."""
-
-    # Not at the top of the module: on commits without interceptors it has to be importable.
-    class Observer(sf.Interceptor):
-        def before(self, ctx: sf.StageContext, /) -> None:
-            pass
-
-        def after(self, ctx: sf.StageContext, output: sf.StageOutput, /) -> None:
-            pass
-
-    return Observer()
-
-
-def real() -> tuple[sf.Interceptor, ...]:
-    """The four that stageflow brings, the outermost first."""
-    return (
-        sf.TracingInterceptor(NullTracer()),
-        sf.MetricsInterceptor(NullMetrics()),
-        sf.LoggingInterceptor(),
-        sf.TimeoutInterceptor(TIMEOUT_S),
-    )
-
-
-#: What stands around each stage, the outermost first, by the name under which it is reported.
-CHAINS: dict[str, Callable[[], tuple[sf.Interceptor, ...]]] = {
-    "none": lambda: (),
-    "one observer": lambda: (observer(),),
-    "four observers": lambda: tuple(observer() for _ in range(4)),
-    "tracing": lambda: real()[:1],
-    "metrics": lambda: real()[1:2],
-    "logging": lambda: real()[2:3],
-    "timeout": lambda: real()[3:],
-    "all four": real,
-}
-
-
-@functools.cache
-def intercepted(chain: str) -> sf.PipelineOrchestrator:
-    """What runs the graph with one of `CHAINS` around each stage; made once."""
-    return sf.PipelineOrchestrator(pipeline(GRAPH).build(), interceptors=CHAINS[chain]())
 
 
 class Overhead(CpuTimed):
@@ -117,7 +57,9 @@ def resilient(name: str) -> tuple[sf.Interceptor, ...]:
 @functools.cache
 def guarded(chain: str) -> sf.PipelineOrchestrator:
     """What runs the graph, each stage naming a provider, with a chain of `resilient`; made once."""
-    specs = [dataclasses.replace(spec, provider="llm") for spec in pipeline(GRAPH).stages]
+    specs = [
+        dataclasses.replace(spec, provider="llm") for spec in pipeline(INTERCEPTED_GRAPH).stages
+    ]
     graph = sf.Pipeline("bench", specs).build()
     return sf.PipelineOrchestrator(graph, interceptors=resilient(chain))
 
@@ -137,4 +79,4 @@ class Resilience(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

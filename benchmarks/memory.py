@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import plain
-from benchmarks.fresh import growth_bytes
-from benchmarks.support import charted, requires, run
-from benchmarks.workloads import orchestrator, run_at_once, suspending
+from benchmarks._lib import without_asv
+from benchmarks._lib.fresh_process import growth_bytes
+from benchmarks._lib.support import charted, requires, run
+from benchmarks._lib.workloads import orchestrator, run_at_once, suspending
 
 setup = requires("PipelineOrchestrator", "PipelineContext")
 
@@ -43,4 +43,4 @@ class Growth:
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

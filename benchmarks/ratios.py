@@ -7,17 +7,17 @@ of stageflow's. ``python -m benchmarks.compare`` prints these ratios beside thei
 
 from __future__ import annotations
 
-from benchmarks import plain
-from benchmarks.pairs import (
+from benchmarks._lib import without_asv
+from benchmarks._lib.interleaved import ratios
+from benchmarks._lib.pairs import (
     Pair,
     bag_writes,
     beside_featured,
     beside_gather,
     concurrent_runs,
 )
-from benchmarks.rounds import ratios
-from benchmarks.support import CpuTimed, charted, requires, timed
-from benchmarks.workloads import SHAPES
+from benchmarks._lib.support import CpuTimed, charted, requires, timed
+from benchmarks._lib.workloads import SHAPES
 
 setup = requires("ContextBag", "Interceptor", "PipelineContext", "PipelineOrchestrator")
 
@@ -102,4 +102,4 @@ class HandWritten(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

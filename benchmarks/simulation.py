@@ -7,16 +7,18 @@ import contextlib
 import functools
 
 import stageflow as sf
-from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, timed
-from benchmarks.turns import NEEDS, STREAMING, VOICES, Turn, chat_turn, talk, voice_turn
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, from_older_commits, requires, timed
+from benchmarks._lib.turns import NEEDS, STREAMING, VOICES, Turn, chat_turn, talk, voice_turn
 
 # An older commit may lack it; its benchmarks then skip before anything here is called.
+SIMULATION = ("Simulation", "simulate", "simulate_pipeline")
 with contextlib.suppress(ImportError):
-    from stageflow.testing.simulation import Simulation, simulate, simulate_pipeline
+    from_older_commits("testing", **dict.fromkeys(SIMULATION, "simulation"))
+    from stageflow.testing import Simulation, simulate, simulate_pipeline
 
 with contextlib.suppress(ImportError):
-    from stageflow.kernels.streaming_voice import first_audio_ms
+    from stageflow.kernels import first_audio_ms
 
 setup = requires(*NEEDS, "testing.simulation")
 
@@ -52,6 +54,8 @@ class StageLatency:
     params = (
         *("voice.stt", "voice.profile", "voice.memory", "voice.llm", "voice.tts", "voice.persist"),
         *("chat.guard", "chat.memory", "chat.llm", "chat.persist"),
+        # Its stt, profile and memory are those of `voice`.
+        *(f"streaming_voice.{name}" for name in ("llm", "tts", "speak", "persist")),
     )
 
     def track_stage(self, stage: str) -> dict[str, object]:
@@ -110,7 +114,7 @@ class Cpu(CpuTimed):
 
     @timed
     def track_20_runs(self) -> None:
-        """Each in a loop and an order of its own: what a storm of 16,000 is made of."""
+        """Each in a loop and an order of its own: the stress test makes 24,000 of these."""
         for seed in range(RUNS_A_CALL):
             simulate_pipeline(_eight_stages(), seed=seed)
 
@@ -127,8 +131,11 @@ async def _turned(sim: Simulation, turn: Turn) -> sf.RunResult:
 @functools.cache
 def _stages_s(kernel: str) -> list[dict[str, float]]:
     """For each of the turns, how long its stages took in seconds, by name."""
-    make = {"voice": voice_turn, "chat": chat_turn}[kernel]
-    results = [simulate(_turned, make(n), seed=None).value for n in range(TURNS)]
+    if kernel == "streaming_voice":
+        results = _talks(kernel)
+    else:
+        make = {"voice": voice_turn, "chat": chat_turn}[kernel]
+        results = [simulate(_turned, make(n), seed=None).value for n in range(TURNS)]
     return [
         {
             event.stage: event.data["duration_ms"] / 1000.0
@@ -163,4 +170,4 @@ def _eight_stages() -> sf.Pipeline:
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

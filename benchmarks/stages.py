@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import stageflow as sf
-from benchmarks import plain
-from benchmarks.support import CpuTimed, requires, run, timed
-from benchmarks.turns import NEEDS, chat_inputs, instant_providers, kernel, voice_inputs
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, requires, run, timed
+from benchmarks._lib.turns import NEEDS, given, instant_providers, kernel
 
 setup = requires(*NEEDS)
 
 EXECUTIONS_A_CALL = 10
-
-
-@functools.cache
-def given(pipeline: str) -> dict[str, object]:
-    """All that a stage could read: the inputs of a turn, and what a whole turn has written."""
-    inputs = voice_inputs() if pipeline == "voice" else chat_inputs()
-    context = sf.PipelineContext(inputs, providers=instant_providers())
-    return {**inputs, **run(kernel(pipeline).run(context)).unwrap()}
 
 
 def execute(pipeline: str, stage: str) -> sf.StageOutput:
@@ -62,4 +52,4 @@ class Chat(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
-import stageflow as sf
-from benchmarks import plain
-from benchmarks.rounds import interleaved
-from benchmarks.support import CpuTimed, charted, requires, run, timed
-from benchmarks.workloads import TIMEOUT_S, orchestrator, pipeline, run_times
+from benchmarks._lib import without_asv
+from benchmarks._lib.interleaved import interleaved
+from benchmarks._lib.support import CpuTimed, charted, requires, run, timed
+from benchmarks._lib.workloads import parent, run_times
 
 setup = requires("subpipeline", "Pipeline", "PipelineOrchestrator")
 
-CHILD = "chain of 10"
 RUNS_A_CALL = 100
 ROUNDS = 9
-
-
-@functools.cache
-def parent(depth: int) -> sf.PipelineOrchestrator:
-    """Pipelines of one stage, `depth` of them one in the other, with ten stages innermost."""
-    innermost = orchestrator(CHILD)
-    outputs = pipeline(CHILD).stages[-1].outputs
-    for level in range(depth):
-        stage = sf.subpipeline("child", innermost, outputs=outputs, timeout_s=TIMEOUT_S)
-        innermost = sf.PipelineOrchestrator(sf.Pipeline(f"level{level}", [stage]).build())
-    return innermost
 
 
 def run_nested(depth: int) -> None:
@@ -59,4 +44,4 @@ class Child:
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

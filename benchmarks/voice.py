@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks import plain
-from benchmarks.support import CpuTimed, charted, requires, timed
-from benchmarks.turns import NEEDS, hand_voice_turn, latencies_s, repeat, voice_pairs_s, voice_turn
+from benchmarks._lib import without_asv
+from benchmarks._lib.support import CpuTimed, charted, requires, timed
+from benchmarks._lib.turns import (
+    NEEDS,
+    hand_voice_turn,
+    latencies_s,
+    repeat,
+    voice_pairs_s,
+    voice_turn,
+)
 
 setup = requires(*NEEDS)
 
@@ -47,4 +54,4 @@ class Cpu(CpuTimed):
 
 
 if __name__ == "__main__":
-    plain.main()
+    without_asv.main()

@@ -1,7 +1,7 @@
 """Telemetry in a file, and an alert on it: the model fails for three minutes of an hour at noon.
 
-What is done here in one program is two in life: the service writes its telemetry, and
-``stageflow pulse alert --store runs.db --every 60 --to slack`` looks at it each minute.
+In production these are two programs: the service writes its telemetry, and
+``stageflow pulse alert --store runs.db --every 60 --to slack`` evaluates it each minute.
 
     60 turns in runs.db, 3 of them failed
     12:04 FIRING: TurnsFail, likely stage reply, service_unavailable
@@ -18,24 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import gmtime, strftime
 
-from stageflow import (
-    EventDispatcher,
-    Message,
-    Pipeline,
-    PipelineContext,
-    PipelineOrchestrator,
-    ProviderRegistry,
-    StageContext,
-    StageOutput,
-    stage,
-)
-from stageflow.providers.fake import FakeLLM
-from stageflow.pulse.alerts.evaluator import SETTLE_S, Evaluator
-from stageflow.pulse.alerts.rules import Kind, Links, Rule, Severity
-from stageflow.pulse.alerts.state import AlertState
-from stageflow.telemetry.sqlite import SQLiteSink
-from stageflow.telemetry.store import TelemetryStore
-from stageflow.testing.faults import FaultType, inject_fault
+from stageflow import Message, Pipeline, PipelineContext, ProviderRegistry, StageContext, stage
+from stageflow.providers import FakeLLM
+from stageflow.pulse.alerts import SETTLE_S, AlertState, Evaluator, Kind, Links, Rule, Severity
+from stageflow.telemetry import SQLiteSink, TelemetryStore
+from stageflow.testing import FaultType, inject_fault
 
 NOON_S = 1_700_000_000 // 86_400 * 86_400 + 43_200
 MINUTE_S = 60
@@ -46,44 +33,41 @@ RULE = Rule(
     kind=Kind.ERROR_RATE,
     limit=0.2,
     window_s=2 * MINUTE_S,
-    short_window_s=0,
     for_s=MINUTE_S,
-    pipeline=None,
     severity=Severity.CRITICAL,
     owner="you",
     runbook="turns-fail",
-    inhibited_by=None,
+    least_runs=1,  # there is a turn a minute
 )
 
 
-@stage(inputs=["text"], outputs=["answer"], timeout_s=10.0, provider="llm")
-async def reply(ctx: StageContext) -> StageOutput:
-    """The model's answer."""
-    return StageOutput.ok(answer=await ctx.llm.complete([Message("user", ctx["text"])]))
+@stage(outputs=["answer"], timeout_s=10.0, provider="llm")
+async def reply(ctx: StageContext, text: str) -> str:
+    """Return the model's answer."""
+    return await ctx.llm.complete([Message("user", text)])
 
 
-turn = Pipeline("turn", [reply], inputs=["text"])
+turn = Pipeline("turn", [reply])
 
 
 async def serve(file: Path) -> None:
-    """A turn a minute, for an hour; what happens is written to the file."""
+    """Run a turn a minute, for an hour, and write the events to the file."""
     providers = ProviderRegistry(llm=FakeLLM("Hello!"))
-    with EventDispatcher([SQLiteSink(file)]) as dispatcher:
-        engine = PipelineOrchestrator(turn.build(), dispatcher=dispatcher)
+    with turn.bind(sinks=[SQLiteSink(file)], providers=providers) as bound:
         failed = 0
         for minute in range(60):
             clock = partial(float, NOON_S + minute * MINUTE_S)
-            context = PipelineContext({"text": "Hi"}, providers=providers, wall_clock=clock)
+            context = PipelineContext({"text": "Hi"}, wall_clock=clock)
             if minute in BROKEN:
-                with inject_fault("llm", FaultType.ERROR):
-                    failed += (await engine.run(context)).failure is not None
+                with inject_fault("llm", FaultType.ERROR, allow_unused=True):
+                    failed += (await bound.run(context)).failure is not None
             else:
-                await engine.run(context)
+                await bound.run(context)
     print(f"60 turns in {file.name}, {failed} of them failed")
 
 
 def watch(file: Path) -> None:
-    """Look each minute, as the command does, and print what there is to tell."""
+    """Evaluate the rule each minute, as the command does, and print the alerts."""
     with TelemetryStore(file) as store, AlertState(file.with_suffix(".alerts.db")) as state:
         links = Links(page="https://pulse.example", runbook="https://runbook.example")
         evaluator = Evaluator([RULE], links, store, state, channels=())
@@ -96,7 +80,7 @@ def watch(file: Path) -> None:
 
 
 def main() -> None:
-    """An hour of turns, and then an hour of looking."""
+    """Run an hour of turns, and then an hour of evaluations."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "runs.db"
         asyncio.run(serve(file))

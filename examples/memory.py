@@ -1,7 +1,7 @@
-"""A chat that remembers, in a SQLite file: what was said in one turn is known in the next.
+"""A chat that remembers: it keeps the conversation in a SQLite file.
 
-The model is a stand-in that only knows what it is told, so that the memory has to be real: each
-turn opens the file anew, as a program does that was started again.
+The model is a stand-in that knows only the messages that it is given, and each turn opens the file
+anew, as a program does that was started again.
 
     user: My name is Ada.
     bot:  Nice to meet you!
@@ -17,82 +17,56 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stageflow import (
-    Message,
-    Pipeline,
-    PipelineContext,
-    ProviderRegistry,
-    StageContext,
-    StageOutput,
-    stage,
-)
-from stageflow.providers.database import SqlDatabase
+from stageflow import Message, Pipeline, ProviderRegistry, StageContext, stage
+from stageflow.providers import SqlDatabase
 
 
-@stage(inputs=["user_id"], outputs=["history"], required=False, timeout_s=1.0, provider="db")
-async def recall(ctx: StageContext) -> StageOutput:
-    """What was said before; nothing is no failure."""
-    record = await ctx.db.get("chats", ctx["user_id"])
-    return StageOutput.ok(history=record["said"] if record else [])
+@stage(required=False, timeout_s=1.0, provider="db")
+async def history(ctx: StageContext, user_id: str) -> list[str]:
+    """Return what the user said before."""
+    record = await ctx.db.get("chats", user_id)
+    return record["said"] if record else []
 
 
-@stage(
-    dependencies=["recall"],
-    inputs=["text", "history"],
-    outputs=["answer"],
-    timeout_s=10.0,
-    provider="llm",
-)
-async def reply(ctx: StageContext) -> StageOutput:
-    """The model's answer to the whole conversation."""
-    # Without "required" the memory may fail, and is then absent: the chat goes on without.
-    said = [*ctx.get("history", []), ctx["text"]]
-    return StageOutput.ok(answer=await ctx.llm.complete([Message("user", text) for text in said]))
+@stage(timeout_s=10.0, provider="llm")
+async def answer(ctx: StageContext, text: str, history: Sequence[str] = ()) -> str:
+    """Return the model's answer to the whole conversation; without `history` if that has failed."""
+    return await ctx.llm.complete([Message("user", said) for said in (*history, text)])
 
 
-@stage(
-    dependencies=["recall", "reply"],
-    inputs=["user_id", "text", "history"],
-    required=False,
-    timeout_s=1.0,
-    provider="db",
-)
-async def remember(ctx: StageContext) -> StageOutput:
-    """Keep the turn for the next one."""
-    said = [*ctx.get("history", []), ctx["text"]]
-    await ctx.db.put("chats", ctx["user_id"], {"said": said})
-    return StageOutput.ok()
+@stage(after=["answer"], required=False, timeout_s=1.0, provider="db")
+async def remember(ctx: StageContext, user_id: str, text: str, history: list[str]) -> None:
+    """Store the conversation; skipped if it could not be read, so that nothing is lost."""
+    await ctx.db.put("chats", user_id, {"said": [*history, text]})
 
 
-chat = Pipeline("chat", [recall, reply, remember], inputs=["user_id", "text"])
+chat = Pipeline("chat", [history, answer, remember])
 
 
 class Listener:
-    """A model that knows what stands in the conversation, and nothing else."""
+    """A model that knows nothing but the conversation."""
 
     async def complete(self, messages: Sequence[Message]) -> str:
-        """An answer to the last message."""
+        """Answer the last message."""
         told = re.findall(r"My name is (\w+)", " ".join(m.content for m in messages))
         if "What is my name?" in messages[-1].content:
             return f"You are {told[-1]}." if told else "I do not know."
         return "Nice to meet you!"
 
     async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        """The same, in one piece."""
+        """Yield the same in one piece."""
         yield await self.complete(messages)
 
 
 async def turn(file: Path, text: str) -> str:
-    """One turn of Ada's chat."""
+    """Run a turn of Ada's chat."""
     async with SqlDatabase(f"sqlite:///{file}") as database:
-        providers = ProviderRegistry(llm=Listener(), db=database)
-        context = PipelineContext({"user_id": "ada", "text": text}, providers=providers)
-        result = await chat.run(context)
-    return str(result.unwrap()["answer"])
+        bound = chat.bind(providers=ProviderRegistry(llm=Listener(), db=database))
+        return str((await bound.run(user_id="ada", text=text))["answer"])
 
 
 def main() -> None:
-    """Two turns, one after another."""
+    """Run two turns, one after another."""
     with TemporaryDirectory() as folder:
         for text in ("My name is Ada.", "What is my name?"):
             print(f"user: {text}")

@@ -1,8 +1,20 @@
 """A small asyncio engine that runs voice and chat turns as a DAG of stages."""
 
-from stageflow.bag import ContextBag
-from stageflow.context import PipelineContext, RunStatus, StageContext
-from stageflow.dispatch import EventDispatcher
+from typing import TYPE_CHECKING
+
+from stageflow._utils.lazy import lazy_names
+from stageflow.decorator import stage
+from stageflow.engine.bag import ContextBag
+from stageflow.engine.context import PipelineContext, RunStatus
+from stageflow.engine.graph import StageGraph
+from stageflow.engine.interceptor import Interceptor
+from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.result import RunResult
+from stageflow.engine.stage import Stage, StageKind, StageOutput, StageSpec
+from stageflow.engine.stage_context import StageContext
+from stageflow.engine.stream import Stream
+from stageflow.engine.subpipeline import run_child, subpipeline
 from stageflow.errors import (
     ChildRunError,
     ComposeConflictError,
@@ -13,27 +25,26 @@ from stageflow.errors import (
     StageflowError,
     StageTimeoutError,
 )
-from stageflow.events import Event, EventSink, StageStatus
-from stageflow.graph import StageGraph
-from stageflow.interceptors.base import Interceptor
-from stageflow.interceptors.logging import LoggingInterceptor
-from stageflow.interceptors.metrics import MetricsInterceptor
-from stageflow.interceptors.timeout import TimeoutInterceptor
-from stageflow.interceptors.tracing import TracingInterceptor
-from stageflow.orchestrator import PipelineOrchestrator
-from stageflow.pipeline import Pipeline
+from stageflow.events.dispatcher import EventDispatcher
+from stageflow.events.log import Event, EventSink, StageStatus
 from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message
 from stageflow.providers.registry import ProviderRegistry
-from stageflow.result import RunResult
-from stageflow.stage import Stage, StageKind, StageOutput, StageSpec, stage
-from stageflow.stream import Stream
-from stageflow.subpipeline import run_child, subpipeline
+
+if TYPE_CHECKING:
+    from stageflow.interceptors.breaker import BreakerInterceptor
+    from stageflow.interceptors.retry import RetryInterceptor
+    from stageflow.interceptors.timeout import TimeoutInterceptor
+    from stageflow.interceptors.tracing import TracingInterceptor
+    from stageflow.resilience.circuit_breaker import BreakerPolicy
+    from stageflow.resilience.retry import RetryPolicy
 
 __all__ = [
     "LLM",
     "STT",
     "TTS",
     "Audio",
+    "BreakerInterceptor",
+    "BreakerPolicy",
     "ChildRunError",
     "ComposeConflictError",
     "ContextBag",
@@ -44,14 +55,14 @@ __all__ = [
     "EventDispatcher",
     "EventSink",
     "Interceptor",
-    "LoggingInterceptor",
     "Message",
-    "MetricsInterceptor",
     "Pipeline",
     "PipelineContext",
     "PipelineDefinitionError",
     "PipelineOrchestrator",
     "ProviderRegistry",
+    "RetryInterceptor",
+    "RetryPolicy",
     "RunResult",
     "RunStatus",
     "Stage",
@@ -73,3 +84,15 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    """
+    interceptors.breaker: BreakerInterceptor
+    interceptors.retry: RetryInterceptor
+    resilience.retry: RetryPolicy
+    interceptors.timeout: TimeoutInterceptor
+    interceptors.tracing: TracingInterceptor
+    resilience.circuit_breaker: BreakerPolicy
+    """,
+)

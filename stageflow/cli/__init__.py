@@ -1,5 +1,5 @@
-"""The command ``stageflow``: run a pipeline, draw it, draw what happened, look at the pulse."""
+"""The command line ``stageflow``."""
 
-from stageflow.cli.app import main
+from stageflow.cli.app import completion_script, main, make_parser
 
-__all__ = ["main"]
+__all__ = ["completion_script", "main", "make_parser"]

@@ -1,4 +1,4 @@
-"""The parser of the command line, and what becomes of a command: output or error, exit code."""
+"""The table of commands, the parser that is made from it, and the exit codes."""
 
 from __future__ import annotations
 
@@ -6,88 +6,126 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
 
 from stageflow import __version__
-from stageflow.cli import cluster, completion, dlq, doctor, draw, init, run, say
-from stageflow.cli.errors import UsageError
-from stageflow.cli.options import complain, described
+from stageflow._utils.text import shown_address
+from stageflow.cli.common import UsageError, complain, needing, say
 from stageflow.errors import StageflowError
-from stageflow.pulse.cli import add_commands as add_pulse_commands
+from stageflow.errors.base import did_you_mean
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-#: What a shell reports for a program whose reader went away.
+#: What a shell reports for a program whose reader has closed the pipe.
 EXIT_BROKEN_PIPE = 141
 
-_DESCRIPTION = """\
+_HELP = """\
 Run voice and chat turns as a graph of stages, and see where their time goes.
 
 examples:
-  stageflow init shop                       a project with tests and benchmarks, to begin with
-  stageflow doctor                          what is installed, and what is missing
-  stageflow run voice                       a turn with fake providers, and its timeline
-  stageflow run chat --text "Hi" --json     the same for a chat, as JSON
-  stageflow say "Hi" --out hi.wav           a question to ask: run voice --in hi.wav
-  stageflow run shop.turns:order            a Pipeline of your own
-  stageflow graph voice                     the graph as a Mermaid flowchart
-  stageflow dlq list --store letters.db     runs that failed and were kept (run --dlq)
-  stageflow worker voice --broker URL       run turns that others send (dispatch) over Redis
-  stageflow pulse bench                     measure this repository's newest commits
+  stageflow init shop                       create a project with tests and benchmarks
+  stageflow doctor                          check what is installed
+  stageflow run voice                       run a turn with fake providers, draw its timeline
+  stageflow run chat --text "Hi" --json     run a chat turn, print JSON
+  stageflow say "Hi" --out hi.wav           make a question for: run voice --in hi.wav
+  stageflow run shop.turns:order            run your own Pipeline
+  stageflow graph voice                     draw the graph as a Mermaid flowchart
+  stageflow dlq list --store letters.db     list failed runs (stored by run --dlq)
+  stageflow worker voice --broker URL       run jobs from Redis (sent by dispatch)
+  stageflow pulse bench                     measure the newest commits of this repository
 
 exit codes:
-  0    done
+  0    success
   1    the run failed, or a file could not be read or written
   2    bad arguments
   130  interrupted
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; each command sets ``run``, which does it."""
-    parser = argparse.ArgumentParser(
-        prog="stageflow",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+class Command(NamedTuple):
+    """A command: its name, its line and heading in the help, and ``module:function``.
+
+    The function adds arguments to a parser and sets ``run``. It is imported only if it is needed.
+    """
+
+    name: str
+    summary: str
+    group: str
+    configure: str
+
+
+_RUN, _OPERATE, _SET_UP = "run pipelines", "operate", "set up"
+#: All commands. The parser, its help and suggestions, and completion are made from it.
+COMMANDS = (
+    Command("run", "run a pipeline once and draw its timeline", _RUN, "cli.run:configure_run"),
+    Command("say", "speak a text into a WAV file", _RUN, "cli.run:configure_say"),
+    Command("graph", "draw the graph of a pipeline", _RUN, "cli.draw:configure_graph"),
+    Command("timeline", "draw the events of a run", _RUN, "cli.draw:configure_timeline"),
+    Command("dlq", "list, show, replay or export failed runs", _OPERATE, "cli.dlq:configure"),
+    Command("worker", "run jobs from a broker", _OPERATE, "cli.cluster:configure_worker"),
+    Command("dispatch", "send a job to a worker", _OPERATE, "cli.cluster:configure_dispatch"),
+    Command("pulse", "measure, judge and publish commits", _OPERATE, "cli.app:configure_pulse"),
+    Command("init", "create a project", _SET_UP, "cli.init:configure"),
+    Command("doctor", "check what is installed", _SET_UP, "cli.doctor:configure"),
+    Command("completion", "print a shell's script", _SET_UP, "cli.app:configure_completion"),
+)
+
+
+#: The group above the first command of each.
+_HEADINGS = {next(c.name for c in COMMANDS if c.group == g): g for g in (_RUN, _OPERATE, _SET_UP)}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Suggests the nearest command for one that does not exist; subparsers are of this class."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show a usage error without the passwords of addresses, which may be anywhere in it."""
+        super().error(" ".join(map(shown_address, message.split(" "))))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            hint = did_you_mean(str(value), action.choices)
+            self.error(f"there is no command {value!r}{hint or f'; see {self.prog} --help'}")
+        super()._check_value(action, value)
+
+
+class _ByGroup(argparse.RawDescriptionHelpFormatter):
+    """Prints the name of each group above its first command."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        heading = _HEADINGS.get(action.dest)
+        return (f"  {heading}:\n" if heading else "") + super()._format_action(action)
+
+
+def make_parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser, with the arguments only of commands among `words`, or of all."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="stageflow", description=_HELP, formatter_class=_ByGroup)
     parser.add_argument("--version", action="version", version=f"stageflow {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    init.add_command(commands)
-    doctor.add_command(commands)
-    run.add_command(commands)
-    say.add_command(commands)
-    draw.add_commands(commands)
-    dlq.add_commands(commands)
-    cluster.add_commands(commands)
-    pulse = described(
-        commands,
-        "pulse",
-        "the benchmark history of a repository: measure, publish, serve",
-        "  stageflow pulse bench           measure new commits and publish\n"
-        "  stageflow pulse bench --help    what a command takes",
-    )
-    add_pulse_commands(pulse.add_subparsers(title="commands", required=True, metavar="COMMAND"))
-    completion.add_command(commands, make_parser)
+    for name, summary, _, configure in COMMANDS:
+        added = commands.add_parser(name, help=summary, formatter_class=raw)
+        added.description = f"{summary[0].upper()}{summary[1:]}."
+        if words is None or name in words:
+            module, _, function = configure.partition(":")
+            getattr(import_module(f"stageflow.{module}"), function)(added)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        argv: The arguments; those of the process if left out.
-
-    Returns:
-        The exit code; see the help.
+    """Run a command (by default that of the process) and return its exit code.
 
     Raises:
-        SystemExit: The arguments do not parse (code 2), or ask for help or the version (code 0).
+        SystemExit: The arguments are not valid (code 2), or ask for help or the version (code 0).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A console that lacks a sign of the charts gets a question mark in its place.
+        # A console without a sign of the charts shows a question mark instead.
         sys.stdout.reconfigure(errors="replace")
-    arguments = make_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = make_parser(words).parse_args(words)
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
@@ -95,10 +133,63 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"error: {error}")
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except BrokenPipeError:
-        # Whatever is still buffered must not raise again when the interpreter ends.
+        # Buffered output must not raise again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         complain("Interrupted.")
         return EXIT_INTERRUPTED
     return code
+
+
+def configure_pulse(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of ``stageflow pulse``."""
+    from stageflow.pulse.cli import add_commands  # noqa: PLC0415 - other commands do not need it
+
+    parser.epilog = """\
+examples:
+  stageflow pulse bench           measure new commits and publish
+  stageflow pulse bench --help    show the options of a command
+"""
+    add_commands(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
+
+
+SHELLS = ("bash", "zsh", "fish")
+#: Metavars of options and arguments that take a file.
+_FILES = {"FILE", "FOLDER", "PATH", "PATH|REQUIREMENT", "STORE"}
+
+
+def configure_completion(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stageflow completion``."""
+    parser.epilog = """\
+examples:
+  source <(stageflow completion bash)                          in this bash, now
+  stageflow completion bash > ~/.local/share/bash-completion/completions/stageflow
+  stageflow completion zsh > ~/.zfunc/_stageflow    with fpath=(~/.zfunc $fpath) before compinit
+  stageflow completion fish > ~/.config/fish/completions/stageflow.fish
+"""
+    parser.add_argument("shell", choices=SHELLS)
+    parser.set_defaults(run=_completion)
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    say(completion_script(arguments.shell))
+    return 0
+
+
+def completion_script(shell: str) -> str:
+    """Return the script that a shell must read to complete the command line."""
+    with needing("completion"):
+        import shtab  # noqa: PLC0415 - an extra
+    parser = make_parser()
+    _mark_files(parser, shtab.FILE)
+    return str(shtab.complete(parser, shell)).rstrip("\n")
+
+
+def _mark_files(parser: argparse.ArgumentParser, mark: object) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                _mark_files(inner, mark)
+        elif action.metavar in _FILES:
+            action.complete = mark  # type: ignore[attr-defined]

@@ -1,41 +1,45 @@
-"""``stageflow dlq``: the dead letters of failed runs: list, show, replay, export."""
+"""``stageflow dlq``: list, show, replay, export and delete the dead letters of failed runs."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stageflow.cli.errors import UsageError
-from stageflow.cli.load import KERNELS, load, load_pipeline
-from stageflow.cli.options import (
-    Commands,
+from stageflow._utils.arguments import flag, option
+from stageflow._utils.postgres import is_postgres
+from stageflow._utils.text import printable, shown_address
+from stageflow.cli.common import (
+    UsageError,
     add_color,
+    add_json,
+    add_own_providers,
     add_scale,
     complain,
-    described,
     say,
+    say_json,
     terminal_width,
     wants_color,
     write_text,
 )
-from stageflow.cli.providers import own_providers
+from stageflow.cli.providers import KERNELS, chosen_providers, load, load_pipeline
 from stageflow.cli.run import as_json, report
-from stageflow.cli.stores import letter_store
-from stageflow.cli.telemetry import add_telemetry, recorded
-from stageflow.dlq.codec import DEFAULT_CODEC
+from stageflow.cli.stores import add_telemetry, letter_store, recorded
+from stageflow.codec import DEFAULT_CODEC
 from stageflow.dlq.export import pytest_file
 from stageflow.dlq.replay import replay
-from stageflow.dlq.store import DeadLetterStore
-from stageflow.kernels.defaults import default_providers
-from stageflow.letter import DeadLetter, LetterState
-from stageflow.orchestrator import PipelineOrchestrator
-from stageflow.postgres_url import is_postgres
-from stageflow.telemetry.letters import ObservedLetterStore
+from stageflow.dlq.store import DeadLetterStore, UnreadableDeadLetter
+from stageflow.engine.dead_letter import DeadLetter, DeadLetterState
+from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.errors import DeadLetterClaimedError, DeadLetterError
+from stageflow.events.dispatcher import EventDispatcher
+from stageflow.telemetry.dead_letters import ObservedDeadLetterStore
 from stageflow.timeline import timeline_text
 
 T = TypeVar("T")
@@ -43,17 +47,26 @@ T = TypeVar("T")
 STORE_VARIABLE = "STAGEFLOW_DLQ"
 
 _LIST_EXAMPLES = """\
-  stageflow run voice --deadline-s 0.2 --dlq letters.db     a run that fails, and is kept
+  stageflow run voice --deadline-s 0.2 --dlq letters.db     store a run that fails
   stageflow dlq list --store letters.db
   STAGEFLOW_DLQ=letters.db stageflow dlq list --state waiting --json
 """
 _SHOW_EXAMPLES = """\
-  stageflow dlq show 3f0c6b --store letters.db      the first digits of an id will do
+  stageflow dlq show 3f0c6b --store letters.db      the start of an id is enough
   stageflow dlq show 3f0c6b --store letters.db --json
 """
 _REPLAY_EXAMPLES = """\
   stageflow dlq replay 3f0c6b --store letters.db
   stageflow dlq replay 3f0c6b --pipeline shop.turns:order --providers shop.services:real
+  stageflow dlq replay --all --pipeline shop.turns:order      each waiting letter of it
+"""
+_DELETE_EXAMPLES = """\
+  stageflow dlq delete 3f0c6b 71aa02 --store letters.db
+"""
+_PURGE_EXAMPLES = """\
+  stageflow dlq purge --store letters.db                      all that have been replayed
+  stageflow dlq purge --state waiting --older-than 30 --dry-run
+  stageflow dlq purge --unreadable
 """
 _EXPORT_EXAMPLES = """\
   stageflow dlq export 3f0c6b --store letters.db > test_3f0c6b.py && pytest test_3f0c6b.py
@@ -61,158 +74,154 @@ _EXPORT_EXAMPLES = """\
 """
 
 
-def add_commands(commands: Commands) -> None:
-    """Add the command ``dlq`` with its own commands."""
-    dlq = described(
-        commands,
-        "dlq",
-        "the dead letters of runs that failed for good: list, show, replay, export",
-        _LIST_EXAMPLES + _SHOW_EXAMPLES + _REPLAY_EXAMPLES + _EXPORT_EXAMPLES,
-    )
-    inner = dlq.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_list(inner)
-    parser = _about_one(inner, "show", "show a dead letter and its timeline", _SHOW_EXAMPLES)
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON instead")
-    add_color(parser)
-    parser.set_defaults(run=_show)
-    _add_replay(inner)
-    parser = _about_one(
-        inner, "export", "write a pytest file that reproduces the failure", _EXPORT_EXAMPLES
-    )
-    _add_pipeline_option(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to a file instead")
-    parser.set_defaults(run=_export)
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of ``stageflow dlq``."""
+    raw = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    def command(
+        name: str, summary: str, examples: str, run: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, formatter_class=raw)
+        added.description = f"{summary[0].upper()}{summary[1:]}."
+        added.epilog = f"examples:\n{examples}"
+        parser.epilog = (parser.epilog or "examples:\n") + examples
+        if name in {"show", "export"}:
+            added.add_argument("id", metavar="ID", help="id of the dead letter, or its start")
+        elif name in {"replay", "delete"}:
+            number = "*" if name == "replay" else "+"
+            added.add_argument("ids", metavar="ID", nargs=number, help="ids, or their starts")
+        text = "the SQLite file, or postgresql://user@host/database (default: the variable"
+        default = os.environ.get(STORE_VARIABLE)
+        option(added, "--store STORE", f"{text} {STORE_VARIABLE})", default=default)
+        if name in {"replay", "export"}:
+            text = "voice, chat, or module:attribute; required unless the run was of a kernel"
+            option(added, "--pipeline PIPELINE", text)
+        added.set_defaults(run=run)
+        return added
 
-def _add_list(commands: Commands) -> None:
-    parser = described(commands, "list", "list dead letters, the oldest first", _LIST_EXAMPLES)
-    _add_store(parser)
-    parser.add_argument(
-        "--state", choices=[str(state) for state in LetterState], help="only those in this state"
-    )
-    parser.add_argument("--json", action="store_true", help="print them as JSON, one a line")
-    parser.set_defaults(run=_list)
-
-
-def _add_replay(commands: Commands) -> None:
-    parser = _about_one(
-        commands,
-        "replay",
-        "resume the run of a dead letter at the stage that failed, once",
-        _REPLAY_EXAMPLES,
-    )
-    _add_pipeline_option(parser)
-    parser.add_argument(
-        "--providers",
-        metavar="MODULE:ATTRIBUTE",
-        help="a ProviderRegistry, or a function that returns one (default: the fake providers)",
-    )
-    add_scale(parser)
-    add_telemetry(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead")
-    add_color(parser)
-    parser.set_defaults(run=_replay)
-
-
-def _about_one(
-    commands: Commands, name: str, summary: str, examples: str
-) -> argparse.ArgumentParser:
-    parser = described(commands, name, summary, examples)
-    parser.add_argument("id", metavar="ID", help="id of the letter, or how it begins")
-    _add_store(parser)
-    return parser
-
-
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--store",
-        metavar="STORE",
-        default=os.environ.get(STORE_VARIABLE),
-        help="the file with the dead letters, or postgresql://user@host/database (default: the"
-        f" variable {STORE_VARIABLE})",
-    )
-
-
-def _add_pipeline_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--pipeline",
-        metavar="PIPELINE",
-        help="voice, chat, or module:attribute; needed unless the letter is of voice or chat",
-    )
-
-
-# ── what they do ────────────────────────────────────────────────────────────────────────────
+    added = command("list", "list dead letters, oldest first", _LIST_EXAMPLES, _list)
+    states = [str(state) for state in DeadLetterState]
+    option(added, "--state", "list only those in this state", choices=states)
+    add_json(added, "one object a line")
+    added = command("show", "show a dead letter and its timeline", _SHOW_EXAMPLES, _show)
+    add_json(added, "the whole dead letter")
+    add_color(added)
+    summary = "resume the runs of dead letters once each, at the stage that failed"
+    added = command("replay", summary, _REPLAY_EXAMPLES, _replay)
+    flag(added, "--all", "replay each waiting letter of the pipeline, in order")
+    add_own_providers(added, "the fake providers")
+    add_scale(added)
+    add_telemetry(added)
+    add_json(added)
+    add_color(added)
+    summary = "write a pytest file that reproduces the failure, or what an unreadable letter holds"
+    added = command("export", summary, _EXPORT_EXAMPLES, _export)
+    option(added, "-o --output FILE", "write to this file")
+    command("delete", "remove dead letters, also unreadable ones", _DELETE_EXAMPLES, _delete)
+    summary = "remove all dead letters of a state, or all that cannot be read"
+    added = command("purge", summary, _PURGE_EXAMPLES, _purge)
+    what = added.add_mutually_exclusive_group()
+    option(what, "--state", "default: replayed", choices=states, default="replayed")
+    flag(what, "--unreadable", "remove those that cannot be read")
+    option(added, "--older-than DAYS", "keep younger letters", type=float, default=0.0)
+    flag(added, "--dry-run", "only print the ids")
 
 
 def _with_store(
     arguments: argparse.Namespace, work: Callable[[DeadLetterStore], Awaitable[T]]
 ) -> T:
-    if not arguments.store:
-        raise UsageError(f"no store is given; add --store FILE, or set {STORE_VARIABLE}")
-    if not is_postgres(arguments.store) and not Path(arguments.store).is_file():
-        raise UsageError(f"there is no file {arguments.store}; stageflow run --dlq FILE makes one")
+    where = arguments.store
+    if not where:
+        raise UsageError(f"no store is given: add --store FILE or set {STORE_VARIABLE}")
+    if not is_postgres(where) and not Path(where).is_file():
+        raise UsageError(
+            f"there is no file {shown_address(where)}; stageflow run --dlq FILE creates one"
+        )
 
     async def main() -> T:
-        async with letter_store(arguments.store, create=False) as store:
+        async with letter_store(where, create=False) as store:
             return await work(store)
 
-    return asyncio.run(main())
+    log = logging.getLogger("stageflow.dlq")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the commands name unreadable letters themselves
+    try:
+        return asyncio.run(main())
+    finally:
+        log.setLevel(level)
 
 
-async def _find(store: DeadLetterStore, beginning: str) -> DeadLetter:
-    found = [letter for letter in await store.letters() if letter.id.startswith(beginning)]
+async def _find(beginning: str, store: DeadLetterStore) -> DeadLetter | UnreadableDeadLetter:
+    everything: list[DeadLetter | UnreadableDeadLetter] = [*await store.letters()]
+    everything += await store.unreadable()
+    found = [letter for letter in everything if letter.id.startswith(beginning)]
     if len(found) > 1:
-        raise UsageError(f"{len(found)} ids begin with {beginning!r}; give more of it")
+        raise UsageError(f"{len(found)} ids begin with {beginning!r}; give more characters")
     return found[0] if found else await store.get(beginning)
 
 
+async def _find_readable(beginning: str, store: DeadLetterStore) -> DeadLetter:
+    found = await _find(beginning, store)
+    return found if isinstance(found, DeadLetter) else await store.get(found.id)
+
+
 def _list(arguments: argparse.Namespace) -> int:
-    state = None if arguments.state is None else LetterState(arguments.state)
-    letters = _with_store(arguments, lambda store: store.letters(state))
+    state = None if arguments.state is None else DeadLetterState(arguments.state)
+
+    async def work(store: DeadLetterStore) -> tuple[Sequence[Any], Sequence[Any]]:
+        return await store.letters(state), await store.unreadable()
+
+    letters, unreadable = _with_store(arguments, work)
     for letter in letters:
-        say(json.dumps(_summary(letter)) if arguments.json else _line(letter))
+        if arguments.json:
+            names = ("id", "attempts", "pipeline", "pipeline_run_id", "failed_stage")
+            more = {
+                "created_at": letter.created_at.isoformat(),
+                "state": str(letter.state),
+                "error_code": letter.error.code,
+                "error_message": letter.error.message,
+            }
+            say_json({name: getattr(letter, name) for name in names} | more, indent=None)
+        else:
+            say(_line(letter))
     if not letters and not arguments.json:
         say("no dead letters")
+    for lost in unreadable:
+        complain(printable(f"error: {lost.id}: {lost.problem}"))
+    if unreadable:
+        complain("`stageflow dlq export ID` writes what is stored, `dlq delete ID` removes it")
     return 0
-
-
-def _summary(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "created_at": letter.created_at.isoformat(),
-        "state": str(letter.state),
-        "attempts": letter.attempts,
-        "pipeline": letter.pipeline,
-        "pipeline_run_id": letter.pipeline_run_id,
-        "failed_stage": letter.failed_stage,
-        "error_code": letter.error.code,
-        "error_message": letter.error.message,
-    }
 
 
 def _line(letter: DeadLetter) -> str:
     where = letter.failed_stage or "the deadline"
-    return (
+    return printable(
         f"{letter.id}  {letter.created_at:%Y-%m-%d %H:%M:%S}Z  {letter.state:<9}"
-        f"  {letter.attempts} tried  {letter.pipeline}: {where} ({letter.error.code})"
+        f"  replays: {letter.attempts}  {letter.pipeline}: {where} ({letter.error.code})"
     )
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    letter = _with_store(arguments, lambda store: _find(store, arguments.id))
+    letter = _with_store(arguments, partial(_find_readable, arguments.id))
     if arguments.json:
-        say(json.dumps(DEFAULT_CODEC.describe(letter), indent=2, ensure_ascii=False))
+        say_json(DEFAULT_CODEC.describe(letter))
         return 0
     say(_line(letter))
-    say(f"error:         {letter.error.message}")
-    say(f"user was told: {letter.error.user_message}")
-    say(f"run:           {letter.pipeline_run_id} (correlation id {letter.correlation_id})")
-    if letter.replay_run_id is not None:
-        say(f"replayed by:   {letter.replay_run_id}")
-    say(f"inputs:        {', '.join(letter.inputs) or 'none'}")
-    say(f"kept outputs:  {', '.join(letter.outputs) or 'none'}")
+    rows = {
+        "error": letter.error.message,
+        "user message": letter.error.user_message,
+        "run": f"{letter.pipeline_run_id} (correlation id {letter.correlation_id})",
+        "replayed by": letter.replay_run_id,
+        "inputs": ", ".join(letter.inputs) or "none",
+        "outputs": ", ".join(letter.outputs) or "none",
+    }
+    for name, value in rows.items():
+        if value is not None:
+            say(f"{name + ':':<15}{printable(value)}")
     for path, lost in letter.unstorable().items():
-        complain(f"not stored:    {path} (of type {lost.type_name}), so it cannot be replayed")
+        why = "so it cannot be replayed" if lost.plain is None else lost.description
+        complain(printable(f"{'not stored:':<15}{path} (type {lost.type_name}), {why}"))
     color = wants_color(arguments.color)
     for run_id in dict.fromkeys(event.pipeline_run_id for event in letter.events):
         events = [event for event in letter.events if event.pipeline_run_id == run_id]
@@ -221,29 +230,75 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    if arguments.all == bool(arguments.ids):
+        raise UsageError("give the ids of dead letters, or --all")
+    wanted = _imported(arguments)
+
     async def work(store: DeadLetterStore) -> int:
-        letter = await _find(store, arguments.id)
-        pipeline = load_pipeline(_pipeline_name(letter, arguments.pipeline))
-        providers = (
-            default_providers(seed=letter.seed or 0, scale=arguments.scale)
-            if arguments.providers is None
-            else own_providers(arguments.providers)
-        )
+        letters = [await _find_readable(beginning, store) for beginning in arguments.ids]
+        if arguments.all:
+            waiting = await store.letters(DeadLetterState.WAITING)
+            letters = [letter for letter in waiting if letter.pipeline in wanted]
+        failed = 0
         with recorded(arguments.telemetry) as dispatcher:
-            orchestrator = PipelineOrchestrator(pipeline.build(), dispatcher=dispatcher)
-            observed = ObservedLetterStore(store, dispatcher)
-            result = await replay(letter, orchestrator, observed, providers=providers)
-        if arguments.json:
-            say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
-        else:
-            report(result, wants_color(arguments.color))
-        return 0 if result.failure is None else 1
+            observed = ObservedDeadLetterStore(store, dispatcher)
+            for letter in letters:
+                failed += not await _replay_one(letter, observed, dispatcher, arguments)
+        if arguments.all and not arguments.json:
+            say(f"{len(letters)} replayed, {failed} of them failed")
+        return 1 if failed else 0
 
     return _with_store(arguments, work)
 
 
+def _imported(arguments: argparse.Namespace) -> Collection[str]:
+    """Import the pipeline, and so the classes of values of letters; return its name."""
+    return KERNELS if arguments.pipeline is None else {load_pipeline(arguments.pipeline).name}
+
+
+async def _replay_one(
+    letter: DeadLetter,
+    store: DeadLetterStore,
+    dispatcher: EventDispatcher,
+    arguments: argparse.Namespace,
+) -> bool:
+    """Replay a letter and report it; return whether its run has completed."""
+    pipeline = load_pipeline(_pipeline_name(letter, arguments.pipeline))
+    providers = chosen_providers(arguments, letter.seed or 0)
+    orchestrator = PipelineOrchestrator(pipeline.build(), dispatcher=dispatcher)
+    single = len(arguments.ids) == 1
+    try:
+        result = await replay(letter, orchestrator, store, providers=providers)
+    except DeadLetterError as error:
+        if single:
+            raise
+        complain(printable(f"error: {error}"))
+        return False
+    if arguments.json:
+        say_json(as_json(result), indent=2 if single else None)
+    elif single:
+        report(result, wants_color(arguments.color))
+    else:
+        say(printable(f"{letter.id}  {result.status}  {result.error or ''}".rstrip()))
+    return result.failure is None
+
+
 def _export(arguments: argparse.Namespace) -> int:
-    letter = _with_store(arguments, lambda store: _find(store, arguments.id))
+    _imported(arguments)
+    letter = _with_store(arguments, partial(_find, arguments.id))
+    if isinstance(letter, DeadLetter):
+        text = _test_of(letter, arguments)
+    else:
+        complain(printable(f"error: {letter.id}: {letter.problem}; this is what is stored"))
+        text = letter.body
+    if arguments.output is not None:
+        write_text(arguments.output, text)
+    else:
+        say(text.rstrip("\n"))
+    return 0
+
+
+def _test_of(letter: DeadLetter, arguments: argparse.Namespace) -> str:
     name = _pipeline_name(letter, arguments.pipeline)
     load_pipeline(name)
     module, _, attribute = name.partition(":")
@@ -252,18 +307,46 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         call = "()" if callable(load(name)) else ""
         line, expression = f"import {module}", f"{module}.{attribute}{call}"
-    text = pytest_file(letter, import_line=line, pipeline=expression)
-    if arguments.output is not None:
-        write_text(arguments.output, text)
-    else:
-        say(text.rstrip("\n"))
-    return 0
+    return pytest_file(letter, import_line=line, pipeline=expression)
+
+
+def _delete(arguments: argparse.Namespace) -> int:
+    async def work(store: DeadLetterStore) -> int:
+        for found in [await _find(beginning, store) for beginning in arguments.ids]:
+            await store.delete(found.id)
+            say(printable(f"deleted {found.id}"))
+        return 0
+
+    return _with_store(arguments, work)
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    async def work(store: DeadLetterStore) -> int:
+        if arguments.unreadable:
+            ids = [letter.id for letter in await store.unreadable()]
+        else:
+            before = datetime.now(UTC) - timedelta(days=arguments.older_than)
+            letters = await store.letters(DeadLetterState(arguments.state))
+            ids = [letter.id for letter in letters if letter.created_at <= before]
+        if arguments.dry_run:
+            say("\n".join([*map(printable, ids), f"{len(ids)} dead letters would be deleted"]))
+            return 0
+        left = 0
+        for dead_letter_id in ids:
+            try:
+                await store.delete(dead_letter_id)
+            except DeadLetterClaimedError as error:
+                left += 1
+                complain(f"error: {error}")
+        say(f"{len(ids) - left} dead letters deleted")
+        return 1 if left else 0
+
+    return _with_store(arguments, work)
 
 
 def _pipeline_name(letter: DeadLetter, given: str | None) -> str:
     if given is None and letter.pipeline not in KERNELS:
         raise UsageError(
-            f"the letter is of pipeline {letter.pipeline!r}; say where it is, with"
-            " --pipeline module:attribute"
+            f"the dead letter is of pipeline {letter.pipeline!r}: add --pipeline module:attribute"
         )
     return given if given is not None else letter.pipeline

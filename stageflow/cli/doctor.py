@@ -1,4 +1,4 @@
-"""``stageflow doctor``: what is installed, what is missing, and what works without it."""
+"""``stageflow doctor``: check what is installed, what is missing, and what works without it."""
 
 from __future__ import annotations
 
@@ -13,199 +13,160 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import (
+    PackageNotFoundError,
+    packages_distributions,
+    requires,
+    version,
+)
 from pathlib import Path
 
 from stageflow import __version__
-from stageflow.cli.options import Commands, add_color, described, painted, say, wants_color
-from stageflow.providers.extras import INSTALL
+from stageflow._utils.arguments import option
+from stageflow._utils.extras import BESIDE, install_command
+from stageflow._utils.text import printable
+from stageflow.cli.common import add_color, add_json, painted, say, say_json, wants_color
 
 LEAST_PYTHON = (3, 11)
-#: Environments of asv and results of some dozens of commits.
+#: Room for asv's environments and the results of some dozens of commits.
 LEAST_FREE_BYTES = 1_000_000_000
-#: Of this repository alone, and made of the others.
+#: Extras for the development of stageflow itself.
 _OWN_EXTRAS = {"dev", "docs"}
 
-#: What each extra is for: what does not work without it, and what does.
+#: What does not work without each extra, and what does.
 WITHOUT = {
-    "alerts": "no rules are written for Prometheus; alerts of `stageflow pulse alert` work",
-    "bench": "no `stageflow pulse`: nothing is measured or judged; runs and tests work",
-    "cluster": "no turns on other machines, no shared breakers; runs in this process work",
-    "completion": "the shell completes no commands; all of them work",
-    "db": "no SqlDatabase, nothing in PostgreSQL; dead letters and telemetry in SQLite work",
-    "local": "no `--provider local`: nothing hears, answers, speaks on this machine; fakes work",
-    "openai": "no `--provider openai`, nor the local model, asked the same way; fakes work",
-    "otel": "no traces for OpenTelemetry; the other sinks work",
-    "prometheus": "no metrics for Prometheus; the other sinks work",
+    "alerts": "no alert rules for Prometheus; `stageflow pulse alert` works",
+    "bench": "no `stageflow pulse`; runs and tests work",
+    "cluster": "no jobs on other machines, no shared breakers; runs in this process work",
+    "completion": "no completion in shells; all commands work",
+    "db": "no SqlDatabase, no PostgreSQL; dead letters and telemetry in SQLite work",
+    "local": "no `--provider local`, no local models; fakes work",
+    "openai": "no `--provider openai`, no local language model; fakes work",
+    "otel": "no OpenTelemetry traces; the other sinks work",
+    "prometheus": "no Prometheus metrics; the other sinks work",
     "testing": "no contracts, strategies and simulation in pytest; pipelines run",
 }
-#: Programs by the names they go by, their package in Debian, and what works without them.
-PROGRAMS: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "git": (("git",), "git", "nothing is measured by commit; runs and tests work"),
-    "make": (("make",), "make", "no short commands; what a Makefile calls works by itself"),
-    "valgrind": (
-        ("valgrind",),
-        "valgrind",
-        "the gate counts no instructions, and rests on exact figures and times",
-    ),
-    "chromium": (
-        ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
-        "chromium",
-        "the site's own tests do not run; the site works in any browser",
-    ),
-    "redis-server": (
-        ("redis-server",),
-        "redis-server",
-        "no `make cluster` on this machine; turns go over any other Redis",
-    ),
-    "prometheus-server": (
-        ("prometheus",),
-        "prometheus",
-        "no Prometheus on this machine; `stageflow pulse alert` evaluates the same rules",
-    ),
-    "alertmanager": (
-        ("prometheus-alertmanager", "alertmanager"),
-        "prometheus-alertmanager",
-        "no Alertmanager on this machine; `stageflow pulse alert` delivers by itself",
-    ),
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_NO_CHROMIUM = "the tests of the site do not run; the site works in any browser"
+_NO_PROMETHEUS = "no Prometheus here; `stageflow pulse alert` evaluates the same rules"
+_NO_ALERTMANAGER = "no Alertmanager here; `stageflow pulse alert` delivers alerts itself"
+_ALERTMANAGER = "prometheus-alertmanager"
+#: Debian package of each program, what works without it, and its names if they differ.
+PROGRAMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "git": ("git", "commits cannot be measured; runs and tests work", ()),
+    "make": ("make", "no make targets; the commands that they call work", ()),
+    "valgrind": ("valgrind", "the gate counts no instructions; exact figures and times work", ()),
+    "chromium": ("chromium", _NO_CHROMIUM, _CHROMIUM),
+    "redis-server": ("redis-server", "no `make cluster` here; any other Redis works", ()),
+    "prometheus-server": ("prometheus", _NO_PROMETHEUS, ("prometheus",)),
+    "alertmanager": (_ALERTMANAGER, _NO_ALERTMANAGER, (_ALERTMANAGER, "alertmanager")),
 }
-
-_EXAMPLES = """\
-  stageflow doctor
-  stageflow doctor --need bench --need git      for a machine that measures: exits with 1 without
-  stageflow doctor --json
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that was looked for.
+    """The result of one check: what was found, and whether it is installed and valid.
 
-    Attributes:
-        name: What.
-        ok: Whether it is there, and as it should be.
-        found: What was found, in words.
-        needed: Whether anything works without it.
-        mend: The command, or the deed, that brings it.
-        without: What does not work without it, and what does.
+    If it is `needed`, the exit code depends on it. `without` says what does not work then, and what
+    does.
     """
 
     name: str
     ok: bool
     found: str
     needed: bool = False
-    mend: str = ""
+    fix: str = ""
     without: str = ""
 
 
-def add_command(commands: Commands) -> None:
-    """Add the command ``doctor``."""
-    parser = described(
-        commands,
-        "doctor",
-        "say what is installed, what is missing, and what works without it",
-        _EXAMPLES + "\nexit codes: 0 all that is needed is there, 1 something needed is missing\n",
-    )
-    parser.add_argument(
-        "--need",
-        action="append",
-        default=[],
-        choices=[*WITHOUT, *PROGRAMS],
-        metavar="NAME",
-        help="count this extra or program as needed, too; may be repeated:"
-        f" {', '.join([*WITHOUT, *PROGRAMS])}",
-    )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON instead")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stageflow doctor``."""
+    parser.description = "Check what is installed, what is missing, and what works without it."
+    parser.epilog = """\
+examples:
+  stageflow doctor
+  stageflow doctor --need bench --need git      check a machine that runs benchmarks
+  stageflow doctor --json
+
+exit codes: 0 nothing needed is missing, 1 something needed is missing
+"""
+    names = [*WITHOUT, *PROGRAMS]
+    text = f"require this extra or program; may be repeated: {', '.join(names)}"
+    option(parser, "--need NAME", text, action="append", default=[], choices=names)
+    add_json(parser, "the results")
     add_color(parser)
     parser.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     checks = list(examined(Path.cwd(), frozenset(arguments.need)))
-    lacking = [check for check in checks if check.needed and not check.ok]
+    missing = [check for check in checks if check.needed and not check.ok]
     if arguments.json:
-        say(json.dumps({"ok": not lacking, "checks": [asdict(c) for c in checks]}, indent=2))
+        say_json({"ok": not missing, "checks": [asdict(c) for c in checks]})
     else:
         _report(checks, wants_color(arguments.color))
-        say("")
-        if lacking:
-            say(f"Missing, and needed: {', '.join(check.name for check in lacking)}.")
-        else:
-            say("All that is needed is there.")
-    return 1 if lacking else 0
-
-
-#: By whether it is there, and whether it is needed.
-_LOOKS = {
-    (True, True): ("✓", "green"),
-    (True, False): ("✓", "green"),
-    (False, True): ("✗", "red"),
-    (False, False): ("-", "yellow"),
-}
+        names = ", ".join(check.name for check in missing)
+        say(f"\nNeeded but missing: {names}." if missing else "\nNothing needed is missing.")
+    return 1 if missing else 0
 
 
 def _report(checks: list[Check], color: bool) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
-        sign, hue = _LOOKS[check.ok, check.needed]
-        say(f"{painted(sign, hue, color)} {check.name:<{width}}  {check.found}")
+        sign, hue = (
+            ("✓", "green") if check.ok else ("✗", "red") if check.needed else ("-", "yellow")
+        )
+        say(f"{painted(sign, hue, color)} {check.name:<{width}}  {printable(check.found)}")
         if not check.ok:
             indent = " " * (width + 4)
-            say(f"{indent}mend: {check.mend}")
+            say(f"{indent}fix: {check.fix}")
             if check.without:
                 say(f"{indent}without: {check.without}")
 
 
 def examined(folder: Path, needed: frozenset[str] = frozenset()) -> Iterator[Check]:
-    """Look at everything; `folder` is where work is to be done, `needed` what must not lack."""
-    yield _python()
+    """Run all checks for work in `folder`; `needed` extras and programs are required."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    fix = "install Python 3.11 or newer and create the virtual environment with it"
+    yield Check("Python", sys.version_info >= LEAST_PYTHON, found, True, fix)
     yield _package()
     for extra, packages in extras().items():
         yield _extra(extra, packages, extra in needed)
     for program in PROGRAMS:
         yield _program(program, program in needed)
     yield _machine_file(Path.home() / ".asv-machine.json")
-    yield _writable("current folder", folder, "go to a folder of your own, or: chmod u+w .")
+    yield _writable("current folder", folder, "change to a folder of your own, or: chmod u+w .")
     temporary = Path(tempfile.gettempdir())
-    yield _writable("temporary folder", temporary, "set TMPDIR to a folder that you may write")
-    yield _disk(folder)
-
-
-# ── Python and its packages ─────────────────────────────────────────────────────────────────
-
-
-def _python() -> Check:
-    return Check(
-        "Python",
-        sys.version_info >= LEAST_PYTHON,
-        f"{platform.python_version()} at {sys.executable}",
-        needed=True,
-        mend="install Python 3.11 or newer, and make the virtual environment with that",
-    )
+    yield _writable("temporary folder", temporary, "set TMPDIR to a writable folder")
+    free = shutil.disk_usage(folder).free
+    fix = f"free at least {LEAST_FREE_BYTES / 1e9:g} GB, for example with `make clean`"
+    found = f"{free / 1e9:,.1f} GB free at {folder}"
+    yield Check("disk", free >= LEAST_FREE_BYTES, found, True, fix)
 
 
 def _package() -> Check:
     where = Path(__file__).parents[1]
-    mend = f"{sys.executable} -m pip install -e {where.parent}"
+    fix = f"{sys.executable} -m pip install -e {where.parent}"
     try:
         installed = version("stageflow")
     except PackageNotFoundError:
         found = f"{__version__} at {where}, not installed"
-        return Check("stageflow", False, found, True, mend, "pytest finds no plugin")
+        return Check("stageflow", False, found, True, fix, "pytest does not find the plugin")
+    if others := sorted(set(packages_distributions().get("stageflow", ())) - {"stageflow"}):
+        names = " ".join(others)
+        found = f"{__version__} at {where}, mixed with files of {names}"
+        fix = f"{sys.executable} -m pip uninstall -y {names}; then {fix} --force-reinstall"
+        return Check("stageflow", False, found, True, fix, "imports may find the other package")
     same = installed == __version__
     found = f"{__version__} at {where}" + ("" if same else f", installed as {installed}")
-    return Check("stageflow", same, found, True, mend)
+    return Check("stageflow", same, found, True, fix)
 
 
 _REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*;.*extra == ['"]([\w-]+)['"]""")
 
 
-#: A package that an extra needs and cannot name: it is installed by itself, without its own needs.
-_BESIDE = re.compile(r"--no-deps ([\w-]+)(==[\w.]+)")
-
-
 def extras() -> dict[str, dict[str, str]]:
-    """The extras of the installed package: the versions that each asks for, by package."""
+    """Return the required versions of each extra of the installed package, by package."""
     try:
         lines = requires("stageflow") or []
     except PackageNotFoundError:
@@ -215,26 +176,18 @@ def extras() -> dict[str, dict[str, str]]:
         match = _REQUIREMENT.match(line)
         if match and match[3] not in _OWN_EXTRAS:
             found.setdefault(match[3], {})[match[1]] = match[2].strip("()")
-    for extra in found.keys() & INSTALL.keys():
-        found[extra] |= dict(_BESIDE.findall(INSTALL[extra]))
+    for extra in found.keys() & BESIDE.keys():
+        name, _, wanted = BESIDE[extra].partition("==")
+        found[extra][name] = f"=={wanted}"
     return dict(sorted(found.items()))
 
 
 def _extra(extra: str, packages: Mapping[str, str], needed: bool) -> Check:
     states = {name: _state(name, wanted) for name, wanted in packages.items()}
-    return Check(
-        extra,
-        all(ok for ok, _ in states.values()),
-        ", ".join(f"{name} {state}" for name, (_, state) in states.items()),
-        needed,
-        _install(extra),
-        WITHOUT.get(extra, "what is made of it; the engine works"),
-    )
-
-
-def _install(extra: str) -> str:
-    command = INSTALL.get(extra, f"pip install 'stageflow[{extra}]'")
-    return re.sub(r"\bpip install\b", f"{sys.executable} -m pip install", command)
+    found = ", ".join(f"{name} {state}" for name, (_, state) in states.items())
+    fix = install_command(extra).replace("pip install", f"{sys.executable} -m pip install")
+    without = WITHOUT.get(extra, "the features of this extra; the engine works")
+    return Check(extra, all(ok for ok, _ in states.values()), found, needed, fix, without)
 
 
 def _state(package: str, wanted: str) -> tuple[bool, str]:
@@ -246,10 +199,7 @@ def _state(package: str, wanted: str) -> tuple[bool, str]:
 
 
 def fits(found: str, wanted: str) -> bool:
-    """Whether a version fits what is asked, by the numbers of both.
-
-    Only what this project's own requirements use is understood: ``>=``, ``<`` and ``==``.
-    """
+    """Return whether a version satisfies ``>=``, ``<`` and ``==`` of a requirement."""
     tests = {"==": lambda a, b: a == b, ">=": lambda a, b: a >= b, "<": lambda a, b: a < b}
     for operator, limit in re.findall(r"(==|>=|<)\s*([\w.]+)", wanted):
         ours, theirs = _numbers(found), _numbers(limit)
@@ -265,59 +215,41 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, match[0].split("."))) if match else ()
 
 
-# ── programs, files, room ───────────────────────────────────────────────────────────────────
-
-
 def _program(name: str, needed: bool) -> Check:
-    called, package, without = PROGRAMS[name]
-    path = next(filter(None, map(shutil.which, called)), None)
-    mend = _installing(package)
+    package, without, names = PROGRAMS[name]
+    path = next(filter(None, map(shutil.which, names or (name,))), None)
+    fix = f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install {package}"
+    if shutil.which("apt-get") is None:
+        fix = f"install {package} with the package manager of this system"
     if path is None:
-        return Check(name, False, "is missing", needed, mend, without)
+        return Check(name, False, "is missing", needed, fix, without)
     try:
-        asked = subprocess.run(  # noqa: S603 - a known program, asked for its version
+        done = subprocess.run(  # noqa: S603 - a known program
             [path, "--version"], capture_output=True, text=True, check=False, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name, False, f"at {path} does not start: {error}", needed, mend, without)
-    said = (asked.stdout or asked.stderr).strip().splitlines()
-    if asked.returncode:
-        return Check(name, False, f"at {path} does not start: {said[-1:]}", needed, mend, without)
-    return Check(name, True, f"{said[0] if said else 'is there'} ({path})", needed)
-
-
-def _installing(package: str) -> str:
-    if shutil.which("apt-get") is None:
-        return f"install {package} by this system's own means"
-    return f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install {package}"
+        return Check(name, False, f"at {path} does not start: {error}", needed, fix, without)
+    output = (done.stdout or done.stderr).strip().splitlines()
+    if done.returncode:
+        return Check(name, False, f"at {path} does not start: {output[-1:]}", needed, fix, without)
+    return Check(name, True, f"{output[0] if output else 'found'} ({path})", needed)
 
 
 def _machine_file(path: Path) -> Check:
-    name, without = "asv's machine file", "results of asv cannot be filed; runs and tests work"
+    name, without = "asv's machine file", "asv cannot store results; runs and tests work"
     if not path.exists():
-        return Check(name, True, f"none yet: the first `stageflow pulse bench` makes {path}")
+        return Check(name, True, f"none yet: the first `stageflow pulse bench` creates {path}")
     try:
         known = [key for key in json.loads(path.read_text(encoding="utf-8")) if key != "version"]
     except (OSError, ValueError) as error:
-        mend = f"mv {path} {path}.old    (it is made anew)"
-        return Check(name, False, f"{path} cannot be read: {error}", False, mend, without)
-    return Check(name, True, f"{path} knows {', '.join(known) or 'no machine yet'}")
+        fix = f"mv {path} {path}.old    (asv creates a new one)"
+        return Check(name, False, f"{path} cannot be read: {error}", False, fix, without)
+    return Check(name, True, f"{path} lists {', '.join(known) or 'no machine yet'}")
 
 
-def _writable(name: str, folder: Path, mend: str) -> Check:
+def _writable(name: str, folder: Path, fix: str) -> Check:
     try:
         with tempfile.TemporaryFile(dir=folder):
             return Check(name, True, f"{folder} can be written", needed=True)
     except OSError as error:
-        return Check(name, False, f"{folder} cannot be written: {error.strerror}", True, mend)
-
-
-def _disk(folder: Path) -> Check:
-    free = shutil.disk_usage(folder).free
-    return Check(
-        "disk",
-        free >= LEAST_FREE_BYTES,
-        f"{free / 1e9:,.1f} GB free at {folder}",
-        needed=True,
-        mend=f"make room, {LEAST_FREE_BYTES / 1e9:g} GB at least: `make clean` removes much",
-    )
+        return Check(name, False, f"{folder} cannot be written: {error.strerror}", True, fix)

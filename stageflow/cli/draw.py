@@ -1,85 +1,83 @@
-"""``stageflow graph`` and ``stageflow timeline``: a pipeline, or what a run did, drawn."""
+"""``stageflow graph`` and ``stageflow timeline``: draw a pipeline, or the events of a run."""
 
 from __future__ import annotations
 
 import argparse
 
-from stageflow.cli.load import load_pipeline
-from stageflow.cli.options import (
-    Commands,
+from stageflow._utils.arguments import option
+from stageflow._utils.text import printable, printable_lines
+from stageflow.cli.common import (
     add_color,
     add_pipeline,
-    described,
     read_lines,
     say,
     terminal_width,
     wants_color,
     write_text,
 )
-from stageflow.graph import StageGraph
-from stageflow.pipeline import Pipeline
+from stageflow.cli.providers import load_pipeline
+from stageflow.engine.graph import StageGraph
+from stageflow.engine.pipeline import Pipeline
 from stageflow.timeline import read_events, timeline_svg, timeline_text
 
-_GRAPH_EXAMPLES = """\
+
+def configure_graph(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stageflow graph``."""
+    parser.epilog = """\
+examples:
   stageflow graph voice
   stageflow graph streaming_voice
   stageflow graph chat --format text
   stageflow graph shop.turns:order > order.mmd
 """
+    add_pipeline(parser)
+    text = "a Mermaid flowchart, or a list of the stages (default: %(default)s)"
+    option(parser, "--format", text, choices=("mermaid", "text"), default="mermaid")
+    parser.set_defaults(run=_graph)
 
-_TIMELINE_EXAMPLES = """\
+
+def configure_timeline(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stageflow timeline``."""
+    parser.epilog = """\
+examples:
   stageflow run voice --events turn.jsonl
   stageflow timeline turn.jsonl
   stageflow timeline turn.jsonl --svg turn.svg
-  grep 3f0c6b turn.jsonl | stageflow timeline -      one run of several, by its id
+  grep 3f0c6b turn.jsonl | stageflow timeline -      select one run by its id
 """
-
-
-def add_commands(commands: Commands) -> None:
-    """Add the commands ``graph`` and ``timeline``."""
-    parser = described(commands, "graph", "draw the graph of a pipeline", _GRAPH_EXAMPLES)
-    add_pipeline(parser)
-    parser.add_argument(
-        "--format",
-        choices=("mermaid", "text"),
-        default="mermaid",
-        help="a Mermaid flowchart, or a list of the stages (default: %(default)s)",
-    )
-    parser.set_defaults(run=_graph)
-
-    parser = described(
-        commands, "timeline", "draw the timeline of a run from its events", _TIMELINE_EXAMPLES
-    )
     parser.add_argument("file", metavar="FILE", help="events as JSON lines; - reads standard input")
-    parser.add_argument("--svg", metavar="FILE", help="draw to a file instead")
+    option(parser, "--svg FILE", "write an SVG file instead")
     add_color(parser)
     parser.set_defaults(run=_timeline)
 
 
 def _graph(arguments: argparse.Namespace) -> int:
     pipeline = load_pipeline(arguments.pipeline)
-    say((pipeline.draw() if arguments.format == "mermaid" else listed(pipeline)).rstrip("\n"))
+    drawn = pipeline.draw() if arguments.format == "mermaid" else listed(pipeline)
+    say(printable_lines(drawn.rstrip("\n")))
     return 0
 
 
 def listed(pipeline: Pipeline) -> str:
-    """The stages in the order in which they run, each with what it waits for and gives."""
-    graph = StageGraph(pipeline.stages, name=pipeline.name, inputs=pipeline.inputs)
-    lines = [f"{pipeline.name} ({', '.join(pipeline.inputs) or 'no inputs'})"]
+    """Return the stages in the order in which they run, with dependencies and outputs."""
+    graph = StageGraph(pipeline.stages, name=pipeline.name)
+    known = (*pipeline.inputs, *(f"{key}?" for key in pipeline.optional_inputs))
+    lines = [f"{pipeline.name} ({', '.join(known) or 'no inputs'})"]
     width = max((len(spec.name) for spec in graph.specs), default=0)
-    for name in graph.topological_order():
-        spec = graph[name]
+    for number in graph.order:
+        spec = graph.specs[number]
         parts = [f"{spec.kind:<9}", "required" if spec.required else "optional"]
         if spec.timeout_s is not None:
             parts.append(f"at most {spec.timeout_s:g} s")
-        if spec.dependencies:
-            parts.append(f"after {', '.join(spec.dependencies)}")
+        before = [graph.specs[one].name for one in graph.predecessors[number]]
+        if before := list(dict.fromkeys((*spec.dependencies, *before))):
+            parts.append(f"after {', '.join(before)}")
         if spec.outputs:
             parts.append(f"→ {', '.join(spec.outputs)}")
         if spec.streams:
             parts.append(f"⇒ {', '.join(spec.streams)}")
-        lines.append(f"  {name:<{width}}  {'  '.join(parts)}")
-    return "\n".join(lines) + "\n"
+        lines.append(f"  {spec.name:<{width}}  {'  '.join(parts)}")
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _timeline(arguments: argparse.Namespace) -> int:

@@ -1,11 +1,8 @@
-"""``--live``: a run's timeline while it goes on.
+"""``--live``: draw the timeline of a run while it goes on.
 
-Nothing of it is on the way of an event. The run appends to its log, as it always does; a thread
-looks at that ten times a second, and whatever the terminal does, or does not do, the turn goes on.
-
-The terminal is left as it is: no cursor is hidden, no mode changed, no screen switched. A frame is
-one write, which goes up over the last frame and ends at the beginning of the line below its own.
-So there is nothing to bring back, not even for a program that is killed.
+A thread reads the run's log ten times a second, so a slow terminal does not delay the run. A frame
+is one write that moves up over the last frame and ends at the start of the line below it. No mode
+of the terminal changes, so nothing has to be restored, even if the program is killed.
 """
 
 from __future__ import annotations
@@ -16,36 +13,32 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from stageflow.context import PipelineContext
-from stageflow.events import RUN_CANCELLED, RUN_COMPLETED, RUN_FAILED, Event, EventBatch, EventLog
-from stageflow.graph import StageGraph
+from stageflow.engine.context import PipelineContext
+from stageflow.engine.graph import StageGraph
+from stageflow.engine.stream import Stream
+from stageflow.events.log import (
+    RUN_CANCELLED,
+    RUN_COMPLETED,
+    RUN_FAILED,
+    Event,
+    EventBatch,
+    EventLog,
+)
 from stageflow.kernels.streaming_voice import first_audio_ms
-from stageflow.stream import Stream
 from stageflow.timeline import Moment, event_line, live_lines
 
-#: How long a picture stands, in seconds.
 _REFRESH_S = 0.1
-
 _ENDS = frozenset({RUN_COMPLETED, RUN_FAILED, RUN_CANCELLED})
-
 _UP, _ERASE_LINE, _ERASE_BELOW = "\x1b[{}F", "\x1b[K", "\x1b[J"
 
 
 def can_draw(out: TextIO, color: bool) -> bool:
-    """Whether a chart can be drawn over and over on `out`; if not, lines are what is left.
-
-    Args:
-        out: Where to.
-        color: Whether escapes for colours are wanted; who wants none, wants no others either.
-    """
+    """Return whether a chart can be redrawn on `out`; otherwise print lines."""
     return color and out.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class LiveTimeline:
-    """Shows one run; a sink that is given the run's events.
-
-    It never raises for an output that has gone away: whoever prints the result will meet that.
-    """
+    """A sink that shows one run. It ignores a closed output, which the result's printer reports."""
 
     def __init__(
         self,
@@ -56,14 +49,9 @@ class LiveTimeline:
         clock: Callable[[], float],
         drawn: bool,
     ) -> None:
-        """Begin to show what will be run.
+        """Start the thread that shows the run on `out`: as a chart if `drawn`, else as lines.
 
-        Args:
-            graph: What is run.
-            context: What it is run in.
-            out: Where it is shown.
-            clock: The clock of the loop that runs it, in seconds.
-            drawn: Whether as a chart; else as lines.
+        The clock is that of the event loop, in seconds.
         """
         self._graph = graph
         self._context = context
@@ -79,12 +67,12 @@ class LiveTimeline:
         self._thread.start()
 
     def write(self, events: Sequence[Event]) -> None:
-        """Take note of whose events they are: the first are those of the run, not of a child's."""
+        """Find the log of the run: the first events are its own, not those of a child run."""
         if self._log is None and isinstance(events, EventBatch):
             self._log = events.entries[0][0]
 
     def close(self) -> None:
-        """Show what is left to show, and no more."""
+        """Show the last state and stop."""
         self._closing.set()
         self._thread.join()
 
@@ -93,12 +81,14 @@ class LiveTimeline:
             while not self._closing.wait(_REFRESH_S):
                 self._look()
             self._look()
-            self._end()
-        except (OSError, ValueError):  # it is gone, or has been closed
+            # The frame makes room for the result; a cancelled run has none.
+            if self._drawn_lines and self._events[-1].type != RUN_CANCELLED:
+                self._out.write(self._over(""))
+                self._out.flush()
+        except (OSError, ValueError):  # the output is closed
             return
 
     def _look(self) -> None:
-        """Show what has happened since the last look."""
         if self._log is None:
             return
         since = len(self._events)
@@ -107,15 +97,11 @@ class LiveTimeline:
             self._first_sound_ms = first_audio_ms(self._events)
         self._show(self._log, since)
 
-    # ── lines ───────────────────────────────────────────────────────────────────────────────
-
     def _list(self, log: EventLog, since: int) -> None:
         for event in self._events[since:]:
             sounds = event.offset_ms == self._first_sound_ms == first_audio_ms([event])
             self._out.write(f"{event_line(event)}{'  ♪ first sound' if sounds else ''}\n")
         self._out.flush()
-
-    # ── a chart ─────────────────────────────────────────────────────────────────────────────
 
     def _draw(self, log: EventLog, since: int) -> None:
         width, height = shutil.get_terminal_size()
@@ -125,29 +111,23 @@ class LiveTimeline:
         self._drawn_lines = len(lines)
 
     def _over(self, text: str) -> str:
-        """What writes `text` in the place of the frame that stands there."""
+        """Return the text that replaces the last frame by `text`."""
         up = _UP.format(self._drawn_lines) if self._drawn_lines else ""
         return f"{up}{text}{_ERASE_BELOW}"
 
     def _moment(self, log: EventLog) -> Moment:
         ended = self._events[-1].type in _ENDS
         now_ms = (self._clock() - log.started_at) * 1000.0
+        notes = {}
+        for spec in self._graph.specs:
+            found = [self._context.bag.get(key) for key in spec.streams]
+            items = (f"{s.key}: {s.count}" for s in found if isinstance(s, Stream))
+            notes[spec.name] = ", ".join(items)
         return Moment(
             self._graph.name,
             self._graph.topological_order(),
             self._events,
             at_ms=self._events[-1].offset_ms if ended else now_ms,
-            notes={spec.name: self._items(spec.streams) for spec in self._graph.specs},
+            notes=notes,
             first_sound_ms=self._first_sound_ms,
         )
-
-    def _items(self, keys: Sequence[str]) -> str:
-        """How many items each of these streams has had so far."""
-        found = [self._context.bag.get(key) for key in keys]
-        return ", ".join(f"{s.key}: {s.count}" for s in found if isinstance(s, Stream))
-
-    def _end(self) -> None:
-        """Leave the place to the result; a run that was cancelled has none, and its frame stays."""
-        if self._drawn_lines and self._events[-1].type != RUN_CANCELLED:
-            self._out.write(self._over(""))
-            self._out.flush()

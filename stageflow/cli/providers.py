@@ -1,131 +1,214 @@
-"""``--provider``: what stands behind the ports of a run, and the sound that goes in and out."""
+"""The pipeline, the inputs and the providers of a run, as the command line names them."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
+import operator
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from stageflow.cli.errors import FileError, UsageError
-from stageflow.cli.load import DEFAULT_TEXT, made
-from stageflow.kernels.defaults import default_providers
-from stageflow.pipeline import Pipeline
+from stageflow._utils.arguments import Arguments, option
+from stageflow.cli.common import FileError, UsageError, add_own_providers, key_and_value
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.stage import StageSpec
+from stageflow.errors.base import did_you_mean
+from stageflow.kernels.chat import chat
+from stageflow.kernels.defaults import KNOWN_USER, default_providers
+from stageflow.kernels.streaming_voice import streaming_voice
+from stageflow.kernels.voice import voice
 from stageflow.providers.audio import read_wav, write_wav
-from stageflow.providers.fake import FakeDatabase, FakeTTS
+from stageflow.providers.fake import FakeDatabase, FakeTTS, speech_of_text
 from stageflow.providers.ports import TTS, Audio
 from stageflow.providers.registry import ProviderRegistry
 
 if TYPE_CHECKING:
     from stageflow.providers.openai import OpenAIService
 
+T = TypeVar("T")
+
+KERNELS: Mapping[str, Callable[[], Pipeline]] = {
+    "voice": voice,
+    "streaming_voice": streaming_voice,
+    "chat": chat,
+}
+
+DEFAULT_TEXT = "Hello! What can you do?"
+
+
+def add_inputs(parser: Arguments) -> None:
+    """Add ``--user`` and ``--input``."""
+    option(parser, "--user", f"id of the user (default: {KNOWN_USER})")
+    text = "an input of the run, as JSON or else a string; may be repeated"
+    option(parser, "--input KEY=VALUE", text, action="append", type=key_and_value, default=[])
+
+
+def load_pipeline(name: str) -> Pipeline:
+    """Return the kernel of that name, or the pipeline at ``module:attribute``."""
+    if name in KERNELS:
+        return KERNELS[name]()
+    if not all(name.partition(":")):
+        raise UsageError(
+            f"there is no pipeline {name!r}; give {', '.join(KERNELS)}, or module:attribute"
+            f"{did_you_mean(name, KERNELS)}"
+        )
+    return _made(name, Pipeline)
+
+
+def own_providers(name: str) -> ProviderRegistry:
+    """Return the registry at ``module:attribute``, or the one that the function there returns."""
+    return _made(name, ProviderRegistry)
+
+
+def chosen_providers(arguments: argparse.Namespace, seed: int = 0) -> ProviderRegistry:
+    """Return the registry of ``--providers``, or the fakes."""
+    if arguments.providers is None:
+        return default_providers(seed=seed, scale=arguments.scale)
+    return own_providers(arguments.providers)
+
+
+def load(name: str) -> Any:
+    """Return the object at ``module:attribute``; the current folder is searched first."""
+    module_name, _, attribute = name.partition(":")
+    if not (module_name and attribute):
+        raise UsageError(f"{name!r} is not module:attribute")
+    module = _module(module_name)
+    try:
+        return operator.attrgetter(attribute)(module)
+    except AttributeError as error:
+        hint = did_you_mean(attribute, vars(module))
+        raise UsageError(f"module {module_name!r} has no {attribute!r}{hint}") from error
+
+
+def _made(name: str, kind: type[T]) -> T:
+    found = load(name)
+    if callable(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise UsageError(f"calling {name} failed: {_described(error)}") from error
+    if not isinstance(found, kind):
+        raise UsageError(f"{name} is of type {type(found).__name__}, not a {kind.__name__}")
+    return found
+
+
+def _module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise UsageError(
+                f"there is no module {error.name!r}, neither in the current folder nor installed"
+            ) from error
+        raise UsageError(f"importing {name!r} failed: {error}") from error
+    except Exception as error:
+        raise UsageError(f"importing {name!r} failed: {_described(error)}") from error
+
+
+def run_inputs(
+    pipeline: Pipeline, text: str | None, user: str | None, given: Iterable[tuple[str, Any]]
+) -> dict[str, Any]:
+    """Return the inputs of a run: ``text``, ``audio`` and ``user_id`` as declared, and `given`."""
+    declared = {*pipeline.inputs, *pipeline.optional_inputs}
+    for name, value, keys in (("--text", text, {"text", "audio"}), ("--user", user, {"user_id"})):
+        if value is not None and not declared & keys:
+            raise UsageError(f"pipeline {pipeline.name!r} does not use {name}{_takes(pipeline)}")
+    spoken = text if text is not None else DEFAULT_TEXT
+    inputs: dict[str, Any] = {
+        "text": spoken,
+        "audio": speech_of_text(spoken),
+        "user_id": user if user is not None else KNOWN_USER,
+    }
+    inputs = {key: inputs[key] for key in pipeline.inputs if key in inputs}
+    for key, value in given:
+        if key not in declared:
+            raise UsageError(
+                f"pipeline {pipeline.name!r} has no input {key!r}{_takes(pipeline)}"
+                f"{did_you_mean(key, declared)}"
+            )
+        inputs[key] = value
+    missing = [key for key in pipeline.inputs if key not in inputs]
+    if missing:
+        options = " ".join(f"--input {key}=VALUE" for key in missing)
+        raise UsageError(f"pipeline {pipeline.name!r} needs more inputs; add {options}")
+    return inputs
+
+
+def _takes(pipeline: Pipeline) -> str:
+    known = (*pipeline.inputs, *pipeline.optional_inputs)
+    return f"; it takes {', '.join(map(repr, known)) or 'no input'}"
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+# ── --provider ─────────────────────────────────────────────────────────────────────────────────
+
 PROVIDERS = ("fake", "local", "openai")
+
+#: How long a stage may take whose provider computes on this machine, in seconds.
+_LOCAL_S = 60.0
 
 #: Defaults of OpenAI's own service.
 _MODELS = {"model": "gpt-4o-mini", "stt_model": "whisper-1", "tts_model": "tts-1"}
 
 
 def add_providers(parser: argparse.ArgumentParser) -> None:
-    """Let the command take ``--provider`` and what belongs to it, ``--in`` and ``--out``."""
+    """Add ``--provider`` and the options that belong to it."""
     group = parser.add_argument_group(
         "providers",
-        "fake ones need nothing; local ones the extra 'local'; openai ones the extra 'openai', and"
-        " the key in the environment variable OPENAI_API_KEY",
+        "local needs the extra 'local'; openai needs the extra 'openai' and the key in the"
+        " environment variable OPENAI_API_KEY",
     )
     add_voice(group, default="fake")
-    for option, what in (("model", "answers"), ("stt-model", "listens")):
-        default = _MODELS[option.replace("-", "_")]
-        group.add_argument(
-            f"--{option}", metavar="NAME", help=f"which model {what} (default: {default})"
-        )
-    group.add_argument(
-        "--providers",
-        metavar="MODULE:ATTRIBUTE",
-        help="providers of your own, beside or in place of these: a ProviderRegistry, or a function"
-        " that returns one",
-    )
-    group.add_argument(
-        "--in",
-        dest="sound",
-        metavar="FILE",
-        help="a WAV file of what the user says; -: the standard input",
-    )
-    group.add_argument("--out", metavar="FILE", help="write the spoken answer to a WAV file")
+    for name, what in (("model", "language model"), ("stt_model", "speech recognition model")):
+        text = f"the {what} (default: {_MODELS[name]})"
+        option(group, f"--{name.replace('_', '-')} NAME", text)
+    add_own_providers(group, "none; yours replace those of --provider with the same name")
 
 
-def add_voice(parser: argparse._ActionsContainer, *, default: str) -> None:
-    """Let a command take ``--provider``, and what its voice can be told."""
-    parser.add_argument(
-        "--provider",
-        choices=PROVIDERS,
-        default=default,
-        help="who listens, answers and speaks (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--base-url", metavar="URL", help="a service of OpenAI's kind (default: OpenAI's own)"
-    )
-    parser.add_argument(
-        "--tts-model",
-        metavar="NAME",
-        help=f"which model speaks (default: {_MODELS['tts_model']})",
-    )
-    parser.add_argument("--voice", metavar="NAME", help="which voice speaks")
+def add_voice(parser: Arguments, *, default: str) -> None:
+    """Add ``--provider`` and the options of its voice."""
+    text = "which providers to use (default: %(default)s)"
+    option(parser, "--provider", text, choices=PROVIDERS, default=default)
+    option(parser, "--base-url URL", "an OpenAI-compatible service (default: OpenAI)")
+    text = f"the speech synthesis model (default: {_MODELS['tts_model']})"
+    option(parser, "--tts-model NAME", text)
+    option(parser, "--voice NAME", "the voice")
 
 
 def check_voice(arguments: argparse.Namespace) -> None:
-    """See that ``--provider`` can do what it is told to.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    for option in ("base_url", *_MODELS):
-        if getattr(arguments, option, None) is not None and arguments.provider != "openai":
-            raise UsageError(f"{_shown(option)} is for --provider openai only")
+    """Raise `UsageError` for an option that the provider does not have."""
+    for name in ("base_url", *_MODELS):
+        if getattr(arguments, name, None) is not None and arguments.provider != "openai":
+            raise UsageError(f"--{name.replace('_', '-')} is for --provider openai only")
     if arguments.voice is not None and arguments.provider == "fake":
         raise UsageError("--voice is for --provider local and openai only")
 
 
-def own_providers(name: str) -> ProviderRegistry:
-    """The registry that stands, or is made, at ``module:attribute``.
-
-    Raises:
-        UsageError: There is no such thing, or it is no registry.
-    """
-    found = made(name)
-    if not isinstance(found, ProviderRegistry):
-        raise UsageError(f"{name} is of type {type(found).__name__}, not a ProviderRegistry")
-    return found
-
-
 def check_providers(arguments: argparse.Namespace, pipeline: Pipeline) -> None:
-    """See that the options belong together, before anything is started.
-
-    Raises:
-        UsageError: They do not, or the pipeline makes no use of one.
-    """
+    """Raise `UsageError` unless the options fit together and fit the pipeline."""
     check_voice(arguments)
     if arguments.sound is not None and "audio" not in pipeline.inputs:
-        raise UsageError(f"pipeline {pipeline.name!r} listens to nothing, so --in is of no use")
+        raise UsageError(f"pipeline {pipeline.name!r} does not use --in: it has no input 'audio'")
     if arguments.sound is not None and arguments.text is not None:
-        raise UsageError("--in and --text both say what the user says; give one of them")
+        raise UsageError("give either --in or --text, not both")
     outputs = {key for spec in pipeline.stages for key in spec.outputs}
     if arguments.out is not None and "speech" not in outputs:
-        raise UsageError(f"pipeline {pipeline.name!r} says nothing, so --out is of no use")
-
-
-def _shown(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
+        raise UsageError(f"pipeline {pipeline.name!r} does not use --out: no output is 'speech'")
 
 
 def read_text(arguments: argparse.Namespace) -> None:
-    """Put what the standard input holds in the place of ``--text -``.
-
-    Raises:
-        FileError: The standard input is no UTF-8.
-    """
+    """Replace ``--text -`` by the standard input."""
     if arguments.text != "-":
         return
     try:
@@ -135,26 +218,21 @@ def read_text(arguments: argparse.Namespace) -> None:
 
 
 def keep_speech(arguments: argparse.Namespace, speech: Any) -> None:
-    """Write the spoken answer where ``--out`` says, if there is one; raises as `write_wav`."""
+    """Write the spoken answer, if there is one, to ``--out``."""
     if arguments.out is not None and isinstance(speech, Audio):
         write_wav(arguments.out, speech)
 
 
 @asynccontextmanager
 async def opened_providers(arguments: argparse.Namespace) -> AsyncIterator[ProviderRegistry]:
-    """The providers that were asked for, and their end.
-
-    Raises:
-        StageflowError: An extra or the key is missing, or the address is none.
-    """
+    """Open the providers of ``--provider`` and ``--providers``."""
     own = {} if arguments.providers is None else own_providers(arguments.providers)
     async with AsyncExitStack() as opened:
-        if arguments.provider == "local":
-            registry = await _local(opened, arguments)
-        elif arguments.provider == "openai":
-            registry = await _openai(opened, arguments)
-        else:
+        if arguments.provider == "fake":
             registry = default_providers(seed=arguments.seed or 0, scale=arguments.scale)
+        else:
+            opening = _local if arguments.provider == "local" else _openai
+            registry = await opening(opened, arguments)
         for name in own:
             registry.register(name, own[name])
         yield registry
@@ -162,7 +240,7 @@ async def opened_providers(arguments: argparse.Namespace) -> AsyncIterator[Provi
 
 @asynccontextmanager
 async def opened_voice(arguments: argparse.Namespace) -> AsyncIterator[TTS]:
-    """What speaks for ``--provider``, and its end; raises as `opened_providers`."""
+    """Open the voice of ``--provider``."""
     async with AsyncExitStack() as opened:
         if arguments.provider == "local":
             yield await _local_voice(opened, arguments)
@@ -210,30 +288,31 @@ def _service_voice(service: OpenAIService, arguments: argparse.Namespace) -> TTS
     return service.tts(arguments.tts_model or _MODELS["tts_model"], arguments.voice or "alloy")
 
 
-def patient(pipeline: Pipeline, inputs: Mapping[str, Any]) -> Pipeline:
-    """The pipeline, with stages that listen given at least as long as there is to hear."""
+def patient(pipeline: Pipeline, inputs: Mapping[str, Any], *, local: bool) -> Pipeline:
+    """Return the pipeline with limits that fit its providers, since the kernels' are for services.
+
+    Stages that listen get at least the length of the sound, local computations a minute.
+    """
     audio = inputs.get("audio")
-    if not isinstance(audio, Audio):
-        return pipeline
+    heard_s = audio.duration_s if isinstance(audio, Audio) else 0.0
+
+    def least_s(spec: StageSpec) -> float:
+        computed_s = _LOCAL_S if local and spec.provider is not None else 0.0
+        return max(computed_s, heard_s if "audio" in spec.inputs else 0.0)
+
     specs = [
-        dataclasses.replace(spec, timeout_s=max(spec.timeout_s, audio.duration_s))
-        if "audio" in spec.inputs and spec.timeout_s is not None
-        else spec
+        spec
+        if spec.timeout_s is None
+        else dataclasses.replace(spec, timeout_s=max(spec.timeout_s, least_s(spec)))
         for spec in pipeline.stages
     ]
-    return Pipeline(pipeline.name, specs, inputs=pipeline.inputs)
+    return pipeline.with_stages(specs)
 
 
 async def heard_inputs(
     arguments: argparse.Namespace, inputs: Mapping[str, Any], providers: ProviderRegistry
 ) -> dict[str, Any]:
-    """The inputs of a run, with the sound that its ears understand in place of the fakes'.
-
-    That is the sound of ``--in``, or else the text as the providers' own voice says it.
-
-    Raises:
-        StageflowError: The file is of no use, or the voice fails.
-    """
+    """Return the inputs with audio: that of ``--in``, or else the text as the providers speak."""
     if "audio" not in inputs or "audio" in dict(arguments.input):
         return dict(inputs)
     if arguments.sound is not None:

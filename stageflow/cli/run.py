@@ -1,70 +1,94 @@
-"""``stageflow run``: one run of a pipeline, its answer and its timeline."""
+"""``stageflow run`` and ``stageflow say``: run a pipeline once; make a WAV file to run it with."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
-from stageflow.cli.errors import UsageError
-from stageflow.cli.live import LiveTimeline, can_draw
-from stageflow.cli.load import DEFAULT_TEXT, load_pipeline, run_inputs
-from stageflow.cli.options import (
-    Commands,
+from stageflow._utils.arguments import flag, option, positive
+from stageflow._utils.text import printable, printable_lines, shown_address
+from stageflow.cli.common import (
+    UsageError,
     add_color,
-    add_inputs,
+    add_json,
     add_pipeline,
     add_scale,
     complain,
-    described,
-    positive,
     say,
+    say_json,
     terminal_width,
     wants_color,
     write_text,
 )
+from stageflow.cli.live import LiveTimeline, can_draw
 from stageflow.cli.providers import (
+    DEFAULT_TEXT,
+    add_inputs,
     add_providers,
+    add_voice,
     check_providers,
+    check_voice,
     heard_inputs,
     keep_speech,
+    load_pipeline,
     opened_providers,
+    opened_voice,
     patient,
     read_text,
+    run_inputs,
 )
-from stageflow.cli.recording import add_recording, replayed, secrets
-from stageflow.cli.stores import letter_store
-from stageflow.cli.telemetry import add_telemetry, recorded
-from stageflow.context import PipelineContext
+from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
+from stageflow.engine.context import PipelineContext
+from stageflow.engine.dead_letter import DeadLetter
+from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.result import RunResult
 from stageflow.errors import StageflowError, UnknownProviderError
 from stageflow.kernels.streaming_voice import first_audio_ms
-from stageflow.letter import DeadLetter
-from stageflow.orchestrator import PipelineOrchestrator
-from stageflow.pipeline import Pipeline
-from stageflow.result import RunResult
-from stageflow.telemetry.encoding import plain
-from stageflow.telemetry.letters import ObservedLetterStore
+from stageflow.providers.audio import write_wav
+from stageflow.providers.ports import Audio
+from stageflow.telemetry.dead_letters import ObservedDeadLetterStore
+from stageflow.telemetry.jsonl import plain
+from stageflow.testing import recording
 from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
-from stageflow.testing.recording import Recorder
 from stageflow.timeline import timeline_svg, timeline_text
 
-_EXAMPLES = """\
+#: Longest output that is shown whole, in characters.
+_SHOWN_CHARS = 200
+
+#: Options that --replay refuses because the recording determines them.
+_FIXED_BY_RECORDING = (
+    *("text", "user", "input", "sound", "providers", "seed", "deadline_s"),
+    *("inject", "record", "dlq", "telemetry", "live"),
+)
+
+#: A shorter text is not a secret, and may be part of any word.
+_LEAST_SECRET_CHARS = 8
+
+
+def configure_run(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stageflow run``."""
+    parser.epilog = """\
+examples:
   stageflow run voice
-  stageflow run voice --whole                 speaks once the whole answer is there
+  stageflow run voice --whole                 speak after the whole answer is written
   stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
   stageflow run chat --scale 0 --json
-  stageflow run voice --live                  draws the timeline while the turn runs
-  stageflow run voice --deadline-s 0.2        a run that fails, and exits with 1
-  stageflow run voice --inject llm=error --dlq letters.db     one that fails, and is kept
+  stageflow run voice --live                  draw the timeline while the turn runs
+  stageflow run voice --deadline-s 0.2        a run that fails; the exit code is 1
+  stageflow run voice --inject llm=error --dlq letters.db     store a failed run
   stageflow run voice --inject stt=error --telemetry runs.db
-  stageflow run voice --record turn.json      keeps the turn as a test case
-  stageflow run voice --replay turn.json      takes it again, without a provider
+  stageflow run voice --record turn.json      record the turn as a test case
+  stageflow run voice --replay turn.json      replay it without providers
   stageflow say "What do bees make?" --out question.wav
   stageflow run voice --provider local --in question.wav --out answer.wav
   echo "What do bees make?" | stageflow run chat --provider local --text -
@@ -72,205 +96,160 @@ _EXAMPLES = """\
   stageflow run shop.turns:order --providers shop.services:real
   stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
 """
-
-#: How much of an output is shown, in characters.
-_SHOWN_CHARS = 200
-
-
-def add_command(commands: Commands) -> None:
-    """Add the command ``run``."""
-    parser = described(
-        commands,
-        "run",
-        "run a pipeline once, with fake or real providers, and draw its timeline",
-        _EXAMPLES,
-    )
     add_pipeline(parser)
-    parser.add_argument(
-        "--text",
-        help=f"what the user says; for voice it is spoken first; -: the standard input (default:"
-        f" {DEFAULT_TEXT})",
-    )
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="with voice: speak only once the whole answer is there, instead of streaming",
-    )
-    add_inputs(parser)
-    parser.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="makes latencies and ids repeat; without it latencies are those of 0, ids fresh",
-    )
-    add_scale(parser)
-    parser.add_argument(
-        "--deadline-s", type=positive, metavar="S", help="fail the run after so many seconds"
-    )
-    parser.add_argument(
-        "--inject",
-        action="append",
-        type=_fault,
-        default=[],
-        metavar="PROVIDER=FAULT",
-        help=f"put a provider (llm, stt, tts, db, speaker) in trouble: {', '.join(FaultType)};"
-        " may be repeated",
-    )
-    parser.add_argument(
-        "--dlq",
-        metavar="STORE",
-        help="keep the run as a dead letter if it fails for good, in this file or PostgreSQL; see"
-        " stageflow dlq",
-    )
+    group = parser.add_argument_group("inputs")
+    text = "the user's text, which voice first turns into speech; - reads the standard input"
+    option(group, "--text", f"{text} (default: {DEFAULT_TEXT})")
+    text = "a WAV file with the user's speech; - reads the standard input"
+    option(group, "--in FILE", text, dest="sound")
+    add_inputs(group)
+    group = parser.add_argument_group("how to run")
+    flag(group, "--whole", "voice only: speak after the whole answer is written")
+    text = "repeat latencies and ids (default: the latencies of seed 0, new ids)"
+    option(group, "--seed N", text, type=int)
+    add_scale(group)
+    option(group, "--deadline-s S", "fail the run after S seconds", type=positive)
+    text = "make a provider (llm, stt, tts, db, speaker) fail; may be repeated; faults:"
+    text = f"{text} {', '.join(FaultType)}"
+    option(group, "--inject PROVIDER=FAULT", text, action="append", type=_fault, default=[])
     add_providers(parser)
-    add_recording(parser)
-    add_telemetry(parser)
-    parser.add_argument(
-        "--live",
-        action="store_true",
-        help="show the timeline while the run goes on; where no chart can be drawn (no terminal,"
-        " no colour), a line an event; with --json on the standard error",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the result and its events as JSON instead"
-    )
-    parser.add_argument("--svg", metavar="FILE", help="draw the timeline to a file, too")
-    parser.add_argument("--events", metavar="FILE", help="write the events to a file as JSON lines")
-    add_color(parser)
+    group = parser.add_argument_group("output")
+    option(group, "--out FILE", "write the spoken answer to a WAV file")
+    add_json(group, "the result and its events")
+    option(group, "--svg FILE", "write the timeline to an SVG file")
+    option(group, "--events FILE", "write the events to a JSON lines file")
+    text = "show the timeline while the run goes on, on the standard error with --json; without"
+    flag(group, "--live", f"{text} a terminal or colours, print a line per event")
+    add_color(group)
+    group = parser.add_argument_group("storage")
+    add_dead_letters(group, "a failed run")
+    add_telemetry(group)
+    text = "record the turn as a test case: inputs, calls of providers and result, without keys"
+    option(group, "--record FILE", text)
+    text = "replay a recorded turn in virtual time without providers; fail if the pipeline"
+    option(group, "--replay FILE", f"{text} behaves differently")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    pipeline = _load(arguments.pipeline, arguments.whole)
+    name, whole = arguments.pipeline, arguments.whole
+    if whole and name != "voice":
+        raise UsageError(f"--whole works with voice only, not with {name}; leave it out")
+    # ``voice`` is the streaming kernel unless the answer must be whole.
+    pipeline = load_pipeline("streaming_voice" if name == "voice" and not whole else name)
     check_providers(arguments, pipeline)
     if arguments.replay is not None:
-        letter, result = None, replayed(arguments, pipeline)
+        letter, result = None, _replayed(arguments, pipeline)
     else:
         read_text(arguments)
         inputs = run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
         letter, result = asyncio.run(_run_provided(pipeline, inputs, arguments))
     keep_speech(arguments, result.outputs.get("speech"))
     if arguments.json:
-        say(json.dumps(as_json(result), indent=2, ensure_ascii=False))
+        say_json(as_json(result))
     else:
         report(result, wants_color(arguments.color), heard=arguments.provider != "fake")
-        _hint(result, arguments)
+        failure, fake = result.failure, arguments.provider == "fake"
+        if isinstance(failure, UnknownProviderError):
+            complain("add your own ProviderRegistry with --providers MODULE:ATTRIBUTE")
+        elif failure is not None and failure.stage == "stt" and arguments.sound and fake:
+            fix = "add --provider local or openai"
+            complain(f"fake providers only recognize speech of fakes: {fix}")
     if arguments.events is not None:
         lines = (json.dumps(plain(e.to_dict()), ensure_ascii=False) + "\n" for e in result.events)
         write_text(arguments.events, "".join(lines))
     if arguments.svg is not None:
         write_text(arguments.svg, timeline_svg(result.events))
     if letter is not None:
-        complain(f"kept as dead letter {letter.id}; resume it with")
-        complain(f"  stageflow dlq replay {letter.id[:8]} --store {shlex.quote(arguments.dlq)}")
+        complain(f"stored as dead letter {letter.id}; resume it with")
+        store = shlex.quote(shown_address(arguments.dlq))
+        complain(f"  stageflow dlq replay {letter.id[:8]} --store {store}")
     if result.dead_letter_error is not None:
-        complain(f"error: NOT kept as a dead letter: {result.dead_letter_error}")
+        what = "NOT stored as a dead letter" if letter is None else "stored, but not whole"
+        complain(f"error: {what}: {result.dead_letter_error}")
     return 0 if result.failure is None else 1
-
-
-def _load(name: str, whole: bool) -> Pipeline:
-    """The pipeline to run: for ``voice`` the kernel that streams, unless it is to be whole."""
-    if whole and name != "voice":
-        raise UsageError(f"--whole is for voice; {name} is run as it is, so leave it out")
-    return load_pipeline("streaming_voice" if name == "voice" and not whole else name)
 
 
 async def _run_provided(
     pipeline: Pipeline, inputs: Mapping[str, Any], arguments: argparse.Namespace
 ) -> tuple[DeadLetter | None, RunResult]:
-    async with opened_providers(arguments) as providers:
+    async with AsyncExitStack() as opened:
+        providers = await opened.enter_async_context(opened_providers(arguments))
         inputs = await heard_inputs(arguments, inputs, providers)
         if arguments.provider != "fake":
-            pipeline = patient(pipeline, inputs)
-        context = PipelineContext(
-            inputs,
-            providers=providers,
-            deadline_s=arguments.deadline_s,
-            seed=arguments.seed,
-        )
-        with ExitStack() as faults:
-            for injector in arguments.inject:
-                # A fault on a provider that nobody calls would show a healthy turn.
-                context.providers[injector.provider]
-                faults.enter_context(injector)
-            result = await _run_recorded(pipeline, context, arguments)
+            pipeline = patient(pipeline, inputs, local=arguments.provider == "local")
+        limits = {"deadline_s": arguments.deadline_s, "seed": arguments.seed}
+        context = PipelineContext(inputs, providers=providers, **limits)
+        for injector in arguments.inject:
+            # Raises for an unknown provider, whose fault would have no effect.
+            context.providers[injector.provider]
+            opened.enter_context(injector)
+        if arguments.record is None:
+            result = await _run_stored(pipeline, context, arguments)
             return context.dlq_entry, result
+        # Within the faults, so that the recording holds what the stages saw.
+        with recording.Recorder(context.providers, secrets=_secrets(arguments)) as recorder:
+            result = await _run_stored(pipeline, context, arguments)
+        recorder.save(arguments.record, context, result)
+        return context.dlq_entry, result
 
 
-async def _run_recorded(
-    pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
-) -> RunResult:
-    """Run within the faults, so that what is recorded is what stages got to see."""
-    if arguments.record is None:
-        return await _run_kept(pipeline, context, arguments)
-    with Recorder(context.providers, secrets=secrets(arguments)) as recorder:
-        result = await _run_kept(pipeline, context, arguments)
-    recorder.save(arguments.record, context, result)
-    return result
-
-
-async def _run_kept(
+async def _run_stored(
     pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
 ) -> RunResult:
     if arguments.dlq is None and arguments.telemetry is None and not arguments.live:
         return await pipeline.run(context)
-    live = [_live(pipeline, context, arguments)] if arguments.live else []
+    live: list[LiveTimeline] = []
+    if arguments.live:
+        out = sys.stderr if arguments.json else sys.stdout
+        drawn = not arguments.json and can_draw(out, wants_color(arguments.color))
+        clock = asyncio.get_running_loop().time
+        live = [LiveTimeline(pipeline.build(), context, out, clock=clock, drawn=drawn)]
     with recorded(arguments.telemetry, *live) as dispatcher:
         orchestrator = partial(PipelineOrchestrator, pipeline.build(), dispatcher=dispatcher)
         if arguments.dlq is None:
             return await orchestrator().run(context)
         async with letter_store(arguments.dlq) as store:
-            observed = ObservedLetterStore(store, dispatcher)
+            observed = ObservedDeadLetterStore(store, dispatcher)
             return await orchestrator(dead_letters=observed).run(context)
 
 
-def _live(
-    pipeline: Pipeline, context: PipelineContext, arguments: argparse.Namespace
-) -> LiveTimeline:
-    out = sys.stderr if arguments.json else sys.stdout
-    drawn = not arguments.json and can_draw(out, wants_color(arguments.color))
-    clock = asyncio.get_running_loop().time
-    return LiveTimeline(pipeline.build(), context, out, clock=clock, drawn=drawn)
+def _replayed(arguments: argparse.Namespace, pipeline: Pipeline) -> RunResult:
+    """Replay the turn of ``--replay``; raise `UsageError` if another option contradicts it."""
+    given = [name for name in _FIXED_BY_RECORDING if getattr(arguments, name)]
+    if arguments.provider != "fake":
+        given.append("provider")
+    if given:
+        name = "in" if given[0] == "sound" else given[0].replace("_", "-")
+        raise UsageError(f"--replay takes everything from its file; leave --{name} out")
+    return recording.recorded(arguments.replay).replay(pipeline)
+
+
+def _secrets(arguments: argparse.Namespace) -> list[str]:
+    """Return what a recording must not hold: the key, and a password in the address."""
+    known = [os.environ.get("OPENAI_API_KEY"), urlsplit(arguments.base_url or "").password]
+    return [secret for secret in known if secret and len(secret) >= _LEAST_SECRET_CHARS]
 
 
 def _fault(text: str) -> FaultInjector:
-    """The type of an option ``PROVIDER=FAULT``."""
+    """Parse an option PROVIDER=FAULT."""
     provider, equals, fault = text.partition("=")
     if not (provider and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not PROVIDER=FAULT")
     try:
-        return inject_fault(provider, fault)
+        return inject_fault(provider, fault, allow_unused=True)
     except StageflowError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _hint(result: RunResult, arguments: argparse.Namespace) -> None:
-    """Say which option mends a failure that comes of the command line."""
-    failure = result.failure
-    if failure is None:
-        return
-    if isinstance(failure, UnknownProviderError):
-        complain("add it by --providers MODULE:ATTRIBUTE, a ProviderRegistry of your own")
-    elif failure.stage == "stt" and arguments.sound is not None and arguments.provider == "fake":
-        complain("the fakes only hear what fakes have said: add --provider local, or openai")
-
-
 def report(result: RunResult, color: bool, *, heard: bool = False) -> None:
-    """Print the outputs of a run, its timeline, and why it failed.
-
-    Args:
-        result: The run.
-        color: Whether to colour the timeline.
-        heard: Whether to say first what was heard, since ears that are no fakes may mishear.
-    """
+    """Print the transcript if `heard`, the outputs of a run, its timeline, and its error."""
     if heard and "transcript" in result.outputs:
-        say(f"heard: {result.outputs['transcript'] or '(nothing)'}")
-    if "answer" in result.outputs:
-        say(f"{result.outputs['answer']}\n")
-    elif result.outputs:
-        for key, value in result.outputs.items():
-            shown = value if isinstance(value, str) else repr(value)
-            say(f"{key}: {shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + '…'}")
+        say(f"heard: {printable(str(result.outputs['transcript'])) or '(nothing)'}")
+    say_outputs(result.outputs, most_chars=_SHOWN_CHARS)
+    if result.refusal is not None:
+        say(printable_lines(result.refusal))
+    if result.outputs or result.refusal:
         say("")
     say(timeline_text(result.events, terminal_width(), color=color).rstrip("\n"))
     first_ms = first_audio_ms(result.events)
@@ -278,19 +257,57 @@ def report(result: RunResult, color: bool, *, heard: bool = False) -> None:
         say(f"first sound after {first_ms:.0f} ms")
     if result.failure is not None:
         complain(f"error: {result.error}")
-        complain(f"the user is told: {result.user_message}")
+        complain(f"message for the user: {result.user_message}")
+
+
+def say_outputs(outputs: Mapping[str, Any], *, most_chars: int | None = None) -> None:
+    """Print the answer of a run, or all outputs if there is no answer."""
+    if "answer" in outputs:
+        say(printable_lines(str(outputs["answer"])))
+        return
+    for key, value in outputs.items():
+        shown = printable(value if isinstance(value, str) else repr(value))
+        if most_chars is not None and len(shown) > most_chars:
+            shown = f"{shown[:most_chars]}…"
+        say(f"{printable(key)}: {shown}")
 
 
 def as_json(result: RunResult) -> dict[str, Any]:
-    """A run's result as JSON can hold it."""
+    """Return the result of a run as JSON values."""
+    names = ("pipeline", "pipeline_run_id", "duration_ms", "error", "user_message")
     return {
-        "pipeline": result.pipeline,
-        "pipeline_run_id": result.pipeline_run_id,
+        **{name: getattr(result, name) for name in names},
         "status": str(result.status),
-        "duration_ms": result.duration_ms,
         "first_audio_ms": first_audio_ms(result.events),
         "outputs": plain(result.outputs),
-        "error": result.error,
-        "user_message": result.user_message,
         "events": [plain(event.to_dict()) for event in result.events],
     }
+
+
+# ── say ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def configure_say(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stageflow say``."""
+    parser.epilog = """\
+examples:
+  stageflow say "What do bees make?" --out question.wav
+  stageflow run voice --provider local --in question.wav --out answer.wav
+"""
+    parser.add_argument("text", metavar="TEXT")
+    option(parser, "--out FILE", "the WAV file to write", required=True)
+    add_voice(parser, default="local")
+    parser.set_defaults(run=_say)
+
+
+def _say(arguments: argparse.Namespace) -> int:
+    check_voice(arguments)
+
+    async def spoken() -> Audio:
+        async with opened_voice(arguments) as voice:
+            return await voice.synthesize(arguments.text)
+
+    audio = asyncio.run(spoken())
+    write_wav(arguments.out, audio)
+    say(f"{arguments.out}: {audio.duration_s:.1f} s")
+    return 0

@@ -1,26 +1,66 @@
-"""Where the command line keeps dead letters: a SQLite file, or PostgreSQL."""
+"""Where commands store telemetry and dead letters: a file, or PostgreSQL."""
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 
-from stageflow.cli.errors import needing
+from stageflow._utils.arguments import Arguments, option
+from stageflow._utils.postgres import is_postgres
+from stageflow._utils.text import shown_address
+from stageflow.cli.common import UsageError, complain, needing
 from stageflow.dlq.sqlite import SQLiteDeadLetterStore
 from stageflow.dlq.store import DeadLetterStore
-from stageflow.postgres_url import is_postgres
+from stageflow.events.dispatcher import EventDispatcher
+from stageflow.events.log import EventSink
+from stageflow.telemetry.jsonl import JsonLinesSink
+from stageflow.telemetry.sqlite import SQLiteSink
+
+
+def add_telemetry(parser: Arguments) -> None:
+    """Add ``--telemetry``."""
+    text = "append the events to SQLite (FILE.db), JSON lines (FILE.jsonl) or PostgreSQL"
+    option(parser, "--telemetry STORE", f"{text} (postgresql://user@host/database)")
+
+
+def add_dead_letters(parser: Arguments, what: str) -> None:
+    """Add ``--dlq``."""
+    text = "as a dead letter: in a SQLite file, or postgresql://user@host/database"
+    option(parser, "--dlq STORE", f"store {what} {text}")
+
+
+@contextmanager
+def recorded(where: str | None, *others: EventSink) -> Iterator[EventDispatcher]:
+    """Yield a dispatcher to the store `where`, if given, and to `others`; report lost events."""
+    sinks: list[EventSink] = [] if where is None else [_sink(where)]
+    with EventDispatcher([*sinks, *others]) as dispatcher:
+        yield dispatcher
+    for stats in dispatcher.stats()[: len(sinks)]:
+        if lost := stats.dropped + stats.failed:
+            complain(f"error: {lost} of {lost + stats.written} events did not reach the telemetry")
+
+
+def _sink(where: str) -> EventSink:
+    if is_postgres(where):
+        with needing("db"):
+            from stageflow.telemetry.postgres import PostgresSink  # noqa: PLC0415 - an extra
+        return PostgresSink(where)
+    suffix = Path(where).suffix
+    if suffix in {".db", ".jsonl"}:
+        return SQLiteSink(where) if suffix == ".db" else JsonLinesSink(where)
+    raise UsageError(
+        f"--telemetry {shown_address(where)}: give a name that ends in .db or .jsonl,"
+        " for SQLite or JSON lines"
+    )
 
 
 def letter_store(
     where: str, *, create: bool = True
 ) -> AbstractAsyncContextManager[DeadLetterStore]:
-    """The store of dead letters in a SQLite file, or at a URL of PostgreSQL.
+    """Return the store of dead letters in a SQLite file or at a PostgreSQL URL.
 
-    Args:
-        where: The file or the URL.
-        create: Whether a file is made if there is none.
-
-    Raises:
-        UsageError: The client of PostgreSQL is not installed.
+    A missing file is created unless `create` is false.
     """
     if not is_postgres(where):
         return SQLiteDeadLetterStore(where, create=create)

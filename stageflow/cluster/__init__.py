@@ -1,18 +1,22 @@
-"""Turns on many machines: dispatchers send them over a broker to workers (extra ``cluster``)."""
+"""Run jobs on many machines: dispatchers send them over a broker to workers (extra ``cluster``)."""
 
 from stageflow.cluster.breakers import SharedBreakers
-from stageflow.cluster.dispatcher import Dispatcher
+from stageflow.cluster.broker import Address, BrokerUnavailableError, ClusterError, Envelope
+from stageflow.cluster.dispatcher import Dispatcher, remote_pipeline
+from stageflow.cluster.job import Job, JobResult
 from stageflow.cluster.redis_broker import RedisBroker
-from stageflow.cluster.remote import remote_pipeline
-from stageflow.cluster.turn import Turn, TurnResult
 from stageflow.cluster.worker import Worker
 
 __all__ = [
+    "Address",
+    "BrokerUnavailableError",
+    "ClusterError",
     "Dispatcher",
+    "Envelope",
+    "Job",
+    "JobResult",
     "RedisBroker",
     "SharedBreakers",
-    "Turn",
-    "TurnResult",
     "Worker",
     "remote_pipeline",
 ]

@@ -1,4 +1,4 @@
-"""Circuit breakers that several processes share through Redis, and keep without it."""
+"""Circuit breakers that several processes share through Redis."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self
 
-from stageflow.breaker import (
-    BreakerChange,
+from stageflow._utils.closing import AsyncClosing
+from stageflow._utils.tasks import cancel_all
+from stageflow.cluster.job import check_name
+from stageflow.cluster.redis_link import AWAY, FIRST_PAUSE_S, LONGEST_PAUSE_S, RedisLink
+from stageflow.resilience.circuit_breaker import (
     BreakerPolicy,
     BreakerRegistry,
     BreakerState,
+    BreakerTransition,
     CircuitBreaker,
 )
-from stageflow.closing import AsyncClosing
-from stageflow.cluster.redis_link import AWAY, RedisLink
-from stageflow.cluster.tasks import cancel_all
-from stageflow.cluster.turn import check_name
 
 _log = logging.getLogger("stageflow.cluster")
 
 _LISTEN_S = 5.0
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 
-#: States, channel; provider, state, seconds that it stays open, who says so.
-_TELL = """
+#: States, channel; provider, state, seconds to stay open, name of the sender.
+_PUBLISH = """
 local time = redis.call('TIME')
 local until_s = string.format('%.6f', time[1] + time[2] / 1000000 + ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({ARGV[2], until_s, ARGV[4]}))
@@ -40,28 +39,27 @@ redis.call('PUBLISH', KEYS[2], cjson.encode({ARGV[1], ARGV[2], ARGV[3], ARGV[4]}
 
 
 class _SharedBreaker(CircuitBreaker):
-    """Says when it has opened or closed."""
+    """A breaker that reports when it opens or closes."""
 
     def __init__(
-        self, provider: str, policy: BreakerPolicy | None, tell: Callable[[str], None]
+        self, provider: str, policy: BreakerPolicy | None, report: Callable[[str], None]
     ) -> None:
         super().__init__(provider, policy)
-        self._tell = tell
+        self._report = report
 
-    def _enter(self, state: BreakerState, now_s: float, reason: str) -> BreakerChange | None:
+    def _enter(self, state: BreakerState, now_s: float, reason: str) -> BreakerTransition | None:
         change = super()._enter(state, now_s, reason)
         if state is not BreakerState.HALF_OPEN:
-            self._tell(self.provider)
+            self._report(self.provider)
         return change
 
 
 class SharedBreakers(BreakerRegistry, AsyncClosing):
-    """Breakers whose opening and closing all processes of a namespace hear of.
+    """Breakers that open and close in all processes of a namespace.
 
-    Each process decides by its own breaker, without a word to Redis; what it has decided is told in
-    the background, and what others tell is taken over. With Redis away each goes on by itself, and
-    they agree again when it is back. Each process sends its own probes when a cool-down is over.
-    It is an async context manager, of one event loop.
+    Each process decides by its own breaker, publishes its decisions in the background, and follows
+    those of others. While Redis is away each process decides alone. After a cool-down each sends
+    its own probes. An async context manager for one event loop.
     """
 
     def __init__(
@@ -76,110 +74,124 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
         """Choose the server and the policies.
 
         Args:
-            url: As `RedisBroker` takes it.
-            policy: For every provider that has none of its own.
-            namespace: Whose breakers these are.
+            url: See `RedisBroker`.
+            policy: For providers that `policies` does not name.
+            namespace: Processes with the same namespace share breakers.
             policies: By name of the provider.
-
-        Raises:
-            InvalidConfigError: The URL or the namespace is none.
         """
         super().__init__(policy, **(policies or {}))
         check_name("SharedBreakers", "namespace", namespace)
-        # How long a single attempt is made does not matter: nobody waits for it.
-        self._link = RedisLink(url, patience_s=_LONGEST_PAUSE_S)
+        # The patience does not matter: nothing waits for a call.
+        self._link = RedisLink(url, patience_s=LONGEST_PAUSE_S)
         self._states, self._channel = f"{{{namespace}}}:breakers", f"{{{namespace}}}:breaker"
-        self._script = self._link.client.register_script(_TELL)
         self._name = uuid.uuid4().hex
-        self._untold: set[str] = set()
-        self._to_tell = asyncio.Event()
+        #: How often each breaker has changed since its state was published.
+        self._unpublished: Counter[str] = Counter()
+        self._changes = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        #: Set while changes of others are heard.
+        #: Set while changes of other processes arrive.
         self.heard = asyncio.Event()
 
     def __missing__(self, provider: str) -> CircuitBreaker:
-        """See `BreakerRegistry`."""
         policy = self._policies.get(provider, self._policy)
-        breaker = self[provider] = _SharedBreaker(provider, policy, self._changed)
-        return breaker
+        return self.setdefault(provider, _SharedBreaker(provider, policy, self._changed))
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self._tasks = [
-            asyncio.create_task(self._whatever_happens(work)) for work in (self._tell, self._hear)
+            asyncio.create_task(self._repeat(work)) for work in (self._publish, self._listen)
         ]
         return self
 
     async def close(self) -> None:
-        """Neither tell nor hear of anything any more."""
+        """Stop publishing and listening."""
         await cancel_all(self._tasks)
         with suppress(*AWAY):
             await self._link.close()
 
     def _changed(self, provider: str) -> None:
-        self._untold.add(provider)
-        self._to_tell.set()
+        self._unpublished[provider] += 1
+        if self._loop is None or self._loop.is_closed():
+            self._changes.set()
+        else:
+            self._loop.call_soon_threadsafe(self._changes.set)  # the call may come from a thread
 
-    async def _whatever_happens(self, work: Callable[[], Any]) -> None:
-        pause_s = _FIRST_PAUSE_S
+    async def _repeat(self, work: Callable[[], Any]) -> None:
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
                 await work()
-            except AWAY as error:
-                if pause_s == _FIRST_PAUSE_S:
+            except Exception as error:  # also a refused password: the worker ends by that itself
+                if pause_s == FIRST_PAUSE_S:
                     _log.warning(
                         "breakers are not shared: Redis at %s: %s", self._link.where, error
                     )
                 self.heard.clear()
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
-                pause_s = _FIRST_PAUSE_S
+                pause_s = FIRST_PAUSE_S
 
-    async def _tell(self) -> None:
-        """Tell what has changed here; what changes several times is told once."""
-        await self._to_tell.wait()
-        self._to_tell.clear()
-        for provider in list(self._untold):
+    async def _publish(self) -> None:
+        await self._changes.wait()
+        self._changes.clear()
+        for provider, changes in list(self._unpublished.items()):
             breaker = self[provider]
             state = BreakerState.CLOSED
             if breaker.state is not BreakerState.CLOSED:
                 state = BreakerState.OPEN
-            arguments = [provider, str(state), breaker.policy.cooldown_s, self._name]
+            arguments = [provider, str(state), breaker.cooldown_s, self._name]
             try:
-                telling = partial(self._script, [self._states, self._channel], arguments)
-                await self._link.once(telling)
-            except AWAY:
-                self._to_tell.set()
+                keys = [self._states, self._channel]
+                await self._link.script_once(_PUBLISH, keys, arguments)
+            except Exception:
+                self._changes.set()
                 raise
-            self._untold.discard(provider)
+            if self._unpublished[provider] == changes:  # else it has changed meanwhile
+                del self._unpublished[provider]
 
-    async def _hear(self) -> None:
-        """Take over what is known, and then what is said."""
-        async with self._link.client.pubsub(ignore_subscribe_messages=True) as said:
-            await self._link.once(partial(said.subscribe, self._channel))
+    async def _listen(self) -> None:
+        """Follow the states that are stored, then the changes that are published."""
+        async with self._link.client.pubsub(ignore_subscribe_messages=True) as channel:
+            await self._link.once(partial(channel.subscribe, self._channel))
             await self._catch_up()
             self.heard.set()
             while True:
-                message = await said.get_message(timeout=_LISTEN_S)
+                get = partial(channel.get_message, timeout=_LISTEN_S)
+                message = await self._link.once(get, waits_s=_LISTEN_S)
                 if message is not None:
-                    provider, state, open_s, by = json.loads(message["data"])
-                    self._take_over(provider, state, float(open_s), by)
+                    with _readable(message["data"]):
+                        provider, state, open_s, by = json.loads(message["data"])
+                        self._follow(provider, BreakerState(state), float(open_s), by)
 
     async def _catch_up(self) -> None:
         client = self._link.client
         seconds, microseconds = await self._link.once(client.time)
         states = await self._link.once(partial(client.hgetall, self._states))
-        for provider, told in states.items():
-            state, until_s, by = json.loads(told)
-            left_s = float(until_s) - seconds - microseconds / 1e6
-            if state == BreakerState.OPEN and left_s > 0:
-                self._take_over(provider.decode(), state, left_s, by)
+        for provider, stored in states.items():
+            with _readable(stored):
+                state, until_s, by = json.loads(stored)
+                left_s = float(until_s) - seconds - microseconds / 1e6
+                if state == BreakerState.OPEN and left_s > 0:
+                    self._follow(provider.decode(), BreakerState.OPEN, left_s, by)
 
-    def _take_over(self, provider: str, state: str, open_s: float, by: str) -> None:
-        if by == self._name or provider in self._untold:
-            return  # what was found out here, and is about to be told, is newer
+    def _follow(self, provider: str, state: BreakerState, open_s: float, by: str) -> None:
+        if not isinstance(provider, str):
+            raise TypeError("the provider is not a text")
+        if by == self._name or provider in self._unpublished:
+            return  # the change of this process is newer
         clock = asyncio.get_running_loop().time
-        change = self[provider].follow(BreakerState(state), open_s, clock)
-        self._untold.discard(provider)  # it is known already
+        change = self[provider].follow(state, open_s, clock)
+        del self._unpublished[provider]  # the others know it already
         if change is not None:
-            _log.warning("breaker of %r: %s, as another process says", provider, state)
+            _log.warning("breaker of %r: %s in another process", provider, state)
+
+
+@contextmanager
+def _readable(message: bytes) -> Iterator[None]:
+    """Log a message that cannot be read; others still can."""
+    try:
+        yield
+    except (ValueError, TypeError, RecursionError) as error:
+        _log.error("ignored a message about a breaker, %.100r: %s", message, error)

@@ -1,34 +1,74 @@
-"""The port between dispatchers, workers and whatever carries turns from one to the other."""
+"""The port that carries jobs between dispatchers and workers, and its errors."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
+
+from stageflow.errors import (
+    BUSY,
+    LOGIC,
+    SYSTEMIC,
+    UNREACHABLE,
+    ErrorCategory,
+    StageflowError,
+    Traits,
+)
+
+
+class ClusterError(StageflowError):
+    """A job could not be sent, run or answered; the code says why."""
+
+    code = "cluster_error"
+    codes: ClassVar = {
+        "queue_full": Traits(ErrorCategory.TRANSIENT, True, BUSY),
+        "no_worker": Traits(ErrorCategory.SYSTEMIC, user_message=UNREACHABLE),
+        "unserved_pipeline": LOGIC,
+        "protocol_mismatch": LOGIC,
+        "incompatible_payload": LOGIC,
+        "missing_job_inputs": LOGIC,
+        "payload_too_large": Traits(),
+        "idempotency_conflict": LOGIC,
+        "job_abandoned": SYSTEMIC,
+        "job_cancelled": Traits(ErrorCategory.POLICY),
+        "broker_refused": SYSTEMIC,
+    }
+
+
+class BrokerUnavailableError(ClusterError):
+    """The broker did not answer in time."""
+
+    code = "broker_unavailable"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = UNREACHABLE
+
+    def __init__(self, where: str, patience_s: float, cause: BaseException) -> None:
+        super().__init__(
+            f"the broker {where} did not answer for {patience_s:g} s"
+            f" ({type(cause).__name__}: {cause}); check that it runs and can be reached"
+        )
+        self.__cause__ = cause
 
 
 class Address(NamedTuple):
-    """Where turns wait: those of one pipeline in one queue.
-
-    Attributes:
-        queue: Name of the queue; a worker with special hardware reads one of its own.
-        pipeline: Name of the pipeline.
-    """
+    """The place where jobs of one pipeline wait in one queue."""
 
     queue: str
     pipeline: str
 
 
-class Parcel(NamedTuple):
-    """A turn as the broker keeps it.
+class Envelope(NamedTuple):
+    """A job as the broker stores it.
 
     Attributes:
-        key: Its idempotency key.
-        address: Where it waits.
-        body: Its content, of which the broker knows nothing.
-        digest: Tells turns of different content apart.
-        remaining_s: Seconds until its deadline, from now; None if it has none.
+        key: Idempotency key.
+        address: Where the job waits.
+        body: Content of the job, opaque to the broker.
+        digest: Differs between jobs of different content.
+        remaining_s: Seconds until the deadline; None for no deadline.
     """
 
     key: str
@@ -40,15 +80,11 @@ class Parcel(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A turn that a worker has taken, and holds as long as it renews its lease.
+    """A job that a worker has taken and holds while it renews its lease; see `Envelope`.
 
     Attributes:
-        key: Idempotency key of the turn.
-        address: Where it was taken from.
-        receipt: What the broker knows the delivery by.
-        body: Content of the turn.
-        remaining_s: Seconds until its deadline, when it was taken; None if it has none.
-        deliveries: How often it has been taken, this time included.
+        receipt: Identifies the delivery to the broker.
+        deliveries: How often the job has been taken, including this time.
         cancelled: Whether it was cancelled before it was taken.
     """
 
@@ -62,105 +98,71 @@ class Delivery:
 
 
 class Renewal(NamedTuple):
-    """What became of the turns that a worker holds, by key.
-
-    Attributes:
-        lost: No longer its own: the lease had run out, or somebody has ended the turn.
-        cancelled: To be cancelled.
-    """
+    """Keys of the jobs that a worker must stop: of lost leases, and of cancelled jobs."""
 
     lost: frozenset[str]
     cancelled: frozenset[str]
 
 
-class Sender(Protocol):
-    """A dispatcher's side of a broker.
+class Broker(Protocol):
+    """Carries jobs; all methods are idempotent.
 
-    Every method waits for a broker that is away, and raises `BrokerUnavailableError` when that
-    takes too long. Each may be repeated without a second effect.
+    They wait while the broker cannot be reached, and at last raise `BrokerUnavailableError`.
     """
 
-    async def submit(self, parcel: Parcel, sender: str, *, limit: int) -> bytes | None:
-        """Keep a turn durably before returning, unless its key is known; `sender` hears of its end.
+    async def submit(self, envelope: Envelope, sender: str, *, limit: int) -> bytes | None:
+        """Store a job durably unless its key is known, and send its answer to `sender`.
 
-        Args:
-            parcel: The turn.
-            sender: Who wants the answer.
-            limit: How many turns may wait or run at that address.
-
-        Returns:
-            The answer, if the turn has ended already.
-
-        Raises:
-            QueueFullError: There are as many as `limit`.
-            KeyConflictError: The key belongs to another turn.
+        Returns the answer if the job has ended already. Raises `ClusterError` if the address holds
+        `limit` jobs, or the key belongs to another job.
         """
 
     def answers(self, sender: str) -> AsyncIterator[tuple[str, bytes] | None]:
-        """The ends of turns that `sender` has sent, as key and answer.
+        """Yield key and answer of each job of `sender` that ends.
 
-        None stands for a time in which ends may have been missed: what is still waited for has to
-        be submitted again.
+        Yield None after an outage: answers may have been lost, so submit pending jobs again.
         """
 
     async def cancel(self, key: str) -> None:
-        """Let whichever worker takes, or has taken, the turn know that it is to be cancelled."""
+        """Cancel a job, before or after a worker has taken it."""
 
-    async def settle(self, key: str, answer: bytes, outcome: str) -> bool:
-        """Put the end of a turn on record, tell it to its senders, and forget its content.
+    async def complete(
+        self, key: str, answer: bytes, outcome: str, *, delivery: Delivery | None = None
+    ) -> bool:
+        """Store the answer of a job, send it to its senders, and count the outcome.
 
-        Args:
-            key: The turn.
-            answer: What its senders are told.
-            outcome: By what it is counted.
-
-        Returns:
-            Whether this is the end that stands: False if the turn had ended before.
+        Returns False if the job had ended before, or is not known; then drop the delivery.
         """
 
-    async def cards(self) -> Mapping[str, bytes]:
-        """What the workers that live say of themselves, by their names."""
-
-
-class Receiver(Protocol):
-    """A worker's side of a broker; it waits and raises as `Sender` does."""
+    async def workers(self) -> Mapping[str, bytes]:
+        """Return the encoded `WorkerInfo` of each live worker, by name."""
 
     async def join(
-        self, worker: str, card: bytes, addresses: Collection[Address], *, ttl_s: float
+        self, worker: str, info: bytes, addresses: Collection[Address], *, ttl_s: float
     ) -> None:
-        """Make known that `worker` lives, for `ttl_s` seconds from now, and what it serves."""
+        """Register a worker and what it serves for `ttl_s` seconds."""
 
     async def leave(self, worker: str) -> None:
-        """Make known that `worker` takes no more turns."""
+        """Unregister a worker that takes no more jobs."""
 
     async def take(
         self, worker: str, addresses: Sequence[Address], *, count: int, wait_s: float
     ) -> list[Delivery]:
-        """Take turns that nobody has: `count`, or if there are none the first that come.
+        """Take up to `count` waiting jobs; set aside what is not a job.
 
-        Waits up to `wait_s` seconds for these, which may be one of each address.
+        If none waits, wait up to `wait_s` seconds for the first, which may be one per address.
         """
 
-    async def take_over(
+    async def reclaim(
         self, worker: str, addresses: Sequence[Address], *, count: int, lease_s: float
     ) -> list[Delivery]:
-        """Take turns whose worker has not renewed them for `lease_s` seconds."""
+        """Take jobs whose worker has not renewed its lease for `lease_s` seconds."""
 
     async def renew(self, worker: str, held: Collection[Delivery]) -> Renewal:
-        """Hold turns for another lease; says which are lost or to be cancelled."""
+        """Renew the leases of jobs; return those that were lost or cancelled."""
 
     async def give_back(self, worker: str, held: Collection[Delivery]) -> None:
-        """Let others take over at once what `worker` holds and will not end."""
+        """Return jobs that `worker` will not finish, so that others can reclaim them at once."""
 
     def cancellations(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Keys of turns to be cancelled, as soon as it is said; a `renew` tells what was missed."""
-
-    async def settle(self, key: str, answer: bytes, outcome: str) -> bool:
-        """See `Sender.settle`."""
-
-
-class Broker(Sender, Receiver, Protocol):
-    """Both sides."""
-
-    async def close(self) -> None:
-        """Let go of all connections."""
+        """Yield keys of cancelled jobs at once; `renew` returns those that were missed."""

@@ -1,4 +1,4 @@
-"""Sends turns to workers, and waits for how they end."""
+"""Send jobs to workers and wait for their results."""
 
 from __future__ import annotations
 
@@ -8,90 +8,82 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from stageflow.closing import AsyncClosing
-from stageflow.cluster.broker import Address, Parcel, Sender
-from stageflow.cluster.errors import (
-    BrokerUnavailableError,
-    ClusterError,
-    MissingInputsError,
-    NoWorkerError,
-    ProtocolMismatchError,
-    UnservedPipelineError,
-)
-from stageflow.cluster.tasks import cancel_all
-from stageflow.cluster.turn import (
+from stageflow._utils.closing import AsyncClosing
+from stageflow._utils.tasks import cancel_all, off_loop, shielded
+from stageflow.cluster.broker import Address, Broker, ClusterError, Envelope
+from stageflow.cluster.job import (
     MAX_PAYLOAD_BYTES,
     PROTOCOL,
-    Turn,
-    TurnResult,
+    Job,
+    JobResult,
     Wire,
-    check_counts,
-    check_durations,
-    decode_card,
+    decode_worker_info,
+    protocol_mismatch,
 )
-from stageflow.context import RunStatus
-from stageflow.dlq.capture import see_through
-from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
-from stageflow.errors import DeadlineExceededError
+from stageflow.codec import DEFAULT_CODEC, Codec, is_large
+from stageflow.engine.context import RunStatus
+from stageflow.engine.stage import StageKind, StageOutput, StageSpec
+from stageflow.engine.stage_context import StageContext
+from stageflow.errors import ChildRunError, DeadlineExceededError, InvalidConfigError, did_you_mean
+from stageflow.errors.data import require_counts, require_durations
 
 _log = logging.getLogger("stageflow.cluster")
 
-_HANDSHAKE_PAUSE_S = 0.2
-#: What is left of a deadline that has passed: the turn is sent, and refused as too late.
+_LOOK_AGAIN_S = 0.2
+#: Sent as the time left when a deadline has passed: the worker then refuses the job.
 _LEAST_S = 0.001
+#: Name of the provider that holds the dispatcher of remote stages.
+_PROVIDER = "cluster"
 
 
 @dataclass(slots=True)
 class _Waiting:
-    parcel: Parcel
+    envelope: Envelope
     sent_at: float
     end: asyncio.Future[bytes]
-    #: Several may send one key, and then wait for the one end.
+    #: How many callers wait for this key.
     callers: int = 0
 
 
 class Dispatcher(AsyncClosing):
-    """Sends turns over a broker; an async context manager, of one event loop.
+    """Sends jobs over a broker; an async context manager for one event loop.
 
-    Back-pressure has two sides: at most `max_outstanding` turns of this dispatcher are under way,
-    further ones wait; and a queue in which `max_queued` turns of a pipeline wait or run takes no
-    more, whoever sends them.
+    Beyond `max_outstanding` jobs under way, further ones wait here. A queue that holds `max_queued`
+    jobs of a pipeline refuses more.
     """
 
     def __init__(
         self,
-        broker: Sender,
+        broker: Broker,
         *,
         max_outstanding: int = 1_000,
         max_queued: int = 100_000,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         worker_patience_s: float = 10.0,
         grace_s: float = 2.0,
-        codec: LetterCodec = DEFAULT_CODEC,
+        codec: Codec = DEFAULT_CODEC,
     ) -> None:
-        """Choose the broker, which stays the caller's to close.
+        """Use a broker, which the caller closes.
 
         Args:
-            broker: Carries the turns.
-            max_outstanding: How many turns of this dispatcher may be under way at once.
-            max_queued: How many turns of one pipeline may wait or run in one queue.
-            max_payload_bytes: How large a turn may be.
+            broker: Carries the jobs.
+            max_outstanding: How many jobs of this dispatcher may be under way at once.
+            max_queued: How many jobs of one pipeline may wait or run in one queue.
+            max_payload_bytes: Size limit of a job in bytes.
             worker_patience_s: How long to wait for a first worker of a queue, in seconds.
-            grace_s: How long after its deadline a turn's end is waited for, in seconds.
+            grace_s: How long to wait for a job's result after its deadline, in seconds.
             codec: Knows the types that inputs and outputs hold.
-
-        Raises:
-            InvalidConfigError: A number is not positive.
         """
-        check_counts(
+        require_counts(
             "Dispatcher",
             max_outstanding=max_outstanding,
             max_queued=max_queued,
             max_payload_bytes=max_payload_bytes,
         )
-        check_durations("Dispatcher", worker_patience_s=worker_patience_s, grace_s=grace_s)
+        require_durations("Dispatcher", worker_patience_s=worker_patience_s, grace_s=grace_s)
         self._broker = broker
         self._slots = asyncio.Semaphore(max_outstanding)
         self._max_queued = max_queued
@@ -99,13 +91,13 @@ class Dispatcher(AsyncClosing):
         self._grace_s = grace_s
         self._wire = Wire(codec, max_payload_bytes=max_payload_bytes)
         self._name = uuid.uuid4().hex
-        #: Turns whose end is waited for, by key.
+        #: Jobs whose end is waited for, by key.
         self._waiting: dict[str, _Waiting] = {}
         self._inputs_of: dict[Address, tuple[str, ...]] = {}
         self._reader: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """Stop listening for answers; turns that were sent go on."""
+        """Stop listening for answers; jobs that were sent go on."""
         if self._reader is not None:
             await cancel_all((self._reader,))
             self._reader = None
@@ -119,186 +111,232 @@ class Dispatcher(AsyncClosing):
         queue: str = "default",
         deadline_s: float | None = None,
         outputs: Sequence[str] | None = None,
-    ) -> TurnResult:
-        """Have a turn run by some worker, and wait for its end.
+    ) -> JobResult:
+        """Run a job on a worker and return its result, which may be a failure.
 
-        When the caller is cancelled the worker is told to cancel the run, which then ends there;
-        it is not waited for.
+        If the caller is cancelled, the worker cancels the run, whose clean-up is not awaited.
 
         Args:
             pipeline: Name of the pipeline.
             inputs: Inputs of the run.
-            key: Idempotency key, by which the turn can be sent again; a new one if left out.
+            key: Idempotency key, under which the job can be sent again; a new one by default.
             queue: Which workers may run it.
-            deadline_s: Seconds that it may take, waiting included; None for no limit.
-            outputs: Which outputs are wanted; all if left out.
-
-        Returns:
-            How the turn ended. A failure is a result, not an exception.
+            deadline_s: Limit in seconds, time in the queue included; None for no limit.
+            outputs: Which outputs to return; by default all but streams that were not kept.
 
         Raises:
-            ClusterError: It was not sent, for one of these reasons.
-            NoWorkerError: No worker reads the queue.
-            UnservedPipelineError: The workers do not know the pipeline.
-            ProtocolMismatchError: They speak another version of the protocol.
-            MissingInputsError: The pipeline needs more inputs.
-            IncompatiblePayloadError: An input is of a type that cannot be sent.
-            PayloadTooLargeError: The turn is too large.
-            KeyConflictError: The key belongs to another turn.
-            QueueFullError: The queue takes no more.
-            BrokerUnavailableError: The broker is away. What was sent may run all the same: send it
+            ClusterError: The job was not sent; the code says why.
+            BrokerUnavailableError: The broker cannot be reached. The job may still run: send it
                 again under its key.
         """
+        if isinstance(outputs, str):
+            raise InvalidConfigError("Dispatcher.run", "outputs", outputs, "give a list of keys")
         wanted = None if outputs is None else tuple(outputs)
         name = key if key is not None else uuid.uuid4().hex
-        turn = Turn(pipeline, dict(inputs or {}), name, queue, deadline_s, wanted)
-        return await self.send(turn)
+        job = Job(pipeline, dict(inputs or {}), name, queue, deadline_s, wanted)
+        return await self.send(job)
 
-    async def send(self, turn: Turn) -> TurnResult:
-        """The same for a turn that is at hand."""
-        body, digest = self._wire.encode_turn(turn)
-        address = Address(turn.queue, turn.pipeline)
+    async def send(self, job: Job) -> JobResult:
+        """Run a `Job`; see `run`."""
+        encode = partial(self._wire.encode_job, job)
+        body, digest = await off_loop(encode, large=is_large(job.inputs))
+        address = Address(job.queue, job.pipeline)
         loop = asyncio.get_running_loop()
-        ends_at = None if turn.deadline_s is None else loop.time() + turn.deadline_s
+        ends_at = None if job.deadline_s is None else loop.time() + job.deadline_s
         try:
             async with asyncio.timeout_at(ends_at):
                 await self._slots.acquire()
         except TimeoutError:
-            return self._too_late(turn)
+            return self._too_late(job)
         try:
             async with asyncio.timeout_at(ends_at):
-                await self._shake_hands(address, turn.inputs)
+                await self._check_inputs(address, job.inputs)
             remaining_s = None if ends_at is None else max(ends_at - loop.time(), _LEAST_S)
-            parcel = Parcel(turn.key, address, body, digest, remaining_s)
-            return await self._sent(turn, parcel, ends_at)
+            envelope = Envelope(job.key, address, body, digest, remaining_s)
+            return await self._sent(job, envelope, ends_at)
         except TimeoutError:
-            return self._too_late(turn)
+            return self._too_late(job)
         finally:
             self._slots.release()
 
-    async def _sent(self, turn: Turn, parcel: Parcel, ends_at: float | None) -> TurnResult:
+    async def _sent(self, job: Job, envelope: Envelope, ends_at: float | None) -> JobResult:
         try:
-            answer = await self._answer(parcel, ends_at)
+            answer = await self._answer(envelope, ends_at)
         except TimeoutError:
-            return await self._expire(turn, parcel)
+            return await self._expire(job, envelope)
         except asyncio.CancelledError:
-            await self._call_off(turn.key)
+            await self._cancel_on_worker(job.key)
             raise
-        return self._wire.decode_result(turn.key, answer)
+        decode = partial(self._wire.decode_result, job.key, answer)
+        return await off_loop(decode, large=is_large(answer))
 
     async def cancel(self, key: str) -> None:
-        """Have the turn of that key cancelled, whoever has sent it; one that has ended stays so.
-
-        Raises:
-            BrokerUnavailableError: The broker is away.
-        """
+        """Cancel the job with this key, from any dispatcher, unless it has ended."""
         await self._broker.cancel(key)
 
-    # ── before ──────────────────────────────────────────────────────────────────────────────
-
-    async def _shake_hands(self, address: Address, inputs: Mapping[str, Any]) -> None:
-        """Make sure, once for an address, that its workers can run what is to be sent."""
+    async def _check_inputs(self, address: Address, inputs: Mapping[str, Any]) -> None:
         if address not in self._inputs_of:
             self._inputs_of[address] = await self._served(address)
         missing = [key for key in self._inputs_of[address] if key not in inputs]
         if missing:
-            raise MissingInputsError(address.pipeline, missing, inputs)
+            raise ClusterError(
+                f"pipeline {address.pipeline!r} needs the inputs {missing}, which the job lacks"
+                f" (given: {sorted(inputs)}); add them",
+                code="missing_job_inputs",
+            )
 
     async def _served(self, address: Address) -> tuple[str, ...]:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._worker_patience_s
         while True:
-            cards = [decode_card(body) for body in (await self._broker.cards()).values()]
-            readers = [card for card in cards if address.queue in card.queues]
-            for card in readers:
-                if address.pipeline in card.inputs:
-                    return card.inputs[address.pipeline]
+            workers = [decode_worker_info(body) for body in (await self._broker.workers()).values()]
+            readers = [worker for worker in workers if address.queue in worker.queues]
+            for worker in readers:
+                if address.pipeline in worker.inputs:
+                    return worker.inputs[address.pipeline]
             if readers:
-                served = {name for card in readers for name in card.inputs}
-                raise UnservedPipelineError(address.pipeline, address.queue, served)
-            for card in cards:
-                if card.protocol != PROTOCOL:
-                    who = f"a worker (stageflow {card.version})"
-                    raise ProtocolMismatchError(who, PROTOCOL, card.protocol)
+                served = sorted({name for worker in readers for name in worker.inputs})
+                raise ClusterError(
+                    f"no worker of queue {address.queue!r} serves pipeline {address.pipeline!r};"
+                    f" they serve {', '.join(map(repr, served))}"
+                    f"{did_you_mean(address.pipeline, served)}",
+                    code="unserved_pipeline",
+                )
             if loop.time() >= give_up_at:
-                raise NoWorkerError(address.queue, address.pipeline, self._worker_patience_s)
-            await asyncio.sleep(_HANDSHAKE_PAUSE_S)
+                for worker in workers:
+                    if worker.protocol != PROTOCOL:
+                        who = f"a worker (stageflow {worker.version})"
+                        raise protocol_mismatch(who, worker.protocol)
+                raise ClusterError(
+                    f"no worker has read queue {address.queue!r} for {self._worker_patience_s:g} s;"
+                    f" start one: stageflow worker {address.pipeline} --queue {address.queue}"
+                    " --broker URL",
+                    code="no_worker",
+                )
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
-    # ── meanwhile ───────────────────────────────────────────────────────────────────────────
-
-    async def _answer(self, parcel: Parcel, ends_at: float | None) -> bytes:
+    async def _answer(self, envelope: Envelope, ends_at: float | None) -> bytes:
         loop = asyncio.get_running_loop()
-        if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._read())
-        fresh = _Waiting(parcel, loop.time(), loop.create_future())
-        waiting = self._waiting.setdefault(parcel.key, fresh)
+        fresh = _Waiting(envelope, loop.time(), loop.create_future())
+        waiting = self._waiting.setdefault(envelope.key, fresh)
         waiting.callers += 1
         try:
+            if self._reader is None or self._reader.done():
+                # An eager task may fail before it is returned, and notifies only present waiters.
+                self._reader = asyncio.create_task(self._read())
             patience = None if ends_at is None else ends_at + self._grace_s
             async with asyncio.timeout_at(patience):
-                answer = await self._broker.submit(parcel, self._name, limit=self._max_queued)
+                answer = await self._broker.submit(envelope, self._name, limit=self._max_queued)
                 return answer if answer is not None else await asyncio.shield(waiting.end)
         finally:
             waiting.callers -= 1
             if not waiting.callers:
-                del self._waiting[parcel.key]
+                del self._waiting[envelope.key]
 
     async def _read(self) -> None:
         try:
-            async for said in self._broker.answers(self._name):
-                if said is None:
+            async for answer in self._broker.answers(self._name):
+                if answer is None:
                     await self._send_again()
-                    continue
-                key, answer = said
-                self._ended(key, answer)
-        except BrokerUnavailableError as error:
+                else:
+                    self._resolve(*answer)
+        except Exception as error:
             for waiting in self._waiting.values():
                 if not waiting.end.done():
                     waiting.end.set_exception(error)
 
     async def _send_again(self) -> None:
-        """After an outage: what is known is not kept twice, and what has ended is told again."""
+        """Submit pending jobs again: results may have been missed during an outage."""
         loop = asyncio.get_running_loop()
         for waiting in list(self._waiting.values()):
-            parcel = waiting.parcel
-            if parcel.remaining_s is not None:
-                left_s = parcel.remaining_s - (loop.time() - waiting.sent_at)
-                parcel = parcel._replace(remaining_s=max(left_s, _LEAST_S))
+            envelope = waiting.envelope
+            if envelope.remaining_s is not None:
+                left_s = envelope.remaining_s - (loop.time() - waiting.sent_at)
+                envelope = envelope._replace(remaining_s=max(left_s, _LEAST_S))
             with suppress(ClusterError):
-                # Whatever is wrong with it, `submit` has told whoever sent it first.
-                answer = await self._broker.submit(parcel, self._name, limit=self._max_queued)
+                # The first `submit` has reported any such error to its caller.
+                answer = await self._broker.submit(envelope, self._name, limit=self._max_queued)
                 if answer is not None:
-                    self._ended(parcel.key, answer)
+                    self._resolve(envelope.key, answer)
 
-    def _ended(self, key: str, answer: bytes) -> None:
+    def _resolve(self, key: str, answer: bytes) -> None:
         waiting = self._waiting.get(key)
         if waiting is not None and not waiting.end.done():
             waiting.end.set_result(answer)
 
-    # ── afterwards ──────────────────────────────────────────────────────────────────────────
+    def _too_late(self, job: Job) -> JobResult:
+        assert job.deadline_s is not None, "only a deadline can pass"
+        failure = DeadlineExceededError(job.deadline_s)
+        return JobResult(job.key, job.pipeline, RunStatus.FAILED, failure=failure)
 
-    def _too_late(self, turn: Turn) -> TurnResult:
-        assert turn.deadline_s is not None, "only a deadline can pass"
-        failure = DeadlineExceededError(turn.deadline_s)
-        return TurnResult(turn.key, turn.pipeline, RunStatus.FAILED, failure=failure)
-
-    async def _expire(self, turn: Turn, parcel: Parcel) -> TurnResult:
-        """Nobody has ended a turn in time: end it here, unless somebody is faster."""
-        result = self._too_late(turn)
-        await self._broker.cancel(turn.key)
+    async def _expire(self, job: Job, envelope: Envelope) -> JobResult:
+        """Complete a job whose deadline has passed, unless a worker completes it first."""
+        result = self._too_late(job)
+        await self._broker.cancel(job.key)
         ours = self._wire.encode_result(result)
-        if await self._broker.settle(turn.key, ours, str(result.status)):
+        if await self._broker.complete(job.key, ours, str(result.status)):
             return result
-        # Only to ask for that end: a broker that has lost the turn shall not have it run.
-        late = parcel._replace(remaining_s=_LEAST_S)
+        # Submitted only to fetch that result: if the broker lost the job, it must not run now.
+        late = envelope._replace(remaining_s=_LEAST_S)
         theirs = await self._broker.submit(late, self._name, limit=self._max_queued)
-        return result if theirs is None else self._wire.decode_result(turn.key, theirs)
+        return result if theirs is None else self._wire.decode_result(job.key, theirs)
 
-    async def _call_off(self, key: str) -> None:
-        called_off, _ = await see_through(self._cancel_in_time(key))
-        if error := called_off.exception():
-            _log.warning("turn %s was not called off: %s", key, error)
+    async def _cancel_on_worker(self, key: str) -> None:
+        cancelling, _ = await shielded(asyncio.wait_for(self._broker.cancel(key), self._grace_s))
+        if error := cancelling.exception():
+            _log.warning("job %s was not cancelled on its worker: %s", key, error)
 
-    async def _cancel_in_time(self, key: str) -> None:
-        async with asyncio.timeout(self._grace_s):
-            await self._broker.cancel(key)
+
+def remote_pipeline(
+    name: str,
+    pipeline: str,
+    *,
+    queue: str,
+    dependencies: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    streams: Sequence[str] = (),
+    kind: StageKind = StageKind.WORK,
+    required: bool = True,
+    timeout_s: float | None = None,
+) -> StageSpec:
+    """Return a stage that runs another pipeline on the workers of a queue, such as GPU workers.
+
+    This is `stageflow.subpipeline` across processes, and takes the same arguments. The stage uses
+    the dispatcher that is registered as the provider ``cluster``. The job's key is derived from the
+    run and the stage, so a worker that reclaims the run finds the job that the first worker sent.
+
+    Raises:
+        InvalidConfigError: `streams` are given: only outputs come back from another process.
+    """
+    if streams:
+        fix = "read them where the pipeline runs, or give outputs=[…]"
+        raise InvalidConfigError("remote_pipeline", "streams", streams, fix)
+
+    async def dispatch(ctx: StageContext) -> StageOutput:
+        dispatcher: Dispatcher = ctx.provider(_PROVIDER)
+        absent = object()
+        given = {key: ctx.get(key, absent) for key in inputs}
+        limits = [limit for limit in (ctx.remaining_s(), timeout_s) if limit is not None]
+        result = await dispatcher.run(
+            pipeline,
+            {key: value for key, value in given.items() if value is not absent},
+            key=f"{ctx.pipeline_run_id}/{name}",
+            queue=queue,
+            deadline_s=max(min(limits), _LEAST_S) if limits else None,
+            outputs=outputs,
+        )
+        if result.failure is not None:
+            raise ChildRunError(pipeline, result.pipeline_run_id or result.key, result.failure)
+        return StageOutput.ok(result.outputs)
+
+    return StageSpec(
+        name,
+        dispatch,
+        dependencies=tuple(dependencies),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        kind=kind,
+        required=required,
+        timeout_s=timeout_s,
+    )

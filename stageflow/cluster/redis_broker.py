@@ -1,10 +1,10 @@
-"""The broker over Redis streams: one consumer group a stream, one stream a queue and pipeline."""
+"""The broker on Redis streams: one stream per queue and pipeline, with one consumer group."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain
@@ -12,28 +12,28 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from stageflow.closing import AsyncClosing
+from stageflow._utils.closing import AsyncClosing
 from stageflow.cluster import redis_scripts as lua
-from stageflow.cluster.broker import Address, Delivery, Parcel, Renewal
-from stageflow.cluster.errors import KeyConflictError, QueueFullError
+from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery, Envelope, Renewal
+from stageflow.cluster.job import check_name, is_key
 from stageflow.cluster.redis_link import AWAY, RedisLink
-from stageflow.cluster.turn import check_name
 
 _log = logging.getLogger("stageflow.cluster")
 
-#: How many answers are kept for a sender that does not read them; those beyond are asked for anew.
+#: How many unread answers to keep for a sender, which submits again after an outage.
 _ANSWERS = 100_000
 _ANSWERS_AT_ONCE = 500
 _ANSWERS_WAIT_S = 5.0
 _TRIMMED_AT_ONCE = 1_000
+#: How much of an entry that is set aside is kept.
+_SHOWN_PARTS, _SHOWN_BYTES = 20, 1_000
 
 
-class RedisBroker(AsyncClosing):
+class RedisBroker(AsyncClosing, Broker):
     """A `Broker` on one Redis server (version 7 or newer), or its replicas behind one address.
 
-    All names begin with the namespace, so that several clusters share a server, and each of them
-    may live on another (see docs/guides/cluster.md). What was acknowledged survives a server
-    that is killed if it runs with ``appendonly yes``, and a power cut with ``appendfsync always``.
+    Acknowledged jobs survive a killed server that runs with ``appendonly yes``, and a power cut
+    with ``appendfsync always``.
     """
 
     def __init__(
@@ -44,147 +44,135 @@ class RedisBroker(AsyncClosing):
         keep_s: float = 3600.0,
         patience_s: float = 30.0,
     ) -> None:
-        """Prepare a broker; nothing is opened before the first call.
+        """Prepare a broker; it connects at the first call.
 
         Args:
             url: ``redis://host:port/0``, ``rediss://…`` or ``unix:///path``.
-            namespace: What all names begin with.
-            keep_s: How long the end of a turn is remembered, in seconds: a key that is sent again
-                after that is a new turn.
-            patience_s: How long a call waits for a server that is away, in seconds.
-
-        Raises:
-            InvalidConfigError: One of these is not of its kind.
+            namespace: Prefix of all keys, so that several clusters can share a server.
+            keep_s: How long to keep the result of a job, in seconds: a key that is sent again
+                after that is a new job.
+            patience_s: How long a call retries a server that cannot be reached, in seconds.
         """
         check_name("RedisBroker", "namespace", namespace)
         self._link = RedisLink(url, patience_s=patience_s)
         self._prefix = f"{{{namespace}}}"
         self._keep_s = keep_s
-        self._streams: dict[Address, str] = {}
-        register = self._link.client.register_script
-        self._submit = register(lua.SUBMIT)
-        self._settle = register(lua.SETTLE)
-        self._cancel = register(lua.CANCEL)
-        self._join = register(lua.JOIN)
-        self._cards = register(lua.CARDS)
-        self._renew = register(lua.RENEW)
-        self._take = register(lua.TAKE)
-        self._take_over = register(lua.TAKE_OVER)
-        self._give_back = register(lua.GIVE_BACK)
 
     @property
     def where(self) -> str:
-        """Where the server is, without the password."""
+        """Address of the server, without the password."""
         return self._link.where
 
     async def close(self) -> None:
-        """See `Broker`."""
         await self._link.close()
 
-    # ── a dispatcher's side ─────────────────────────────────────────────────────────────────
-
-    async def submit(self, parcel: Parcel, sender: str, *, limit: int) -> bytes | None:
-        """See `Sender`."""
-        left = "" if parcel.remaining_s is None else f"{parcel.remaining_s:.6f}"
+    async def submit(self, envelope: Envelope, sender: str, *, limit: int) -> bytes | None:
+        left = "" if envelope.remaining_s is None else f"{envelope.remaining_s:.6f}"
         answer = await self._link.script(
-            self._submit,
-            [self._turn(parcel.key), self._stream(parcel.address)],
-            [parcel.key, parcel.body, parcel.digest, left, limit, self._answers(sender)],
+            lua.SUBMIT,
+            [self._job(envelope.key), self._stream(envelope.address)],
+            [envelope.key, envelope.body, envelope.digest, left, limit, self._answers(sender)],
         )
-        what = answer[0]
+        what, (queue, pipeline) = answer[0], envelope.address
         if what == b"full":
-            raise QueueFullError(parcel.address.queue, parcel.address.pipeline, answer[1])
+            error = ClusterError(
+                f"{answer[1]} jobs of pipeline {pipeline!r} wait or run in queue {queue!r}, which"
+                " is all that the dispatcher allows; start more workers, or send less",
+                code="queue_full",
+            )
+            error.retry_after_s = 1.0
+            raise error
         if what == b"other":
-            raise KeyConflictError(parcel.key)
+            raise ClusterError(
+                f"the idempotency key {envelope.key!r} belongs to another job (pipeline, queue,"
+                " inputs or outputs differ); give each job its own key",
+                code="idempotency_conflict",
+            )
         return bytes(answer[1]) if what == b"ended" else None
 
     async def answers(self, sender: str) -> AsyncIterator[tuple[str, bytes] | None]:
-        """See `Sender`."""
         stream, last, answered = self._answers(sender), b"0", 0
         read, wait_ms = self._link.client.xread, int(_ANSWERS_WAIT_S * 1000)
         while True:
+            attempt = partial(read, {stream: last}, count=_ANSWERS_AT_ONCE, block=wait_ms)
             try:
-                found = await self._link.once(
-                    partial(read, {stream: last}, count=_ANSWERS_AT_ONCE, block=wait_ms),
-                    waits_s=_ANSWERS_WAIT_S,
-                )
+                found = await self._link.once(attempt, waits_s=_ANSWERS_WAIT_S)
             except AWAY:
-                await self._link.call(self._link.client.ping)
+                found = await self._link.call(attempt, waits_s=_ANSWERS_WAIT_S)
                 yield None
-                continue
             for _, entries in found or ():
                 for entry, fields in entries:
                     last = entry
-                    yield fields[b"key"].decode(), fields[b"result"]
                     answered += 1
+                    if b"result" in fields and (key := _key_in(fields)) is not None:
+                        yield key, fields[b"result"]
+                    else:
+                        _log.error("entry %s of %s is not an answer", entry.decode(), stream)
             if answered >= _TRIMMED_AT_ONCE:
                 answered = 0
                 await self._link.call(partial(self._link.client.xtrim, stream, minid=last))
 
     async def cancel(self, key: str) -> None:
-        """See `Sender`."""
-        await self._link.script(self._cancel, [self._turn(key), f"{self._prefix}:cancel"], [key])
+        await self._link.script(lua.CANCEL, [self._job(key), f"{self._prefix}:cancel"], [key])
 
-    async def settle(self, key: str, answer: bytes, outcome: str) -> bool:
-        """See `Sender`."""
-        keys = [self._turn(key), f"{self._prefix}:counts"]
+    async def complete(
+        self, key: str, answer: bytes, outcome: str, *, delivery: Delivery | None = None
+    ) -> bool:
+        keys = [self._job(key), f"{self._prefix}:counts"]
         arguments = [key, answer, outcome, int(self._keep_s), _ANSWERS]
-        return bool(await self._link.script(self._settle, keys, arguments))
+        try:
+            completed = bool(await self._link.script(lua.COMPLETE, keys, arguments))
+        except ResponseError as error:
+            _log.error("job %s cannot be completed: %s", key, error)
+            completed = False
+        if delivery is not None and not completed:
+            await self._set_aside(self._stream(delivery.address), delivery.receipt, [])
+        return completed
 
-    async def cards(self) -> Mapping[str, bytes]:
-        """See `Sender`."""
-        flat = await self._link.script(self._cards, self._worker_keys(), [])
-        return {name.decode(): card for name, card in zip(flat[::2], flat[1::2], strict=True)}
+    async def workers(self) -> Mapping[str, bytes]:
+        flat = await self._link.script(lua.WORKERS, self._keys_of_workers(), [])
+        return {name.decode(errors="replace"): info for name, info in _pairs(flat).items()}
 
     async def counts(self) -> dict[str, int]:
-        """How many turns have ended, by outcome."""
+        """Return how many jobs have ended, by outcome."""
         read = self._link.client.hgetall
         found = await self._link.call(lambda: read(f"{self._prefix}:counts"))
         return {name.decode(): int(count) for name, count in found.items()}
 
     async def queued(self, queue: str, pipeline: str) -> int:
-        """How many turns of a pipeline wait or run in a queue."""
+        """Return how many jobs of a pipeline wait or run in a queue."""
         stream = self._stream(Address(queue, pipeline))
         return int(await self._link.call(partial(self._link.client.xlen, stream)))
 
-    # ── a worker's side ─────────────────────────────────────────────────────────────────────
-
     async def join(
-        self, worker: str, card: bytes, addresses: Collection[Address], *, ttl_s: float
+        self, worker: str, info: bytes, addresses: Collection[Address], *, ttl_s: float
     ) -> None:
-        """See `Receiver`."""
         for address in addresses:
             await self._link.call(partial(self._make_group, self._stream(address)))
-        await self._link.script(self._join, self._worker_keys(), [worker, card, ttl_s])
+        await self._link.script(lua.JOIN, self._keys_of_workers(), [worker, info, ttl_s])
 
     async def leave(self, worker: str) -> None:
-        """See `Receiver`."""
-        # Its consumer stays in the groups: removing it would drop what others have to take over.
-        await self._link.script(self._join, self._worker_keys(), [worker, b"", 0])
+        # Its consumer stays in the groups: removing it would drop jobs that others must reclaim.
+        await self._link.script(lua.JOIN, self._keys_of_workers(), [worker, b"", 0])
 
     async def take(
         self, worker: str, addresses: Sequence[Address], *, count: int, wait_s: float
     ) -> list[Delivery]:
-        """See `Receiver`."""
         streams = [self._stream(address) for address in addresses]
-        # Each pipeline gets its turn, however busy the others are.
+        # Shuffled, so that a busy pipeline cannot starve the others.
         random.shuffle(streams)
         try:
-            taken = await self._link.script(self._take, streams, [worker, count])
+            taken = await self._link.script(lua.TAKE, streams, [worker, count])
             if not taken:
                 waiting = partial(self._wait, worker, streams, wait_s)
                 taken = await self._link.call(waiting, waits_s=wait_s)
         except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            # The server has lost its memory; what was sent since is there all the same.
-            for stream in streams:
-                await self._link.call(partial(self._make_group, stream))
+            await self._restore_groups(streams, error)
             taken = []
         return await self._deliveries(taken, addresses)
 
     async def _wait(self, worker: str, streams: Sequence[str], wait_s: float) -> list[Any]:
-        """The first turn that comes, or one of each stream; a script cannot wait."""
+        """Wait for the first job, or one of each stream; a script cannot wait."""
         found = await self._link.client.xreadgroup(
             lua.GROUP,
             worker,
@@ -198,25 +186,24 @@ class RedisBroker(AsyncClosing):
             for entry, fields in entries
         ]
 
-    async def take_over(
+    async def reclaim(
         self, worker: str, addresses: Sequence[Address], *, count: int, lease_s: float
     ) -> list[Delivery]:
-        """See `Receiver`."""
         taken: list[Any] = []
         for address in addresses:
             left = count - len(taken)
             if left > 0:
-                arguments = [worker, int(lease_s * 1000), left]
-                taken += await self._link.script(
-                    self._take_over, [self._stream(address)], arguments
-                )
+                stream, arguments = self._stream(address), [worker, int(lease_s * 1000), left]
+                try:
+                    taken += await self._link.script(lua.RECLAIM, [stream], arguments)
+                except ResponseError as error:
+                    await self._restore_groups([stream], error)
         return await self._deliveries(taken, addresses)
 
     async def renew(self, worker: str, held: Collection[Delivery]) -> Renewal:
-        """See `Receiver`."""
-        keys = [k for d in held for k in (self._stream(d.address), self._turn(d.key))]
+        keys = [k for d in held for k in (self._stream(d.address), self._job(d.key))]
         arguments = [worker, *(delivery.receipt for delivery in held)]
-        states = await self._link.script(self._renew, keys, arguments) if keys else []
+        states = await self._link.script(lua.RENEW, keys, arguments) if keys else []
         found = [(d.key, state) for d, state in zip(held, states, strict=True)]
         return Renewal(
             frozenset(key for key, state in found if state == b"lost"),
@@ -224,28 +211,28 @@ class RedisBroker(AsyncClosing):
         )
 
     async def give_back(self, worker: str, held: Collection[Delivery]) -> None:
-        """See `Receiver`."""
         keys = [self._stream(delivery.address) for delivery in held]
         if keys:
-            await self._link.script(self._give_back, keys, [worker, *(d.receipt for d in held)])
+            await self._link.script(lua.GIVE_BACK, keys, [worker, *(d.receipt for d in held)])
 
     @asynccontextmanager
     async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
-        """See `Receiver`."""
         subscriber = self._link.client.pubsub(ignore_subscribe_messages=True)
 
         async def keys() -> AsyncIterator[str]:
             while True:
                 try:
                     if not subscriber.subscribed:
-                        await subscriber.subscribe(f"{self._prefix}:cancel")
-                    said = await subscriber.get_message(timeout=_ANSWERS_WAIT_S)
+                        subscribe = partial(subscriber.subscribe, f"{self._prefix}:cancel")
+                        await self._link.once(subscribe)
+                    get = partial(subscriber.get_message, timeout=_ANSWERS_WAIT_S)
+                    message = await self._link.once(get, waits_s=_ANSWERS_WAIT_S)
                 except AWAY:
-                    # Waits until the server is back; the client then subscribes again by itself.
+                    # Wait for the server; the client then subscribes again by itself.
                     await self._link.call(self._link.client.ping)
                     continue
-                if said is not None:
-                    yield said["data"].decode()
+                if message is not None:
+                    yield message["data"].decode(errors="replace")
 
         try:
             yield keys()
@@ -253,17 +240,30 @@ class RedisBroker(AsyncClosing):
             await subscriber.aclose()
 
     async def warn_unless_durable(self) -> None:
-        """Say in the log if what the server acknowledges may be lost."""
+        """Log a warning for each setting by which the server may lose acknowledged jobs."""
         read = partial(self._link.client.config_get, "append*", "maxmemory-policy")
         try:
             config = await self._link.call(read)
-        except ResponseError as error:  # some services keep their settings to themselves
-            _log.warning("whether the broker %s is durable cannot be told: %s", self.where, error)
+        except (ResponseError, ClusterError) as error:  # some hosted services hide their settings
+            _log.warning("cannot read whether the broker %s is durable: %s", self.where, error)
             return
-        for risk in _risks(config):
+        risks = []
+        if config.get("appendonly") != "yes":
+            risks.append("loses its jobs when it restarts; run it with appendonly yes")
+        elif config.get("appendfsync") != "always":
+            risks.append("may lose the last second in a power cut; run it with appendfsync always")
+        if config.get("maxmemory-policy") != "noeviction":
+            risks.append("drops jobs when memory is full; run it with maxmemory-policy noeviction")
+        for risk in risks:
             _log.warning("the broker %s %s", self.where, risk)
 
-    # ── how ─────────────────────────────────────────────────────────────────────────────────
+    async def _restore_groups(self, streams: Sequence[str], error: ResponseError) -> None:
+        """Create the groups again if `error` says that the server lost its data; else raise it."""
+        if "NOGROUP" not in str(error):
+            raise error
+        # A new group begins before the jobs that have been sent since.
+        for stream in streams:
+            await self._link.call(partial(self._make_group, stream))
 
     async def _make_group(self, stream: str) -> None:
         try:
@@ -275,58 +275,76 @@ class RedisBroker(AsyncClosing):
     async def _deliveries(
         self, taken: Sequence[Any], addresses: Sequence[Address]
     ) -> list[Delivery]:
-        """What was taken, as stream, entry, fields in a row and deliveries, as it is now."""
-        if not taken:
+        """Turn taken entries (stream, entry, flat fields, deliveries) into deliveries."""
+        jobs: list[tuple[str, Any, dict[bytes, bytes]]] = []
+        for one in taken:
+            fields = _pairs(one[2])
+            if (key := _key_in(fields)) is None:
+                await self._set_aside(one[0].decode(), one[1].decode(), one[2])
+            else:
+                jobs.append((key, one, fields))
+        if not jobs:
             return []
         by_stream = {self._stream(address).encode(): address for address in addresses}
-        told = [dict(zip(flat[::2], flat[1::2], strict=True)) for _, _, flat, _ in taken]
 
         async def look() -> Any:
             pipeline = self._link.client.pipeline(transaction=False)
             pipeline.time()
-            for fields in told:
-                pipeline.hexists(self._turn(fields[b"key"].decode()), "cancelled")
-            return await pipeline.execute()
+            for key, *_ in jobs:
+                pipeline.hexists(self._job(key), "cancelled")
+            answers = await pipeline.execute(raise_on_error=False)
+            if isinstance(answers[0], Exception):
+                raise answers[0]
+            return answers
 
         (seconds, microseconds), *cancelled = await self._link.call(look)
         now_s = seconds + microseconds / 1e6
-        return [
-            Delivery(
-                fields[b"key"].decode(),
-                by_stream[stream],
-                entry.decode(),
-                fields[b"body"],
-                float(fields[b"until"]) - now_s if fields[b"until"] else None,
-                deliveries,
-                bool(to_cancel),
+        found = []
+        for (key, (stream, entry, _, deliveries), fields), to_cancel in zip(
+            jobs, cancelled, strict=True
+        ):
+            try:
+                body, until = fields[b"body"], fields[b"until"]
+                remaining_s = float(until) - now_s if until else None
+            except (KeyError, ValueError):
+                body, remaining_s = b"", None  # the worker answers that it cannot be read
+            found.append(
+                Delivery(
+                    key,
+                    by_stream[stream],
+                    entry.decode(),
+                    body,
+                    remaining_s,
+                    deliveries,
+                    to_cancel is True,
+                )
             )
-            for (stream, entry, _, deliveries), fields, to_cancel in zip(
-                taken, told, cancelled, strict=True
-            )
-        ]
+        return found
+
+    async def _set_aside(self, stream: str, entry: str, flat: Sequence[bytes]) -> None:
+        """Remove an entry that no worker can end, and keep the beginnings of its fields."""
+        keys = [stream, f"{self._prefix}:unreadable", f"{self._prefix}:counts"]
+        shown = [part[:_SHOWN_BYTES] for part in flat[:_SHOWN_PARTS]]
+        if await self._link.script(lua.SET_ASIDE, keys, [entry, *shown]):
+            _log.error("entry %s of %s is not a job that can end; it is set aside", entry, stream)
 
     def _stream(self, address: Address) -> str:
-        stream = self._streams.get(address)
-        if stream is None:
-            stream = f"{self._prefix}:turns:{address.queue}:{address.pipeline}"
-            self._streams[address] = stream
-        return stream
+        return f"{self._prefix}:jobs:{address.queue}:{address.pipeline}"
 
-    def _turn(self, key: str) -> str:
-        return f"{self._prefix}:turn:{key}"
+    def _job(self, key: str) -> str:
+        return f"{self._prefix}:job:{key}"
 
     def _answers(self, sender: str) -> str:
         return f"{self._prefix}:answers:{sender}"
 
-    def _worker_keys(self) -> list[str]:
-        return [f"{self._prefix}:workers", f"{self._prefix}:cards"]
+    def _keys_of_workers(self) -> list[str]:
+        return [f"{self._prefix}:workers", f"{self._prefix}:worker-info"]
 
 
-def _risks(config: Mapping[str, str]) -> Iterator[str]:
-    """What a server with these settings may lose, and the mend."""
-    if config.get("appendonly") != "yes":
-        yield "keeps turns in memory alone, and a restart loses them; run it with appendonly yes"
-    elif config.get("appendfsync") != "always":
-        yield "may lose its last second in a power cut; run it with appendfsync always"
-    if config.get("maxmemory-policy") != "noeviction":
-        yield "drops turns when its memory is full; run it with maxmemory-policy noeviction"
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _key_in(fields: Mapping[bytes, bytes]) -> str | None:
+    key = fields.get(b"key", b"").decode("ascii", "replace")
+    return key if is_key(key) else None

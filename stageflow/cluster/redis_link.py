@@ -1,54 +1,62 @@
-"""A connection to Redis that outlives it: calls wait while the server is away, up to a limit."""
+"""A Redis client whose calls wait while the server cannot be reached, up to a limit."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import (
-    BusyLoadingError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from stageflow.cluster.errors import BrokerUnavailableError
-from stageflow.durations import is_duration
+from stageflow._utils.extras import needs_extra
+from stageflow._utils.tasks import cancel_all
+from stageflow._utils.text import shown_address
+from stageflow.cluster.broker import BrokerUnavailableError, ClusterError
 from stageflow.errors import InvalidConfigError
+from stageflow.errors.data import require_durations
+
+with needs_extra("cluster"):
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import (
+        AuthenticationError,
+        AuthorizationError,
+        ClusterDownError,
+        InvalidResponse,
+        NoPermissionError,
+        NoScriptError,
+        OutOfMemoryError,
+        ReadOnlyError,
+        RedisError,
+        ResponseError,
+        TryAgainError,
+    )
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.exceptions import TimeoutError as RedisTimeoutError
 
 T = TypeVar("T")
 
 _log = logging.getLogger("stageflow.cluster")
 
-#: What a server that is starting, changing its role, full, or gone is met by.
-AWAY = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    BusyLoadingError,
-    ReadOnlyError,
-    OutOfMemoryError,
-    TimeoutError,
-    OSError,
-)
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
-#: How many scripts go to the server at once.
+#: What a call raises if the server is starting, changing its role, full, busy, or unreachable.
+AWAY = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
+#: The other errors of such a server, by their classes and by codes that have none.
+_NOT_NOW = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, InvalidResponse)
+_NOT_NOW_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+#: How long `close` waits for calls under way, in seconds.
+_CLOSE_S = 1.0
+#: How many scripts to send at once.
 _BATCH = 256
 
 
-class _Asked(NamedTuple):
-    script: AsyncScript
+class _Call(NamedTuple):
+    script: str
     keys: list[str]
     arguments: list[Any]
     end: asyncio.Future[Any]
@@ -58,65 +66,70 @@ class RedisLink:
     """A client of one Redis server."""
 
     def __init__(self, url: str, *, patience_s: float, call_timeout_s: float = 5.0) -> None:
-        """Prepare a client; nothing is opened before the first call.
+        """Prepare a client; it connects at the first call.
 
-        Args:
-            url: ``redis://host:port/0``, ``rediss://…`` or ``unix:///path``.
-            patience_s: How long a call waits for a server that is away, in seconds.
-            call_timeout_s: Limit of a single attempt, in seconds, besides what it waits on purpose.
-
-        Raises:
-            InvalidConfigError: The URL is none of these, or a number is not positive.
+        `call_timeout_s` limits one attempt; a call retries for `patience_s`.
         """
-        for name, value in (("patience_s", patience_s), ("call_timeout_s", call_timeout_s)):
-            if not is_duration(value):
-                raise InvalidConfigError("Redis", name, value, "give a positive number of seconds")
+        require_durations("Redis", patience_s=patience_s, call_timeout_s=call_timeout_s)
+        #: Address of the server, without the password.
+        self.where = shown_address(url)
         try:
-            # Untyped: its annotations allow for every way to decode answers at once.
-            # The shapes of answers depend on the protocol, and newer clients choose another.
-            self.client: Any = Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
-        except ValueError as error:
-            mend = "give redis://host:port/0, rediss://… or unix:///path"
-            raise InvalidConfigError("Redis", "url", url, mend) from error
-        at = self.client.connection_pool.connection_kwargs
-        #: Where it is, without the password.
-        self.where: str = at.get("path") or f"{at.get('host')}:{at.get('port')}"
+            # Untyped: its annotations are unions. The shapes of answers depend on the protocol.
+            # Its own limit of reading would end calls that wait.
+            self.client: Any = Redis.from_url(
+                url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None
+            )
+            # Raises for unknown settings.
+            self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError):
+            fix = "give redis://host:port/0, rediss://… or unix:///path"
+            # Without the cause, whose text may hold the password.
+            raise InvalidConfigError("Redis", "url", self.where, fix) from None
         self._patience_s = patience_s
         self._call_timeout_s = call_timeout_s
         self._is_away = False
-        self._queue: list[_Asked] = []
+        self._queue: list[_Call] = []
         self._sending: asyncio.Task[None] | None = None
 
     async def once(self, attempt: Callable[[], Awaitable[T]], *, waits_s: float = 0.0) -> T:
-        """The outcome of `attempt`, made once; raises one of `AWAY` if the server is away.
-
-        Args:
-            attempt: A call.
-            waits_s: How long it waits on purpose, in seconds.
-        """
+        """Make a call that waits for `waits_s`; raise one of `AWAY` if the server is away."""
         task = asyncio.current_task()
         asked = task.cancelling() if task is not None else 0
         try:
             async with asyncio.timeout(self._call_timeout_s + waits_s):
                 return await attempt()
-        except AWAY:
+        except (*AWAY, RedisError) as error:
             if task is not None and task.cancelling() > asked:
                 # The client turns a cancellation into a lost connection if both come at once.
                 raise asyncio.CancelledError from None
-            raise
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> Exception:
+        """Return one of `AWAY` for a server that cannot serve now, and otherwise a final error."""
+        # The answer to a new connection is the cause of a `ConnectionError`.
+        answer = error.__cause__ if isinstance(error.__cause__, RedisError) else error
+        text, code = str(answer), str(answer).partition(" ")[0]
+        if isinstance(answer, _NOT_NOW) or (
+            isinstance(answer, ResponseError)
+            and (code in _NOT_NOW_CODES or "Script killed" in text)
+        ):
+            return RedisConnectionError(text)
+        if isinstance(answer, _REFUSALS) or code == "DENIED" or "DB index" in text:
+            return ClusterError(
+                f"the broker {self.where} refuses this client ({text}); correct user, password and"
+                " database in its URL, or the user's rights",
+                code="broker_refused",
+            )
+        return error
 
     async def call(self, attempt: Callable[[], Awaitable[T]], *, waits_s: float = 0.0) -> T:
-        """The same of a call that may be repeated, which it is as long as the server is away.
+        """Make an idempotent call, and retry it for `patience_s` while the server is away."""
+        return await self._retry_while_unavailable(partial(self.once, attempt, waits_s=waits_s))
 
-        Raises:
-            BrokerUnavailableError: It was away for longer than one has patience.
-        """
-        return await self._patiently(partial(self.once, attempt, waits_s=waits_s))
-
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retry_while_unavailable(self, attempt: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._patience_s
-        pause_s = _FIRST_PAUSE_S
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
                 answer = await attempt()
@@ -125,27 +138,30 @@ class RedisLink:
                     raise BrokerUnavailableError(self.where, self._patience_s, error) from error
                 if not self._is_away:
                     self._is_away = True
-                    _log.warning("Redis at %s is away (%s); trying again", self.where, error)
+                    _log.warning("Redis at %s cannot be reached (%s); retrying", self.where, error)
             else:
                 if self._is_away:
                     self._is_away = False
-                    _log.warning("Redis at %s is back", self.where)
+                    _log.warning("Redis at %s answers again", self.where)
                 return answer
-            # Spread, so that a server that comes back is not met by everybody at once.
+            # Random, so that clients do not all return at the same moment.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def script(self, script: AsyncScript, keys: list[str], arguments: list[Any]) -> Any:
-        """The answer of a Lua script, which may be repeated; raises as `call`.
+    async def script(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
+        """Run an idempotent Lua script; raises as `call`.
 
-        Scripts that are asked for while another batch is under way go together in the next one:
-        the server writes to its disk once a batch.
+        Scripts that are called while a batch is under way form the next batch: the server writes
+        to its disk once per batch.
         """
-        return await self._patiently(partial(self._ask, script, keys, arguments))
+        return await self._retry_while_unavailable(
+            partial(self.script_once, script, keys, arguments)
+        )
 
-    async def _ask(self, script: AsyncScript, keys: list[str], arguments: list[Any]) -> Any:
+    async def script_once(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
+        """Run a Lua script; raises as `once`."""
         end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Asked(script, keys, arguments, end))
+        self._queue.append(_Call(script, keys, arguments, end))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all())
         return await end
@@ -153,26 +169,28 @@ class RedisLink:
     async def _send_all(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+            answers: list[Any] = [RedisConnectionError("the client has been closed")] * len(batch)
             try:
                 answers = await self.once(partial(self._send, batch))
-            except (*AWAY, RedisError) as error:
+            except Exception as error:
                 answers = [error] * len(batch)
-            for asked, answer in zip(batch, answers, strict=True):
-                if asked.end.done():
-                    continue  # whoever asked was cancelled
-                if isinstance(answer, Exception):
-                    asked.end.set_exception(answer)
-                else:
-                    asked.end.set_result(answer)
+            finally:
+                for asked, answer in zip(batch, answers, strict=True):
+                    if asked.end.done():
+                        continue  # the caller was cancelled
+                    if isinstance(answer, Exception):
+                        asked.end.set_exception(self._meaning(answer))
+                    else:
+                        asked.end.set_result(answer)
 
-    async def _send(self, batch: list[_Asked]) -> list[Any]:
+    async def _send(self, batch: list[_Call]) -> list[Any]:
         pipeline = self.client.pipeline(transaction=False)
         for script, keys, arguments, _ in batch:
-            pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+            pipeline.evalsha(_digest(script), len(keys), *keys, *arguments)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         if any(isinstance(answer, NoScriptError) for answer in answers):
-            # A server that has been started anew; none of these has done anything.
-            for text in {asked.script.script for asked in batch}:
+            # The server has restarted, so none of the scripts has run.
+            for text in {asked.script for asked in batch}:
                 await self.client.script_load(text)
             return await self._send(batch)
         return answers
@@ -180,5 +198,11 @@ class RedisLink:
     async def close(self) -> None:
         """Close all connections."""
         if self._sending is not None:
-            await asyncio.wait((self._sending,))
+            await asyncio.wait((self._sending,), timeout=_CLOSE_S)
+            await cancel_all((self._sending,))
         await self.client.aclose()
+
+
+@lru_cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

@@ -1,14 +1,14 @@
-"""What the Redis broker does in one step, as Lua: each script happens wholly or not at all.
+"""The atomic operations of the Redis broker, as Lua scripts.
 
-A turn is a hash, its content an entry of its address's stream, read by one group of consumers.
-While a turn has no ``result`` it waits or runs. Time is the server's, so that no two machines need
-agree about theirs.
+A job is a hash; its content is an entry of its address's stream, read by one consumer group. While
+a job has no ``result`` it waits or runs. Scripts use the server's time, so that the clocks of the
+machines need not agree.
 """
 
-#: The group of consumers that all workers of a stream belong to.
+#: The consumer group of the workers of a stream.
 GROUP = "workers"
 
-#: What ends turns goes on when the server's memory is full: only that makes room.
+#: Scripts that end jobs run even when the server's memory is full: they make room.
 _ALWAYS = "#!lua flags=allow-oom\n"
 
 _NOW = """
@@ -18,7 +18,7 @@ local function now_s()
 end
 """
 
-#: Turn, stream; key, body, digest, seconds left or '', limit, sender's stream.
+#: Job, stream; key, body, digest, seconds left or '', limit, sender's stream.
 SUBMIT = (
     _NOW
     + """
@@ -40,14 +40,14 @@ return {'kept'}
 """
 )
 
-#: Turn, counts; key, answer, outcome, seconds to keep it, longest stream of answers.
-#: Whoever comes first ends the turn; the hash of one that ended long ago is gone.
-SETTLE = (
+#: Job, counts; key, answer, outcome, seconds to keep it, longest stream of answers.
+#: The first caller ends the job; the hash of a job expires after its result is old.
+COMPLETE = (
     _ALWAYS
     + """
-local turn = redis.call('HGETALL', KEYS[1])
+local job = redis.call('HGETALL', KEYS[1])
 local field = {}
-for n = 1, #turn, 2 do field[turn[n]] = turn[n + 1] end
+for n = 1, #job, 2 do field[job[n]] = job[n + 1] end
 if field['result'] or not field['stream'] then return 0 end
 redis.call('HSET', KEYS[1], 'result', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
@@ -65,7 +65,7 @@ return 1
 """
 )
 
-#: Turn, channel; key.
+#: Job, channel; key.
 CANCEL = (
     _ALWAYS
     + """
@@ -78,7 +78,7 @@ return 1
 """
 )
 
-#: Workers by the end of their time, their cards; name, card, seconds.
+#: Workers by expiry, infos; name, info, seconds.
 JOIN = (
     _ALWAYS
     + _NOW
@@ -88,8 +88,8 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 """
 )
 
-#: Workers by the end of their time, their cards. Forgets those whose time is over.
-CARDS = (
+#: Workers by expiry, infos. Removes expired workers.
+WORKERS = (
     _NOW
     + """
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_s())) do
@@ -100,7 +100,7 @@ return redis.call('HGETALL', KEYS[2])
 """
 )
 
-#: Streams and turns in turn; worker, then the ids of entries. For each: held, lost, cancelled.
+#: Streams and jobs, alternating; worker, then the ids of entries. For each: held, lost, cancelled.
 RENEW = """
 local answers = {}
 for n = 1, #KEYS, 2 do
@@ -110,7 +110,7 @@ for n = 1, #KEYS, 2 do
     answers[#answers + 1] = 'lost'
   else
     redis.call('XCLAIM', KEYS[n], 'workers', ARGV[1], 0, entry, 'JUSTID')
-    if redis.call('HEXISTS', KEYS[n + 1], 'cancelled') == 1 then
+    if redis.pcall('HEXISTS', KEYS[n + 1], 'cancelled') == 1 then
       answers[#answers + 1] = 'cancelled'
     else
       answers[#answers + 1] = 'held'
@@ -120,7 +120,7 @@ end
 return answers
 """
 
-#: Streams; worker, count. What nobody has: for each its stream, entry, fields and deliveries.
+#: Streams; worker, count. Returns stream, entry, fields and deliveries of each new job.
 TAKE = """
 local taken = {}
 for _, stream in ipairs(KEYS) do
@@ -134,25 +134,42 @@ end
 return taken
 """
 
-#: A stream; worker, idle milliseconds, count. The same of what has been silent.
-TAKE_OVER = """
-local claimed = redis.call('XAUTOCLAIM', KEYS[1], 'workers', ARGV[1], ARGV[2], '0-0',
-  'COUNT', ARGV[3])
-local taken = {}
-for _, entry in ipairs(claimed[2]) do
-  local pending = redis.call('XPENDING', KEYS[1], 'workers', entry[1], entry[1], 1)
-  taken[#taken + 1] = {KEYS[1], entry[1], entry[2], pending[1][4]}
-end
+#: A stream; worker, idle milliseconds, count. Returns the same for jobs with an expired lease.
+#: A call of XAUTOCLAIM looks at ten times its COUNT of pending entries, from the cursor on.
+RECLAIM = """
+local taken, cursor = {}, '0-0'
+repeat
+  local claimed = redis.call('XAUTOCLAIM', KEYS[1], 'workers', ARGV[1], ARGV[2], cursor,
+    'COUNT', ARGV[3] - #taken)
+  cursor = claimed[1]
+  for _, entry in ipairs(claimed[2]) do
+    local pending = redis.call('XPENDING', KEYS[1], 'workers', entry[1], entry[1], 1)
+    taken[#taken + 1] = {KEYS[1], entry[1], entry[2], pending[1][4]}
+  end
+until cursor == '0-0' or #taken >= tonumber(ARGV[3])
 return taken
 """
 
-#: Streams; worker, then ids of entries. As if the worker had been silent for a day, and had never
-#: taken them: what it has given back it did not die of.
+#: A stream, what is set aside, counts; entry, then its fields. Keeps the last hundred.
+SET_ASIDE = (
+    _ALWAYS
+    + """
+if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('XACK', KEYS[1], 'workers', ARGV[1])
+redis.call('XADD', KEYS[2], 'MAXLEN', 100, '*', 'stream', KEYS[1], 'entry', ARGV[1],
+  unpack(ARGV, 2))
+redis.call('HINCRBY', KEYS[3], 'unreadable', 1)
+return 1
+"""
+)
+
+#: Streams; worker, then ids of entries. Expires the lease at once, and does not count the delivery:
+#: the worker did not die of the job.
 GIVE_BACK = """
 for n = 1, #KEYS do
   local entry = ARGV[n + 1]
-  local pending = redis.call('XPENDING', KEYS[n], 'workers', entry, entry, 1)
-  if pending[1] and pending[1][2] == ARGV[1] then
+  local pending = redis.pcall('XPENDING', KEYS[n], 'workers', entry, entry, 1)
+  if not pending.err and pending[1] and pending[1][2] == ARGV[1] then
     redis.call('XCLAIM', KEYS[n], 'workers', ARGV[1], 0, entry,
       'IDLE', 86400000, 'RETRYCOUNT', pending[1][4] - 1, 'JUSTID')
   end

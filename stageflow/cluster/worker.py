@@ -1,4 +1,4 @@
-"""Takes turns from a broker, runs them, and puts on record how they end."""
+"""Take jobs from a broker, run them, and store their results."""
 
 from __future__ import annotations
 
@@ -7,70 +7,73 @@ import logging
 import os
 import platform
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
-from stageflow.cluster.broker import Address, Delivery, Receiver
-from stageflow.cluster.errors import (
-    PayloadTooLargeError,
-    RemoteTurnError,
-    TurnAbandonedError,
-    TurnCancelledError,
-)
-from stageflow.cluster.letters import TurnLetterBox
-from stageflow.cluster.tasks import cancel_all
-from stageflow.cluster.turn import (
+from stageflow._utils.tasks import cancel_all, off_loop, shielded
+from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery
+from stageflow.cluster.job import (
     MAX_PAYLOAD_BYTES,
-    Turn,
-    TurnResult,
+    Job,
+    JobResult,
     Wire,
-    card_of,
-    check_counts,
-    check_durations,
+    WorkerInfo,
     check_name,
-    encode_card,
-    letter_id_of,
+    dead_letter_id_of,
+    encode_worker_info,
     seed_of,
 )
-from stageflow.context import PipelineContext, RunStatus
-from stageflow.dlq.capture import see_through
-from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
+from stageflow.codec import DEFAULT_CODEC, Codec, as_text, is_large, plain_failure
 from stageflow.dlq.store import DeadLetterStore
+from stageflow.engine.context import PipelineContext, RunStatus
+from stageflow.engine.dead_letter import DeadLetter, FailureRecord, Unstorable
+from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.engine.stream import Stream
 from stageflow.errors import (
     DeadLetterError,
+    DeadLetterStoreError,
     DeadlineExceededError,
+    DuplicateDeadLetterError,
     InvalidConfigError,
+    RecordedError,
     StageflowError,
+    UnknownDeadLetterError,
 )
-from stageflow.letter import DeadLetter, LetterError
-from stageflow.orchestrator import PipelineOrchestrator
+from stageflow.errors.data import require_counts, require_durations
 from stageflow.providers.registry import ProviderRegistry
-from stageflow.result import RunResult
+
+T = TypeVar("T")
 
 _log = logging.getLogger("stageflow.cluster")
 
-#: How long a worker that is to stop may take to notice, in seconds.
+#: How long a worker may take to notice that it must stop, in seconds.
 _TAKE_WAIT_S = 0.2
+#: How long the clean-up of cancelled jobs may take after `drain_s`, in seconds.
+_CLEAN_UP_S = 5.0
+#: Pauses between attempts to store a dead letter, in seconds.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class _Why(Enum):
     """Why a worker cancels a run."""
 
-    CALLED_OFF = "its sender has called it off"
-    LOST = "somebody else has taken it over, or ended it"
+    CANCELLED = "its sender has called it off"
+    LOST = "another worker has reclaimed or completed it"
     STOPPING = "the worker stops"
 
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A turn that the worker is at."""
+    """A job that the worker runs."""
 
     delivery: Delivery
     task: asyncio.Task[None] | None = None
+    completing: asyncio.Task[None] | None = None
     why: _Why | None = None
 
     def stop(self, why: _Why) -> None:
@@ -80,17 +83,16 @@ class _Held:
 
 
 class Worker:
-    """Runs the turns of some pipelines and queues, several at once, in one event loop.
+    """Runs the jobs of some pipelines and queues, several at once, in one event loop.
 
-    A turn is acknowledged when its end is on record, so one whose worker dies is taken over by
-    another when its lease has run out. Its run has the turn's key as its correlation id, and an id
-    that follows from the key: both are those of every other attempt.
+    A job is acknowledged when its result is stored. If its worker dies, another worker reclaims it
+    when the lease has expired. All attempts have the same run id and correlation id.
     """
 
     def __init__(
         self,
         orchestrators: Iterable[PipelineOrchestrator],
-        broker: Receiver,
+        broker: Broker,
         *,
         queues: Sequence[str] = ("default",),
         concurrency: int = 16,
@@ -102,37 +104,33 @@ class Worker:
         drain_s: float = 20.0,
         letter_patience_s: float = 60.0,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
-        codec: LetterCodec = DEFAULT_CODEC,
+        codec: Codec = DEFAULT_CODEC,
     ) -> None:
         """Choose what to serve.
 
         Args:
-            orchestrators: What runs each pipeline; turns name it by the name of its graph.
-            broker: Where turns come from; it stays the caller's to close.
-            queues: The queues to read; name one for each kind of hardware that this machine has.
-            concurrency: How many turns to run at once; no more are taken.
+            orchestrators: One for each pipeline, found by the name of its graph.
+            broker: Where jobs come from; the caller closes it.
+            queues: The queues to read; use one for each kind of hardware of this machine.
+            concurrency: How many jobs to take and run at once.
             providers: What stages call.
-            dead_letters: Where turns that fail for good are kept.
-            name: What it is called in results; host, process and a random part if left out.
-            lease_s: How long a turn stays its own without a sign of life, in seconds. A stage that
-                blocks the event loop for longer loses its turn to another worker.
-            max_deliveries: A turn that so many workers did not live to end is given up.
-            drain_s: How long `serve` lets turns go on once it is to stop, in seconds.
-            letter_patience_s: How long a dead letter waits for a store that fails, in seconds.
-            max_payload_bytes: How large a turn, or its answer, may be.
+            dead_letters: Where failed jobs are stored.
+            name: Its name in results; host, process and a random part by default.
+            lease_s: After this many seconds without a renewal other workers reclaim a job. A stage
+                that blocks the event loop for longer loses its job.
+            max_deliveries: Give up a job after this many workers have died while they ran it.
+            drain_s: How long `serve` lets jobs continue once it must stop, in seconds.
+            letter_patience_s: How long to retry to store a dead letter, in seconds.
+            max_payload_bytes: Size limit of a job or its answer in bytes.
             codec: Knows the types that inputs and outputs hold.
-
-        Raises:
-            InvalidConfigError: A number is not positive, a queue's name is none, or two pipelines
-                have one name.
         """
-        check_counts(
+        require_counts(
             "Worker",
             concurrency=concurrency,
             max_deliveries=max_deliveries,
             max_payload_bytes=max_payload_bytes,
         )
-        check_durations(
+        require_durations(
             "Worker", lease_s=lease_s, drain_s=drain_s, letter_patience_s=letter_patience_s
         )
         for queue in queues:
@@ -151,34 +149,32 @@ class Worker:
         self._drain_s = drain_s
         self._letter_patience_s = letter_patience_s
         self._wire = Wire(codec, max_payload_bytes=max_payload_bytes)
-        graphs = {name: one.graph for name, one in self._orchestrators.items()}
-        self._card = encode_card(card_of(tuple(queues), graphs))
+        inputs = {name: tuple(one.graph.inputs) for name, one in self._orchestrators.items()}
+        self._info = encode_worker_info(WorkerInfo(tuple(queues), inputs))
         self._held: dict[str, _Held] = {}
-        #: Set when a turn may be taken, or none any more.
+        #: Set when a job has ended or the worker must stop.
         self._room = asyncio.Event()
         self._running = 0
         self._stopping = False
         self._failed: asyncio.Future[None] | None = None
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Take turns until `stop` is set; then end what runs, or give it back after `drain_s`.
-
-        Raises:
-            BrokerUnavailableError: The broker was away for longer than it is waited for.
-        """
-        await self._join()
-        self._failed = asyncio.get_running_loop().create_future()
+        """Take jobs until `stop` is set; then finish them, or return them after `drain_s`."""
+        loop = asyncio.get_running_loop()
+        self._failed = loop.create_future()
         stopping = asyncio.create_task(self._stop_taking(stop))
-        taking = [asyncio.create_task(work) for work in (self._take(), self._take_over(stop))]
+        taking = [asyncio.create_task(work) for work in (self._take(), self._reclaim(stop))]
         watching = [asyncio.create_task(work) for work in (self._renew(), self._listen())]
         try:
             ends = (stopping, self._failed, *taking, *watching)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
-                await self._broker.leave(self.name)
-                # Not cancelled: what is taken in this moment would wait for its lease to run out.
+                until = loop.time() + self._drain_s
+                taking.append(asyncio.create_task(self._broker.leave(self.name)))
+                # Not cancelled: a job taken at this moment would wait until its lease expires.
                 await asyncio.wait(taking, timeout=self._drain_s)
-                await self._drain()
+                if tasks := [held.task for held in self._held.values() if held.task is not None]:
+                    await asyncio.wait(tasks, timeout=max(0.0, until - loop.time()))
         finally:
             await cancel_all([stopping, *taking])
             await self._abort()
@@ -192,36 +188,32 @@ class Worker:
         self._stopping = True
         self._room.set()
 
-    # ── taking ──────────────────────────────────────────────────────────────────────────────
-
     async def _join(self) -> None:
-        # As long as a lease, and a bit: a worker that is late for a moment stays known.
+        # Longer than a lease, so that a worker that is briefly late stays registered.
         ttl_s = 3 * self._lease_s
-        await self._broker.join(self.name, self._card, self._addresses, ttl_s=ttl_s)
+        await self._broker.join(self.name, self._info, self._addresses, ttl_s=ttl_s)
 
     async def _take(self) -> None:
+        await self._join()
         while count := await self._slots():
             for delivery in await self._broker.take(
                 self.name, self._addresses, count=count, wait_s=_TAKE_WAIT_S
             ):
                 self._begin(delivery)
 
-    async def _take_over(self, stop: asyncio.Event) -> None:
+    async def _reclaim(self, stop: asyncio.Event) -> None:
         while count := await self._slots():
-            for delivery in await self._broker.take_over(
+            for delivery in await self._broker.reclaim(
                 self.name, self._addresses, count=count, lease_s=self._lease_s
             ):
-                _log.warning("turn %s is taken over, time %d", delivery.key, delivery.deliveries)
+                _log.warning("reclaimed job %s, delivery %d", delivery.key, delivery.deliveries)
                 self._begin(delivery)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_s / 4):
                     await stop.wait()
 
     async def _slots(self) -> int:
-        """How many more turns may be taken, once there may be any; 0 when the worker stops.
-
-        This is the wire's back-pressure: what is not taken waits in the broker.
-        """
+        """Wait until a job may be taken; return how many may, or 0 when the worker stops."""
         while self._running >= self._concurrency and not self._stopping:
             self._room.clear()
             await self._room.wait()
@@ -229,128 +221,138 @@ class Worker:
 
     def _begin(self, delivery: Delivery) -> None:
         if delivery.key in self._held:
-            # This loop was blocked for longer than the lease, and has the turn still.
-            return
+            return  # the loop was blocked for longer than the lease, and still runs the job
         held = self._held[delivery.key] = _Held(delivery)
         self._running += 1
-        held.task = asyncio.create_task(self._carry(held))
+        held.task = asyncio.create_task(self._run_and_complete(held))
 
-    async def _carry(self, held: _Held) -> None:
+    async def _run_and_complete(self, held: _Held) -> None:
         delivery = held.delivery
         try:
             try:
                 result = await self._outcome(held)
             finally:
-                # The next turn may run while the end of this one is put on record.
+                # The next job may start while the result of this one is stored.
                 self._running -= 1
                 self._room.set()
             if result is not None:
-                # Whoever is told to stop now has an end to put on record first.
-                settling = self._broker.settle(delivery.key, *self._answer(result))
-                settled, _ = await see_through(settling)
-                settled.result()
+                # A cancellation must not interrupt storing the result.
+                held.completing = asyncio.create_task(self._complete(result, delivery))
+                completed, _ = await shielded(held.completing)
+                if not completed.cancelled():
+                    completed.result()
         except Exception as error:
-            # A turn must not be lost by an error of ours: the worker ends, and others take over.
+            # An error of the worker must not lose the job: end, so that another reclaims it.
             if self._failed is not None and not self._failed.done():
                 self._failed.set_exception(error)
         finally:
             del self._held[delivery.key]
 
-    def _answer(self, result: TurnResult) -> tuple[bytes, str]:
+    async def _complete(self, result: JobResult, delivery: Delivery) -> None:
         try:
-            return self._wire.encode_result(result), str(result.status)
-        except PayloadTooLargeError as error:
-            small = replace(result, status=RunStatus.FAILED, outputs={}, failure=error)
-            return self._wire.encode_result(small), str(small.status)
+            encode = partial(self._wire.encode_result, result)
+            answer = await off_loop(encode, large=is_large(result.outputs))
+        except ClusterError as error:  # an output, or a text, that cannot be sent
+            result = replace(result, status=RunStatus.FAILED, outputs={}, failure=error)
+            answer = self._wire.encode_result(replace(result, dead_letter_error=None))
+        await self._broker.complete(result.key, answer, str(result.status), delivery=delivery)
 
-    # ── one turn ────────────────────────────────────────────────────────────────────────────
-
-    async def _outcome(self, held: _Held) -> TurnResult | None:
-        """How a turn ends; None if that is for another worker to say."""
+    async def _outcome(self, held: _Held) -> JobResult | None:
+        """Return the result of a job; None if another worker has to run it."""
         delivery = held.delivery
-        refused = TurnResult(
+        refused = JobResult(
             delivery.key,
             delivery.address.pipeline,
             RunStatus.FAILED,
             worker=self.name,
             deliveries=delivery.deliveries,
         )
-        box = None
+        sink = None
         if self._dead_letters is not None:
             patience_s = self._letter_patience_s
-            box = TurnLetterBox(self._dead_letters, delivery.key, patience_s=patience_s)
+            sink = JobDeadLetterSink(self._dead_letters, delivery.key, patience_s=patience_s)
         try:
-            turn = self._wire.decode_turn(delivery.key, delivery.address.queue, delivery.body)
-            if box is not None and delivery.deliveries > 1 and (letter := await box.earlier()):
+            decode = partial(self._wire.decode_job, delivery.key, delivery.address, delivery.body)
+            job = await off_loop(decode, large=is_large(delivery.body))
+            if sink is not None and delivery.deliveries > 1 and (letter := await sink.earlier()):
                 return _failed_before(refused, letter)
             if delivery.cancelled:
-                raise TurnCancelledError
+                raise _cancelled()
             if delivery.deliveries > self._max_deliveries:
-                return await self._abandoned(turn, refused, box)
-            return await self._run(turn, delivery, refused, box)
+                return await self._abandoned(job, refused, sink)
+            return await self._run(job, delivery, refused, sink)
         except StageflowError as error:
-            cancelled = isinstance(error, TurnCancelledError)
+            cancelled = error.code == "job_cancelled"
             status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
             return replace(refused, status=status, failure=error)
         except asyncio.CancelledError:
-            if held.why is _Why.CALLED_OFF:
-                return replace(refused, status=RunStatus.CANCELLED, failure=TurnCancelledError())
+            if held.why is _Why.CANCELLED:
+                return replace(refused, status=RunStatus.CANCELLED, failure=_cancelled())
             return None
 
     async def _run(
-        self, turn: Turn, delivery: Delivery, so_far: TurnResult, box: TurnLetterBox | None
-    ) -> TurnResult:
+        self, job: Job, delivery: Delivery, so_far: JobResult, sink: JobDeadLetterSink | None
+    ) -> JobResult:
         remaining_s = delivery.remaining_s
         if remaining_s is not None and remaining_s <= 0:
-            raise DeadlineExceededError(turn.deadline_s or 0.0)
+            raise DeadlineExceededError(job.deadline_s or 0.0)
         context = PipelineContext(
-            turn.inputs,
+            job.inputs,
             providers=self._providers,
             deadline_s=remaining_s,
-            correlation_id=turn.key,
-            seed=seed_of(turn.key),
-            dead_letters=box,
+            correlation_id=job.key,
+            seed=seed_of(job.key),
+            dead_letters=sink,
         )
-        result = await self._orchestrators[turn.pipeline].run(context)
+        result = await self._orchestrators[job.pipeline].run(context)
+        outputs = result.outputs
+        if job.outputs is None:
+            # A stream that has dropped items cannot be sent.
+            gone = [k for k, v in outputs.items() if isinstance(v, Stream) and not v.whole]
+            outputs = {key: value for key, value in outputs.items() if key not in gone}
+        else:
+            outputs = {key: outputs[key] for key in job.outputs if key in outputs}
         return replace(
             so_far,
             status=result.status,
-            outputs=_wanted(turn, result),
+            outputs=outputs,
             failure=result.failure,
             pipeline_run_id=result.pipeline_run_id,
             duration_ms=result.duration_ms,
-            dead_letter=box.kept if box is not None else None,
-            dead_letter_error=_text(result.dead_letter_error),
+            dead_letter=sink.kept if sink is not None else None,
+            dead_letter_error=as_text(result.dead_letter_error),
         )
 
     async def _abandoned(
-        self, turn: Turn, so_far: TurnResult, box: TurnLetterBox | None
-    ) -> TurnResult:
-        """Give up a turn that its workers did not survive; it is kept, to be looked at."""
-        error = TurnAbandonedError(so_far.deliveries - 1)
+        self, job: Job, so_far: JobResult, sink: JobDeadLetterSink | None
+    ) -> JobResult:
+        """Give up a job whose workers died; store it as a dead letter."""
+        error = ClusterError(
+            f"{so_far.deliveries - 1} workers took the job and died or hung, each for longer than"
+            " its lease; see in their logs whether the job kills them (memory, native code), or"
+            " give a longer lease",
+            code="job_abandoned",
+        )
         result = replace(so_far, failure=error)
-        if box is None:
+        if sink is None:
             return result
-        described = LetterError(error.code, str(error.category), str(error), error.user_message)
         letter = DeadLetter(
-            id=letter_id_of(turn.key),
+            id=dead_letter_id_of(job.key),
             created_at=datetime.now(UTC),
-            pipeline=turn.pipeline,
-            pipeline_run_id=PipelineContext(seed=seed_of(turn.key)).new_id(),
-            correlation_id=turn.key,
+            pipeline=job.pipeline,
+            pipeline_run_id=PipelineContext(seed=seed_of(job.key)).new_id(),
+            correlation_id=job.key,
             failed_stage=None,
-            error=described,
-            inputs=turn.inputs,
+            error=FailureRecord(**plain_failure(error)),
+            inputs=job.inputs,
             stages={},
-            seed=seed_of(turn.key),
+            seed=seed_of(job.key),
         )
         try:
-            await box.put(letter)
+            await sink.put(letter)
         except DeadLetterError as problem:
             return replace(result, dead_letter_error=str(problem))
-        return replace(result, dead_letter=box.kept)
-
-    # ── watching ────────────────────────────────────────────────────────────────────────────
+        return replace(result, dead_letter=sink.kept)
 
     async def _renew(self) -> None:
         while True:
@@ -362,36 +364,81 @@ class Worker:
             for key in lost:
                 self._stop(key, _Why.LOST)
             for key in cancelled:
-                self._stop(key, _Why.CALLED_OFF)
+                self._stop(key, _Why.CANCELLED)
 
     async def _listen(self) -> None:
         async with self._broker.cancellations() as keys:
             async for key in keys:
-                self._stop(key, _Why.CALLED_OFF)
+                self._stop(key, _Why.CANCELLED)
 
     def _stop(self, key: str, why: _Why) -> None:
         held = self._held.get(key)
         if held is not None:
-            _log.info("turn %s is cancelled: %s", key, why.value)
+            _log.info("job %s is cancelled: %s", key, why.value)
             held.stop(why)
 
-    # ── stopping ────────────────────────────────────────────────────────────────────────────
-
-    async def _drain(self) -> None:
-        tasks = [held.task for held in self._held.values() if held.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._drain_s)
-
     async def _abort(self) -> None:
-        """Cancel what still runs, and let others take it over at once."""
+        """Cancel what still runs and let other workers reclaim it at once."""
         left = list(self._held.values())
         for held in left:
             held.stop(_Why.STOPPING)
         tasks = [held.task for held in left if held.task is not None]
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=_CLEAN_UP_S)
+            # An answer that a broker does not take in time: another worker runs the job again.
+            await cancel_all([one.completing for one in left if one.completing is not None])
         if left and self._stopping:
-            await self._broker.give_back(self.name, [held.delivery for held in left])
+            with suppress(TimeoutError, ClusterError):
+                async with asyncio.timeout(_CLEAN_UP_S):
+                    await self._broker.give_back(self.name, [held.delivery for held in left])
+
+
+class JobDeadLetterSink:
+    """Stores one dead letter for all runs of a job, and waits for a store that is down."""
+
+    def __init__(self, store: DeadLetterStore, key: str, *, patience_s: float) -> None:
+        self._store = store
+        self._id = dead_letter_id_of(key)
+        self._patience_s = patience_s
+        #: Id of the stored dead letter; None if there is none.
+        self.kept: str | None = None
+
+    async def put(self, letter: DeadLetter) -> Mapping[str, Unstorable] | None:
+        """See `DeadLetterSink`; keep the dead letter of an earlier attempt if there is one."""
+        ours, lost = replace(letter, id=self._id), None
+        try:
+            lost = await self._retry_while_unavailable(lambda: self._store.put(ours))
+        except DuplicateDeadLetterError:
+            _log.info("an earlier attempt has stored the dead letter %s", self._id)
+        self.kept = self._id
+        return lost
+
+    async def earlier(self) -> DeadLetter | None:
+        """Return the dead letter of an earlier attempt whose worker died after storing it."""
+        try:
+            return await self._retry_while_unavailable(lambda: self._store.get(self._id))
+        except UnknownDeadLetterError:
+            return None
+        except DeadLetterStoreError as error:
+            _log.warning("cannot look up the dead letter %s: %s", self._id, error)
+            return None
+
+    async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        give_up_at, pause_s = loop.time() + self._patience_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                return await call()
+            except DeadLetterStoreError as error:
+                if loop.time() + pause_s > give_up_at:
+                    raise
+                _log.warning("cannot store the dead letter %s yet: %s", self._id, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _cancelled() -> ClusterError:
+    return ClusterError("the job was cancelled by its sender", code="job_cancelled")
 
 
 def _by_name(orchestrators: Iterable[PipelineOrchestrator]) -> dict[str, PipelineOrchestrator]:
@@ -400,39 +447,18 @@ def _by_name(orchestrators: Iterable[PipelineOrchestrator]) -> dict[str, Pipelin
         name = orchestrator.graph.name
         check_name("Worker", "orchestrators", name)
         if name in found:
-            mend = "give each pipeline a name of its own"
-            raise InvalidConfigError("Worker", "orchestrators", name, mend)
+            fix = "give each pipeline its own name"
+            raise InvalidConfigError("Worker", "orchestrators", name, fix)
         found[name] = orchestrator
     if not found:
         raise InvalidConfigError("Worker", "orchestrators", [], "give at least one pipeline")
     return found
 
 
-def _failed_before(so_far: TurnResult, letter: DeadLetter) -> TurnResult:
-    """The end of a turn that failed before, as its letter tells: it is not run once more."""
-    error = letter.error
-    failure = RemoteTurnError(
-        error.code,
-        error.category,
-        error.message,
-        error.user_message,
-        stage=letter.failed_stage,
-        pipeline_run_id=letter.pipeline_run_id,
+def _failed_before(so_far: JobResult, letter: DeadLetter) -> JobResult:
+    """Return the result of a job that failed before from its dead letter, without a new run."""
+    run_id = letter.pipeline_run_id
+    failure = RecordedError(
+        **plain_failure(letter.error), stage=letter.failed_stage, pipeline_run_id=run_id
     )
-    return replace(
-        so_far,
-        failure=failure,
-        pipeline_run_id=letter.pipeline_run_id,
-        dead_letter=letter.id,
-    )
-
-
-def _wanted(turn: Turn, result: RunResult) -> Mapping[str, Any]:
-    outputs = result.outputs
-    if turn.outputs is None:
-        return outputs
-    return {key: outputs[key] for key in turn.outputs if key in outputs}
-
-
-def _text(error: StageflowError | None) -> str | None:
-    return None if error is None else str(error)
+    return replace(so_far, failure=failure, pipeline_run_id=run_id, dead_letter=letter.id)

@@ -1,16 +1,28 @@
-"""A dead letter as a pytest file that reproduces its failure."""
+"""Export a dead letter as a pytest file that reproduces its failure, and the parts of the file."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
-from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
+from stageflow._utils.checks import is_duration
+from stageflow.codec import DEFAULT_CODEC, Codec
 from stageflow.dlq.replay import check_storable
-from stageflow.errors import ErrorCategory
-from stageflow.letter import DeadLetter
+from stageflow.engine.dead_letter import DeadLetter, StageRecord
+from stageflow.engine.interceptor import CallNext, Interceptor
+from stageflow.engine.stage import StageOutput
+from stageflow.engine.stage_context import StageContext
+from stageflow.errors import ErrorCategory, RecordedError, StageflowError
+from stageflow.events.log import StageStatus
+from stageflow.providers.registry import adapted
 
-#: An exported run that passed its deadline is given no longer than this, in seconds.
+#: Python reads decimal integers only up to a limit of digits; larger ones are hexadecimal.
+_DECIMAL_BITS = 1_024
+#: Longest deadline of an exported run that passed its deadline, in seconds.
 _DEADLINE_S = 0.02
 
 _TEMPLATE = '''\
@@ -24,22 +36,26 @@ import asyncio
 
 {import_line}
 from stageflow import PipelineContext, PipelineOrchestrator
-from stageflow.dlq.reproduce import {names}
+from stageflow.dlq import {names}
 from stageflow.kernels.defaults import default_providers
 
 SEED = {seed}
 DEADLINE_S = {deadline_s}
 
 INPUTS = values_of(
-    r"""{inputs}"""
+    r"""
+{inputs}
+"""
 )
 
-#: What the stages that had finished left behind.
+#: The outputs of the finished stages.
 FINISHED = stages_of(
-    r"""{finished}"""
+    r"""
+{finished}
+"""
 )
 
-#: What goes wrong.
+#: The failure.
 FAULTS = [{faults}]
 
 
@@ -56,21 +72,21 @@ def test_dead_letter_{short_id}() -> None:
 
 
 def pytest_file(
-    letter: DeadLetter, *, import_line: str, pipeline: str, codec: LetterCodec = DEFAULT_CODEC
+    letter: DeadLetter, *, import_line: str, pipeline: str, codec: Codec = DEFAULT_CODEC
 ) -> str:
-    """The text of a pytest file that goes green as long as the failure shows.
+    """Return the text of a pytest file that passes as long as the failure shows.
 
-    It holds the inputs, what the finished stages had written, the seed, and the fault: a provider
-    that failed fails again, a stage that failed by its own logic is left to do so by itself.
+    A provider that failed fails again; a stage that failed by its own logic does so by itself. The
+    letter only fills literals, so it cannot add statements.
 
     Args:
         letter: The letter.
-        import_line: The statement that imports the pipeline.
-        pipeline: The expression that then gives it.
+        import_line: The statement that imports the pipeline, written as it is.
+        pipeline: The expression of the pipeline, written as it is.
         codec: Knows the types that the letter holds. The file itself uses the built-in types.
 
     Raises:
-        UnstorableValueError: A value that the run needs could not be stored.
+        DeadLetterError: A value that the run needs could not be stored.
     """
     check_storable(letter)
     error, plain = letter.error, json.loads(codec.encode(letter))
@@ -79,67 +95,141 @@ def pytest_file(
         for name in letter.finished
     }
     used, faults = _faults(letter)
-    where = "the run" if letter.failed_stage is None else f"stage {letter.failed_stage!r}"
+    deadline_s = None
+    if letter.failed_stage is None:
+        limit_s = letter.deadline_s
+        deadline_s = min(limit_s, _DEADLINE_S) if is_duration(limit_s) else _DEADLINE_S
+    where = "the run" if letter.failed_stage is None else f"stage {_prose(letter.failed_stage)}"
     story = (
         f"On {letter.created_at:%Y-%m-%d at %H:%M:%S} UTC {where} of pipeline"
-        f" {letter.pipeline!r} failed with {error.code!r}:\n{_quoted(error.message)}\n"
+        f" {_prose(letter.pipeline)} failed with {_prose(error.code)}:\n"
+        f"{_prose(error.message)[1:-1]}\n"
     )
     return _TEMPLATE.format(
-        id=letter.id,
-        short_id=letter.id[:12],
+        id=_prose(letter.id)[1:-1],
+        short_id=re.sub("[^0-9A-Za-z_]", "_", letter.id[:12]),
         story=story,
         import_line=import_line,
         names=", ".join((*used, "stages_of", "values_of")),
-        seed=letter.seed,
-        deadline_s=None if letter.failed_stage is not None else _deadline_s(letter),
-        inputs=_json(plain["inputs"]),
-        finished=_json(finished),
+        seed=_literal(letter.seed),
+        deadline_s=_literal(deadline_s),
+        # JSON has no three quotes in a row, so it fits into a raw string between triple quotes.
+        inputs=json.dumps(plain["inputs"], indent=2),
+        finished=json.dumps(finished, indent=2),
         faults=faults,
-        promise=f"{where[0].upper()}{where[1:]} fails with {error.code!r}.",
+        promise=f"{where[0].upper()}{where[1:]} fails with {_prose(error.code)}.",
         pipeline=pipeline,
         check=_check(letter),
     )
 
 
 def _faults(letter: DeadLetter) -> tuple[tuple[str, ...], str]:
-    """The names that the list of faults uses, and the list's content."""
+    """Return the names that the list of faults uses, and the list's content."""
     error = letter.error
     if letter.failed_stage is None:
-        stalled = ", ".join(repr(n) for n in letter.stages if n not in letter.finished)
+        stalled = ", ".join(_literal(n) for n in letter.stages if n not in letter.finished)
         return ("RecordedStall",), f"RecordedStall({stalled})"
     if error.category == ErrorCategory.LOGIC:
         return (), ""
     lines = (
-        f"        {letter.failed_stage!r},",
-        f"        code={error.code!r},",
-        f"        category={error.category!r},",
-        f"        message={error.message!a},",
-        f"        provider={error.provider!r},",
+        f"        {_literal(letter.failed_stage)},",
+        f"        code={_literal(error.code)},",
+        f"        category={_literal(error.category)},",
+        f"        message={_literal(error.message)},",
+        f"        provider={_literal(error.provider)},",
     )
     return ("RecordedFault",), "\n    RecordedFault(\n" + "\n".join(lines) + "\n    )\n"
 
 
-def _deadline_s(letter: DeadLetter) -> float:
-    return min(letter.deadline_s or _DEADLINE_S, _DEADLINE_S)
-
-
 def _check(letter: DeadLetter) -> str:
+    code = _literal(letter.error.code)
     if letter.failed_stage is None:
-        return f"    assert result.failure.code == {letter.error.code!r}"
+        return f"    assert result.failure.code == {code}"
     return (
-        f"    failed = result.stages[{letter.failed_stage!r}]\n"
+        f"    failed = result.stages[{_literal(letter.failed_stage)}]\n"
         f'    assert (str(failed.status), failed.detail["error_code"]) == (\n'
         f'        "failed",\n'
-        f"        {letter.error.code!r},\n"
+        f"        {code},\n"
         "    )"
     )
 
 
-def _json(plain: Any) -> str:
-    """JSON for a raw string between triple quotes: it never has three of them in a row itself."""
-    return f"\n{json.dumps(plain, indent=2)}\n"
+def _literal(value: str | int | float | None) -> str:
+    """Return a Python literal of one ASCII line for a text, a finite number or None."""
+    if isinstance(value, str):
+        return ascii(str.__str__(value))  # a subclass could have another repr
+    if value is None or type(value) is bool or (type(value) is float and math.isfinite(value)):
+        return repr(value)
+    if type(value) is int:
+        return hex(value) if value.bit_length() > _DECIMAL_BITS else repr(value)
+    raise TypeError(f"a {type(value).__name__} cannot be written as a literal")
 
 
-def _quoted(message: str) -> str:
-    """A text of unknown content, fit for a docstring and for one line of code."""
-    return ascii(message)[1:-1].replace("\\", "/").replace('"', "'")
+def _prose(text: str) -> str:
+    """Return a text of unknown content in single quotes, safe within a docstring."""
+    return "'" + _literal(text)[1:-1].replace("\\", "/").replace('"', "'") + "'"
+
+
+class _Broken:
+    """A provider of any port that fails each call."""
+
+    def __init__(self, error: StageflowError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fail
+
+    def _fail(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise self._error
+
+
+class RecordedFault(Interceptor):
+    """Makes a stage fail as recorded: a call of its provider, or else the stage itself."""
+
+    def __init__(
+        self, stage: str, *, code: str, category: str, message: str, provider: str | None = None
+    ) -> None:
+        """Choose the stage and the error; `provider` is None if the stage itself failed."""
+        self.stage = stage
+        self.provider = provider
+        self._error = RecordedError(code, category, message)
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Fail the stage; run all others."""
+        if ctx.name != self.stage:
+            return await call_next(ctx)
+        if self.provider is None:
+            raise self._error
+        with adapted(self.provider, lambda _: _Broken(self._error)):
+            return await call_next(ctx)
+
+
+class RecordedStall(Interceptor):
+    """Blocks stages until the run's deadline."""
+
+    def __init__(self, *stages: str) -> None:
+        """Choose the stages by their names."""
+        self.stages = stages
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Block a chosen stage; run all others."""
+        if ctx.name in self.stages:
+            await asyncio.Event().wait()
+        return await call_next(ctx)
+
+
+def values_of(text: str, codec: Codec = DEFAULT_CODEC) -> dict[str, Any]:
+    """Return values by key from the JSON of a dead letter."""
+    return codec.items_from_plain(json.loads(text))
+
+
+def stages_of(text: str, codec: Codec = DEFAULT_CODEC) -> Mapping[str, StageRecord]:
+    """Return finished stages by name from JSON with the ending and the outputs of each."""
+    return {
+        name: StageRecord(
+            StageStatus(plain["ending"]),
+            final=True,
+            outputs=codec.items_from_plain(plain["outputs"]),
+        )
+        for name, plain in json.loads(text).items()
+    }

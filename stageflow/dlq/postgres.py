@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from typing import Any, TypeAlias, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
+from stageflow._utils.extras import needs_extra
+from stageflow._utils.fork import renew_after_fork
+from stageflow._utils.postgres import FIX, cancelled_in_time, checked, shown
+from stageflow.codec import DEFAULT_CODEC, Codec
+from stageflow.dlq.store import SqlDeadLetterStore, Steps
+from stageflow.errors import DeadLetterError, DeadLetterStoreError, InvalidConfigError
 
-from stageflow.closing import AsyncClosing
-from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
-from stageflow.dlq.store import Claim, check_claimable, letter_of
-from stageflow.errors import (
-    DeadLetterLeaseLostError,
-    DeadLetterStoreError,
-    DuplicateDeadLetterError,
-    InvalidDeadLetterStoreError,
-    UnknownDeadLetterError,
-)
-from stageflow.letter import DeadLetter, LetterState
-from stageflow.postgres_url import shown
+with needs_extra("db"):
+    import psycopg
 
 T = TypeVar("T")
+Connection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
 
-SCHEMA_VERSION = 1
-
-#: Held while the table is looked for and made, so that of many processes one makes it.
+#: Locked while the table is looked up and created, so that one of many processes creates it.
 _LOCK = 0x5366444C
-_MEND = "the server runs, can be reached, and has room"
+_FIX = "the server runs, can be reached, and has room"
 
-#: The client says that it is at odds with itself if a server goes away in the middle of a word.
-_FAILURES = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
-
+_TABLE = "stageflow_dead_letters"
 _CREATE = """\
-CREATE TABLE stageflow_dead_letters (
+CREATE TABLE dead_letters (
   number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   id text NOT NULL UNIQUE,
   body text NOT NULL,
@@ -49,175 +35,100 @@ CREATE TABLE stageflow_dead_letters (
   replay_run_id text
 )
 """
-_VERSION = f"stageflow dead letters, version {SCHEMA_VERSION}"
-_NOW = "extract(epoch FROM clock_timestamp())::float8"
-_SELECT = "SELECT body, state, attempts, lease_until, replay_run_id FROM stageflow_dead_letters"
+_VERSION = "stageflow dead letters, version 1"
+#: The parts of the shared statements that PostgreSQL writes in another way.
+_PARTS = {
+    "dead_letters": _TABLE,
+    "wall_clock()": "extract(epoch FROM clock_timestamp())::float8",
+    "?": "%s",
+}
 
 
-class PostgresDeadLetterStore(AsyncClosing):
+class PostgresDeadLetterStore(SqlDeadLetterStore):
     """A `DeadLetterStore` in a table of a PostgreSQL database.
 
-    Leases are measured by the server's clock, so machines need not agree about theirs. It serves
-    the event loop that first calls it. Close it, or use it as an async context manager.
+    Leases are measured by the server's clock. Each call opens a connection and closes it. Close the
+    store, or use it as an async context manager.
     """
+
+    _for_update = " FOR UPDATE"
 
     def __init__(
         self,
         url: str,
         *,
-        pool_size: int = 4,
+        connections: int = 4,
         call_timeout_s: float = 10.0,
-        codec: LetterCodec = DEFAULT_CODEC,
+        codec: Codec = DEFAULT_CODEC,
     ) -> None:
-        """Prepare a store; nothing is opened before the first call, which makes the table.
+        """Prepare a store; nothing is opened before the first call, which creates the table.
 
         Args:
             url: ``postgresql://user:password@host:port/database``.
-            pool_size: How many connections are open at most.
+            connections: How many are open at most.
             call_timeout_s: Limit of a call, waiting for a connection included, in seconds.
             codec: Knows the types that letters hold.
         """
-        self._url = url
-        #: Where it is, without the password.
-        self.where = shown(url)
-        self._pool_size = pool_size
+        super().__init__(shown(url), codec)
+        try:
+            self._url = checked(url)
+        except ValueError:
+            raise InvalidConfigError("PostgresDeadLetterStore", "url", self.where, FIX) from None
+        self._connections = connections
+        self.after_fork()
+        renew_after_fork(self)
         self._call_timeout_s = call_timeout_s
-        self._codec = codec
-        self._pool: asyncpg.Pool | None = None
-        self._opening = asyncio.Lock()
-        self._closed = False
+        self._has_table = False
 
-    # ── the port ────────────────────────────────────────────────────────────────────────────
+    def after_fork(self) -> None:
+        """Forget the calls of the parent process."""
+        self._slots = asyncio.Semaphore(self._connections)
 
-    async def put(self, letter: DeadLetter) -> None:
-        """See `DeadLetterStore`."""
-        body = self._codec.encode(letter)
+    async def _run(self, action: str, steps: Steps[T]) -> T:
+        async def connected() -> T:
+            async with self._slots:
+                connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+                try:
+                    if not self._has_table:
+                        async with connection.transaction():
+                            await self._run_on(connection, self._prepare())
+                        self._has_table = True
+                    async with connection.transaction() if action == "write" else nullcontext():
+                        return await self._run_on(connection, steps)
+                finally:
+                    await connection.close()
 
-        async def write(connection: Any) -> None:
-            await connection.execute(
-                "INSERT INTO stageflow_dead_letters (id, body) VALUES ($1, $2)"
-                " ON CONFLICT (id) DO NOTHING",
-                letter.id,
-                body,
-            )
-            query = "SELECT body FROM stageflow_dead_letters WHERE id = $1"
-            if await connection.fetchval(query, letter.id) != body:
-                raise DuplicateDeadLetterError(letter.id, self.where)
-
-        await self._call("write", write)
-
-    async def get(self, letter_id: str) -> DeadLetter:
-        """See `DeadLetterStore`."""
-        return await self._call("read", lambda connection: self._get(connection, letter_id))
-
-    async def letters(self, state: LetterState | None = None) -> tuple[DeadLetter, ...]:
-        """See `DeadLetterStore`."""
-        query = f"{_SELECT} WHERE $1 IN (state, '') ORDER BY number"
-        rows = await self._call("read", lambda c: c.fetch(query, str(state or "")))
-        return tuple(letter_of(self._codec, *row) for row in rows)
-
-    async def claim(self, letter_id: str, *, lease_s: float) -> Claim:
-        """See `DeadLetterStore`."""
-
-        async def claim(connection: Any) -> Claim:
-            async with connection.transaction():
-                row = await connection.fetchrow(
-                    f"SELECT state, lease_until, replay_run_id, {_NOW}"  # noqa: S608 - a constant
-                    " FROM stageflow_dead_letters WHERE id = $1 FOR UPDATE",
-                    letter_id,
-                )
-                if row is None:
-                    raise UnknownDeadLetterError(letter_id, self.where)
-                state, lease_until, replay_run_id, now_s = row
-                check_claimable(letter_id, state, lease_until, replay_run_id, now_s)
-                await connection.execute(
-                    "UPDATE stageflow_dead_letters SET state = 'replaying',"
-                    " attempts = attempts + 1, lease_until = $2 WHERE id = $1",
-                    letter_id,
-                    now_s + lease_s,
-                )
-                letter = await self._get(connection, letter_id)
-            return Claim(letter, letter.attempts)
-
-        return await self._call("write", claim)
-
-    async def renew(self, claim: Claim, *, lease_s: float) -> None:
-        """See `DeadLetterStore`."""
-        await self._update(claim, f"lease_until = {_NOW} + $3", lease_s)
-
-    async def finish(self, claim: Claim, replay_run_id: str) -> None:
-        """See `DeadLetterStore`."""
-        change = "state = 'replayed', lease_until = NULL, replay_run_id = $3"
-        await self._update(claim, change, replay_run_id)
-
-    async def put_back(self, claim: Claim, letter: DeadLetter) -> None:
-        """See `DeadLetterStore`."""
-        change = "state = 'waiting', lease_until = NULL, body = $3"
-        await self._update(claim, change, self._codec.encode(letter))
-
-    async def close(self) -> None:
-        """Close all connections; nothing can be called afterwards."""
-        self._closed = True
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            await pool.close()
-
-    # ── how ─────────────────────────────────────────────────────────────────────────────────
-
-    async def _call(self, action: str, function: Callable[[Any], Awaitable[T]]) -> T:
-        if self._closed:
-            raise DeadLetterStoreError(action, self.where, "the store has been closed")
         try:
             async with asyncio.timeout(self._call_timeout_s):
-                pool = await self._opened()
-                async with pool.acquire() as connection:
-                    return await function(connection)
-        except _FAILURES as error:
-            raise DeadLetterStoreError(action, self.where, error, _MEND) from error
+                return await cancelled_in_time(connected())
+        except (psycopg.Error, OSError) as error:
+            raise DeadLetterStoreError(action, self.where, error, _FIX) from error
 
-    async def _opened(self) -> asyncpg.Pool:
-        async with self._opening:
-            if self._pool is None:
-                pool = await asyncpg.create_pool(self._url, min_size=0, max_size=self._pool_size)
-                try:
-                    async with pool.acquire() as connection, connection.transaction():
-                        await self._prepare(connection)
-                except BaseException:
-                    pool.terminate()
-                    raise
-                self._pool = pool
-            return self._pool
+    @staticmethod
+    async def _run_on(connection: Connection, steps: Steps[T]) -> T:
+        try:
+            statement, values = next(steps)
+            while True:
+                for part, ours in _PARTS.items():
+                    statement = statement.replace(part, ours)
+                cursor = await connection.execute(statement, values)
+                rows = await cursor.fetchall() if cursor.description else []
+                statement, values = steps.send(rows)
+        except StopIteration as end:
+            result: T = end.value
+        return result
 
-    async def _prepare(self, connection: Any) -> None:
-        """Make the table, or make sure that the one that is there is ours."""
-        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        found = await connection.fetchrow(
-            "SELECT oid, obj_description(oid) FROM pg_class"
-            " WHERE oid = to_regclass('stageflow_dead_letters')"
-        )
-        if found is None:
-            await connection.execute(_CREATE)
-            await connection.execute(f"COMMENT ON TABLE stageflow_dead_letters IS '{_VERSION}'")
-        elif found[1] != _VERSION:
-            raise InvalidDeadLetterStoreError(
+    def _prepare(self) -> Steps[None]:
+        """Create the table, or check that the one that exists is ours."""
+        yield "SELECT pg_advisory_xact_lock(?)", (_LOCK,)
+        query = "SELECT obj_description(oid) FROM pg_class WHERE oid = to_regclass(?)"
+        found = yield query, (_TABLE,)
+        if not found:
+            yield _CREATE, ()
+            yield f"COMMENT ON TABLE dead_letters IS '{_VERSION}'", ()
+        elif found[0][0] != _VERSION:
+            raise DeadLetterError.invalid_store(
                 self.where,
-                f"has a table stageflow_dead_letters that is described as {found[1]!r}, where"
+                f"has a table {_TABLE} that is described as {found[0][0]!r}, where"
                 f" {_VERSION!r} was expected; use the stageflow that made it",
             )
-
-    async def _get(self, connection: Any, letter_id: str) -> DeadLetter:
-        row = await connection.fetchrow(f"{_SELECT} WHERE id = $1", letter_id)
-        if row is None:
-            raise UnknownDeadLetterError(letter_id, self.where)
-        return letter_of(self._codec, *row)
-
-    async def _update(self, claim: Claim, change: str, value: Any) -> None:
-        # Every claim counts an attempt, so the count tells which claim is the latest.
-        statement = (
-            f"UPDATE stageflow_dead_letters SET {change}"  # noqa: S608 - one of the three above
-            " WHERE id = $1 AND state = 'replaying' AND attempts = $2"
-        )
-        values = (claim.letter.id, claim.token, value)
-        done = await self._call("write", lambda connection: connection.execute(statement, *values))
-        if done != "UPDATE 1":
-            raise DeadLetterLeaseLostError(claim.letter.id)

@@ -1,220 +1,280 @@
-"""The port through which dead letters are kept, and a store in memory for simulations."""
+"""The port of dead-letter stores, and the part that all stores in SQL databases share."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import json
+import logging
+from abc import abstractmethod
+from collections import ChainMap
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from stageflow.dlq.codec import DEFAULT_CODEC, LetterCodec
+from stageflow._utils.closing import AsyncClosing
+from stageflow._utils.tasks import off_loop
+from stageflow.codec import (
+    NUMBER_OR_NONE,
+    PLACEHOLDER,
+    TEXT_OR_NONE,
+    Codec,
+    FieldTypes,
+    check_fields,
+    is_large,
+)
+from stageflow.engine.dead_letter import DeadLetter, DeadLetterState, Unstorable
 from stageflow.errors import (
     CorruptDeadLetterError,
     DeadLetterClaimedError,
     DeadLetterLeaseLostError,
     DeadLetterReplayedError,
+    DeadLetterStoreError,
     DuplicateDeadLetterError,
     UnknownDeadLetterError,
 )
-from stageflow.letter import DeadLetter, LetterState
+
+T = TypeVar("T")
+#: An operation of a store: yields statements with their values, and receives the rows of each.
+Steps: TypeAlias = Generator[tuple[str, tuple[Any, ...]], list[Any], T]
+
+_log = logging.getLogger("stageflow.dlq")
+
+#: More than these take milliseconds to encode.
+_MANY_EVENTS = 500
 
 
 class Claim(NamedTuple):
-    """The right to replay a letter, until its lease ends.
-
-    Attributes:
-        letter: The letter, being replayed.
-        token: Proves the right to the store; each claim has one of its own.
-    """
+    """The right to replay `letter` until its lease ends; each claim has its own `token`."""
 
     letter: DeadLetter
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadableDeadLetter:
+    """A stored letter that cannot be read: its id, the reason, and the stored text."""
+
+    id: str
+    problem: str
+    body: str
+
+
 class DeadLetterStore(Protocol):
-    """Keeps dead letters.
+    """Stores dead letters. A method that raises `DeadLetterStoreError` has changed nothing."""
 
-    Every method may raise `DeadLetterStoreError`, and nothing is half-written then.
-    """
+    async def put(self, letter: DeadLetter) -> Mapping[str, Unstorable] | None:
+        """Store a new letter durably; storing the same one again changes nothing.
 
-    async def put(self, letter: DeadLetter) -> None:
-        """Keep a new letter durably before returning.
-
-        Raises:
-            DuplicateDeadLetterError: There is another letter with that id. Putting the same one
-                again changes nothing.
+        Returns the values that could not be stored, by path; an `Unstorable` replaces each. Raises
+        `DuplicateDeadLetterError` if there is another letter with that id.
         """
 
-    async def get(self, letter_id: str) -> DeadLetter:
-        """The letter with that id.
+    async def get(self, dead_letter_id: str) -> DeadLetter:
+        """Return a letter; raise `UnknownDeadLetterError`, or `CorruptDeadLetterError`."""
 
-        Raises:
-            UnknownDeadLetterError: There is none.
-            CorruptDeadLetterError: It cannot be read.
+    async def letters(self, state: DeadLetterState | None = None) -> tuple[DeadLetter, ...]:
+        """Return the readable letters, or those in one state, in the order of `put`."""
+
+    async def unreadable(self) -> tuple[UnreadableDeadLetter, ...]:
+        """Return the letters that cannot be read, in the order of `put`."""
+
+    async def delete(self, dead_letter_id: str) -> None:
+        """Remove a letter, whether it can be read or not.
+
+        Raises `UnknownDeadLetterError`, or `DeadLetterClaimedError` while it is replayed.
         """
 
-    async def letters(self, state: LetterState | None = None) -> tuple[DeadLetter, ...]:
-        """All letters, or those in one state, in the order in which they were put.
+    async def claim(self, dead_letter_id: str, *, lease_s: float) -> Claim:
+        """Claim a letter for one replay until its lease ends, and count an attempt.
 
-        Raises:
-            CorruptDeadLetterError: One cannot be read.
-        """
-
-    async def claim(self, letter_id: str, *, lease_s: float) -> Claim:
-        """Take a letter for replaying: of all who try, one succeeds. Counts an attempt.
-
-        A letter whose lease has ended can be claimed again, as its replayer must have died.
-
-        Raises:
-            UnknownDeadLetterError: There is no such letter.
-            DeadLetterClaimedError: Somebody else holds it.
-            DeadLetterReplayedError: It has been replayed.
+        Raises `UnknownDeadLetterError`; `DeadLetterClaimedError` while another process holds it; or
+        `DeadLetterReplayedError`.
         """
 
     async def renew(self, claim: Claim, *, lease_s: float) -> None:
-        """Hold a claimed letter for `lease_s` seconds from now.
-
-        Raises:
-            DeadLetterLeaseLostError: Somebody else has claimed it meanwhile.
-        """
+        """Hold a claim for `lease_s` seconds from now; raise `DeadLetterLeaseLostError` if lost."""
 
     async def finish(self, claim: Claim, replay_run_id: str) -> None:
-        """Put on record that a claimed letter has been replayed; raises as `renew`."""
+        """Record that a claimed letter has been replayed; raises as `renew`."""
 
     async def put_back(self, claim: Claim, letter: DeadLetter) -> None:
-        """Let a claimed letter wait again, with the content of `letter`; raises as `renew`."""
+        """Let a claimed letter wait again with the content of `letter`; raises as `renew`."""
 
 
-def letter_of(codec: LetterCodec, body: str, *standing: Any) -> DeadLetter:
-    """A letter from what a store keeps of it.
+#: Columns beside a letter's content; the state is checked by its values.
+_STANDING: FieldTypes = {
+    "attempts": (int,),
+    "lease_until": NUMBER_OR_NONE,
+    "replay_run_id": TEXT_OR_NONE,
+}
 
-    Args:
-        codec: What wrote the body.
-        body: The letter's content.
-        standing: State, attempts, end of the lease in seconds since the epoch, id of the replay.
 
-    Raises:
-        CorruptDeadLetterError: It cannot be read.
+async def encoded(codec: Codec, letter: DeadLetter) -> tuple[str, dict[str, Unstorable]]:
+    """Return a letter's content as text, and the values that could not be stored, by path.
+
+    A large letter is encoded in a thread; its values must not change meanwhile.
     """
+    large = len(letter.events) > _MANY_EVENTS or is_large([letter.inputs, letter.outputs])
+
+    def encode() -> tuple[str, dict[str, Unstorable]]:
+        text = codec.encode(letter, large=large)
+        if PLACEHOLDER not in text:
+            return text, {}
+        stored = json.loads(text)
+        outputs = ChainMap(*(record["outputs"] for record in stored["stages"].values()))
+        lost = {**codec.lost("inputs", stored["inputs"]), **codec.lost("outputs", outputs)}
+        for path, value in lost.items():
+            _log.error("dead letter %s: %s is not stored (%s)", letter.id, path, value.shown)
+        return text, lost
+
+    return await off_loop(encode, large=large)
+
+
+def restore_dead_letter(codec: Codec, body: str, *standing: Any) -> DeadLetter:
+    """Return a stored letter from its content and the columns beside it."""
     state, attempts, lease_until, replay_run_id = standing
     letter = codec.decode(body)
     try:
+        check_fields("", dict(zip(_STANDING, standing[1:], strict=True)), _STANDING)
         return replace(
             letter,
-            state=LetterState(state),
+            state=DeadLetterState(state),
             attempts=attempts,
-            lease_expires_at=None if lease_until is None else moment(lease_until),
+            lease_expires_at=None
+            if lease_until is None
+            else datetime.fromtimestamp(lease_until, UTC),
             replay_run_id=replay_run_id,
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise CorruptDeadLetterError(f"{type(error).__name__}: {error}") from error
 
 
-def moment(seconds: float) -> datetime:
-    """A time in seconds since the epoch as a date in UTC."""
-    return datetime.fromtimestamp(seconds, UTC)
+def read_all(
+    codec: Codec, rows: Iterable[Sequence[Any]]
+) -> tuple[tuple[DeadLetter, ...], tuple[UnreadableDeadLetter, ...]]:
+    """Return the readable letters and the unreadable ones of rows from the table."""
+    letters, unreadable = [], []
+    for dead_letter_id, body, *standing in rows:
+        try:
+            letters.append(restore_dead_letter(codec, body, *standing))
+        except CorruptDeadLetterError as error:
+            _log.warning("dead letter %s: %s", dead_letter_id, error)
+            unreadable.append(UnreadableDeadLetter(str(dead_letter_id), str(error), str(body)))
+    return tuple(letters), tuple(unreadable)
 
 
-def check_claimable(
-    letter_id: str, state: str, lease_until: float | None, replay_run_id: str | None, now: float
-) -> None:
-    """Raise unless a letter that stands so may be claimed; for stores."""
-    if state == LetterState.REPLAYED:
-        raise DeadLetterReplayedError(letter_id, str(replay_run_id))
-    if state == LetterState.REPLAYING and lease_until is not None and now < lease_until:
-        raise DeadLetterClaimedError(letter_id, moment(lease_until).isoformat(timespec="seconds"))
+class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
+    """A `DeadLetterStore` in the table ``dead_letters`` of an SQL database.
 
-
-@dataclass(slots=True)
-class _Entry:
-    body: str
-    state: LetterState = LetterState.WAITING
-    attempts: int = 0
-    lease_until: float | None = None
-    replay_run_id: str | None = None
-
-
-class InMemoryDeadLetterStore:
-    """Dead letters for simulations and tests: gone with the process.
-
-    Letters are stored as text here, too, so that what a simulation replays is what a real store
-    would have given back.
+    Statements are those of SQLite, with a function ``wall_clock()`` by which leases are measured.
     """
 
-    def __init__(
-        self, *, codec: LetterCodec = DEFAULT_CODEC, wall_clock: Callable[[], float] = time.time
-    ) -> None:
-        """Begin empty.
+    #: Ends a query whose row the same transaction changes.
+    _for_update = ""
 
-        Args:
-            codec: Knows the types that letters hold.
-            wall_clock: Seconds since the epoch; leases are measured by it.
-        """
+    def __init__(self, where: str, codec: Codec) -> None:
+        #: The place of the store, as errors name it.
+        self.where = where
         self._codec = codec
-        self._wall_clock = wall_clock
-        self._entries: dict[str, _Entry] = {}
+        self._closed = False
 
-    async def put(self, letter: DeadLetter) -> None:
-        """See `DeadLetterStore`."""
-        body = self._codec.encode(letter)
-        if self._entries.setdefault(letter.id, _Entry(body)).body != body:
-            raise DuplicateDeadLetterError(letter.id, "memory")
+    @abstractmethod
+    async def _run(self, action: str, steps: Steps[T]) -> T:
+        """Run an operation on a connection, in one transaction if the action is ``write``."""
 
-    async def get(self, letter_id: str) -> DeadLetter:
-        """See `DeadLetterStore`."""
-        return self._letter(self._entry(letter_id))
+    async def _call(self, action: str, steps: Steps[T]) -> T:
+        if self._closed:
+            raise DeadLetterStoreError(action, self.where, "the store has been closed")
+        return await self._run(action, steps)
 
-    async def letters(self, state: LetterState | None = None) -> tuple[DeadLetter, ...]:
-        """See `DeadLetterStore`."""
-        entries = self._entries.values()
-        return tuple(self._letter(e) for e in entries if state is None or e.state is state)
+    async def close(self) -> None:
+        """Refuse further calls."""
+        self._closed = True
 
-    async def claim(self, letter_id: str, *, lease_s: float) -> Claim:
-        """See `DeadLetterStore`."""
-        entry, now = self._entry(letter_id), self._wall_clock()
-        check_claimable(letter_id, entry.state, entry.lease_until, entry.replay_run_id, now)
-        entry.state = LetterState.REPLAYING
-        entry.attempts += 1
-        entry.lease_until = now + lease_s
-        return Claim(self._letter(entry), entry.attempts)
+    async def put(self, letter: DeadLetter) -> Mapping[str, Unstorable] | None:
+        body, lost = await encoded(self._codec, letter)
+        await self._call("write", self._put(letter.id, body))
+        return lost
+
+    def _put(self, dead_letter_id: str, body: str) -> Steps[None]:
+        yield _INSERT, (dead_letter_id, body)
+        if (yield from self._found(dead_letter_id))[1] != body:
+            raise DuplicateDeadLetterError(dead_letter_id, self.where)
+
+    async def get(self, dead_letter_id: str) -> DeadLetter:
+        return await self._call("read", self._get(dead_letter_id))
+
+    def _get(self, dead_letter_id: str) -> Steps[DeadLetter]:
+        row = yield from self._found(dead_letter_id)
+        return restore_dead_letter(self._codec, *row[1:])
+
+    async def letters(self, state: DeadLetterState | None = None) -> tuple[DeadLetter, ...]:
+        return read_all(self._codec, await self._call("read", _listed(state)))[0]
+
+    async def unreadable(self) -> tuple[UnreadableDeadLetter, ...]:
+        return read_all(self._codec, await self._call("read", _listed(None)))[1]
+
+    async def delete(self, dead_letter_id: str) -> None:
+        await self._call("write", self._delete(dead_letter_id))
+
+    def _delete(self, dead_letter_id: str) -> Steps[None]:
+        yield from self._check(dead_letter_id, deleting=True)
+        yield "DELETE FROM dead_letters WHERE id = ?", (dead_letter_id,)
+
+    async def claim(self, dead_letter_id: str, *, lease_s: float) -> Claim:
+        return await self._call("write", self._claim(dead_letter_id, lease_s))
+
+    def _claim(self, dead_letter_id: str, lease_s: float) -> Steps[Claim]:
+        now_s = yield from self._check(dead_letter_id)
+        yield _CLAIM, (now_s + lease_s, dead_letter_id)
+        letter = yield from self._get(dead_letter_id)
+        return Claim(letter, letter.attempts)
 
     async def renew(self, claim: Claim, *, lease_s: float) -> None:
-        """See `DeadLetterStore`."""
-        self._held(claim).lease_until = self._wall_clock() + lease_s
+        await self._call("write", self._update(claim, "lease_until = wall_clock() + ?", lease_s))
 
     async def finish(self, claim: Claim, replay_run_id: str) -> None:
-        """See `DeadLetterStore`."""
-        entry = self._held(claim)
-        entry.state = LetterState.REPLAYED
-        entry.lease_until, entry.replay_run_id = None, replay_run_id
+        change = "state = 'replayed', lease_until = NULL, replay_run_id = ?"
+        await self._call("write", self._update(claim, change, replay_run_id))
 
     async def put_back(self, claim: Claim, letter: DeadLetter) -> None:
-        """See `DeadLetterStore`."""
-        entry = self._held(claim)
-        entry.body = self._codec.encode(letter)
-        entry.state = LetterState.WAITING
-        entry.lease_until = None
+        body, _ = await encoded(self._codec, letter)
+        change = "state = 'waiting', lease_until = NULL, body = ?"
+        await self._call("write", self._update(claim, change, body))
 
-    def _entry(self, letter_id: str) -> _Entry:
-        try:
-            return self._entries[letter_id]
-        except KeyError:
-            raise UnknownDeadLetterError(letter_id, "memory") from None
+    def _found(self, dead_letter_id: str, end: str = "") -> Steps[Sequence[Any]]:
+        rows = yield f"{_SELECT} WHERE id = ?{end}", (dead_letter_id,)
+        if not rows:
+            raise UnknownDeadLetterError(dead_letter_id, self.where)
+        row: Sequence[Any] = rows[0]
+        return row
 
-    def _held(self, claim: Claim) -> _Entry:
-        entry = self._entry(claim.letter.id)
-        # Every claim counts an attempt, so the count tells which claim is the latest.
-        if entry.state is not LetterState.REPLAYING or entry.attempts != claim.token:
+    def _check(self, dead_letter_id: str, *, deleting: bool = False) -> Steps[float]:
+        """Check that a letter may be claimed, or deleted; return the time."""
+        row = yield from self._found(dead_letter_id, self._for_update)
+        ((now_s,),) = yield "SELECT wall_clock()", ()
+        _, _, state, _, lease_until, replay_run_id = row
+        if state == DeadLetterState.REPLAYED and not deleting:
+            raise DeadLetterReplayedError(dead_letter_id, str(replay_run_id))
+        if state == DeadLetterState.REPLAYING and lease_until is not None and now_s < lease_until:
+            until = datetime.fromtimestamp(lease_until, UTC)
+            raise DeadLetterClaimedError(dead_letter_id, until.isoformat(timespec="seconds"))
+        return float(now_s)
+
+    def _update(self, claim: Claim, change: str, value: object) -> Steps[None]:
+        # Each claim counts an attempt, so the count shows which claim is the latest.
+        held = "WHERE id = ? AND state = 'replaying' AND attempts = ?"
+        values = (claim.letter.id, claim.token)
+        if not (yield f"{_SELECT} {held}{self._for_update}", values):
             raise DeadLetterLeaseLostError(claim.letter.id)
-        return entry
+        yield f"{_UPDATE} {change} {held}", (value, *values)
 
-    def _letter(self, entry: _Entry) -> DeadLetter:
-        return letter_of(
-            self._codec,
-            entry.body,
-            entry.state,
-            entry.attempts,
-            entry.lease_until,
-            entry.replay_run_id,
-        )
+
+_SELECT = "SELECT id, body, state, attempts, lease_until, replay_run_id FROM dead_letters"
+_INSERT = "INSERT INTO dead_letters (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
+_UPDATE = "UPDATE dead_letters SET"
+_CLAIM = f"{_UPDATE} state = 'replaying', attempts = attempts + 1, lease_until = ? WHERE id = ?"
+
+
+def _listed(state: DeadLetterState | None) -> Steps[list[Any]]:
+    return (yield f"{_SELECT} WHERE ? IN (state, '') ORDER BY number", (str(state or ""),))

@@ -1,183 +1,64 @@
-"""Every error that stageflow raises: one root, and what a caller needs to act on it.
+"""Every error of stageflow, under one root, `StageflowError`.
 
-The tree:
-
-    StageflowError
-    ├── DefinitionError           one defect of a pipeline's definition, found by validation
-    ├── PipelineDefinitionError   all defects of one definition, reported together
-    ├── ComposeConflictError      two pipelines name different stages alike
-    ├── BagError                  the write-once store refused (conflict, bad key, missing key)
-    ├── ContextInUseError         a context was asked to carry two runs at once
-    ├── MissingRunInputError      a run was started without an input that it needs
-    ├── DeadLetterError           a dead letter could not be kept, found or replayed
-    ├── ProviderError             no such provider, or not one of that kind
-    └── StageError                a stage, or the run that holds it, failed
+Callers catch classes; the `code` says precisely what happened. docs/errors.md lists both.
 """
 
-from stageflow.errors.base import (
-    GENERIC_USER_MESSAGE,
-    ErrorCategory,
-    StageflowError,
-    nearest,
-    shown,
-)
-from stageflow.errors.data import (
-    BagError,
-    ContextInUseError,
-    DataConflictError,
-    InvalidConfigError,
-    InvalidContextError,
-    InvalidKeyError,
-    MissingKeyError,
-    MissingRunInputError,
-)
-from stageflow.errors.dead_letter import (
-    CorruptDeadLetterError,
-    DeadLetterClaimedError,
-    DeadLetterError,
-    DeadLetterLeaseLostError,
-    DeadLetterMismatchError,
-    DeadLetterReplayedError,
-    DeadLetterStoreError,
-    DuplicateDeadLetterError,
-    InvalidDeadLetterStoreError,
-    UnknownDeadLetterError,
-    UnstorableValueError,
-)
-from stageflow.errors.definition import (
-    ComposeConflictError,
-    CycleError,
-    DefinitionError,
-    DuplicateOutputError,
-    DuplicateStageError,
-    InvalidDeclarationError,
-    InvalidNameError,
-    InvalidRunnerError,
-    InvalidSpecError,
-    InvalidTimeoutError,
-    MissingProducerError,
-    OutputIsStreamError,
-    PipelineDefinitionError,
-    SelfDependencyError,
-    UnknownDependencyError,
-    UnknownStageError,
-)
-from stageflow.errors.provider import (
-    CircuitOpenError,
-    InvalidProviderError,
-    InvalidReplyError,
-    NoProgressError,
-    ProviderError,
-    UnintelligibleAudioError,
-    UnknownProviderError,
-)
-from stageflow.errors.stage import (
-    AbsentInputError,
-    ChildRunError,
-    ConnectionFailedError,
-    CredentialsRejectedError,
-    DatabaseBusyError,
-    DeadlineExceededError,
-    InvalidOutputError,
-    OperationTimeoutError,
-    OutOfResourcesError,
-    OutputMismatchError,
-    RateLimitedError,
-    RequestRejectedError,
-    ServiceUnavailableError,
-    StageError,
-    StageFailedError,
-    StageRaisedError,
-    StageTimeoutError,
-    StorageFailedError,
-    StrayCancellationError,
-    UnawaitedOutputError,
-    UndeclaredInputError,
-)
-from stageflow.errors.stream import (
-    StreamCancelledError,
-    StreamClosedError,
-    StreamError,
-    StreamFailedError,
-    StreamNotKeptError,
-    StreamReopenedError,
-    UndeclaredStreamError,
-)
+# ruff: noqa: F403, F405 - the list below says which names are public
+
+from stageflow.errors.base import *
+from stageflow.errors.data import *
+from stageflow.errors.services import *
+from stageflow.errors.stage import *
 
 __all__ = [
+    "BUSY",
     "GENERIC_USER_MESSAGE",
+    "LOGIC",
+    "SYSTEMIC",
+    "UNREACHABLE",
     "AbsentInputError",
     "BagError",
     "ChildRunError",
     "CircuitOpenError",
     "ComposeConflictError",
-    "ConnectionFailedError",
-    "ContextInUseError",
     "CorruptDeadLetterError",
-    "CredentialsRejectedError",
-    "CycleError",
     "DataConflictError",
-    "DatabaseBusyError",
     "DeadLetterClaimedError",
     "DeadLetterError",
     "DeadLetterLeaseLostError",
-    "DeadLetterMismatchError",
     "DeadLetterReplayedError",
     "DeadLetterStoreError",
     "DeadlineExceededError",
-    "DefinitionError",
     "DuplicateDeadLetterError",
-    "DuplicateOutputError",
-    "DuplicateStageError",
     "ErrorCategory",
+    "InvalidAudioError",
     "InvalidConfigError",
     "InvalidContextError",
-    "InvalidDeadLetterStoreError",
-    "InvalidDeclarationError",
-    "InvalidKeyError",
-    "InvalidNameError",
-    "InvalidOutputError",
-    "InvalidProviderError",
     "InvalidReplyError",
-    "InvalidRunnerError",
-    "InvalidSpecError",
-    "InvalidTimeoutError",
+    "LocalServiceError",
     "MissingKeyError",
-    "MissingProducerError",
-    "MissingRunInputError",
+    "NoAnswerError",
     "NoProgressError",
-    "OperationTimeoutError",
-    "OutOfResourcesError",
-    "OutputIsStreamError",
-    "OutputMismatchError",
     "PipelineDefinitionError",
+    "Portable",
+    "Problem",
+    "ProblemCode",
     "ProviderError",
-    "RateLimitedError",
-    "RequestRejectedError",
-    "SelfDependencyError",
-    "ServiceUnavailableError",
+    "RecordedError",
+    "StageDefectError",
     "StageError",
     "StageFailedError",
     "StageRaisedError",
     "StageTimeoutError",
     "StageflowError",
-    "StorageFailedError",
-    "StrayCancellationError",
-    "StreamCancelledError",
-    "StreamClosedError",
     "StreamError",
     "StreamFailedError",
-    "StreamNotKeptError",
-    "StreamReopenedError",
-    "UnawaitedOutputError",
-    "UndeclaredInputError",
-    "UndeclaredStreamError",
-    "UnintelligibleAudioError",
+    "Traits",
     "UnknownDeadLetterError",
-    "UnknownDependencyError",
     "UnknownProviderError",
     "UnknownStageError",
-    "UnstorableValueError",
+    "did_you_mean",
+    "misspelt",
     "nearest",
     "shown",
 ]

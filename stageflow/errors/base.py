@@ -1,34 +1,81 @@
-"""The root of all errors, and what every error says of itself."""
+"""The root of all errors, and helpers for their texts."""
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from typing import Any, ClassVar, NamedTuple
 
 
 class ErrorCategory(StrEnum):
-    """What kind of trouble an error is, and so who can mend it."""
+    """Kind of an error, which decides who can fix it."""
 
-    TRANSIENT = "transient"  # may well succeed when tried again
-    PERMANENT = "permanent"  # the same call fails the same way again
+    TRANSIENT = "transient"  # a retry may succeed
+    PERMANENT = "permanent"  # the same call fails again
     LOGIC = "logic"  # the code of a stage or of a pipeline is wrong
-    SYSTEMIC = "systemic"  # the surroundings are broken: memory, disk, a deadline
+    SYSTEMIC = "systemic"  # memory, disk, a deadline
     POLICY = "policy"  # refused on purpose
 
 
 GENERIC_USER_MESSAGE = "Something went wrong on our side. Please try again."
+TOO_LONG = "That is more than I can take at once. Please make it shorter."
+TOO_SLOW = "That took too long. Please try again."
+BUSY = "We are very busy right now. Please try again in a moment."
+IN_TROUBLE = "A service we need is having trouble. Please try again in a moment."
+UNREACHABLE = "A service we need cannot be reached right now. Please try again."
 
 
-class StageflowError(Exception):
+class Traits(NamedTuple):
+    """Category, retryability and user message of the errors with one code."""
+
+    category: ErrorCategory = ErrorCategory.PERMANENT
+    retryable: bool = False
+    user_message: str = GENERIC_USER_MESSAGE
+
+
+#: Types whose values can be pickled.
+_PLAIN = (str, int, float, bool, bytes, type(None))
+
+LOGIC = Traits(ErrorCategory.LOGIC)
+SYSTEMIC = Traits(ErrorCategory.SYSTEMIC)
+
+
+class Portable:
+    """Mixin of exceptions that can be pickled and copied, whatever their constructors take.
+
+    A copy has the same fields, notes and cause. A pickle has a text for each value that cannot be
+    pickled, and leaves out such a cause.
+    """
+
+    def __reduce__(self: Any) -> tuple[Any, ...]:
+        state = {name: _picklable(value) for name, value in vars(self).items()}
+        if self.__cause__ is not None and _picklable(self.__cause__) is self.__cause__:
+            state["__cause__"] = self.__cause__
+        return _blank, (type(self), tuple(map(_picklable, self.args))), state
+
+    def __copy__(self: Any) -> Any:
+        twin = _blank(type(self), self.args)
+        vars(twin).update(vars(self))
+        if hasattr(self, "__notes__"):
+            twin.__notes__ = list(self.__notes__)
+        twin.__cause__, twin.__suppress_context__ = self.__cause__, self.__suppress_context__
+        return twin
+
+    def __deepcopy__(self, memo: object) -> Any:
+        return copy.copy(self)  # fields may hold values that cannot be copied
+
+
+class StageflowError(Portable, Exception):
     """Root of all errors of stageflow.
 
     Attributes:
         code: Stable, machine-readable name of the error.
-        category: Who can mend it; see `ErrorCategory`.
-        retryable: Whether the same call may succeed when it is made again.
+        category: Who can fix it; see `ErrorCategory`.
+        retryable: Whether the same call may succeed when it is repeated.
         user_message: Text that is safe to show to the person in the conversation.
-        retry_after_s: How long to wait before the next try, in seconds, if that is known.
+        retry_after_s: Seconds to wait before the next attempt, if known.
         stage: Name of the stage concerned, if any.
         pipeline_run_id: Id of the run concerned, if any.
     """
@@ -39,28 +86,36 @@ class StageflowError(Exception):
     user_message: str = GENERIC_USER_MESSAGE
     retry_after_s: float | None = None
 
+    #: Further codes that errors of this class can have.
+    codes: ClassVar[Mapping[str, Traits]] = {}
+
     def __init__(
-        self, message: str, *, stage: str | None = None, pipeline_run_id: str | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        stage: str | None = None,
+        pipeline_run_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.stage = stage
         self.pipeline_run_id = pipeline_run_id
+        if code is not None:
+            self.code = code
+            self.category, self.retryable, self.user_message = self.codes[code]
 
     def __str__(self) -> str:
         return self.message
 
     def located(self, stage: str, pipeline_run_id: str) -> StageflowError:
-        """Fill in where the error happened, unless it is known already.
+        """Fill in stage and run unless they are known, and return the error.
 
-        Returns:
-            Itself; if it is of another run, a copy that was raised from it. A child's failure may
-            be raised on by its parent, and several runs may raise one object.
+        Returns a copy for an error of another run: several runs may raise one object.
         """
         if self.pipeline_run_id not in (None, pipeline_run_id):
-            # Not by copy.copy, which would call a constructor that takes something else.
-            here = type(self).__new__(type(self), *self.args)
-            vars(here).update(vars(self), stage=stage, pipeline_run_id=pipeline_run_id)
+            here = copy.copy(self)
+            here.stage, here.pipeline_run_id = stage, pipeline_run_id
             here.__cause__ = self
             return here
         self.stage = self.stage or stage
@@ -68,21 +123,59 @@ class StageflowError(Exception):
         return self
 
 
-def shown(value: object) -> str:
-    """A value as an error shows it; of one that cannot be shown, its type and why."""
+def _blank(cls: Any, args: tuple[Any, ...]) -> Any:
+    return cls.__new__(cls, *args)
+
+
+def _picklable(value: Any) -> Any:
+    if isinstance(value, _PLAIN):
+        return value
+    import pickle  # noqa: PLC0415 - takes a tenth of the time to import this package
+
     try:
-        return repr(value)
+        # A portable error replaces its own fields, so only its class matters.
+        probe = type(value) if isinstance(value, Portable) else value
+        pickle.loads(pickle.dumps(probe))  # noqa: S301 - just written here
+    except Exception:  # any method of a user's class may raise
+        return shown(value)
+    return value
+
+
+def shown(value: object, by: Callable[[object], str] = repr) -> str:
+    """Return a value's repr, or its ``str``; if that raises, its type and why."""
+    try:
+        return by(value)
     except Exception as error:  # nested deeper than the stack, or a __repr__ that raises
-        return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+        return f"<{type(value).__name__} whose {by.__name__} raises {type(error).__name__}>"
+
+
+def described(failure: StageflowError) -> dict[str, Any]:
+    """Return an error as the data of an event."""
+    return {
+        "error_code": failure.code,
+        "error_message": shown(failure, str),
+        "error_category": str(failure.category),
+        "retryable": failure.retryable,
+        "user_message": failure.user_message,
+    }
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name among `known` that `name` most likely is a misspelling of, if any."""
+    """Return the most similar name among `known`, if any is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return matches[0] if matches else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that names the nearest of `known`; empty if none is near."""
+def misspelt(missing: Iterable[str], given: Iterable[str]) -> str:
+    """Return the end of a sentence that lists which of `given` are misspellings of `missing`."""
+    names = list(given)
+    pairs = ((nearest(key, names), key) for key in missing)
+    return "".join(f"; {found!r} was given: rename it to {key!r}" for found, key in pairs if found)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of a sentence that suggests the most similar of `known`, if any."""
+    if not isinstance(name, str):
+        return "; keys are strings"
     found = nearest(name, known)
     return f"; did you mean {found!r}?" if found else ""

@@ -1,24 +1,20 @@
-"""Middleware around stages; one module an interceptor."""
+"""Middleware around stages: retry, breaker, timeout, tracing. What only observes is a sink."""
 
-from stageflow.interceptors.base import CallNext, Interceptor
+from stageflow.engine.interceptor import CallNext, Interceptor
 from stageflow.interceptors.breaker import BreakerInterceptor
-from stageflow.interceptors.logging import LoggingInterceptor
-from stageflow.interceptors.metrics import InMemoryMetrics, Metrics, MetricsInterceptor
-from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
+from stageflow.interceptors.retry import RetryInterceptor
 from stageflow.interceptors.timeout import TimeoutInterceptor
-from stageflow.interceptors.tracing import InMemoryTracer, Tracer, TracingInterceptor
+from stageflow.interceptors.tracing import InMemoryTracer, Span, Tracer, TracingInterceptor
+from stageflow.resilience.retry import RetryPolicy
 
 __all__ = [
     "BreakerInterceptor",
     "CallNext",
-    "InMemoryMetrics",
     "InMemoryTracer",
     "Interceptor",
-    "LoggingInterceptor",
-    "Metrics",
-    "MetricsInterceptor",
     "RetryInterceptor",
     "RetryPolicy",
+    "Span",
     "TimeoutInterceptor",
     "Tracer",
     "TracingInterceptor",

@@ -2,68 +2,71 @@
 
 from __future__ import annotations
 
-from stageflow.breaker import BreakerChange, BreakerRegistry, speaks_against_provider
-from stageflow.context import StageContext
-from stageflow.events import StageStatus
-from stageflow.interceptors.base import CallNext, Interceptor
-from stageflow.stage import StageOutput, StageSpec
+from functools import partial
+
+from stageflow.engine.interceptor import CallNext, Interceptor
+from stageflow.engine.stage import StageOutput, StageSpec
+from stageflow.engine.stage_context import StageContext
+from stageflow.events.log import StageStatus
+from stageflow.resilience.circuit_breaker import (
+    BreakerRegistry,
+    BreakerTransition,
+    speaks_against_provider,
+)
 
 _COMPLETED = StageStatus.COMPLETED
 
 
 class BreakerInterceptor(Interceptor):
-    """Keeps stages from calling a provider that does not answer.
+    """Stop stages from calling a provider that fails.
 
-    It stands around the stages whose spec names a ``provider``. A stage that it rejects fails with
-    `CircuitOpenError`. Each change of a breaker's state becomes an event of the stage that brought
-    it about: ``stage.<name>.breaker_open``, ``…breaker_half_open``, ``…breaker_closed``. Inside of
-    a retry, each attempt is a call.
+    It wraps the stages whose spec names a ``provider``. A stage that it rejects fails with
+    `CircuitOpenError`. A change of a breaker's state is an event of the stage that caused it, such
+    as ``stage.<name>.breaker_open``. Interceptors with one registry share its breakers.
     """
 
     def __init__(self, breakers: BreakerRegistry | None = None) -> None:
-        """Choose the breakers; those of a registry are shared by all that use it."""
         self.breakers = breakers if breakers is not None else BreakerRegistry()
 
     def applies_to(self, spec: StageSpec) -> bool:
-        """Only to stages that name their provider."""
+        """Apply to stages that name their provider."""
         return spec.provider is not None
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
-        """Call what is inside if the provider's breaker permits it, and tell it the outcome."""
+        """Run the stage if the provider's breaker permits it, and report the outcome."""
         provider = ctx.provider_name
-        assert provider is not None, "it applies to no other stage"
+        assert provider is not None, "applies_to() excludes other stages"
         breaker = self.breakers[provider]
         permit = breaker.acquire(ctx.now)
         if permit.change is not None:
-            _report(ctx, permit.change)
+            _emit(ctx, permit.change)
         try:
             output = await call_next(ctx)
         except BaseException as error:
             if ctx.timed_out or speaks_against_provider(error):
-                _report(ctx, breaker.fail(permit, ctx.now))
+                _emit(ctx, breaker.fail(permit, ctx.now, partial(_drawn, ctx)))
             else:
                 breaker.release(permit)
             raise
-        if ctx.timed_out:
-            # Whatever the stage made of its cancellation: too late is too late.
-            _report(ctx, breaker.fail(permit, ctx.now))
-        elif output.status is _COMPLETED:
-            change = breaker.succeed(permit, ctx.now)
+        if output.status is _COMPLETED:
+            if permit.began_s is None:
+                change = breaker.succeed(permit, ctx.now)
+            else:
+                change = breaker.succeed(permit, ctx.now, partial(_drawn, ctx))
             if change is not None:
-                _report(ctx, change)
-        else:
-            # A stage that had nothing to do has not called its provider.
+                _emit(ctx, change)
+        else:  # a skipped stage has not called its provider
             breaker.release(permit)
         return output
 
 
-def _report(ctx: StageContext, change: BreakerChange | None) -> None:
-    if change is None:
-        return
-    ctx.emit(
-        f"breaker_{change.after}",
-        provider=change.provider,
-        before=str(change.before),
-        after=str(change.after),
-        reason=change.reason,
-    )
+def _drawn(ctx: StageContext) -> float:
+    return ctx.random.random()
+
+
+def _emit(ctx: StageContext, change: BreakerTransition | None) -> None:
+    if change is not None:
+        before, after = str(change.before), str(change.after)
+        what = f"breaker_{after}"
+        provider, reason = change.provider, change.reason
+        ctx.emit(what, provider=provider, before=before, after=after, reason=reason)

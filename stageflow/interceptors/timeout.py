@@ -1,4 +1,4 @@
-"""A time limit for each call of what is inside."""
+"""A time limit for each call of a stage."""
 
 from __future__ import annotations
 
@@ -7,41 +7,28 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-from stageflow.context import StageContext
-from stageflow.durations import is_duration
-from stageflow.errors import InvalidConfigError, StageTimeoutError
-from stageflow.interceptors.base import CallNext, Interceptor
-from stageflow.stage import StageOutput
+from stageflow.engine.interceptor import CallNext, Interceptor
+from stageflow.engine.stage import StageOutput
+from stageflow.engine.stage_context import StageContext
+from stageflow.errors import StageTimeoutError
+from stageflow.errors.data import require_durations
 
 
 class TimeoutInterceptor(Interceptor):
-    """Fails a stage when one call of what is inside this interceptor takes too long.
+    """Fail a stage when a call takes longer than a positive number of seconds.
 
-    It differs from ``StageSpec.timeout_s`` in where it stands: that one bounds a stage with all
-    its interceptors, this one what is inside of it, so inside of a retry it bounds each attempt.
+    Inside a retry, it limits each attempt; ``StageSpec.timeout_s`` limits all of them together.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        """Set the limit.
-
-        Args:
-            timeout_s: Limit of one call in seconds.
-
-        Raises:
-            InvalidConfigError: It is no positive, finite number.
-        """
-        if not is_duration(timeout_s):
-            raise InvalidConfigError(
-                "TimeoutInterceptor", "timeout_s", timeout_s, "give a positive number of seconds"
-            )
+        require_durations("TimeoutInterceptor", timeout_s=timeout_s)
         self.timeout_s = timeout_s
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
-        """Call what is inside; raise `StageTimeoutError` if it takes too long."""
+        """Run the stage; raise `StageTimeoutError` if it takes too long."""
         started_at = ctx.now()
         call = call_next(ctx)
-        # Taken by hand, the first step shows whether the call waits for anything at all: a limit
-        # costs more than the rest of this layer, and nothing can strike before the loop has a turn.
+        # Most calls of a fast stage end in their first step, and need no timer.
         try:
             awaited = call.send(None)
         except StopIteration as stop:
@@ -54,13 +41,13 @@ class TimeoutInterceptor(Interceptor):
         task = asyncio.current_task()
         assert task is not None
         already_cancelled = task.cancelling()
-        watch = ctx.scope.watchdog.watch(started_at + self.timeout_s, task.cancel)
+        watch = ctx.scope.timers.set(started_at + self.timeout_s, task.cancel)
         try:
             output = await rest
         except (Exception, asyncio.CancelledError) as error:
-            # Whatever the stage made of our cancellation: too late is too late. Another
-            # cancellation on top of ours is not ours to swallow.
-            if watch.expired and task.uncancel() <= already_cancelled:
+            # The stage may have replaced our cancellation by an error. Another cancellation
+            # besides ours must go on.
+            if watch.expired and task.uncancel() <= already_cancelled and not ctx.cancelled:
                 raise StageTimeoutError(self.timeout_s) from error
             raise
         finally:
@@ -78,14 +65,20 @@ class TimeoutInterceptor(Interceptor):
 def _go_on(
     call: Coroutine[Any, Any, StageOutput], awaited: Any
 ) -> Generator[Any, Any, StageOutput]:
-    """Carry on with a call that has made its first step, and now waits for `awaited`."""
+    """Continue a call that has made its first step and waits for `awaited`."""
     while True:
+        thrown: BaseException | None = None
         try:
             yield awaited
-            break
         except BaseException as error:
-            try:
-                awaited = call.throw(error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
+            thrown = error
+        if thrown is None:
+            break
+        # Outside of the handler, or `thrown` would be the context of the stage's later errors.
+        try:
+            awaited = call.throw(thrown)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            thrown = None  # the traceback of an error that passes keeps this frame
     return (yield from call)  # type: ignore[no-any-return]

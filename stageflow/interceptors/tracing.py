@@ -7,33 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stageflow.classification import classify
-from stageflow.context import PipelineContext, RunScope, StageContext
-from stageflow.interceptors.base import Interceptor
-from stageflow.stage import StageOutput
+from stageflow.engine.context import RunScope
+from stageflow.engine.interceptor import Interceptor
+from stageflow.engine.stage import StageOutput
+from stageflow.engine.stage_context import StageContext
+from stageflow.errors.data import require_methods
+from stageflow.resilience.classification import classify
 
 
 class Tracer(Protocol):
-    """Where spans go. Called in the event loop, so it must not block."""
+    """A receiver of spans. Its methods are called in the event loop and must not block."""
 
     def start(self, name: str, parent: Any | None, attributes: Mapping[str, Any]) -> Any:
-        """Open a span below `parent` (None: a new trace) and return a handle to it."""
+        """Open a span below `parent` (None starts a trace) and return it."""
 
     def end(self, span: Any, error_code: str | None) -> None:
-        """Close a span; `error_code` is None when all went well."""
+        """Close a span; `error_code` is None if it did not fail."""
 
 
 @dataclass(slots=True)
 class Span:
-    """One piece of work in a trace, as `InMemoryTracer` keeps it.
-
-    Attributes:
-        name: What it is.
-        parent: The span that it is part of.
-        attributes: What is known about it.
-        ended: Whether it has been closed.
-        error_code: Why it failed, None if it did not.
-    """
+    """A span of `InMemoryTracer`; `error_code` is None if it did not fail."""
 
     name: str
     parent: Span | None
@@ -44,7 +38,7 @@ class Span:
 
 @dataclass(slots=True)
 class InMemoryTracer:
-    """Keeps every span; for tests and small tools."""
+    """A tracer that keeps every span, for tests and small tools."""
 
     spans: list[Span] = field(default_factory=list)
 
@@ -61,25 +55,24 @@ class InMemoryTracer:
 
 
 class TracingInterceptor(Interceptor):
-    """Opens a span for each stage, below the stage that started its run as a child.
+    """Open a span for each stage, below the stage that started a child run.
 
-    Spans of stages of one run share the attribute ``pipeline_run_id``, those of a whole tree of
-    runs the ``correlation_id``.
+    The spans of a run share ``pipeline_run_id``; its child runs also share ``correlation_id``.
     """
 
     def __init__(self, tracer: Tracer) -> None:
-        """Choose where the spans go."""
+        require_methods("TracingInterceptor", "tracer", tracer, plain=("start", "end"))
         self._start, self._end = tracer.start, tracer.end
-        #: By run and stage; runs of one seed share their id.
-        self._open: dict[tuple[RunScope, str], Any] = {}
-        #: What all stages of a run share, kept from one to the next: most often it is the same run.
+        #: By run and stage, as runs with the same seed have the same id.
+        self._open: dict[tuple[RunScope | None, str | None], Any] = {}
+        #: The attributes of the latest run, which mostly is the next stage's run, too.
         self._shared: dict[str, Any] = {"pipeline_run_id": None}
 
     def before(self, ctx: StageContext, /) -> None:
         """Open the stage's span."""
         scope, stage = ctx.scope, ctx.name
         context, run_id = scope.context, scope.pipeline_run_id
-        # By identity: the id of another run of the same seed is equal, but another object.
+        # By identity, as another run with the same seed has an equal id.
         if self._shared["pipeline_run_id"] is not run_id:
             self._shared = {
                 "pipeline": scope.pipeline_name,
@@ -87,11 +80,12 @@ class TracingInterceptor(Interceptor):
                 "correlation_id": context.correlation_id,
             }
         attributes = {"stage": stage, **self._shared}
-        parent = None if context.parent is None else self._parent(context)
+        child = context.parent is not None
+        parent = self._open.get((context.parent, context.parent_stage_id)) if child else None
         self._open[scope, stage] = self._start(f"stage {stage}", parent, attributes)
 
     def after(self, ctx: StageContext, output: StageOutput, /) -> None:
-        """Close the span of a stage that went well."""
+        """Close the span of a stage that succeeded."""
         self._end(self._open.pop((ctx.scope, ctx.name)), None)
 
     def failed(self, ctx: StageContext, error: BaseException, /) -> None:
@@ -99,8 +93,3 @@ class TracingInterceptor(Interceptor):
         cancelled = isinstance(error, asyncio.CancelledError)
         error_code = "cancelled" if cancelled else classify(error).code
         self._end(self._open.pop((ctx.scope, ctx.name)), error_code)
-
-    def _parent(self, context: PipelineContext) -> Any | None:
-        assert context.parent is not None, "only a child run has one"
-        assert context.parent_stage_id is not None, "it was set together with the parent"
-        return self._open.get((context.parent, context.parent_stage_id))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
+from functools import cache
 
-from stageflow.context import StageContext
+from stageflow.decorator import stage
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.stage import StageKind, StageSpec
+from stageflow.engine.stage_context import StageContext
 from stageflow.errors import InvalidContextError, shown
-from stageflow.kernels.conversation import conversation, memory, remember
-from stageflow.pipeline import Pipeline
-from stageflow.providers.replies import valid_answer
-from stageflow.stage import StageKind, StageOutput, stage
+from stageflow.kernels.conversation import History, complete_text, conversation, memory, remember
+from stageflow.kernels.history import Fitted, require_history_tokens
+from stageflow.providers.fallback import Checked
+from stageflow.providers.ports import valid_answer
 
 MAX_TEXT_CHARS = 8_000
 EMPTY_TEXT = "Please write something, and I will answer."
@@ -18,7 +23,7 @@ TOO_LONG = (
 )
 REFUSAL = "Sorry, I cannot help with that. Is there something else I can do for you?"
 
-#: What the guard refuses. It stands for a real policy: a few phrases, found wherever they occur.
+#: Phrases that the guard refuses, as an example of a policy.
 REFUSED = re.compile(
     r"\bignore\s+(?:all\s+|any\s+)?(?:of\s+)?(?:your\s+|the\s+)?(?:previous|prior|earlier)\s+"
     r"instructions\b"
@@ -27,61 +32,82 @@ REFUSED = re.compile(
 )
 
 
-@stage(inputs=["text"], outputs=["refusal"], kind=StageKind.GUARD, timeout_s=1.0)
-async def guard(ctx: StageContext) -> StageOutput:
-    """A polite refusal of the text, or None if the model may answer it.
-
-    A refusal is an answer, not a failure. Should the guard itself fail, the run does: nothing
-    reaches the model unseen.
-    """
-    text = ctx["text"]
-    if not isinstance(text, str):
-        raise InvalidContextError(f"the input 'text' is {shown(text)}; give a string")
+@stage(outputs=["refusal"], kind=StageKind.GUARD, timeout_s=1.0)
+async def guard(text: str) -> str | None:
+    """Return a polite refusal of the text, or None if the model may answer it."""
+    given: object = text
+    if not isinstance(given, str):
+        raise InvalidContextError(f"the input 'text' is {shown(given)}; give a string")
     if not text.strip():
-        return StageOutput.ok(refusal=EMPTY_TEXT)
+        return EMPTY_TEXT
     if len(text) > MAX_TEXT_CHARS:
-        return StageOutput.ok(refusal=TOO_LONG)
-    return StageOutput.ok(refusal=REFUSAL if REFUSED.search(text) else None)
+        return TOO_LONG
+    return REFUSAL if REFUSED.search(text) else None
 
 
-@stage(
-    dependencies=["guard", "memory"],
-    inputs=["text", "refusal", "history"],
-    outputs=["answer"],
-    kind=StageKind.AGENT,
-    timeout_s=15.0,
-    provider="llm",
-)
-async def llm(ctx: StageContext) -> StageOutput:
-    """The model's answer, or the guard's refusal without the model having been asked."""
-    if ctx["refusal"] is not None:
-        return StageOutput.ok(answer=ctx["refusal"])
-    messages = conversation(ctx["text"], ctx.get("history"))
-    return StageOutput.ok(answer=valid_answer(await ctx.llm.complete(messages)))
+@cache
+def llm_stage(history_tokens: int | None, streaming: bool) -> StageSpec:
+    """Return the stage that calls the model, or hands on the guard's refusal; see `Fitted`."""
+    require_history_tokens(history_tokens)
+
+    @stage("llm", outputs=["answer"], kind=StageKind.AGENT, timeout_s=15.0, provider="llm")
+    async def answer(
+        ctx: StageContext, text: str, refusal: str | None, history: History | None = None
+    ) -> str:
+        if refusal is not None:
+            return refusal
+        model = Fitted(ctx.llm, history_tokens)
+        answer = valid_answer(await model.complete(conversation(text, history)))
+        return complete_text(ctx, answer)
+
+    @stage(
+        "llm",
+        outputs=["answer"],
+        streams=["pieces"],
+        kind=StageKind.AGENT,
+        timeout_s=60.0,
+        provider="llm",
+    )
+    async def stream(
+        ctx: StageContext, text: str, refusal: str | None, history: History | None = None
+    ) -> str:
+        pieces, answer = ctx.open("pieces"), ""
+        if refusal is not None:
+            await pieces.put(refusal)
+            return refusal
+        model = Fitted(Checked(ctx.llm), history_tokens)
+        async with aclosing(model.stream(conversation(text, history))) as found:
+            async for piece in found:
+                answer += complete_text(ctx, piece)
+                if piece:
+                    await pieces.put(piece)
+        return answer
+
+    return stream if streaming else answer
 
 
-@stage(
-    dependencies=["llm"],
-    inputs=["user_id", "text", "refusal", "answer"],
-    kind=StageKind.WORK,
-    required=False,
-    timeout_s=2.0,
-    provider="db",
-)
-async def persist(ctx: StageContext) -> StageOutput:
-    """The turn, refused or not, kept for the next one."""
-    # A text that was refused for its length is cut: the record has to stay small.
-    said = ctx["text"][:MAX_TEXT_CHARS]
-    refused = ctx["refusal"] is not None
-    await remember(ctx, user=said, assistant=ctx["answer"], refused=refused)
-    return StageOutput.ok()
+llm = llm_stage(None, False)
 
 
-def chat() -> Pipeline:
-    """The chat kernel.
+@stage(kind=StageKind.WORK, required=False, timeout_s=2.0, provider="db")
+async def persist(
+    ctx: StageContext, user_id: str, text: str, refusal: str | None, answer: str
+) -> None:
+    """Store the turn."""
+    user = text[:MAX_TEXT_CHARS]  # a text may have been refused for its length
+    await remember(ctx, user_id, user=user, assistant=answer, refused=refusal is not None)
 
-    Inputs of a run: ``text`` and ``user_id`` (strings). Outputs: ``refusal`` (None if the text
-    was let through), ``history`` and ``answer``. It calls the language model and the database.
-    Without a database the turn goes on, without memory.
+
+def chat(*, history_tokens: int | None = None, streaming: bool = False) -> Pipeline:
+    """Return the chat kernel.
+
+    Inputs of a run: ``text`` (a string) and ``user_id`` (a string, a whole number or a UUID; None
+    or "" for an anonymous user, of whom nothing is stored). Outputs: ``refusal`` (None if the text
+    was accepted), ``history`` and ``answer``. If the database fails, the turn has no memory.
+
+    Args:
+        history_tokens: The most tokens of earlier messages to send, 0 or more; see `Fitted`.
+        streaming: Whether the answer also is a stream, ``pieces``.
     """
-    return Pipeline("chat", [guard, memory, llm, persist], inputs=["text", "user_id"])
+    answering = llm_stage(history_tokens, streaming)
+    return Pipeline("chat", [guard, memory, answering, persist], inputs=["text", "user_id"])

@@ -1,15 +1,21 @@
-"""The providers that kernels run with when nobody brings real ones."""
+"""The default providers of kernels: fakes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from stageflow.kernels.conversation import PROFILES
-from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSpeaker, FakeSTT, FakeTTS
-from stageflow.providers.latency import LatencyProfile
+from stageflow.providers.fake import (
+    FakeDatabase,
+    FakeLLM,
+    FakeSpeaker,
+    FakeSTT,
+    FakeTTS,
+    LatencyProfile,
+)
 from stageflow.providers.registry import ProviderRegistry
 
-# In milliseconds, as fast services in one region answer. At P50 a voice turn takes
+# Latencies of fast services in one region. At P50 a voice turn takes
 # 120 + 20 + 180 + 90 + 20 + 10 = 440 ms, a chat turn 20 + 180 + 20 + 10 = 230 ms.
 STT = LatencyProfile.percentiles(p50_ms=120, p99_ms=220)
 LLM = LatencyProfile.percentiles(p50_ms=180, p99_ms=340)
@@ -18,20 +24,14 @@ TTS = LatencyProfile.percentiles(p50_ms=90, p99_ms=160)
 DATABASE_READ = LatencyProfile.percentiles(p50_ms=20, p99_ms=45)
 DATABASE_WRITE = LatencyProfile.percentiles(p50_ms=10, p99_ms=25)
 
-#: The one user of whom the default database has a profile.
 KNOWN_USER = "ada"
+"""The only user with a profile in the default database."""
 
 
 def default_providers(seed: int = 0, scale: float = 1.0) -> ProviderRegistry:
-    """Fakes of all ports: an echoing model, speech that survives its round trip, a store.
+    """Return fakes of all ports, whose model echoes and whose latencies repeat for a `seed`.
 
-    Args:
-        seed: Makes the latencies repeat.
-        scale: What every latency, and the time that sound takes to sound, is multiplied by; 0
-            makes each call return without suspending.
-
-    Raises:
-        InvalidConfigError: `scale` is negative or not finite.
+    `scale` multiplies every latency and the duration of sound; 0 does not suspend.
     """
     profiles: dict[str, dict[str, dict[str, Any]]] = {PROFILES: {KNOWN_USER: {"name": "Ada"}}}
     return ProviderRegistry(

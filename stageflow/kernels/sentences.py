@@ -1,103 +1,162 @@
-"""A text that comes piece by piece, cut into sentences as soon as each is whole."""
+"""Split a text that arrives in pieces into sentences."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
-#: A sentence that goes on for longer is cut, at white space where there is some.
+#: A longer sentence is cut, if possible at white space.
 MAX_SENTENCE_CHARS = 300
 
-#: What ends in a full stop and hardly ever ends a sentence. Letters by themselves (J. R. Smith)
-#: and letters between stops (e.g., U.S.) go without saying.
+#: Abbreviations that rarely end a sentence. Single letters (J. R. Smith) and letters between stops
+#: (e.g., U.S.) need no entry.
 _ABBREVIATED = """
-approx bzw ca capt cf co corp dept dr ed eds eq esp etc fig figs gen gov hon inc jr lt ltd max
-messrs min mme mr mrs ms mt nos nr op pp prof prov rep rev sec sen sgt sr st ste str univ usw vgl
-vol vols vs
+abs approx apr aug bzw ca capt cf co corp dec dept dr ed eds eq esp etc evtl exkl feb fig figs fr
+gen ggf gov hon hr hrs inc inkl jan jr lt ltd max messrs min mlle mme mr mrs ms mt nos nov nr oct
+op ph.d pp prof prov rep rev sec sen sept sgt sig sr sra st ste str tel univ usw vgl vol vols vs
 """
 ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 
-#: Full stops of scripts that use them for nothing else: Chinese and Japanese, Hindi, Urdu, Arabic,
-#: Armenian, Amharic, Burmese, Khmer. Many of these put no space behind them.
+#: Full stops of Chinese and Japanese, Hindi, Urdu, Arabic, Armenian, Amharic, Burmese and Khmer,
+#: which have no other use and often no space behind them.
 _STOPS = "。．！？｡।॥۔؟։።፧၊။។៕"  # noqa: RUF001 - they are meant
-_CLOSERS = "\"')\\]}»›”’」』】）〉》"  # noqa: RUF001 - they are meant
+_CLOSERS = "\"')\\]}*_~`»›”’」』】）〉》"  # noqa: RUF001 - they are meant
 
-# Each match ends where a sentence may end, and more text would not move that place: what may belong
-# to the end is followed by something that does not.
+# Each match ends where a sentence may end. It includes the character behind the end, so that more
+# text cannot move the end.
 _END = re.compile(
     rf"(?P<stop>[.!?…]+)[{_CLOSERS}“‘]*\s"  # noqa: RUF001 - German closes with them
     rf"|[{_STOPS}]+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}]))"
     r"|(?<=\S)[^\S\n]*\n"
 )
+_COMMON_STARTERS = """
+After Also And Are As At Before But Can Could Did Does For He Her His How However I If In Is It Its
+Let My Next No Now On Or Our Please She So That The Then There These They This Those Was We What
+When Where Which Who Why Would Yes You Your Aber Das Dann Der Die Er Es Ich Sie Und Wir
+"""
+_STARTERS = frozenset(_COMMON_STARTERS.split())
+#: German words behind and before an ordinal ("am 3. Mai").
+_MONTH_NAMES = """
+januar jänner februar märz april mai juni juli august september oktober november dezember
+"""
+_MONTHS = frozenset(_MONTH_NAMES.split())
+_ARTICLES = "am beim bis das dem den der des im vom zum zur"
+_BEFORE_ORDINAL = frozenset(_ARTICLES.split())
+#: Abbreviations that end a sentence if a capital, or one of these words, follows.
+_BEFORE_CAPITAL = {"a.m", "p.m", "etc", "usw"}
+_BEFORE_STARTER = {"co", "corp", "inc", "jr", "ltd", "ph.d", "sr"}
+_NEXT_WORD = re.compile(r"\W*(\w+)\W")
+#: In how many characters behind a stop the next word is looked for.
+_LOOK_AHEAD = 30
+_CLAUSE_END = re.compile(
+    rf".*\S(?:[,;:][{_CLOSERS}“‘]*\s|[、，；：]|\s[–—-]\s)",  # noqa: RUF001 - they are meant
+    re.DOTALL,
+)
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 _LAST_WORD_END = re.compile(r".*\S\s", re.DOTALL)
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _OPENERS = "\"'([{«‹“‘„¿¡*_#-"  # noqa: RUF001 - they are meant
 
 
 class SentenceSplitter:
-    """Cuts a text into sentences, whatever the pieces in which it comes.
+    """Split a text into sentences of at most `max_chars` characters.
 
-    A sentence keeps the one white space behind it, so that all sentences joined are the text,
-    character by character. Where it ends is decided by the text alone, never by its pieces, and as
-    early as can be: at the white space behind a full stop, at the end of a line, or at the first
-    character after a full stop of a script that puts no space there.
+    All sentences joined are the text, whatever the pieces in which it arrives. A sentence ends as
+    early as possible: at the white space behind a full stop, at the end of a line, or behind a full
+    stop of a script without spaces; not behind an abbreviation, a single letter, or the number of
+    an item. If that depends on the next word ("no. 5", "plan B. Next"), the splitter waits for it.
 
-    A stop does not end a sentence behind an abbreviation, a letter by itself, or the number of an
-    item that begins a line; nor within a number, or a name such as ``example.org``, as no space
-    follows there.
+    If the first sentence is longer than `first_bytes` in UTF-8, its first clause or else its first
+    words are a piece of their own, so that they can be spoken early.
     """
 
-    def __init__(self, max_chars: int = MAX_SENTENCE_CHARS) -> None:
-        """Begin without text.
-
-        Args:
-            max_chars: The most characters of a sentence, 1 or more.
-        """
+    def __init__(
+        self, max_chars: int = MAX_SENTENCE_CHARS, *, first_bytes: int | None = None
+    ) -> None:
         self._max_chars = max_chars
+        self._first_bytes = first_bytes
+        self._is_first = True
         self._rest = ""
 
     def feed(self, piece: str) -> list[str]:
-        """Take the next piece of the text, and give the sentences that are whole now."""
+        """Add the next piece of the text, and return the sentences that are complete now."""
         self._rest += piece
         whole = []
         while (end := self._first_end()) is not None:
             whole.append(self._rest[:end])
             self._rest = self._rest[end:]
+            self._is_first = False
         return whole
 
     def finish(self) -> str:
-        """The rest of the text: its last sentence, mere white space, or nothing."""
-        rest, self._rest = self._rest, ""
+        """Return the rest of the text: its last sentence, white space, or nothing."""
+        rest, self._rest, self._is_first = self._rest, "", True
         return rest
 
     def _first_end(self) -> int | None:
-        """Where the first sentence ends; None if more text could tell otherwise."""
+        """Return where the first sentence ends; None if that depends on more text."""
         text, most = self._rest, self._max_chars
-        for found in _END.finditer(text, 0, most + 1):
-            if found.end() <= most and _is_end(text, found):
-                return found.end()
-        if len(text) <= most:
-            return None
+        if self._is_first and self._first_bytes is not None:
+            encoded = text.encode("utf-8", "surrogatepass")[: self._first_bytes]
+            head = min(most, len(encoded.decode("utf-8", "ignore")))
+            end = _end_within(text, head)
+            if end != 0:
+                return end
+            for form in (_CLAUSE_END, _LAST_WORD_END):
+                if cut := form.match(text, 0, head):
+                    return cut.end()
+        end = _end_within(text, most)
+        if end != 0:
+            return end
         word_end = _LAST_WORD_END.match(text, 0, most)
-        return word_end.end() if word_end else most
+        return word_end.end() if word_end else _boundary(text, most)
 
 
-def sentences_of(text: str, max_chars: int = MAX_SENTENCE_CHARS) -> list[str]:
-    """The sentences of a whole text; joined, they are the text."""
-    splitter = SentenceSplitter(max_chars)
-    return [sentence for sentence in (*splitter.feed(text), splitter.finish()) if sentence]
+def _end_within(text: str, most: int) -> int | None:
+    """Return the end of a sentence of at most `most` characters; 0 if none; None if it depends."""
+    for found in _END.finditer(text, 0, most + 1):
+        if found.end() <= most:
+            is_end = _is_end(text, found, min(found.end() + _LOOK_AHEAD, most + 1))
+            if is_end is not False:
+                return found.end() if is_end else None
+    return 0 if len(text) > most else None
 
 
-def _is_end(text: str, found: re.Match[str]) -> bool:
-    if found["stop"] is None:
-        return True
-    before = text[: found.start()]
-    words = before.split()
-    if not words or before[-1:].isspace():
-        # A stop by itself ends what stands before it, if anything does.
-        return bool(words) or found["stop"] != "."
-    if found["stop"] != ".":
-        return True
+def _is_end(text: str, found: re.Match[str], limit: int) -> bool | None:
+    """Return whether a sentence ends at a match; None if that depends on the text up to `limit`."""
+    stop, words = found["stop"], text[: found.start()].split()
+    if stop != "." or not words or text[found.start() - 1].isspace():
+        # A stop on its own ends the text before it, if there is any.
+        return bool(words) or stop != "."
     word = words[-1].lstrip(_OPENERS)
-    if len(words) == 1 and word.isdigit():
-        return False
-    return not (word.lower() in ABBREVIATIONS or (word != "I" and _DOTTED.fullmatch(word)))
+    lower, is_number = word.lower(), word.isdigit()
+    is_item = is_number and (len(words) == 1 or words[-2].lower() in _BEFORE_ORDINAL)
+    if is_item or found[0].endswith("\n"):
+        return not is_item
+    letters = word != "I" and _DOTTED.fullmatch(word) is not None
+    if not (is_number or letters or lower == "no" or lower in _BEFORE_STARTER | _BEFORE_CAPITAL):
+        return lower not in ABBREVIATIONS
+    following = _NEXT_WORD.match(text, found.end(), limit)
+    if following is None and len(text) < limit:
+        return None
+    next_word = following[1] if following else ""
+    if is_number or lower == "no":
+        return next_word.lower() not in _MONTHS if is_number else not next_word[:1].isdigit()
+    capital = next_word[:1].isupper() and (len(next_word) == 1 or not next_word.isupper())
+    return capital if lower in _BEFORE_CAPITAL else next_word in _STARTERS
+
+
+def _boundary(text: str, at: int) -> int:
+    """Return the last boundary between characters as people see them, up to `at`."""
+    for end in range(at, 0, -1):
+        before, after = text[end - 1], text[end]
+        joined = (
+            unicodedata.category(after)[0] == "M"
+            or "\u200d" in (before, after)
+            or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
+            or "\U000e0020" <= after <= "\U000e007f"  # tags of regional flags
+            or (_FLAG.match(after) and len(_FLAG.findall(text[:end].rpartition(" ")[2])) % 2)
+        )
+        if not joined:
+            return end
+    return at

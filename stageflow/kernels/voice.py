@@ -2,96 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
-from stageflow.context import StageContext
+from stageflow.decorator import stage
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.stage import StageKind, StageOutput, StageSpec
+from stageflow.engine.stage_context import StageContext
+from stageflow.events.log import FIRST_AUDIO
 from stageflow.kernels import conversation as any_turn
-from stageflow.kernels.conversation import PROFILES, conversation, remember
-from stageflow.pipeline import Pipeline
-from stageflow.providers.replies import (
+from stageflow.kernels.conversation import (
+    PROFILES,
+    History,
+    complete_text,
+    conversation,
+    remember,
+    user_key,
+)
+from stageflow.kernels.history import Fitted, require_history_tokens
+from stageflow.kernels.speech import SpokenForm
+from stageflow.providers.ports import (
+    Audio,
+    is_speakable,
     valid_answer,
     valid_record,
     valid_sound,
     valid_transcript,
 )
-from stageflow.stage import StageKind, StageOutput, stage
 
 NOTHING_HEARD = "Sorry, I did not hear anything. Please say it again."
+"""The answer to a turn in which nothing was heard."""
 
 
-@stage(inputs=["audio"], outputs=["transcript"], timeout_s=5.0, provider="stt")
-async def stt(ctx: StageContext) -> StageOutput:
-    """What the user says."""
-    transcript = valid_transcript(await ctx.stt.transcribe(ctx["audio"]))
-    return StageOutput.ok(transcript=transcript.strip())
+@stage(outputs=["transcript"], timeout_s=5.0, provider="stt")
+async def stt(ctx: StageContext, audio: Audio) -> str:
+    """Return what the user says; "" for silence, or if the provider ``vad`` finds no speech."""
+    vad = ctx.run.providers.get("vad")
+    if not audio.pcm.strip(b"\0") or (vad is not None and not await vad.speech(audio)):
+        return ""
+    return valid_transcript(await ctx.stt.transcribe(audio)).strip()
 
 
-@stage(
-    dependencies=["stt"],
-    inputs=["user_id"],
-    outputs=["profile"],
-    kind=StageKind.ENRICH,
-    required=False,
-    timeout_s=1.0,
-    provider="db",
-)
-async def profile(ctx: StageContext) -> StageOutput:
-    """Who the user is."""
-    record = valid_record(await ctx.db.get(PROFILES, ctx["user_id"]))
-    if record is None:
-        return StageOutput.skip("the user has no profile")
-    return StageOutput.ok(profile=record)
+@stage(after=["stt"], kind=StageKind.ENRICH, required=False, timeout_s=1.0, provider="db")
+async def profile(ctx: StageContext, user_id: str) -> Mapping[str, Any] | StageOutput:
+    """Return what the database knows of the user."""
+    key = user_key(user_id)
+    record = None if key is None else valid_record(await ctx.db.get(PROFILES, key))
+    return record if record is not None else StageOutput.skip("the user has no profile")
 
 
-#: As in any turn, but asked for once something was said.
+#: It reads the database only after speech to text.
 memory = replace(any_turn.memory, dependencies=("stt",))
 
 
-@stage(
-    dependencies=["profile", "memory"],
-    inputs=["transcript", "profile", "history"],
-    outputs=["answer"],
-    kind=StageKind.AGENT,
-    timeout_s=15.0,
-    provider="llm",
-)
-async def llm(ctx: StageContext) -> StageOutput:
-    """The answer; if nothing was said, a request to say it again."""
-    transcript = ctx["transcript"]
+@cache
+def llm_stage(history_tokens: int | None) -> StageSpec:
+    """Return the stage that calls the model; see `Fitted`."""
+    require_history_tokens(history_tokens)
+
+    @stage("llm", outputs=["answer"], kind=StageKind.AGENT, timeout_s=15.0, provider="llm")
+    async def answer(
+        ctx: StageContext,
+        transcript: str,
+        history: History | None = None,
+        profile: Mapping[str, Any] | None = None,
+    ) -> str:
+        if not transcript:
+            return NOTHING_HEARD
+        model = Fitted(ctx.llm, history_tokens)
+        messages = conversation(transcript, history, profile)
+        return complete_text(ctx, valid_answer(await model.complete(messages)))
+
+    return answer
+
+
+llm = llm_stage(None)
+
+
+@stage(outputs=["speech"], timeout_s=5.0, provider="tts")
+async def tts(ctx: StageContext, answer: str) -> Audio:
+    """Return the answer as sound, which has no samples if there is nothing to say."""
+    text = SpokenForm().of(answer)
+    if not is_speakable(text):
+        return Audio(b"")
+    speech = valid_sound(await ctx.tts.synthesize(text))
+    ctx.emit(FIRST_AUDIO)
+    return speech
+
+
+@stage(after=["tts"], kind=StageKind.WORK, required=False, timeout_s=2.0, provider="db")
+async def persist(
+    ctx: StageContext, user_id: str, transcript: str, answer: str
+) -> StageOutput | None:
+    """Store the turn."""
     if not transcript:
-        return StageOutput.ok(answer=NOTHING_HEARD)
-    messages = conversation(transcript, ctx.get("history"), ctx.get("profile"))
-    return StageOutput.ok(answer=valid_answer(await ctx.llm.complete(messages)))
-
-
-@stage(dependencies=["llm"], inputs=["answer"], outputs=["speech"], timeout_s=5.0, provider="tts")
-async def tts(ctx: StageContext) -> StageOutput:
-    """The answer as sound."""
-    return StageOutput.ok(speech=valid_sound(await ctx.tts.synthesize(ctx["answer"])))
-
-
-@stage(
-    dependencies=["tts"],
-    inputs=["user_id", "transcript", "answer"],
-    kind=StageKind.WORK,
-    required=False,
-    timeout_s=2.0,
-    provider="db",
-)
-async def persist(ctx: StageContext) -> StageOutput:
-    """The turn, kept for the next one."""
-    if not ctx["transcript"]:
         return StageOutput.skip("nothing was said")
-    await remember(ctx, user=ctx["transcript"], assistant=ctx["answer"])
-    return StageOutput.ok()
+    await remember(ctx, user_id, user=transcript, assistant=answer)
+    return None
 
 
-def voice() -> Pipeline:
-    """The voice kernel.
+def voice(*, history_tokens: int | None = None) -> Pipeline:
+    """Return the voice kernel.
 
-    Inputs of a run: ``audio`` (`Audio`) and ``user_id`` (a string). Outputs: ``transcript``,
-    ``profile`` (absent if there is none), ``history``, ``answer`` and ``speech`` (`Audio`).
-    It calls a model, both speech services and a database. Without a database the turn goes on,
-    without memory.
+    Inputs of a run: ``audio`` (`Audio`) and ``user_id`` (see `chat`). Outputs: ``transcript``,
+    ``profile`` (absent if there is none), ``history``, ``answer`` and ``speech`` (`Audio`, without
+    samples for an answer such as "😊"). If the database fails, the turn has no memory.
+
+    Args:
+        history_tokens: The most tokens of earlier messages to send, 0 or more; see `Fitted`.
     """
-    return Pipeline("voice", [stt, profile, memory, llm, tts, persist], inputs=["audio", "user_id"])
+    return Pipeline(
+        "voice",
+        [stt, profile, memory, llm_stage(history_tokens), tts, persist],
+        inputs=["audio", "user_id"],
+    )

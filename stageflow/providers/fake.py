@@ -1,8 +1,7 @@
 """Deterministic providers for tests, benchmarks and demonstrations.
 
-Each answers from what it was given alone, takes the time that its `LatencyProfile` says on the
-event loop's clock, and can be cancelled while it does. Two of a kind with the same seed take the
-same time at each call. A latency of 0 does not suspend.
+The answer of a fake depends only on its arguments. Its latency, a `LatencyProfile` on the event
+loop's clock, repeats for a seed; a simulation draws it from its own. ``calls`` counts all calls.
 """
 
 from __future__ import annotations
@@ -15,14 +14,23 @@ import random
 import re
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Self
 
-from stageflow.errors import InvalidConfigError, UnintelligibleAudioError
-from stageflow.providers.latency import INSTANT, LatencyProfile, require_amount
-from stageflow.providers.ports import Audio, Message
+from stageflow._utils.checks import is_async
+from stageflow.errors import InvalidAudioError, InvalidConfigError, Portable
+from stageflow.providers.ports import (
+    Audio,
+    Message,
+    estimated_tokens,
+    is_speakable,
+    require_address,
+)
 
-# A byte of text sounds for 60 ms at 16 kHz: twelve periods of a 200 Hz square wave, whose
-# amplitude tells which byte it is.
+_Z99 = NormalDist().inv_cdf(0.99)
+
+# A byte of text becomes 60 ms of a 200 Hz square wave at 16 kHz, and sets its amplitude.
 _SAMPLE_RATE_HZ = 16_000
 _HALF_PERIOD_SAMPLES = 40
 _PERIODS_PER_BYTE = 12
@@ -32,21 +40,83 @@ _AMPLITUDE_STEP = 100
 _PIECES = re.compile(r"\S+\s*|^\s+")
 
 
-class _Fake:
-    """What all fakes have in common.
+@dataclass(frozen=True, slots=True)
+class LatencyProfile:
+    """A lognormal distribution of latencies, given by its P50 and its P99, in milliseconds.
 
-    Attributes:
-        calls: How many calls were begun, cancelled ones included.
+    Equal percentiles give a fixed latency; 0 does not suspend. If no distribution has these
+    percentiles, it raises `InvalidConfigError`.
     """
 
+    p50_ms: float
+    p99_ms: float
+
+    def __post_init__(self) -> None:
+        for field in ("p50_ms", "p99_ms"):
+            require_amount("LatencyProfile", field, getattr(self, field), "milliseconds")
+        if self.p99_ms < self.p50_ms:
+            fix = f"it cannot be below p50_ms, {self.p50_ms!r}; swap them?"
+            raise InvalidConfigError("LatencyProfile", "p99_ms", self.p99_ms, fix)
+        if self.p50_ms == 0 < self.p99_ms:
+            fix = "a lognormal latency is never 0; give a positive P50, or 0 for both percentiles"
+            raise InvalidConfigError("LatencyProfile", "p50_ms", self.p50_ms, fix)
+
+    @classmethod
+    def fixed(cls, latency_ms: float) -> Self:
+        """Return a profile in which every call takes `latency_ms` milliseconds."""
+        require_amount("LatencyProfile", "latency_ms", latency_ms, "milliseconds")
+        return cls(latency_ms, latency_ms)
+
+    @classmethod
+    def percentiles(cls, *, p50_ms: float, p99_ms: float) -> Self:
+        """Return a profile with these percentiles, in milliseconds."""
+        return cls(p50_ms, p99_ms)
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the latency's natural logarithm; 0 for a fixed latency."""
+        if self.p99_ms == self.p50_ms:
+            return 0.0
+        return (math.log(self.p99_ms) - math.log(self.p50_ms)) / _Z99
+
+    def sample_ms(self, source: random.Random) -> float:
+        """Draw a latency in milliseconds; a fixed one draws nothing from `source`."""
+        sigma = self.sigma
+        if not sigma:
+            return self.p50_ms
+        return self.p50_ms * math.exp(sigma * source.gauss(0.0, 1.0))
+
+    def scaled(self, factor: float) -> LatencyProfile:
+        """Return the distribution with every latency multiplied by `factor`, 0 or more."""
+        require_amount("LatencyProfile", "factor", factor, "times")
+        return LatencyProfile(self.p50_ms * factor, self.p99_ms * factor)
+
+
+def require_amount(owner: str, field: str, found: object, unit: str) -> None:
+    """Raise `InvalidConfigError` unless it is a finite number of at least 0."""
+    number = isinstance(found, int | float) and not isinstance(found, bool)
+    if not number or not 0 <= found < math.inf:  # type: ignore[operator]
+        raise InvalidConfigError(owner, field, found, f"give a finite number of {unit}, 0 or more")
+
+
+INSTANT = LatencyProfile(0.0, 0.0)
+"""Every call returns at once, without suspending."""
+
+
+class _Fake:
     def __init__(self, latency: LatencyProfile, seed: int | str) -> None:
         self.calls = 0
         self._latency = latency
-        # Fakes of different kinds must not be slow together only because they share a seed.
+        # Fakes of different kinds with one seed must not be slow at the same calls.
         self._random = random.Random(f"{type(self).__name__}/{seed}")
 
     async def _take(self, latency: LatencyProfile) -> None:
-        await _sleep_ms(latency.sample_ms(self._random))
+        await _sleep_ms(latency.sample_ms(self._chance()))
+
+    def _chance(self) -> random.Random:
+        # A simulation that draws times has its own source.
+        drawn: random.Random | None = getattr(asyncio._get_running_loop(), "chance", None)
+        return self._random if drawn is None else drawn
 
 
 async def _sleep_ms(duration_ms: float) -> None:
@@ -54,8 +124,15 @@ async def _sleep_ms(duration_ms: float) -> None:
         await asyncio.sleep(duration_ms / 1000.0)
 
 
+class FakeRefusal(Portable, Exception):  # noqa: N818 - what a service answers
+    """A request that a fake refuses with an HTTP status, as a service does."""
+
+    def __init__(self, status_code: int, message: str) -> None:
+        super().__init__(f"{status_code}: {message}")
+        self.status_code = status_code
+
+
 def _script(owner: str, field: str, texts: str | Sequence[str]) -> Iterator[str]:
-    """The texts one after another, and then from the first again."""
     lines = (texts,) if isinstance(texts, str) else tuple(texts)
     if not lines or not all(isinstance(line, str) for line in lines):
         raise InvalidConfigError(owner, field, texts, "give at least one string")
@@ -63,7 +140,7 @@ def _script(owner: str, field: str, texts: str | Sequence[str]) -> Iterator[str]
 
 
 def echo(messages: Sequence[Message]) -> str:
-    """Answers with the user's last words and, to show what it remembers, those before."""
+    """Answer with the user's newest message and the one before."""
     said = [message.content for message in messages if message.role == "user"]
     if not said:
         return "You have said nothing yet."
@@ -72,7 +149,15 @@ def echo(messages: Sequence[Message]) -> str:
 
 
 class FakeLLM(_Fake):
-    """A language model that echoes, or follows a script."""
+    """A language model that echoes, or follows a script.
+
+    Args:
+        answers: One answer, several in turn, or a function of the conversation.
+        latency: Time until the answer is complete, whether streamed or not.
+        first_piece: Time until the first piece of a stream; the others follow at equal distances.
+        context_tokens: The tokens that it takes (`estimated_tokens`); it refuses a longer
+            conversation with a `FakeRefusal`. None takes any.
+    """
 
     def __init__(
         self,
@@ -80,23 +165,14 @@ class FakeLLM(_Fake):
         *,
         latency: LatencyProfile = INSTANT,
         first_piece: LatencyProfile | None = None,
+        context_tokens: int | None = None,
         seed: int | str = 0,
     ) -> None:
-        """Set up the model.
-
-        Args:
-            answers: One answer, several to be given in turn, or a function of the conversation.
-            latency: Time until the answer is complete, whether streamed or not.
-            first_piece: Time until the first piece of a stream, cut to the whole latency where it
-                is longer; the other pieces follow at equal distances. If left out, the first
-                piece keeps the same distance as the others.
-            seed: Makes the latencies repeat.
-
-        Raises:
-            InvalidConfigError: There is no answer, or one is no string.
-        """
         super().__init__(latency, seed)
+        self.context_tokens = context_tokens
         self._first_piece = first_piece
+        if is_async(answers):
+            raise InvalidConfigError("FakeLLM", "answers", answers, "give a plain function")
         if callable(answers):
             self._answer = answers
         else:
@@ -104,33 +180,38 @@ class FakeLLM(_Fake):
             self._answer = lambda _messages: next(script)
 
     async def complete(self, messages: Sequence[Message]) -> str:
-        """The whole answer."""
-        self.calls += 1
-        answer = self._answer(messages)
+        """Return the whole answer."""
+        answer = self._begin(messages)
         await self._take(self._latency)
         return answer
 
     async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        """The answer word by word, each with the white space that follows it."""
-        self.calls += 1
-        pieces: list[str] = _PIECES.findall(self._answer(messages))
-        whole_ms = self._latency.sample_ms(self._random)
+        """Yield the answer word by word, each with the white space behind it."""
+        pieces: list[str] = _PIECES.findall(self._begin(messages))
+        whole_ms = self._latency.sample_ms(self._chance())
         for delay_ms, piece in zip(self._delays_ms(whole_ms, len(pieces)), pieces, strict=True):
             await _sleep_ms(delay_ms)
             yield piece
         if not pieces:
             await _sleep_ms(whole_ms)
 
+    def _begin(self, messages: Sequence[Message]) -> str:
+        self.calls += 1
+        if self.context_tokens is not None:
+            tokens = sum(estimated_tokens(message.content) for message in messages)
+            if tokens > self.context_tokens:
+                raise FakeRefusal(413, f"{tokens} tokens are more than {self.context_tokens}")
+        return self._answer(messages)
+
     def _delays_ms(self, whole_ms: float, count: int) -> list[float]:
-        """The delay before each piece; together they are `whole_ms`."""
         if self._first_piece is None or count < 2:
             return [whole_ms / count] * count if count else []
-        first_ms = min(whole_ms, self._first_piece.sample_ms(self._random))
+        first_ms = min(whole_ms, self._first_piece.sample_ms(self._chance()))
         return [first_ms, *[(whole_ms - first_ms) / (count - 1)] * (count - 1)]
 
 
 class FakeSTT(_Fake):
-    """Speech to text that follows a script, or understands what `FakeTTS` says."""
+    """Speech to text: the `transcripts` (one or more) in turn, or what `FakeTTS` said."""
 
     def __init__(
         self,
@@ -139,28 +220,13 @@ class FakeSTT(_Fake):
         latency: LatencyProfile = INSTANT,
         seed: int | str = 0,
     ) -> None:
-        """Set up the service.
-
-        Args:
-            transcripts: One transcript, or several to be given in turn; decodes what `FakeTTS`
-                said if left out.
-            latency: Time that a transcription takes.
-            seed: Makes the latencies repeat.
-
-        Raises:
-            InvalidConfigError: There is no transcript, or one is no string.
-        """
         super().__init__(latency, seed)
         self._script = (
             None if transcripts is None else _script("FakeSTT", "transcripts", transcripts)
         )
 
     async def transcribe(self, audio: Audio) -> str:
-        """What is said in `audio`; empty for silence.
-
-        Raises:
-            UnintelligibleAudioError: There is no script, and `audio` is not from `FakeTTS`.
-        """
+        """Return what is said in `audio`; raise `InvalidAudioError` as `text_of_speech`."""
         self.calls += 1
         transcript = next(self._script) if self._script is not None else text_of_speech(audio)
         await self._take(self._latency)
@@ -168,44 +234,39 @@ class FakeSTT(_Fake):
 
 
 class FakeTTS(_Fake):
-    """Text to speech whose sound holds the text, so that `FakeSTT` can give it back."""
+    """Text to speech whose sound encodes the text, so that `FakeSTT` can decode it.
 
-    def __init__(self, *, latency: LatencyProfile = INSTANT, seed: int | str = 0) -> None:
-        """Set up the service.
+    With `refuse_unspeakable`, a text without a letter or digit raises a `FakeRefusal`.
+    """
 
-        Args:
-            latency: Time that a synthesis takes, however long the text.
-            seed: Makes the latencies repeat.
-        """
+    def __init__(
+        self,
+        *,
+        latency: LatencyProfile = INSTANT,
+        refuse_unspeakable: bool = False,
+        seed: int | str = 0,
+    ) -> None:
         super().__init__(latency, seed)
+        self._refuse_unspeakable = refuse_unspeakable
 
     async def synthesize(self, text: str) -> Audio:
-        """`text` as sound: 60 ms for each byte of its UTF-8 form."""
+        """Return `text` as sound: 60 ms for each byte of UTF-8."""
         self.calls += 1
+        if self._refuse_unspeakable and not is_speakable(text):
+            raise FakeRefusal(400, f"nothing in {text!r} can be spoken")
         audio = speech_of_text(text)
         await self._take(self._latency)
         return audio
 
 
 class FakeSpeaker:
-    """A loudspeaker without sound, which takes the time that sound takes.
+    """A silent loudspeaker that takes the time that the sound lasts, multiplied by `scale`.
 
-    Attributes:
-        calls: How many calls were begun, cancelled ones included.
-        sounding: How many calls are under way.
-        heard: What has sounded, to the sample: for each call that ended, the part that was played.
+    A scale of 0 does not suspend. `sounding` counts the calls under way; `heard` holds for each
+    call that ended the part of its sound that was played, to the sample.
     """
 
     def __init__(self, *, scale: float = 1.0) -> None:
-        """Set up the loudspeaker.
-
-        Args:
-            scale: What the duration of sound is multiplied by; 0 makes each call return without
-                suspending.
-
-        Raises:
-            InvalidConfigError: `scale` is negative or not finite.
-        """
         require_amount("FakeSpeaker", "scale", scale, "times")
         self.calls = 0
         self.sounding = 0
@@ -213,7 +274,7 @@ class FakeSpeaker:
         self._scale = scale
 
     async def play(self, audio: Audio) -> None:
-        """Take as long as it sounds."""
+        """Take as long as the sound lasts."""
         self.calls += 1
         self.sounding += 1
         loop = asyncio.get_running_loop()
@@ -226,13 +287,17 @@ class FakeSpeaker:
             raise
         finally:
             self.sounding -= 1
-            # Sums of binary fractions of a second miss a sample by less than this rounds away.
+            # Rounding removes the errors of binary fractions of a second.
             samples = math.floor(round(min(1.0, share) * (len(audio.pcm) // 2), 6))
             self.heard.append(Audio(audio.pcm[: 2 * samples], audio.sample_rate_hz))
 
 
 class FakeDatabase(_Fake):
-    """A database in memory; records are copied on their way in and out."""
+    """A database in memory, which copies records on their way in and out.
+
+    `records` are by collection and key. `read` and `write` are the times of `get` and `put`, which
+    stores at its end: if it is cancelled, nothing changes.
+    """
 
     def __init__(
         self,
@@ -242,15 +307,6 @@ class FakeDatabase(_Fake):
         write: LatencyProfile = INSTANT,
         seed: int | str = 0,
     ) -> None:
-        """Set up the store.
-
-        Args:
-            records: What it holds at first: records by key, by collection.
-            read: Time that `get` takes.
-            write: Time that `put` takes; the record is stored at its end, so that a cancelled
-                `put` changes nothing.
-            seed: Makes the latencies repeat.
-        """
         super().__init__(read, seed)
         self._write = write
         self._records: dict[tuple[str, str], Mapping[str, Any]] = {
@@ -260,20 +316,19 @@ class FakeDatabase(_Fake):
         }
 
     async def get(self, collection: str, key: str) -> Mapping[str, Any] | None:
-        """A copy of the record, or None if there is none."""
+        """Return a copy of the record, or None if there is none."""
         self.calls += 1
+        require_address(collection, key)
         await self._take(self._latency)
         return copy.deepcopy(self._records.get((collection, key)))
 
     async def put(self, collection: str, key: str, record: Mapping[str, Any]) -> None:
-        """Store a copy of the record, as it is now, in place of an earlier one."""
+        """Store a copy of the record as it is now; replace an earlier one."""
         self.calls += 1
+        require_address(collection, key)
         copied = copy.deepcopy(record)
         await self._take(self._write)
         self._records[collection, key] = copied
-
-
-# ── text as sound ───────────────────────────────────────────────────────────────────────────
 
 
 def _frame(byte: int) -> bytes:
@@ -283,35 +338,26 @@ def _frame(byte: int) -> bytes:
 
 
 def speech_of_text(text: str) -> Audio:
-    """`text` as `FakeTTS` says it."""
+    """Return the sound of `FakeTTS` for a text."""
     frames = map(_frame, text.encode("utf-8", "surrogatepass"))
     return Audio(b"".join(frames), _SAMPLE_RATE_HZ)
 
 
 def text_of_speech(audio: Audio) -> str:
-    """What `FakeTTS` said; empty for silence.
-
-    Raises:
-        UnintelligibleAudioError: It was not `FakeTTS` who said it.
-    """
-    try:
-        return _bytes_of_speech(audio.pcm).decode("utf-8", "surrogatepass")
-    except ValueError as error:
-        raise UnintelligibleAudioError(
-            f"FakeSTT without a script understands only what FakeTTS says, and this is not it"
-            f" ({len(audio.pcm)} bytes of PCM); give it transcripts=[…]"
-        ) from error
-
-
-def _bytes_of_speech(pcm: bytes) -> bytes:
+    """Decode the sound of `FakeTTS`, "" for silence; raise `InvalidAudioError` for other sound."""
+    pcm, encoded = audio.pcm, bytearray()
     if not pcm.strip(b"\0"):
-        return b""
-    encoded = bytearray()
-    for start in range(0, len(pcm), _BYTES_PER_FRAME):
-        frame = pcm[start : start + _BYTES_PER_FRAME]
-        amplitude = int.from_bytes(frame[:2], "little", signed=True)
-        byte = amplitude // _AMPLITUDE_STEP - 1
-        if not 0 <= byte < 256 or frame != _frame(byte):
-            raise ValueError(f"foreign sound at byte {start}")
-        encoded.append(byte)
-    return bytes(encoded)
+        return ""
+    try:
+        for start in range(0, len(pcm), _BYTES_PER_FRAME):
+            frame = pcm[start : start + _BYTES_PER_FRAME]
+            encoded.append(int.from_bytes(frame[:2], "little", signed=True) // _AMPLITUDE_STEP - 1)
+            if frame != _frame(encoded[-1]):
+                raise ValueError(f"foreign sound at byte {start}")
+        return encoded.decode("utf-8", "surrogatepass")
+    except ValueError as error:
+        raise InvalidAudioError(
+            "FakeSTT without a script understands only the sound of FakeTTS, and this is another"
+            f" ({len(pcm)} bytes of PCM); give it transcripts=[…]",
+            code="unintelligible_audio",
+        ) from error

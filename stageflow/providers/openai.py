@@ -1,16 +1,7 @@
-"""Models and speech of any service that speaks OpenAI's protocol (needs the extra ``openai``).
+"""Models and speech of any service with OpenAI's protocol (needs the extra ``openai``).
 
-A service is a connection; what stages call is made from it::
-
-    async with OpenAIService() as service:  # the key is taken from OPENAI_API_KEY
-        providers = ProviderRegistry(
-            llm=service.llm("gpt-4o-mini"),
-            stt=service.stt("whisper-1"),
-            tts=service.tts("tts-1", voice="alloy"),
-        )
-
-A call is made once: retries are the interceptors', which know the deadline. A call that is
-cancelled, and a stream that is left, closes its connection, so that the service stops working.
+A call is made once: the retry interceptor repeats it. A call that is cancelled, or a stream that
+is left, closes its connection, so that the service stops working.
 """
 
 from __future__ import annotations
@@ -19,48 +10,82 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import MappingProxyType
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
-from stageflow.classification import classify
-from stageflow.closing import AsyncClosing
-from stageflow.durations import is_duration
+from stageflow._utils.closing import AsyncClosing, closing_stream
 from stageflow.errors import (
-    ConnectionFailedError,
-    CredentialsRejectedError,
+    InvalidAudioError,
     InvalidConfigError,
     InvalidReplyError,
-    RequestRejectedError,
-    StageflowError,
+    NoAnswerError,
+    shown,
 )
-from stageflow.providers.audio import InvalidAudioError, wav_audio, wav_bytes
-from stageflow.providers.extras import MissingExtraError
-from stageflow.providers.ports import Audio, Message
-from stageflow.providers.replies import valid_answer, valid_sound, valid_transcript
+from stageflow.errors.data import require_durations
+from stageflow.providers.audio import wav_audio, wav_bytes
+from stageflow.providers.extras import missing_extra
+from stageflow.providers.ports import (
+    Answer,
+    Audio,
+    Message,
+    valid_answer,
+    valid_sound,
+    valid_transcript,
+)
+from stageflow.resilience.classification import classify
 
 try:
     import openai
 except ModuleNotFoundError as error:
-    raise MissingExtraError("openai", "openai", "a service of OpenAI's kind") from error
+    raise missing_extra("openai", "openai", "a service of OpenAI's kind") from error
 
 DEFAULT_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
-#: What a model's ``pcm`` is, as OpenAI defines it: samples a second.
 PCM_RATE_HZ = 24_000
+"""Samples a second of ``pcm``, as OpenAI defines it."""
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+T = TypeVar("T")
+
 _SHOWN_CHARS = 300
+#: Why an answer may be incomplete, as `finish_reason` says it.
+_CUT = ("length", "content_filter")
+_PCM = {"audio/pcm", "audio/x-pcm", "audio/l16", "audio/raw", "audio/x-raw"}
+_PCM |= {"", "application/octet-stream", "binary/octet-stream"}
+#: How MP3, AAC, Ogg, FLAC, MP4, WebM, AMR, AIFF and CAF begin, and texts.
+_FOREIGN = re.compile(
+    rb"ID3|\xff[\xe2\xe3\xf1-\xf3\xf9-\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3|#!AMR|FORM|caff"
+    rb"|\s*[{<][\s\x20-\x7e]{8}",
+    re.DOTALL,
+)
+_FIXES = {
+    "connection_failed": "; see that it is up and the URL is right",
+    "credentials_rejected": f"; see the key in {KEY_VARIABLE}",
+    "request_too_long": "; send less",
+    "request_rejected": "; see that it has this model, and what it says of the request",
+}
 _TURNS_TO_SETTLE = 16
 
 
 class OpenAIService(AsyncClosing):
-    """A connection to a service, shared by all that is made from it; it belongs to one event loop.
+    """A connection to a service, shared by the providers made from it.
 
-    Attributes:
-        base_url: Where the service is.
+    The first call opens it. Each event loop has its own connections.
+
+    Args:
+        base_url: URL with the version, such as ``http://127.0.0.1:8080/v1``.
+        api_key: The key; None takes it from the environment variable ``OPENAI_API_KEY``. A service
+            on this machine needs none.
+        timeout_s: Limit for connecting, for an answer, and between two pieces of a stream, in
+            seconds. Signs of life do not count.
+        trust_env: Whether to use the proxies of the environment, except for this machine.
+        keep_alive: Whether a connection serves several calls. If not, no call fails because the
+            service just closed an idle connection.
+
+    Raises:
+        InvalidConfigError: An argument cannot be used, or there is no key.
     """
 
     def __init__(
@@ -72,204 +97,292 @@ class OpenAIService(AsyncClosing):
         trust_env: bool = True,
         keep_alive: bool = True,
     ) -> None:
-        """Choose the service; nothing is opened before the first call.
+        require_durations("OpenAIService", timeout_s=timeout_s)
+        self.base_url, on_this_machine = _checked_url(base_url)
+        self._key = _checked_key(api_key, needed=not on_this_machine)
+        # Timed here, as signs of life, which are not an answer, reset the limit of the client.
+        self._timeout_s = timeout_s
+        self._trust_env = trust_env and not on_this_machine
+        self._keep_alive = keep_alive
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI]
+        self._clients = WeakKeyDictionary()
+        self._unused: openai.AsyncOpenAI | None = self._new_client()
 
-        Args:
-            base_url: Up to and with the version, such as ``http://127.0.0.1:8080/v1``.
-            api_key: The key; None takes it from the environment variable ``OPENAI_API_KEY``.
-            timeout_s: How long the service may take to accept a connection, and then may say
-                nothing, in seconds. A whole call is limited by its stage.
-            trust_env: Whether the proxies that the environment names are used.
-            keep_alive: Whether a connection serves several calls. A service that closes idle ones
-                may do so just when the next call is sent; without, each call has one of its own.
+    def llm(self, model: str, *, context_tokens: int | None = None, **options: Any) -> OpenAILLM:
+        """Return a language model; `options` are sent with each request, such as ``temperature``.
 
-        Raises:
-            InvalidConfigError: The URL is none of HTTP, there is no key, the key cannot stand in
-                a header, or the time is no positive number.
+        The model takes `context_tokens`, its answer included; the protocol cannot ask for them.
         """
-        if not is_duration(timeout_s):
-            raise _misfit("timeout_s", timeout_s, "give a positive number of seconds")
-        self.base_url = _checked_url(base_url)
-        self._key = _checked_key(api_key)
-        self._client = openai.AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=self._key,
-            max_retries=0,
-            timeout=timeout_s,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=trust_env),
-            default_headers=None if keep_alive else {"Connection": "close"},
-        )
-
-    def llm(self, model: str, **options: Any) -> OpenAILLM:
-        """A language model of this service; see `OpenAILLM`."""
-        return OpenAILLM(self, model, options)
+        return OpenAILLM(self, model, options, context_tokens)
 
     def stt(self, model: str, **options: Any) -> OpenAISTT:
-        """Speech to text of this service; see `OpenAISTT`."""
+        """Return speech to text; `options` are sent with each request, such as ``language``."""
         return OpenAISTT(self, model, options)
 
     def tts(self, model: str, voice: str, **options: Any) -> OpenAITTS:
-        """Text to speech of this service; see `OpenAITTS`."""
-        return OpenAITTS(self, model, voice, options)
+        """Return text to speech; `options` are sent with each request, such as ``speed``."""
+        return OpenAITTS(self, model, options, voice)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._client.close()
-        # The client drops the generators of a stream, one inside of the other, for the loop to
-        # close: each in a task of its own, two turns after the one around it.
+        """Close all connections of this event loop."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+        # The client leaves the nested generators of a stream to the loop, which closes each in a
+        # task of its own, two iterations after the one around it.
         for _ in range(_TURNS_TO_SETTLE):
             await asyncio.sleep(0)
 
     def __repr__(self) -> str:
         return f"OpenAIService({self.base_url!r})"
 
-    @contextmanager
-    def _asked(self, model: str) -> Iterator[openai.AsyncOpenAI]:
-        """The client; what goes wrong in the block is told with the service, model and mend."""
-        try:
-            yield self._client
-        except StageflowError:
-            raise
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InvalidReplyError(
-                f"{self.base_url} answered with something that is no reply: {_cut(str(error))}"
-            ) from error
-        except openai.APIError as error:
-            failure = self._explained(classify(error), model)
-            if self._key in str(error):  # a service that repeats the key: it must not be logged
-                failure.message = failure.message.replace(self._key, "…")
-                failure.__cause__ = None
-                raise failure from None
-            raise failure from error
+    def _client(self) -> openai.AsyncOpenAI:
+        """Return the client of the running loop, as connections cannot change their loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients[loop], self._unused = self._unused or self._new_client(), None
+        return self._clients[loop]
 
-    def _explained(self, failure: StageflowError, model: str) -> StageflowError:
-        mend = ""
-        if isinstance(failure, ConnectionFailedError):
-            mend = "; see that it is up and the URL is right"
-        elif isinstance(failure, CredentialsRejectedError):
-            mend = f"; see the key in {KEY_VARIABLE}"
-        elif isinstance(failure, RequestRejectedError):
-            mend = "; see that it has this model, and what it says of the request"
-        failure.message = f"{_cut(failure.message)} ({self.base_url}, model {model!r}{mend})"
+    def _new_client(self) -> openai.AsyncOpenAI:
+        try:
+            http_client = openai.DefaultAsyncHttpxClient(trust_env=self._trust_env)
+        except (ImportError, ValueError) as error:
+            fix = "set its variable (such as ALL_PROXY) to http://…, or give trust_env=False"
+            if isinstance(error, ImportError):
+                fix = f"pip install 'httpx[socks]', {fix}"
+            found = "a proxy of the environment that cannot be used"
+            raise _misfit("trust_env", found, fix) from error
+        return openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._key or "none",
+            max_retries=0,
+            timeout=self._timeout_s,
+            http_client=http_client,
+            default_headers=None if self._keep_alive else {"Connection": "close"},
+        )
+
+    def _failure(self, error: Exception, model: str) -> Exception:
+        """Return an error that names the service, the model and the fix, and hides the key."""
+        if isinstance(error, TimeoutError):
+            error = TimeoutError(f"no part of an answer within {self._timeout_s:g} s")
+        failure: Exception = error
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            text = f"{self.base_url} answered with something that is no reply: "
+            failure = InvalidReplyError(text + self._shown(str(error)))
+            failure.__cause__ = error
+        elif isinstance(error, openai.APIError | TimeoutError):
+            failure = found = classify(error)
+            where = f"{self.base_url}, model {model!r}{_FIXES.get(found.code, '')}"
+            found.message = f"{self._shown(found.message)} ({where})"
+            found.args = (found.message,)
+        link: BaseException | None = error
+        while link is not None and self._key:
+            texts = (shown(link, str), shown(link), shown(link.args), shown(vars(link)))
+            if any(self._key in text for text in texts):
+                failure.__cause__ = failure.__context__ = None
+            link = link.__cause__ or link.__context__
         return failure
 
+    def _masked(self, text: str) -> str:
+        return text.replace(self._key, "…") if self._key else text
 
-class OpenAILLM:
-    """A language model, by ``chat/completions``."""
+    def _without_key(self, text: str) -> tuple[str, str]:
+        """Return a part of a stream without the key, and its end if the key may begin there."""
+        text, key = self._masked(text), self._key
+        ends = range(min(len(key) - 1, len(text)), 0, -1)
+        cut = len(text) - next((n for n in ends if text.endswith(key[:n])), 0)
+        return text[:cut], text[cut:]
 
-    def __init__(
-        self, service: OpenAIService, model: str, options: Mapping[str, Any] = _NOTHING
-    ) -> None:
-        """Choose the model.
+    def _shown(self, text: str) -> str:
+        """Return the beginning of a text, without the key."""
+        text = self._masked(text)
+        return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
-        Args:
-            service: Where it is.
-            model: What it is called there.
-            options: More of the request, such as ``temperature`` or ``max_completion_tokens``.
-        """
-        self._service = service
-        self._model = model
-        self._options = dict(options)
+
+@dataclass(frozen=True)
+class _Model:
+    _service: OpenAIService
+    _model: str
+    _options: Mapping[str, Any] = field(repr=False)
+
+    async def _request(
+        self, send: Callable[[openai.AsyncOpenAI], Awaitable[Any]], read: Callable[[Any], T]
+    ) -> T:
+        try:
+            async with asyncio.timeout(self._service._timeout_s):
+                reply = await send(self._service._client())
+            return read(reply)
+        except Exception as error:
+            failure = self._service._failure(error, self._model)
+        raise failure
+
+    def _found(self, reply: Any, *path: str | int) -> Any:
+        """Return the value at a path of a reply, which the client does not validate."""
+        found = reply
+        for step in path:
+            try:
+                found = found[step] if isinstance(step, int) else getattr(found, step)
+            except (AttributeError, LookupError, TypeError):
+                raise InvalidReplyError(
+                    f"the service answered with {self._service._shown(repr(reply))}, which has no"
+                    f" {'.'.join(map(str, path))}"
+                ) from None
+        return found
+
+    def _text(self, reply: Any, *path: str | int) -> str | None:
+        """Return the text at a path of a reply, without the key, or None."""
+        found = self._found(reply, *path)
+        if found is not None and not isinstance(found, str):
+            text = self._service._shown(repr(found))
+            raise InvalidReplyError(f"the service sent {text} in place of text")
+        return None if found is None else self._service._masked(found)
+
+
+@dataclass(frozen=True)
+class OpenAILLM(_Model):
+    """A language model, by ``chat/completions``.
+
+    An answer that was cut is an `Answer` that says why; in a stream, this is a last, empty piece.
+    """
+
+    context_tokens: int | None = field(default=None, repr=False)
 
     async def complete(self, messages: Sequence[Message]) -> str:
-        """The whole answer.
+        """Return the whole answer.
 
         Raises:
+            NoAnswerError: The model refused, or called a tool, or was cut before its first word.
             InvalidReplyError: The service answered with something else.
-            StageflowError: It could not be asked, or refused; as `classify` has it.
+            StageflowError: The request failed; `classify` chooses the code.
         """
-        with self._service._asked(self._model) as client:
-            reply = await client.chat.completions.create(
-                model=self._model, messages=_as_params(messages), extra_body=self._options
-            )
-            return valid_answer(_found(reply, "choices", 0, "message", "content"))
+
+        def read(reply: Any) -> str:
+            choice, message = (self._found(reply, "choices", 0, *n) for n in ((), ("message",)))
+            content = self._text(message, "content")
+            if not content or not content.strip():
+                self._require_answer(message, choice)
+            reason = getattr(choice, "finish_reason", None)
+            answer = valid_answer(content)
+            return Answer(answer, reason) if reason in _CUT else answer
+
+        params = _as_params(messages)
+        return await self._request(
+            lambda client: client.chat.completions.create(
+                model=self._model, messages=params, extra_body=self._options
+            ),
+            read,
+        )
 
     async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        """The answer piece by piece; raises as `complete`, also in the middle."""
-        finished = False
-        with self._service._asked(self._model) as client:
-            chunks = await client.chat.completions.create(
-                model=self._model,
-                messages=_as_params(messages),
-                extra_body=self._options,
-                stream=True,
-            )
-            async with chunks:
-                async for chunk in chunks:
-                    if not _found(chunk, "choices"):
-                        continue  # how many tokens were used, or that the connection is alive
-                    finished = finished or bool(_found(chunk, "choices", 0, "finish_reason"))
-                    if piece := _found(chunk, "choices", 0, "delta", "content"):
-                        yield _text(piece)
-        if not finished:
+        """Yield the answer in pieces; raise as `complete`."""
+        try:
+            async with closing_stream(self._pieces(messages)) as pieces:
+                while True:
+                    async with asyncio.timeout(self._service._timeout_s):
+                        piece = await anext(pieces, None)
+                    if piece is None:
+                        return
+                    yield piece
+        except Exception as error:
+            failure = self._service._failure(error, self._model)
+        raise failure
+
+    async def _pieces(self, messages: Sequence[Message]) -> AsyncIterator[str]:
+        reason, kept, has_text = None, "", False
+        chunks = await self._service._client().chat.completions.create(
+            model=self._model,
+            messages=_as_params(messages),
+            extra_body=self._options,
+            stream=True,
+        )
+        async with chunks:
+            async for chunk in chunks:
+                if not self._found(chunk, "choices"):
+                    continue  # a count of tokens, or a sign of life
+                choice = self._found(chunk, "choices", 0)
+                delta = self._found(choice, "delta")
+                reason = self._found(choice, "finish_reason") or reason
+                piece = self._text(delta, "content") or ""
+                if not has_text and not piece.strip():
+                    self._require_answer(delta, choice)
+                piece, kept = self._service._without_key(kept + piece)
+                has_text = has_text or bool(piece.strip())
+                if piece:
+                    yield piece
+        if kept:
+            yield kept
+        if not reason:
             raise InvalidReplyError(
                 f"the stream of {self._service.base_url} ended before the answer did"
             )
+        if reason in _CUT:
+            yield Answer("", reason)
 
-    def __repr__(self) -> str:
-        return f"OpenAILLM({self._service!r}, {self._model!r})"
+    def _require_answer(self, message: Any, choice: Any) -> None:
+        """Raise `NoAnswerError` for a message without text whose fields say why."""
+        refusal = getattr(message, "refusal", None)
+        reason = getattr(choice, "finish_reason", None)
+        if refusal:
+            raise NoAnswerError(f"it refused: {self._service._shown(str(refusal))}", "refusal")
+        if getattr(message, "tool_calls", None) or getattr(message, "function_call", None):
+            reason = "tool_calls"
+        if reason in (*_CUT, "tool_calls", "function_call"):
+            raise NoAnswerError(f"it ended with {reason!r} before its first word", reason)
 
 
-class OpenAISTT:
+@dataclass(frozen=True)
+class OpenAISTT(_Model):
     """Speech to text, by ``audio/transcriptions``."""
 
-    def __init__(
-        self, service: OpenAIService, model: str, options: Mapping[str, Any] = _NOTHING
-    ) -> None:
-        """Choose the model; `options` is more of the request, such as ``language``."""
-        self._service = service
-        self._model = model
-        self._options = dict(options)
-
     async def transcribe(self, audio: Audio) -> str:
-        """What is said in `audio`; empty if nothing is. Raises as `OpenAILLM.complete`."""
-        with self._service._asked(self._model) as client:
-            reply = await client.audio.transcriptions.create(
+        """Return what is said in `audio`; raise as `OpenAILLM.complete`."""
+        return await self._request(
+            lambda client: client.audio.transcriptions.create(
                 model=self._model,
                 file=("speech.wav", wav_bytes(audio), "audio/wav"),
                 response_format="json",
                 extra_body=self._options,
-            )
-            return valid_transcript(_found(reply, "text")).strip()
-
-    def __repr__(self) -> str:
-        return f"OpenAISTT({self._service!r}, {self._model!r})"
+            ),
+            lambda reply: valid_transcript(self._text(reply, "text")).strip(),
+        )
 
 
-class OpenAITTS:
-    """Text to speech, by ``audio/speech``, as PCM or, if the service sends one, from a WAV."""
+@dataclass(frozen=True)
+class OpenAITTS(_Model):
+    """Text to speech, by ``audio/speech``: the service may send PCM or a WAV file."""
 
-    def __init__(
-        self,
-        service: OpenAIService,
-        model: str,
-        voice: str,
-        options: Mapping[str, Any] = _NOTHING,
-    ) -> None:
-        """Choose model and voice; `options` is more of the request, such as ``speed``."""
-        self._service = service
-        self._model = model
-        self._voice = voice
-        self._options = dict(options)
+    _voice: str
 
     async def synthesize(self, text: str) -> Audio:
-        """`text` as sound. Raises as `OpenAILLM.complete`."""
-        with self._service._asked(self._model) as client:
-            reply = await client.audio.speech.create(
+        """Return `text` as sound; raise as `OpenAILLM.complete`."""
+        return await self._request(
+            lambda client: client.audio.speech.create(
                 model=self._model,
                 voice=self._voice,
                 input=_sendable(text),
                 response_format="pcm",
                 extra_body=self._options,
+            ),
+            self._sound,
+        )
+
+    def _sound(self, reply: Any) -> Audio:
+        content, content_type = reply.content, reply.response.headers.get("content-type", "")
+        if content[:4] == b"RIFF":
+            try:
+                return wav_audio(content, "the sound of the service")
+            except InvalidAudioError as error:
+                raise InvalidReplyError(str(error)) from error
+        kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+        given = dict(re.findall(r"(\w+)\s*=\s*\"?(\w+)", " ".join(parameters)))
+        rate_hz, channels = given.get("rate", str(PCM_RATE_HZ)), given.get("channels", "1")
+        foreign = kind not in _PCM or _FOREIGN.match(content)
+        if foreign or channels != "1" or not re.fullmatch("[1-9][0-9]{3,5}", rate_hz):
+            raise InvalidReplyError(
+                f"text to speech answered with {content_type or 'no content type'} in place of PCM"
+                f" of one channel: {self._service._shown(repr(content[:_SHOWN_CHARS]))}"
             )
-            kind = reply.response.headers.get("content-type", "")
-            return _sound(reply.content, kind)
-
-    def __repr__(self) -> str:
-        return f"OpenAITTS({self._service!r}, {self._model!r}, {self._voice!r})"
-
-
-# ── what goes out, and what comes back ──────────────────────────────────────────────────────
+        return valid_sound(Audio(content, int(rate_hz)))
 
 
 def _as_params(messages: Sequence[Message]) -> Any:
@@ -277,77 +390,37 @@ def _as_params(messages: Sequence[Message]) -> Any:
 
 
 def _sendable(text: str) -> str:
-    """The text with "?" for half of a surrogate pair, which UTF-8 does not have."""
+    """Replace halves of surrogate pairs, which UTF-8 cannot hold, by "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _found(reply: Any, *path: str | int) -> Any:
-    """What stands at a path of a reply; the client hands out whatever the service sent."""
-    found = reply
-    for step in path:
-        try:
-            found = found[step] if isinstance(step, int) else getattr(found, step)
-        except (AttributeError, LookupError, TypeError):
-            raise InvalidReplyError(
-                f"the service answered with {_cut(repr(reply))}, which has no"
-                f" {'.'.join(map(str, path))}"
-            ) from None
-    return found
-
-
-def _text(piece: object) -> str:
-    if isinstance(piece, str):
-        return piece
-    raise InvalidReplyError(f"the service sent {_cut(repr(piece))} in place of text")
-
-
-def _sound(content: bytes, kind: str) -> Audio:
-    if content[:4] == b"RIFF":
-        try:
-            return wav_audio(content, "the sound of the service")
-        except InvalidAudioError as error:
-            raise InvalidReplyError(str(error)) from error
-    if re.match(r"text/|application/(json|xml|.*html)", kind):
-        raise InvalidReplyError(
-            f"text to speech answered with {kind} in place of sound: {_cut(repr(content[:300]))}"
-        )
-    return valid_sound(Audio(content, PCM_RATE_HZ))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
-
-
-# ── setting up ──────────────────────────────────────────────────────────────────────────────
-
-
-def _checked_url(url: str) -> str:
-    mend = "give http:// or https://, host and version, such as http://127.0.0.1:8080/v1"
+def _checked_url(url: str) -> tuple[str, bool]:
+    """Return a URL, and whether its host is this machine."""
+    fix = "give http:// or https://, host and version, such as http://127.0.0.1:8080/v1"
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
     except ValueError:
-        parts, valid = None, False
+        parts, host = None, None
     if parts is not None and parts.username is not None:
         raise _misfit("base_url", "one with a user or password in it", "give the key as api_key")
-    if not valid:
-        raise _misfit("base_url", url, mend)
-    return url.rstrip("/")
+    if not host:
+        raise _misfit("base_url", url, fix)
+    return url.rstrip("/"), bool(re.fullmatch(r"localhost|::1|127(\.\d{1,3}){3}", host))
 
 
-def _checked_key(given: str | None) -> str:
-    key = os.environ.get(KEY_VARIABLE) if given is None else given
-    if not key:
+def _checked_key(given: str | None, *, needed: bool) -> str:
+    key = os.environ.get(KEY_VARIABLE, "") if given is None else given
+    if not key and needed:
         raise _misfit("api_key", key, f"set the environment variable {KEY_VARIABLE} to the key")
-    if not re.fullmatch(r"[!-~]+", key):
-        # Not shown, whatever it is.
+    if key and not re.fullmatch(r"[!-~]+", key):
         raise _misfit(
             "api_key",
-            "one with a space, a line's end or another sign that no key has",
+            "a text with a space, a line break or another character that no key has",
             f"correct the environment variable {KEY_VARIABLE}",
         )
     return key
 
 
-def _misfit(field: str, found: object, mend: str) -> InvalidConfigError:
-    return InvalidConfigError("OpenAIService", field, found, mend)
+def _misfit(field: str, found: object, fix: str) -> InvalidConfigError:
+    return InvalidConfigError("OpenAIService", field, found, fix)

@@ -1,13 +1,19 @@
-"""The ports through which stages call models, speech services and databases.
+"""The ports of models, speech services and databases, and checks of their replies.
 
-A port is a protocol: whatever has its methods can be registered under it.
+A port is a protocol: any object with its methods can be registered under its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, Self
+
+from stageflow.errors import InvalidReplyError, ProviderError, shown
+
+_SHOWN_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,64 +24,165 @@ class Message:
     content: str
 
     def to_dict(self) -> dict[str, str]:
-        """The message as chat services take it."""
+        """Return the message as chat services take it."""
         return {"role": self.role, "content": self.content}
+
+
+class Answer(str):
+    """An answer, or the last piece of a stream, that was cut: ``length``, ``content_filter``."""
+
+    finish_reason: str
+
+    def __new__(cls, text: str, finish_reason: str) -> Self:
+        """Create an answer from its text."""
+        answer = super().__new__(cls, text)
+        answer.finish_reason = finish_reason
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Sound as linear PCM.
-
-    Attributes:
-        pcm: Signed 16-bit little-endian samples, mono.
-        sample_rate_hz: Samples a second.
-    """
+    """Sound: signed 16-bit little-endian PCM, mono, with its samples a second."""
 
     pcm: bytes
     sample_rate_hz: int = 16_000
 
     @property
     def duration_s(self) -> float:
-        """How long it sounds, in seconds."""
+        """The duration, in seconds."""
         return len(self.pcm) / 2 / self.sample_rate_hz
 
 
+def estimated_tokens(text: str) -> int:
+    """Estimate the tokens of a text, on the safe side: one for three bytes of UTF-8."""
+    return -(-len(text.encode("utf-8", "surrogatepass")) // 3)
+
+
+# An enclosed keycap is an emoji that begins with a digit. The four excluded letters are Hangul
+# fillers, which are invisible.
+_SPEAKABLE = re.compile(r"[^\W_\u115f\u1160\u3164\uffa0](?!\ufe0f?\u20e3)")
+
+
+def is_speakable(text: str) -> bool:
+    """Return whether a text has a letter or a digit of any script, so that it can be spoken."""
+    return _SPEAKABLE.search(text) is not None
+
+
 class LLM(Protocol):
-    """A language model."""
+    """A language model.
+
+    It refuses a conversation that is too long with an error that `classify` calls
+    ``request_too_long``, such as HTTP 413. The kernels use two optional attributes:
+    ``context_tokens: int | None``, the tokens that it takes, its answer included, and
+    ``count_tokens(text: str) -> int`` (`estimated_tokens` if absent).
+    """
 
     async def complete(self, messages: Sequence[Message]) -> str:
-        """The model's answer to a conversation, whole."""
+        """Return the complete answer to a conversation."""
 
     def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        """The model's answer, piece by piece; the pieces joined are the answer."""
+        """Yield the answer in pieces."""
 
 
 class STT(Protocol):
     """Speech to text."""
 
     async def transcribe(self, audio: Audio) -> str:
-        """What is said in `audio`; empty if nothing is."""
+        """Return what is said in `audio`; an empty text if nothing is."""
 
 
 class TTS(Protocol):
     """Text to speech."""
 
     async def synthesize(self, text: str) -> Audio:
-        """`text` as sound."""
+        """Return `text`, which has a letter or a digit (`is_speakable`), as sound."""
 
 
 class Speaker(Protocol):
-    """What makes sound be heard: a loudspeaker, a telephone line."""
+    """An output of sound, such as a loudspeaker or a telephone line."""
 
     async def play(self, audio: Audio) -> None:
-        """Return when all of it has sounded; when cancelled, be silent at once."""
+        """Play the sound to its end; if cancelled, stop at once."""
 
 
 class Database(Protocol):
     """A store of small records, addressed by collection and key."""
 
     async def get(self, collection: str, key: str) -> Mapping[str, Any] | None:
-        """The record, or None if there is none."""
+        """Return the record, or None if there is none."""
 
     async def put(self, collection: str, key: str, record: Mapping[str, Any]) -> None:
-        """Store the record, in place of an earlier one."""
+        """Store the record; replace an earlier one."""
+
+
+# A broken service may send null in place of text, half a sample of sound, or an error page. Checked
+# at the port, that can be retried; later it would look like a bug of the stage.
+
+
+def valid_transcript(reply: object) -> str:
+    """Return a transcript, which may be empty; raise `InvalidReplyError` unless it is text."""
+    if not isinstance(reply, str):
+        raise invalid_reply("speech to text", reply, "no text")
+    return reply
+
+
+def valid_answer(reply: object) -> str:
+    """Return a model's answer; raise `InvalidReplyError` if it is blank or not text."""
+    if not isinstance(reply, str):
+        raise invalid_reply("the language model", reply, "no text")
+    if not reply.strip():
+        raise invalid_reply("the language model", reply, "nothing that could be said")
+    return reply
+
+
+def valid_sound(reply: object) -> Audio:
+    """Return sound; raise `InvalidReplyError` unless it is `Audio` of one or more whole samples."""
+    if not isinstance(reply, Audio) or not isinstance(reply.pcm, bytes):
+        raise invalid_reply("text to speech", reply, "no sound")
+    size = len(reply.pcm)
+    if not size or size % 2:
+        raise InvalidReplyError(
+            f"text to speech answered with {size} bytes of PCM, which are"
+            f" {'no whole number of 16-bit samples' if size else 'no sound'}"
+        )
+    return reply
+
+
+def valid_record(reply: object) -> Mapping[str, Any] | None:
+    """Return a record, or None for none; raise `InvalidReplyError` for anything else."""
+    if reply is None or isinstance(reply, Mapping):
+        return reply
+    raise invalid_reply("the database", reply, "no record")
+
+
+#: What checks the reply of each method of a port that does not stream.
+CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
+    {
+        "complete": valid_answer,
+        "transcribe": valid_transcript,
+        "synthesize": valid_sound,
+        "get": valid_record,
+    }
+)
+
+
+def invalid_reply(service: str, reply: object, what: str) -> InvalidReplyError:
+    """Return the error of a reply; it shows the beginning of the reply."""
+    text = repr(reply)
+    text = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+    return InvalidReplyError(f"{service} answered with {what}: {text}")
+
+
+def invalid_record(collection: object, key: object, problem: str) -> ProviderError:
+    """Return the error of a record, or its address, that a database cannot hold."""
+    text = f"record {shown(key)} of collection {shown(collection)}: {problem}"
+    return ProviderError(text, code="invalid_record")
+
+
+def require_address(collection: object, key: object) -> None:
+    """Raise `ProviderError` unless any database can hold a record at this address."""
+    for part in (collection, key):
+        # PostgreSQL refuses NUL and halves of surrogate pairs.
+        if not isinstance(part, str) or re.search("[\0\ud800-\udfff]", part):
+            problem = f"{shown(part)} cannot be an address; give a string without NUL"
+            raise invalid_record(collection, key, problem)

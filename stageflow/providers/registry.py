@@ -1,17 +1,18 @@
-"""Which provider stands behind which name."""
+"""Providers by name."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from stageflow.errors import InvalidConfigError, InvalidProviderError, UnknownProviderError
+from stageflow._utils.checks import is_async
+from stageflow.errors import InvalidConfigError, ProviderError, UnknownProviderError
 from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
 
-#: The names that carry a port, and the methods that the port asks for.
 PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "llm": ("LLM", ("complete", "stream")),
     "stt": ("STT", ("transcribe",)),
@@ -19,10 +20,10 @@ PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "db": ("Database", ("get", "put")),
     "speaker": ("Speaker", ("play",)),
 }
+"""The name of each port, its class and its methods."""
 
-
-#: Makes of a provider what is called in its place.
 Adapter: TypeAlias = Callable[[Any], Any]
+"""Wraps a provider."""
 
 _adapters: ContextVar[Mapping[str, tuple[Adapter, ...]]] = ContextVar(
     "adapters", default=MappingProxyType({})
@@ -31,10 +32,9 @@ _adapters: ContextVar[Mapping[str, tuple[Adapter, ...]]] = ContextVar(
 
 @contextmanager
 def adapted(name: str, adapter: Adapter) -> Iterator[None]:
-    """Put `adapter` around whatever is registered as `name`, within this block and context.
+    """Wrap the provider registered as `name` in `adapter`, for the runs and tasks of this block.
 
-    Only what runs in the current context is affected: the body, and the runs and tasks that it
-    starts. Blocks nest; the innermost adapter stands outermost and so is called first.
+    Of nested blocks, the innermost adapter is called first.
     """
     current = _adapters.get()
     token = _adapters.set({**current, name: (*current.get(name, ()), adapter)})
@@ -44,41 +44,59 @@ def adapted(name: str, adapter: Adapter) -> Iterator[None]:
         _adapters.reset(token)
 
 
+def _need(name: str, method: object) -> str:
+    """Return what a port needs in place of `method`; empty if `method` is right."""
+    if not callable(method):
+        return f"{name}()"
+    if name == "stream":
+        return "stream() with 'yield'" if is_async(method) else ""
+    return f"{name}() without 'yield'" if inspect.isasyncgenfunction(method) else ""
+
+
 class ProviderRegistry(Mapping[str, Any]):
     """Providers by name.
 
-    The names ``llm``, ``stt``, ``tts``, ``db`` and ``speaker`` stand for ports and are checked; any
-    other name holds whatever is registered under it.
+    A provider under the name of a port (``llm``, ``stt``, ``tts``, ``db``, ``speaker``) must have
+    its methods, and is an attribute; other names take any object.
     """
 
+    llm: LLM
+    stt: STT
+    tts: TTS
+    db: Database
+    speaker: Speaker
+
     def __init__(self, **providers: Any) -> None:
-        """Register each of `providers` under its name; raises as `register` does."""
         self._providers: dict[str, Any] = {}
         for name, provider in providers.items():
             self.register(name, provider)
 
     def register(self, name: str, provider: Any) -> None:
-        """Put `provider` behind `name`, in place of an earlier one.
+        """Register a provider; replace an earlier one of that name.
 
         Raises:
-            InvalidProviderError: The name carries a port, and the provider lacks its methods.
-            InvalidConfigError: It is a class, and no provider.
+            ProviderError: The name is that of a port, and the provider lacks its methods.
+            InvalidConfigError: It is a class, not an instance.
         """
         if isinstance(provider, type):
-            mend = f"give an instance of it: {provider.__name__}(…)"
-            raise InvalidConfigError("ProviderRegistry", name, provider, mend)
+            fix = f"give an instance of it: {provider.__name__}(…)"
+            raise InvalidConfigError("ProviderRegistry", name, provider, fix)
         if name in PORTS:
             port, methods = PORTS[name]
-            missing = [f"{m}()" for m in methods if not callable(getattr(provider, m, None))]
-            if missing:
-                raise InvalidProviderError(name, provider, port, missing)
+            needed = [_need(method, getattr(provider, method, None)) for method in methods]
+            if any(needed):
+                raise ProviderError.invalid(name, provider, port, list(filter(None, needed)))
         self._providers[name] = provider
+
+    def registered(self, name: str) -> Any:
+        """Return the provider of that name without its adapters; None if there is none."""
+        return self._providers.get(name)
 
     def __getitem__(self, name: str) -> Any:
         try:
             provider = self._providers[name]
         except KeyError:
-            raise UnknownProviderError(name, self._providers) from None
+            raise UnknownProviderError(name, self._providers, of_port=name in PORTS) from None
         for adapter in _adapters.get().get(name, ()):
             provider = adapter(provider)
         return provider
@@ -93,30 +111,10 @@ class ProviderRegistry(Mapping[str, Any]):
         return name in self._providers
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The provider behind `name`, or `default`."""
+        """Return the provider of that name, or `default`."""
         return self[name] if name in self._providers else default
 
-    @property
-    def llm(self) -> LLM:
-        """The language model."""
-        return cast("LLM", self["llm"])
-
-    @property
-    def stt(self) -> STT:
-        """Speech to text."""
-        return cast("STT", self["stt"])
-
-    @property
-    def tts(self) -> TTS:
-        """Text to speech."""
-        return cast("TTS", self["tts"])
-
-    @property
-    def db(self) -> Database:
-        """The database."""
-        return cast("Database", self["db"])
-
-    @property
-    def speaker(self) -> Speaker:
-        """What makes sound be heard."""
-        return cast("Speaker", self["speaker"])
+    def __getattr__(self, name: str) -> Any:
+        if name in PORTS:
+            return self[name]
+        raise AttributeError(f"ProviderRegistry has no attribute {name!r}")

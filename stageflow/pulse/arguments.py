@@ -1,29 +1,21 @@
-"""Arguments that several commands take."""
+"""Options that several commands of pulse have."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from stageflow.telemetry.place import place
+from stageflow._utils.arguments import option
+from stageflow.telemetry import place
 
 
 def add_repository(parser: argparse.ArgumentParser) -> None:
     """Add ``--repository``: the clone that a command works on."""
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        default=Path(),
-        metavar="FOLDER",
-        help="the clone with asv.conf.json (default: the current folder)",
-    )
+    text = "the clone with asv.conf.json (default: the current folder)"
+    option(parser, "--repository FOLDER", text, type=Path, default=Path())
 
 
 def add_store(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--store``: the telemetry that a command looks at."""
-    parser.add_argument(
-        "--store",
-        type=place,
-        metavar="STORE",
-        help=f"{what}: a SQLite file, or postgresql://user@host/database",
-    )
+    """Add ``--store``: the telemetry that a command reads."""
+    text = f"{what}: a SQLite file, or postgresql://user@host/database"
+    option(parser, "--store STORE", text, type=place)

@@ -1,4 +1,4 @@
-"""The commands of the benchmark history and of the gate."""
+"""The commands of ``stageflow pulse``; those of the gate, the page and alerts are beside them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,31 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
+from stageflow._utils.arguments import flag, option, positive, whole
 from stageflow.errors import StageflowError
 from stageflow.pulse.alerts import cli as alerts_cli
-from stageflow.pulse.alerts import generate
 from stageflow.pulse.arguments import add_repository, add_store
-from stageflow.pulse.bench import (
+from stageflow.pulse.dashboard import PAGE, live_site, publish_with_dashboard
+from stageflow.pulse.dashboard import cli as dashboard_cli
+from stageflow.pulse.gate import cli as gate_cli
+from stageflow.pulse.history import (
     DEFAULT_COMMITS,
     EXIT_INTERRUPTED,
-    Options,
+    AsvProject,
+    BenchOptions,
+    add_machine,
+    add_shard,
+    address_of,
     bench,
+    make_server,
+    merge,
     say_how_to_open,
 )
-from stageflow.pulse.central import cli as central_cli
-from stageflow.pulse.central.page import PAGE, STORE_FILES, live_site
-from stageflow.pulse.errors import PulseError
-from stageflow.pulse.gate import cli as gate_cli
-from stageflow.pulse.gate import command as gate_command
-from stageflow.pulse.gate.compare import compare
-from stageflow.pulse.gate.judge import Exit
-from stageflow.pulse.gate.shown import show_budgets
-from stageflow.pulse.merge import merge
-from stageflow.pulse.project import AsvProject
-from stageflow.pulse.serve import address_of, make_server
-from stageflow.pulse.shards import add_shard
-from stageflow.pulse.site import publish
 
 EXIT_ERROR = 1
 DEFAULT_PORT = 8765
@@ -60,9 +55,9 @@ exit codes:
 """
 
 _MERGE_HELP = """\
-Add results of other machines to those of this clone: of shards (bench --shard), or of whole runs.
-A folder is like .asv/results there. Of two measurements of one benchmark on one commit, the later
-one stands; nothing is changed unless all can be merged.
+Add results of other machines to those of this clone: of shards (bench --shard), or of complete
+runs. A folder is like .asv/results. Of two measurements of one benchmark on one commit, the later
+one is kept; nothing is changed unless everything can be merged.
 
 examples:
   stageflow pulse merge shards/1 shards/2 shards/3 shards/4
@@ -71,9 +66,9 @@ exit codes: 0 merged, 1 a file is not sound or belongs to something else, 2 bad 
 """
 
 _BUILD_HELP = """\
-Publish the results there are as a site, without measuring anything: asv's pages, and Central Pulse
+Publish the present results as a site, without measuring anything: asv's pages, and Central Pulse
 (central.html), which shows history, telemetry and what is wrong now. docs/guides/central-pulse.md
-tells how to read it.
+explains it.
 
 examples:
   stageflow pulse build
@@ -84,55 +79,11 @@ exit codes: 0 published, 1 nothing could be published (the last line says why), 
 
 _SERVE_HELP = """\
 Serve the published site on the loopback address, until interrupted. With --store, Central Pulse
-shows the telemetry of that file as it comes, and refreshes itself; a site need not have been
-published for that.
+shows live telemetry from that file; no published site is needed.
 
 examples:
   stageflow pulse serve
   stageflow pulse serve --store telemetry.db --hours 1
-"""
-
-_GATE_HELP = """\
-Measure two commits of this repository, as far as they are not measured yet, and judge what
-changed: by exact figures, by counted instructions, and by works timed in pairs; then hold the
-budgets of benchmarks/budgets.toml. docs/guides/gate.md tells how to read the report.
-
-examples:
-  stageflow pulse gate                              HEAD against where it left main
-  stageflow pulse gate --base HEAD~1 --only bag     one commit, and only some series
-  stageflow pulse gate --nightly --markdown gate.md
-
-exit codes (of several that hold, the first in the order 6, 5, 4, 1, 3):
-  0    fine
-  1    regression: something became slower that is not accepted in benchmarks/accepted.toml
-  2    bad arguments
-  3    over budget
-  4    nothing, or too little, was measured to judge
-  5    a benchmark broke, or the head lacks what it measures and the base had
-  6    the set-up failed; the last lines say why and what to do
-  130  interrupted
-"""
-
-_COMPARE_HELP = """\
-Print every series that was measured on both commits, the greatest rise first, without a
-judgement and without measuring anything.
-
-examples:
-  stageflow pulse compare main HEAD
-  stageflow pulse compare v0.1.0 HEAD --only exact
-
-exit codes: 0 printed, 2 bad arguments, 4 nothing was measured on both, 6 the set-up failed
-"""
-
-_BUDGETS_HELP = """\
-Check benchmarks/budgets.toml and benchmarks/accepted.toml, and print every budget beside what was
-measured last.
-
-examples:
-  stageflow pulse budgets
-  stageflow pulse budgets --head main
-
-exit codes: 0 fine, 2 bad arguments, 3 over budget, 6 a file is wrong, or the set-up failed
 """
 
 
@@ -141,34 +92,21 @@ def add_commands(
 ) -> None:
     """Add the commands to a parser; each sets ``run``, called with the parsed arguments.
 
-    ``run`` returns the exit code and raises `PulseError` for what the user can mend.
+    ``run`` returns the exit code and raises `PulseError` for what the user can fix.
     """
     raw = argparse.RawDescriptionHelpFormatter
     command = partial(subparsers.add_parser, formatter_class=raw)
     parser = command("bench", help="measure new commits and publish", description=_BENCH_HELP)
     add_repository(parser)
-    parser.add_argument(
-        *("-n", "--commits"),
-        type=_positive,
-        default=DEFAULT_COMMITS,
-        metavar="N",
-        help="measure at most N commits (default: %(default)s)",
-    )
-    parser.add_argument("--machine", metavar="NAME", help="file the results under this name")
-    parser.add_argument("--bench", metavar="REGEX", help="only benchmarks whose name matches")
+    text = "measure at most N commits (default: %(default)s)"
+    option(parser, "-n --commits N", text, type=whole, default=DEFAULT_COMMITS)
+    add_machine(parser)
+    option(parser, "--bench REGEX", "only benchmarks whose name matches", dest="pattern")
     add_shard(parser)
-    parser.add_argument(
-        *("-a", "--attribute"),
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="override an attribute of all benchmarks, such as rounds=1; may be repeated",
-    )
-    parser.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="measure again where benchmarks failed",
-    )
+    text = "override an attribute of all benchmarks, such as rounds=1; may be repeated"
+    more = {"action": "append", "default": [], "dest": "attributes"}
+    option(parser, "-a --attribute NAME=VALUE", text, **more)
+    flag(parser, "--retry-failed", "measure again where benchmarks failed")
     parser.set_defaults(run=_bench)
 
     parser = command("merge", help="add results of other machines", description=_MERGE_HELP)
@@ -176,71 +114,23 @@ def add_commands(
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.set_defaults(run=_merge)
 
-    parser = command("build", help="publish the results there are", description=_BUILD_HELP)
+    parser = command("build", help="publish the present results", description=_BUILD_HELP)
     add_repository(parser)
-    add_store(parser, f"what Central Pulse shows (default: {' or '.join(STORE_FILES)})")
+    text = "(default: .asv/telemetry.db, or as benchmarks/pulse.toml says)"
+    add_store(parser, f"what Central Pulse shows {text}")
     parser.set_defaults(run=_build)
 
     parser = command("serve", help="serve the published site", description=_SERVE_HELP)
     add_repository(parser)
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    option(parser, "--port", "0 takes a free one", type=int, default=DEFAULT_PORT)
     add_store(parser, "show this telemetry, live")
-    parser.add_argument(
-        "--hours",
-        type=_positive_number,
-        default=DEFAULT_HOURS,
-        metavar="N",
-        help="of the telemetry, show the newest N hours (default: %(default)g)",
-    )
+    text = "of the telemetry, show the newest N hours (default: %(default)g)"
+    option(parser, "--hours N", text, type=positive, default=DEFAULT_HOURS)
     parser.set_defaults(run=_serve)
 
-    central_cli.add_commands(command, _emit)
-    alerts_cli.add_command(command, _emit)
-    generate.add_command(command, _emit)
-    _add_gate(command)
-
-
-def _add_gate(command: Callable[..., argparse.ArgumentParser]) -> None:
-    parser = command("gate", help="judge a commit against another", description=_GATE_HELP)
-    add_repository(parser)
-    parser.add_argument(
-        "--base",
-        metavar="REVISION",
-        help="compare with where HEAD left this (default: the branch in asv.conf.json)",
-    )
-    parser.add_argument("--head", default="HEAD", metavar="REVISION", help="judge this commit")
-    parser.add_argument("--nightly", action="store_true", help="hold the budgets of the night too")
-    parser.add_argument(
-        "--only", metavar="PATTERN", help="only series with this in their name, or a shell pattern"
-    )
-    parser.add_argument(
-        "--no-timed", action="store_false", dest="timed", help="time nothing in pairs"
-    )
-    parser.add_argument("--machine", metavar="NAME", help="file the results under this name")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
-    parser.set_defaults(run=partial(_of_the_gate, _gate))
-
-    def gate_beside(name: str, **options: Any) -> argparse.ArgumentParser:
-        parser = command(name, **options)
-        add_repository(parser)
-        parser.set_defaults(run=partial(_of_the_gate, _beside_the_gate))
-        return parser
-
-    gate_cli.add_commands(gate_beside)
-
-    parser = command("compare", help="two measured commits", description=_COMPARE_HELP)
-    add_repository(parser)
-    parser.add_argument("revisions", nargs=2, metavar="COMMIT")
-    parser.add_argument(
-        "--only", metavar="PATTERN", help="only series with this in their name, or a shell pattern"
-    )
-    parser.set_defaults(run=partial(_of_the_gate, _compare))
-
-    parser = command("budgets", help="the table of budgets", description=_BUDGETS_HELP)
-    add_repository(parser)
-    parser.add_argument("--head", default="HEAD", metavar="REVISION", help="measured on this one")
-    parser.set_defaults(run=partial(_of_the_gate, _budgets))
+    dashboard_cli.add_commands(command, _emit)
+    alerts_cli.add_commands(command, _emit)
+    gate_cli.add_commands(command, _emit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -264,15 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     # A terminated run publishes what it has too, and leaves no asv behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = Options(
-        commits=arguments.commits,
-        machine=arguments.machine,
-        pattern=arguments.bench,
-        shard=arguments.shard,
-        attributes=tuple(arguments.attribute),
-        retry_failed=arguments.retry_failed,
-    )
-    return bench(AsvProject.load(arguments.repository), options, _emit)
+    names = BenchOptions.__dataclass_fields__
+    options = BenchOptions(**{name: getattr(arguments, name) for name in names})
+    return bench(AsvProject.load(arguments.repository), options, _emit, publish_with_dashboard)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -283,13 +167,14 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     project = AsvProject.load(arguments.repository)
-    say_how_to_open(project, publish(project, _emit, store=arguments.store), _emit)
+    say_how_to_open(project, publish_with_dashboard(project, _emit, store=arguments.store), _emit)
     return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    project = AsvProject.load(arguments.repository)
-    if arguments.store is None:
+    store = arguments.store
+    project = AsvProject.load(arguments.repository, reads_only=store is not None)
+    if store is None:
         return _serve_forever(make_server(project.html_dir, arguments.port), "")
     with tempfile.TemporaryDirectory(prefix="central-") as alone:
         site_dir, live = live_site(
@@ -308,51 +193,6 @@ def _serve_forever(server: ThreadingHTTPServer, page: str) -> int:
     return 0
 
 
-def _of_the_gate(
-    do: Callable[[AsvProject, argparse.Namespace], Exit], arguments: argparse.Namespace
-) -> Exit:
-    """Run a command of the gate, whose exit codes tell a failed set-up from a regression."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return do(AsvProject.load(arguments.repository), arguments)
-    except PulseError as error:
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
-        return Exit.SET_UP
-
-
-def _gate(project: AsvProject, arguments: argparse.Namespace) -> Exit:
-    names = gate_command.Options.__dataclass_fields__
-    options = gate_command.Options(**{name: getattr(arguments, name) for name in names})
-    return gate_command.gate(project, options, _emit)
-
-
-def _beside_the_gate(project: AsvProject, arguments: argparse.Namespace) -> Exit:
-    return Exit(arguments.do(project, arguments, _emit))
-
-
-def _compare(project: AsvProject, arguments: argparse.Namespace) -> Exit:
-    return compare(project, tuple(arguments.revisions), arguments.only, _emit)
-
-
-def _budgets(project: AsvProject, arguments: argparse.Namespace) -> Exit:
-    return show_budgets(project, arguments.head, _emit)
-
-
 def _emit(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def _positive_number(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number

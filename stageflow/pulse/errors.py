@@ -1,45 +1,32 @@
-"""What can go wrong while the benchmark history is measured, published or served."""
+"""The errors of measuring, judging, publishing and serving."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from stageflow.errors import ErrorCategory, StageflowError
+from stageflow.errors import SYSTEMIC, ErrorCategory, StageflowError
 
 
 class PulseError(StageflowError):
-    """The benchmark history could not be measured, published or served; the text says the mend."""
+    """The benchmark history could not be measured, published or served; the text names the fix."""
 
     code = "pulse_error"
     category = ErrorCategory.SYSTEMIC
-
-
-class AsvMissingError(PulseError):
-    """asv, or virtualenv that it needs, is not installed for the running interpreter."""
-
-    code = "pulse_asv_missing"
-
-
-class AsvFailedError(PulseError):
-    """An asv command ended in a way that leaves nothing to go on with."""
-
-    code = "pulse_asv_failed"
-
-
-class NotOfflineError(PulseError):
-    """The published site would load something that is not part of it."""
-
-    code = "pulse_site_not_offline"
+    codes = dict.fromkeys(
+        (
+            "pulse_asv_missing",
+            "pulse_asv_failed",
+            "pulse_site_not_offline",
+            "pulse_alert_state",
+            "pulse_alert_secret",
+        ),
+        SYSTEMIC,
+    )
 
 
 class GateSettingsError(PulseError):
-    """A file of the gate's settings is wrong.
-
-    Attributes:
-        path: The file.
-        problems: One sentence each, with line and mend.
-    """
+    """A file of the gate's settings is wrong: `problems` are sentences with line and fix."""
 
     code = "pulse_gate_settings"
 
@@ -50,12 +37,12 @@ class GateSettingsError(PulseError):
 
 
 class TooFewSamplesError(PulseError):
-    """There are not enough samples for a percentile or an interval, and none is guessed."""
+    """There are not enough samples for a percentile or an interval."""
 
     code = "pulse_too_few_samples"
 
 
 class WorkerFailedError(PulseError):
-    """A process that runs the timed works did not start, ended early, or hung."""
+    """A process that runs the timed operations did not start, ended early, or hung."""
 
     code = "pulse_worker_failed"

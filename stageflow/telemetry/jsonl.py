@@ -1,19 +1,21 @@
-"""Events as lines of JSON in a file: for a look, for other tools, for runs that nobody sums up."""
+"""Events as lines of JSON in a file, for other tools."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stageflow.errors import InvalidConfigError
-from stageflow.events import Event
-from stageflow.telemetry.encoding import to_json
-from stageflow.telemetry.errors import TelemetryFileError
+from stageflow._utils.files import is_at
+from stageflow.errors import InvalidConfigError, shown
+from stageflow.events.log import Event
+from stageflow.providers.ports import Audio
+from stageflow.telemetry.database import TelemetryError
 
 T = TypeVar("T")
 
@@ -26,23 +28,23 @@ _log = logging.getLogger("stageflow.telemetry")
 class JsonLinesSink:
     """An `EventSink` that appends each event to a file, as one line of `Event.to_dict`.
 
-    A batch is one write of whole lines. What a process leaves that is killed within that is a torn
-    line at the end; the next writer begins a new one, so that no other event is hidden by it.
-    Several processes may append to one file on a local disk, unless it is rotated.
+    A batch is one write of whole lines. A process that is killed meanwhile leaves a torn line; the
+    next writer begins a new line after it. Several processes may append to one file on a local
+    disk, unless `max_bytes` rotates it. If the file is moved or deleted, a new one is created.
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int | None = None, backups: int = 3) -> None:
         """Open the file.
 
         Args:
-            path: The file; made if there is none.
-            max_bytes: Begin a new file before one grows beyond this; the old one becomes
-                ``<path>.1``, that one ``<path>.2``. None: never. A single batch may be larger.
+            path: The file; created if missing.
+            max_bytes: Begin a new file before one grows beyond this, unless a single batch does;
+                the old one becomes ``<path>.1``, that one ``<path>.2``. None: never.
             backups: How many old files are kept.
 
         Raises:
             InvalidConfigError: A number is not positive.
-            TelemetryFileError: The file cannot be opened.
+            TelemetryError: The file cannot be opened.
         """
         for name, number in (("max_bytes", max_bytes), ("backups", backups)):
             if number is not None and number < 1:
@@ -54,29 +56,26 @@ class JsonLinesSink:
         self._torn = self._guarded("open", self._is_torn)
 
     def write(self, events: Sequence[Event]) -> None:
-        """Append a batch.
-
-        Raises:
-            TelemetryFileError: It could not be written whole, for want of room, say.
-        """
+        """Append a batch; raise `TelemetryError` if it cannot be written as a whole."""
         lines = "".join(map(_line, events)).encode()
         if lines:
             self._guarded("write", lambda: self._append(lines))
 
     def close(self) -> None:
-        """Close the file; once more does nothing."""
+        """Close the file; calling it again does nothing."""
         file, self._file = self._file, _CLOSED
         if file != _CLOSED:
             os.close(file)
 
     def _append(self, lines: bytes) -> None:
+        if not is_at(os.fstat(self._file), self.path):
+            self._reopen()
         if self._torn:
             lines = b"\n" + lines
         size = os.fstat(self._file).st_size
         if self._max_bytes is not None and size and size + len(lines) > self._max_bytes:
             self._rotate()
-        # Until all of it is written, who comes next has to begin a line.
-        self._torn = True
+        self._torn = True  # until all of it is written
         left = memoryview(lines)
         while left:
             left = left[os.write(self._file, left) :]
@@ -88,9 +87,13 @@ class JsonLinesSink:
                 newer = self._numbered(number - 1)
                 if newer.exists():
                     newer.replace(self._numbered(number))
-        # Its number is another's as soon as it is closed.
+        self._reopen()
+
+    def _reopen(self) -> None:
+        # In this order: as soon as it is closed, the number may be that of another file.
         old, self._file = self._file, self._open()
         os.close(old)
+        self._torn = self._is_torn()
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}") if number else self.path
@@ -99,7 +102,6 @@ class JsonLinesSink:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _is_torn(self) -> bool:
-        """Whether somebody was killed while writing the last line."""
         if not os.fstat(self._file).st_size:
             return False
         os.lseek(self._file, -1, os.SEEK_END)
@@ -109,36 +111,64 @@ class JsonLinesSink:
         try:
             return work()
         except OSError as error:
-            raise TelemetryFileError(action, str(self.path), error) from error
+            raise TelemetryError.file_failed(action, str(self.path), error) from error
 
 
 def _line(event: Event) -> str:
     row = event.to_dict()
-    # By itself: data that no JSON can hold costs the data alone.
+    # Separately: if the data cannot be encoded, the rest is still written.
     data = to_json(row.pop("data"))
     return f'{to_json(row)[:-1]},"data":{data}}}\n'
 
 
 def read_events(path: str | Path) -> Iterator[Event]:
-    """The events of a file, in order; a file that is still written to may be read.
+    """Yield the events of a file in order; others may still write to it.
 
-    A line that is no event is passed over, and logged as a warning with its number: it was torn
-    when its writer was killed.
+    A line that is not an event, as a killed writer leaves it, is skipped and logged as a warning.
 
     Raises:
-        TelemetryFileError: The file cannot be read.
+        TelemetryError: The file cannot be read.
     """
     try:
         with Path(path).open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     try:
-                        yield _event(json.loads(line))
+                        row = json.loads(line)
+                        at = datetime.fromisoformat(row["timestamp"])
+                        yield Event(**{**row, "timestamp": at})
                     except (ValueError, KeyError, TypeError) as error:
                         _log.warning("%s, line %d is no event: %s", path, number, error)
     except OSError as error:
-        raise TelemetryFileError("read", str(path), error) from error
+        raise TelemetryError.file_failed("read", str(path), error) from error
 
 
-def _event(row: dict[str, Any]) -> Event:
-    return Event(**{**row, "timestamp": datetime.fromisoformat(row["timestamp"])})
+# ── values ──────────────────────────────────────────────────────────────────────────────────
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in types that JSON has; all other values become a description."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Audio):
+        return {"duration_s": value.duration_s, "sample_rate_hz": value.sample_rate_hz}
+    return shown(value)
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """Return `value` as one line of JSON in ASCII; never raise."""
+    try:
+        # Fast path: data of the engine and of interceptors is plain.
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return json.dumps(plain(value), separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        return json.dumps({"not_encodable": shown(error)})

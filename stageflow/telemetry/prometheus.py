@@ -1,28 +1,18 @@
-"""Metrics for Prometheus, counted from events.
+"""Metrics for Prometheus, counted from events (extra ``prometheus``).
 
-Needs the extra ``stageflow[prometheus]``::
-
-    sink = PrometheusSink()
-    with EventDispatcher([sink]) as dispatcher, serve(sink, port=9464):
-        sink.watch(dispatcher)
-        ...
-
-Labels are names of pipelines, stages, providers, sinks, and codes of errors: what is defined in
-code, never what a run carries. docs/telemetry.md lists the metrics.
+Labels are names and error codes that are defined in code, never data of a run. docs/telemetry.md
+lists the metrics.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from stageflow.dispatch import EventDispatcher
-from stageflow.events import (
+from stageflow._utils.extras import needs_extra
+from stageflow.events.dispatcher import EventDispatcher
+from stageflow.events.log import (
     CANCELLED,
     COMPLETED,
     FAILED,
@@ -31,45 +21,63 @@ from stageflow.events import (
     TERMINAL,
     Event,
 )
-from stageflow.telemetry.buckets import DURATION_BUCKETS_S
-from stageflow.telemetry.letters import LETTER_WAITING
-from stageflow.telemetry.open_runs import OpenRun, OpenRuns
-from stageflow.telemetry.outcomes import BREAKER_STATES, MEASURED, UNKNOWN
+from stageflow.telemetry.dead_letters import DEAD_LETTER_WAITING
+from stageflow.telemetry.readings import DURATION_BUCKETS_S
+from stageflow.telemetry.runs import (
+    BREAKER_STATES,
+    MEASURED,
+    UNKNOWN,
+    FirstValues,
+    OpenRun,
+    OpenRuns,
+)
+
+with needs_extra("prometheus"):
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+    from prometheus_client.core import CounterMetricFamily, Metric
+    from prometheus_client.registry import Collector
 
 _STAGE = ("pipeline", "stage")
 _RUN_OUTCOMES = (COMPLETED, FAILED, CANCELLED)
 
 
 class PrometheusSink:
-    """An `EventSink` that counts, and measures durations.
+    """An `EventSink` that counts events and measures durations.
 
-    Attributes:
-        registry: Where the metrics are; its own unless another one was given.
+    Example::
+
+        sink = PrometheusSink()
+        with EventDispatcher([sink]) as dispatcher, serve_metrics(sink, port=9464):
+            sink.watch(dispatcher)
+            ...
+
+    `registry` holds the metrics.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        """Choose the registry; each has one such sink at most."""
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, pipelines: Iterable[str] = ()
+    ) -> None:
+        """Choose the registry, a new one by default; a registry takes one such sink.
+
+        Name the `pipelines` of the process, so that their metrics begin at 0: Prometheus sees no
+        increase in the first value of a series, so it would miss a failure before the first scrape.
+        """
         self.registry = registry if registry is not None else CollectorRegistry()
         self._runs: OpenRuns[OpenRun] = OpenRuns()
-        self._stage_s = self._histogram(
-            "stageflow_stage_duration_seconds",
-            "Duration of stages that completed or failed.",
-            _STAGE,
-        )
-        self._run_s = self._histogram(
-            "stageflow_run_duration_seconds",
-            "Duration of runs that completed or failed.",
-            ("pipeline",),
-        )
-        self._first_item_s = self._histogram(
-            "stageflow_stage_first_item_seconds",
-            "Time from the start of a stage to the first item of one of its streams.",
-            (*_STAGE, "stream"),
-        )
-        self._first_audio_s = self._histogram(
-            "stageflow_run_first_audio_seconds",
-            "Time from the start of a voice turn to its first sound.",
-            ("pipeline",),
+        self._codes = FirstValues()
+        first_item = "Time from the start of a stage to the first item of one of its streams."
+        self._stage_s, self._run_s, self._first_item_s, self._first_audio_s = (
+            Histogram(
+                *(f"stageflow_{name}_seconds", documentation, labels),
+                buckets=DURATION_BUCKETS_S,
+                registry=self.registry,
+            )
+            for name, documentation, labels in (
+                ("stage_duration", "Duration of stages that completed or failed.", _STAGE),
+                ("run_duration", "Duration of runs that completed or failed.", _STAGE[:1]),
+                ("stage_first_item", first_item, (*_STAGE, "stream")),
+                ("run_first_audio", "Time from the start of a run to its first sound.", _STAGE[:1]),
+            )
         )
         self._stages = Counter(
             "stageflow_stage_total",
@@ -94,19 +102,23 @@ class PrometheusSink:
             "Runs that failed for good and were kept as dead letters.",
             registry=self.registry,
         )
+        for pipeline in pipelines:
+            self._run_s.labels(pipeline)
+            self._begin_at_zero(pipeline)
+
+    def _begin_at_zero(self, pipeline: str) -> None:
+        for outcome in _RUN_OUTCOMES:
+            self._run_ends.labels(pipeline, outcome)
 
     def watch(self, dispatcher: EventDispatcher) -> None:
-        """Show what the dispatcher's sinks have lost, as it stands at each scrape; once at most."""
+        """Report at each scrape how many events the dispatcher's sinks have lost; call it once."""
         self.registry.register(_Losses(dispatcher))
 
     def watch_letters(self, waiting: Callable[[], float]) -> None:
-        """Show how many dead letters wait, as it stands at each scrape; once at most.
+        """Report at each scrape how many dead letters wait; call it once.
 
-        Events cannot tell: other processes replay letters, and earlier ones have left some.
-
-        Args:
-            waiting: Counts them, in the thread of a scrape; such as
-                ``lambda: len(store.dead_letters(waiting=True))`` of a `TelemetryStore`.
+        `waiting` counts them, in the thread of a scrape; such as
+        ``lambda: len(store.dead_letters(waiting=True))`` of a `TelemetryStore`.
         """
         Gauge(
             "stageflow_dead_letters_waiting",
@@ -119,37 +131,33 @@ class PrometheusSink:
         for event in events:
             if event.stage is not None:
                 self._take_stage_event(event, event.stage)
-            elif event.type == LETTER_WAITING:
+            elif event.type == DEAD_LETTER_WAITING:
                 self._letters.inc()
             elif event.what == STARTED:
                 pipeline = event.data.get("pipeline", UNKNOWN)
                 self._runs.begin(event.pipeline_run_id, OpenRun(pipeline))
-                # A rate is taken from what there was before: a counter that appears with the
-                # first failure would hide just that one.
-                for outcome in _RUN_OUTCOMES:
-                    self._run_ends.labels(pipeline, outcome)
+                self._begin_at_zero(pipeline)
             elif event.what in TERMINAL:
-                self._take_end_of_run(event)
+                run = self._runs.pop(event.pipeline_run_id, None)
+                pipeline = run.pipeline if run is not None else UNKNOWN
+                self._run_ends.labels(pipeline, event.what).inc()
+                if event.what in MEASURED:
+                    self._run_s.labels(pipeline).observe(event.data["duration_ms"] / 1000.0)
 
     def close(self) -> None:
-        """Nothing is held back, and what was counted may still be scraped."""
-
-    def _histogram(self, name: str, documentation: str, labels: Sequence[str]) -> Histogram:
-        return Histogram(
-            name, documentation, labels, buckets=DURATION_BUCKETS_S, registry=self.registry
-        )
+        """Do nothing; the metrics can still be scraped."""
 
     def _take_stage_event(self, event: Event, stage: str) -> None:
         what, run = event.what, self._runs.get(event.pipeline_run_id)
         pipeline = run.pipeline if run is not None else UNKNOWN
-        # Of a run whose beginning was dropped nobody knows what else was.
-        if run is not None and run.begins_to_sound(event.type):
+        # If the start of the run was dropped, its first audio may have been, too.
+        if run is not None and run.begins_to_sound(what):
             self._first_audio_s.labels(pipeline).observe(event.offset_ms / 1000.0)
         if what == STREAM_FIRST_ITEM:
             first_item_s = self._first_item_s.labels(pipeline, stage, event.data["stream"])
             first_item_s.observe(event.data["elapsed_ms"] / 1000.0)
         elif what in TERMINAL:
-            code = event.data.get("error_code", "") if what == FAILED else ""
+            code = self._codes(event.data.get("error_code", "")) if what == FAILED else ""
             self._stages.labels(pipeline, stage, what, code).inc()
             if what in MEASURED:
                 duration_s = event.data["duration_ms"] / 1000.0
@@ -157,16 +165,9 @@ class PrometheusSink:
         elif what in BREAKER_STATES:
             self._breakers.labels(event.data.get("provider", UNKNOWN)).set(BREAKER_STATES[what])
 
-    def _take_end_of_run(self, event: Event) -> None:
-        run = self._runs.pop(event.pipeline_run_id, None)
-        pipeline = run.pipeline if run is not None else UNKNOWN
-        self._run_ends.labels(pipeline, event.what).inc()
-        if event.what in MEASURED:
-            self._run_s.labels(pipeline).observe(event.data["duration_ms"] / 1000.0)
-
 
 class _Losses(Collector):
-    """What sinks have not taken, from the dispatcher's own counts."""
+    """Counts of lost events by sink, from the dispatcher."""
 
     def __init__(self, dispatcher: EventDispatcher) -> None:
         self._dispatcher = dispatcher
@@ -186,19 +187,12 @@ class _Losses(Collector):
 
 
 @contextmanager
-def serve(sink: PrometheusSink, *, port: int = 9464, host: str = "127.0.0.1") -> Iterator[int]:
-    """Serve ``/metrics`` from a thread while the body runs, by prometheus-client's own server.
+def serve_metrics(
+    sink: PrometheusSink, *, port: int = 9464, host: str = "127.0.0.1"
+) -> Iterator[int]:
+    """Serve ``/metrics`` in a thread while the body runs, and yield the port.
 
-    Args:
-        sink: Whose metrics.
-        port: Where; 0 for any that is free.
-        host: On which address.
-
-    Yields:
-        The port.
-
-    Raises:
-        OSError: The port is taken.
+    The `port` 0 is any free one. If it is taken, `OSError` is raised.
     """
     server, thread = start_http_server(port, host, sink.registry)
     try:

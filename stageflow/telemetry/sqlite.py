@@ -1,59 +1,46 @@
-"""Telemetry in a SQLite file: the embedded default, written by any number of processes.
+"""Write telemetry into a SQLite file, from any number of processes.
 
-One transaction a batch, and no index that a batch would have to jump about in. What a dashboard or
-an alert asks for is added up while it is written: see `stageflow.telemetry.store` for reading,
-and docs/telemetry.md for the tables.
+A batch is one transaction: even if the process is killed, it is stored as a whole or not at all.
+Counts by minute and hour are added up while events are written, so that
+dashboards and alerts need not read events.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from stageflow.events import STARTED, STREAM_FIRST_ITEM, TERMINAL, Event, EventBatch, EventLog
-from stageflow.kernels.streaming_voice import FIRST_AUDIO as SOUNDING
-from stageflow.sqlite_file import transaction
-from stageflow.telemetry.encoding import to_json
-from stageflow.telemetry.histogram import bucket_of
-from stageflow.telemetry.letters import LETTER_REPLAYED, LETTER_WAITING
-from stageflow.telemetry.open_runs import OpenRun, OpenRuns
-from stageflow.telemetry.outcomes import BREAKER_STATES, FIRST_AUDIO, FIRST_ITEM, UNKNOWN
-from stageflow.telemetry.schema import guarded, open_file
+from stageflow.events.log import (
+    FIRST_AUDIO,
+    STARTED,
+    STREAM_FIRST_ITEM,
+    TERMINAL,
+    Event,
+    EventBatch,
+    EventLog,
+)
+from stageflow.telemetry.database import HOUR_S, MINUTE_S, Database, SqliteDatabase
+from stageflow.telemetry.dead_letters import DEAD_LETTER_REPLAYED, DEAD_LETTER_WAITING
+from stageflow.telemetry.jsonl import to_json
+from stageflow.telemetry.readings import bucket_of
+from stageflow.telemetry.runs import BREAKER_STATES, FIRST_ITEM, UNKNOWN, OpenRun, OpenRuns
 
-MINUTE_S = 60
-HOUR_S = 3600
-
-#: Run id, sequence, type, stage, begin of the run in seconds since the epoch, offset in ms,
-#: duration in ms, data; the last two are never both there.
+#: Run id, sequence, type, stage, start of the run in seconds since the epoch, offset in ms, and
+#: either the duration in ms or data.
 _Fact: TypeAlias = tuple[
     str, int, str, str | None, float, float, float | None, Mapping[str, Any] | None
 ]
 
 
-class Connection(Protocol):
-    """What is asked of a connection to a database: statements in which ``?`` stands for values."""
-
-    def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any:
-        """Run a statement; returns a cursor."""
-
-    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> Any:
-        """Run a statement for each of the rows; returns a cursor."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
 class _Role(IntEnum):
-    """What else there is to do for an event than to keep it."""
+    """What to do with an event besides storing it."""
 
     NONE = 0
     RUN_START = 1
@@ -62,6 +49,15 @@ class _Role(IntEnum):
     BREAKER = 4
     LETTER = 5
     FIRST_ITEM = 6
+    FIRST_AUDIO = 7
+
+
+_ROLES = {
+    **dict.fromkeys(TERMINAL, _Role.STAGE_END),
+    **dict.fromkeys(BREAKER_STATES, _Role.BREAKER),
+    STREAM_FIRST_ITEM: _Role.FIRST_ITEM,
+    FIRST_AUDIO: _Role.FIRST_AUDIO,
+}
 
 
 class _Kind(NamedTuple):
@@ -69,7 +65,6 @@ class _Kind(NamedTuple):
     stage: str | None
     what: str
     role: _Role
-    sounds: bool
 
 
 @dataclass(slots=True)
@@ -81,24 +76,20 @@ class _Run(OpenRun):
 _Series: TypeAlias = tuple[str, str, str, str, str]
 
 
-def _none_counted() -> list[int]:
-    return [0, 0]
-
-
 @dataclass(slots=True)
 class _Batch:
     """Rows to be written, by table."""
 
-    #: Events of which there is nothing to say but when, one after another, five values each.
+    #: Events without data: five values each, in one flat list.
     plain: list[Any] = field(default_factory=list)
-    told: list[tuple[Any, ...]] = field(default_factory=list)
+    detailed: list[tuple[Any, ...]] = field(default_factory=list)
     runs: list[tuple[Any, ...]] = field(default_factory=list)
     ends: list[tuple[Any, ...]] = field(default_factory=list)
     changes: list[tuple[Any, ...]] = field(default_factory=list)
     letters: list[tuple[Any, ...]] = field(default_factory=list)
-    #: By minute, series and bucket: how many, and one run that was among them.
+    #: By minute, series and bucket: the count, and one of the runs counted.
     counts: defaultdict[tuple[int, int, int], list[int]] = field(
-        default_factory=lambda: defaultdict(_none_counted)
+        default_factory=lambda: defaultdict(lambda: [0, 0])
     )
 
     def count(self, at_s: float, series: int, duration_ms: float | None, run: int) -> None:
@@ -109,8 +100,8 @@ class _Batch:
         counted[1] = run
 
     def rollups(self) -> list[int]:
-        """Rows of minutes and of hours, one after another, six values each."""
-        hours: defaultdict[tuple[int, int, int], list[int]] = defaultdict(_none_counted)
+        """Return the rows of minutes and of hours, six values each, in one flat list."""
+        hours: defaultdict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
         rows: list[int] = []
         for (minute, series, bucket), (count, run) in self.counts.items():
             rows += (MINUTE_S, minute, series, bucket, count, run)
@@ -121,25 +112,27 @@ class _Batch:
             rows += (HOUR_S, hour, series, bucket, count, run)
         return rows
 
-    def store(self, connection: Connection) -> None:
-        """Write all of it."""
-        write = connection.executemany
+    def store(self, database: Database) -> None:
+        """Write all rows."""
+        write = database.executemany
         write("INSERT INTO runs VALUES (?, ?, ?, ?, ?, 'running', NULL, NULL, NULL)", self.runs)
         _insert_flat(
-            connection,
+            database,
             "INSERT INTO events (run, sequence, kind, offset_ms, duration_ms)",
             self.plain,
             width=5,
             conflict="ON CONFLICT DO NOTHING",
         )
-        write("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", self.told)
+        write(
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", self.detailed
+        )
         write(
             "UPDATE runs SET status = ?, duration_ms = ?, failed_stage = ?, error_code = ?"
             " WHERE id = ?",
             self.ends,
         )
         _insert_flat(
-            connection,
+            database,
             "INSERT INTO rollups (span_s, start_s, series, bucket, count, run)",
             self.rollups(),
             width=6,
@@ -161,71 +154,68 @@ class _Batch:
 
 
 def _insert_flat(
-    connection: Connection, head: str, values: list[Any], *, width: int, conflict: str = ""
+    database: Database, head: str, values: list[Any], *, width: int, conflict: str
 ) -> None:
-    """Insert rows of `width` values, twenty a statement: half of what one a statement costs."""
+    """Insert rows of `width` values, twenty per statement, which halves the cost."""
     row = f"({', '.join('?' * width)})"
     at_once = 20 * width
     whole = len(values) // at_once * at_once
     for size, start, end in ((at_once, 0, whole), (width, whole, len(values))):
         rows = ", ".join([row] * (size // width))
-        connection.executemany(
+        database.executemany(
             f"{head} VALUES {rows} {conflict}",
             (values[n : n + size] for n in range(start, end, size)),
         )
 
 
-class SqlSink(ABC):
-    """An `EventSink` that keeps events in a database, and adds them up by minute and hour.
+class SqlSink:
+    """An `EventSink` that stores events in a database and counts them by minute and hour."""
 
-    A batch is one transaction: it is there as a whole or not at all, also when the process is
-    killed.
-    """
+    def __init__(self, database: Database, source: str | None) -> None:
+        self._database = database
+        self._source = source
+        self._begin()
 
-    def __init__(self, connection: Connection, source: str | None) -> None:
-        self.source = source if source is not None else f"{platform.node()}:{os.getpid()}"
-        self._connection = connection
+    def _begin(self) -> None:
+        own = f"{platform.node()}:{os.getpid()}"
+        self.source = self._source if self._source is not None else own
         self._kinds: dict[str, _Kind] = {}
         self._series: dict[tuple[str, int, str | None], int] = {}
         self._firsts: dict[_Series, int] = {}
         self._runs: OpenRuns[_Run] = OpenRuns()
         self._last_run = 0
 
-    def write(self, events: Sequence[Event]) -> None:
-        """Write a batch.
+    def after_fork(self) -> None:
+        """Open a connection of its own in a child process."""
+        self._database.after_fork()
+        self._begin()
 
-        Raises:
-            TelemetryFileError: It could not be written; nothing of it is there.
-        """
+    def write(self, events: Sequence[Event]) -> None:
+        """Write a batch, or raise `TelemetryError`; then nothing of it is stored."""
         if events:
-            self._write(events)
+            self._database.guarded("write", lambda: self._write(events))
 
     def close(self) -> None:
         """Close the database."""
-        self._connection.close()
-
-    @abstractmethod
-    def _transaction(self) -> AbstractContextManager[None]:
-        """All or nothing; other writers wait from its start."""
+        self._database.close()
 
     def _write(self, events: Sequence[Event]) -> None:
+        if self._database.renewed():
+            self._begin()
         try:
-            with self._transaction():
+            with self._database.transaction():
                 query = "SELECT coalesce(max(id), 0) FROM runs"
-                (self._last_run,) = self._connection.execute(query).fetchone()
+                (self._last_run,) = self._database.execute(query).fetchone()
                 batch = _Batch()
                 self._gather(events, batch)
-                batch.store(self._connection)
+                batch.store(self._database)
         except BaseException:
-            # Ids that were given within the transaction are not in the database.
-            self._kinds.clear()
-            self._series.clear()
-            self._firsts.clear()
-            self._runs.clear()
+            # The ids given in this transaction are not in the database.
+            self._begin()
             raise
 
     def _gather(self, events: Sequence[Event], batch: _Batch) -> None:
-        """Turn events into rows; once for each event, so it is written for speed."""
+        """Turn events into rows; runs for each event, so it is written for speed."""
         kinds, runs, add, count = self._kinds, self._runs, batch.plain.extend, batch.count
         ends, start, letter = (_Role.STAGE_END, _Role.RUN_END), _Role.RUN_START, _Role.LETTER
         for run_id, sequence, name, stage, began_s, offset_ms, took_ms, data in _facts(events):
@@ -243,28 +233,33 @@ class SqlSink(ABC):
             else:
                 duration_ms, code, detail = _described(data, role in ends)
                 row = (run.id, sequence, kind.id, offset_ms, duration_ms, code, detail)
-                batch.told.append(row)
+                batch.detailed.append(row)
             if not role:
                 continue
             at_s = began_s + offset_ms / 1000.0
             if role in ends:
-                known = self._series.get((run.pipeline, kind.id, code))
-                series = known or self._new_series(run.pipeline, kind, code)
+                key = run.pipeline, kind.id, code
+                series = self._series.get(key)
+                if series is None:
+                    named = (run.pipeline, kind.stage or "", "", kind.what, code or "")
+                    series = self._series[key] = self._number(named)
                 count(at_s, series, duration_ms, run.id)
                 if role is _Role.RUN_END:
                     failed_stage = data.get("failed_stage") if data else None
                     batch.ends.append((kind.what, duration_ms, failed_stage, code, run.id))
                     runs.pop(run_id, None)
             elif data is not None:
-                self._note(batch, kind, run_id, at_s, data)
-            if kind.sounds and run.begins_to_sound(name):
-                count(at_s, self._first((run.pipeline, "", "", FIRST_AUDIO, "")), offset_ms, run.id)
+                self._note(batch, kind, run_id, (at_s, offset_ms), data)
 
     def _note(
-        self, batch: _Batch, kind: _Kind, run_id: str, at_s: float, data: Mapping[str, Any]
+        self,
+        batch: _Batch,
+        kind: _Kind,
+        run_id: str,
+        when: tuple[float, float],
+        data: Mapping[str, Any],
     ) -> None:
-        """Turn what happened within a stage into rows: a breaker's change, a first item."""
-        run, stage = self._runs[run_id], str(kind.stage)
+        run, stage, (at_s, offset_ms) = self._runs[run_id], str(kind.stage), when
         if kind.role is _Role.BREAKER:
             change = (data.get(k, "") for k in ("provider", "before", "after", "reason"))
             provider, *states = map(text, change)
@@ -273,43 +268,34 @@ class SqlSink(ABC):
         elif kind.role is _Role.FIRST_ITEM:
             first = self._first((run.pipeline, stage, text(data["stream"]), FIRST_ITEM, ""))
             batch.count(at_s, first, data["elapsed_ms"], run.id)
+        elif run.begins_to_sound(kind.what):
+            first = self._first((run.pipeline, "", "", FIRST_AUDIO, ""))
+            batch.count(at_s, first, offset_ms, run.id)
 
     def _kind(self, name: str, stage: str | None) -> _Kind:
-        """The kind of an event of that type, which this batch is the first to have."""
-        execute = self._connection.execute
+        execute = self._database.execute
         known = "INSERT INTO kinds (type, stage) VALUES (?, ?) ON CONFLICT DO NOTHING"
         execute(known, (name, stage))
         (number,) = execute("SELECT id FROM kinds WHERE type = ?", (name,)).fetchone()
         what = name.rpartition(".")[2]
-        role = _Role.NONE
-        if name in (LETTER_WAITING, LETTER_REPLAYED):
+        if name in (DEAD_LETTER_WAITING, DEAD_LETTER_REPLAYED):
             role = _Role.LETTER
         elif stage is None and what == STARTED:
             role = _Role.RUN_START
-        elif what in TERMINAL:
-            role = _Role.RUN_END if stage is None else _Role.STAGE_END
-        elif what in BREAKER_STATES:
-            role = _Role.BREAKER
-        elif what == STREAM_FIRST_ITEM:
-            role = _Role.FIRST_ITEM
-        kind = self._kinds[name] = _Kind(number, stage, what, role, name in SOUNDING)
+        elif stage is None and what in TERMINAL:
+            role = _Role.RUN_END
+        else:
+            role = _ROLES.get(what, _Role.NONE)
+        kind = self._kinds[name] = _Kind(number, stage, what, role)
         return kind
 
-    def _new_series(self, pipeline: str, kind: _Kind, code: str | None) -> int:
-        """The number of the series that an end belongs to, which this process has not counted."""
-        number = self._number((pipeline, kind.stage or "", "", kind.what, code or ""))
-        self._series[pipeline, kind.id, code] = number
-        return number
-
     def _first(self, key: _Series) -> int:
-        """The number of a series of first items or first audio."""
         if key not in self._firsts:
             self._firsts[key] = self._number(key)
         return self._firsts[key]
 
     def _number(self, key: _Series) -> int:
-        """The number of a series in the file, given to it now if it has none."""
-        execute = self._connection.execute
+        execute = self._database.execute
         execute(
             "INSERT INTO series (pipeline, stage, stream, outcome, error_code)"
             " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -330,11 +316,11 @@ class SqlSink(ABC):
         began_s: float,
         data: Mapping[str, Any] | None,
     ) -> _Run:
-        """The run of an event that this process does not remember."""
+        """Return the run of an event that this process does not remember."""
         if not starts:
-            # A batch failed, so that all was forgotten; or the run's beginning was dropped. Its
-            # first sound may have been among that: whatever sounds next is not the first.
-            row = self._connection.execute(
+            # An earlier batch failed, or the start of the run was dropped. Its first audio may
+            # have been lost with it, so no later audio counts as the first.
+            row = self._database.execute(
                 "SELECT pipeline, id FROM runs WHERE run_id = ? AND source = ?"
                 " AND status = 'running' ORDER BY id DESC LIMIT 1",
                 (text(run_id), self.source),
@@ -352,11 +338,7 @@ class SqlSink(ABC):
 
 
 class SQLiteSink(SqlSink):
-    """The sink into a SQLite file.
-
-    The file is opened, made, or brought to the newest version at once, so that what is wrong with
-    it shows where the sink is made.
-    """
+    """The sink into a SQLite file, which the constructor opens, creates or migrates."""
 
     def __init__(
         self, path: str | Path, *, source: str | None = None, busy_timeout_s: float = 5.0
@@ -364,34 +346,28 @@ class SQLiteSink(SqlSink):
         """Open the file.
 
         Args:
-            path: The file; made if there is none.
-            source: What this process is called where several write one file, as circuit breakers
-                of two processes are two; host and process id if left out.
+            path: The file; created if missing.
+            source: The name of this process, which has circuit breakers of its own; host and
+                process id by default.
             busy_timeout_s: How long a batch waits for another process that writes, in seconds;
-                after that it is lost, and counted as failed.
+                after that it is lost and counted as failed.
 
         Raises:
-            InvalidTelemetryFileError: The file holds something else, or is of a newer version.
-            TelemetryFileError: It cannot be opened.
+            TelemetryError: It holds other data, is of a newer version, or cannot be opened.
         """
         self.path = Path(path)
-        self._file = open_file(self.path, create=True, busy_timeout_s=busy_timeout_s)
-        super().__init__(self._file, source)
-
-    def _write(self, events: Sequence[Event]) -> None:
-        guarded("write", self.path, lambda: super(SQLiteSink, self)._write(events))
-
-    def _transaction(self) -> AbstractContextManager[None]:
-        return transaction(self._file)
+        super().__init__(
+            SqliteDatabase(self.path, create=True, busy_timeout_s=busy_timeout_s), source
+        )
 
 
 def text(value: object) -> str:
-    """A value as text that databases take: what is no character becomes a description."""
+    """Return a value as text that databases accept; surrogates and NUL are escaped."""
     return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _facts(events: Sequence[Event]) -> Iterator[_Fact]:
-    """What events say, without making objects of them where a dispatcher has not."""
+    """Yield the facts of events, without making `Event` objects of a dispatcher's batch."""
     if isinstance(events, EventBatch):
         known: EventLog | None = None
         for log, position in events.entries:
@@ -414,9 +390,9 @@ def _facts(events: Sequence[Event]) -> Iterator[_Fact]:
 
 
 def _described(data: Mapping[str, Any], ends: bool) -> tuple[float | None, str | None, str | None]:
-    """Duration, error code, and the rest as JSON, of an event's data."""
+    """Return duration, error code, and the rest as JSON, of an event's data."""
     if not ends:
-        # What a stage emits of its own may hold anything under these names.
+        # Events that a stage emits itself may hold anything under these names.
         return None, None, to_json(data) if data else None
     rest = {key: data[key] for key in data if key not in ("duration_ms", "error_code")}
     return data.get("duration_ms"), data.get("error_code"), to_json(rest) if rest else None
@@ -425,17 +401,8 @@ def _described(data: Mapping[str, Any], ends: bool) -> tuple[float | None, str |
 def _letter_row(
     kind: _Kind, at_s: float, run_id: str, data: Mapping[str, Any] | None
 ) -> tuple[Any, ...]:
-    said = data or {}
-    replayed = kind.what == "replayed"
-    put_s = datetime.fromisoformat(said["created_at"]).timestamp()
-    return (
-        said["letter_id"],
-        put_s,
-        said["pipeline"],
-        text(run_id),
-        said["failed_stage"],
-        said["provider"],
-        said["error_code"],
-        at_s if replayed else None,
-        said["replay_run_id"] if replayed else None,
-    )
+    letter = data or {}
+    put_s = datetime.fromisoformat(letter["created_at"]).timestamp()
+    replay = (at_s, letter["replay_run_id"]) if kind.what == "replayed" else (None, None)
+    failure = (letter[key] for key in ("failed_stage", "provider", "error_code"))
+    return letter["dead_letter_id"], put_s, letter["pipeline"], text(run_id), *failure, *replay

@@ -1,247 +1,71 @@
-"""Reads what `stageflow.telemetry.sqlite` has written: what a dashboard asks for.
+"""Read and prune what the sinks for SQLite and PostgreSQL have written.
 
-All but `TelemetryStore.run` reads sums by minute and hour, and stays fast however many events there
-are. Times are seconds since the epoch. A window that begins or ends within a minute is widened to
-the whole of it.
+All methods but `TelemetryStore.run` read counts by minute and hour, so their cost does not grow
+with the number of events. Times are seconds since the epoch. A window is widened to whole minutes.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
-from stageflow.closing import Closing
-from stageflow.events import FAILED, Event
-from stageflow.telemetry.errors import UnknownRunError
-from stageflow.telemetry.histogram import Histogram
-from stageflow.telemetry.outcomes import FIRST_AUDIO, FIRST_ITEM, MEASURED
-from stageflow.telemetry.schema import guarded, open_file
-from stageflow.telemetry.sqlite import HOUR_S, MINUTE_S, Connection
+from stageflow._utils.closing import Closing
+from stageflow._utils.extras import install_command
+from stageflow._utils.postgres import is_postgres
+from stageflow.events.log import FAILED, FIRST_AUDIO, Event
+from stageflow.telemetry.database import HOUR_S, MINUTE_S, Database, SqliteDatabase, TelemetryError
+from stageflow.telemetry.readings import (
+    BreakerNote,
+    Errors,
+    First,
+    Histogram,
+    Latency,
+    LetterNote,
+    RunNote,
+    Window,
+)
+from stageflow.telemetry.runs import FIRST_ITEM, MEASURED
 
-T = TypeVar("T")
-#: Of how many of the newest runs the sources are told.
+#: `TelemetryStore.sources` looks at this many of the newest runs.
 NEWEST_RUNS = 1000
+#: `prune` removes this many runs in one transaction.
+_RUNS_AT_ONCE = 200
 _FIRSTS = (FIRST_ITEM, FIRST_AUDIO)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A stretch of time.
-
-    Attributes:
-        start_s: Its first moment.
-        end_s: The first moment after it.
-        step_s: Into steps of how many seconds it is divided, a multiple of 60; they begin at
-            multiples of that since the epoch. None: it is one step.
-    """
-
-    start_s: float
-    end_s: float
-    step_s: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.start_s < self.end_s:
-            raise ValueError(f"the window ends at {self.end_s}, before {self.start_s}; swap them")
-        if self.step_s is not None and (self.step_s <= 0 or self.step_s % MINUTE_S):
-            raise ValueError(f"step_s is {self.step_s}; give a positive multiple of {MINUTE_S}")
-
-    @property
-    def whole(self) -> tuple[int, int]:
-        """The window in whole minutes, or whole steps if it has some."""
-        unit = self.step_s or MINUTE_S
-        return int(self.start_s // unit * unit), -int(-self.end_s // unit * unit)
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """How long a stage, or the runs of a pipeline, took in one step of a window.
-
-    Attributes:
-        start_s: Begin of the step.
-        pipeline: Name of the pipeline.
-        stage: Name of the stage; None for the runs.
-        histogram: The durations of those that completed or failed.
-    """
-
-    start_s: int
-    pipeline: str
-    stage: str | None
-    histogram: Histogram
-
-    @property
-    def p50_ms(self) -> float:
-        """The median in milliseconds."""
-        return self.histogram.percentile_ms(0.50)
-
-    @property
-    def p95_ms(self) -> float:
-        """The 95th percentile in milliseconds."""
-        return self.histogram.percentile_ms(0.95)
-
-    @property
-    def p99_ms(self) -> float:
-        """The 99th percentile in milliseconds."""
-        return self.histogram.percentile_ms(0.99)
-
-
-@dataclass(frozen=True, slots=True)
-class First(Latency):
-    """After what time the first of something was there, in one step of a window.
-
-    Attributes:
-        start_s, pipeline, stage: As those of `Latency`.
-        histogram: From the start of the stage to the first item of a stream; of runs, from the
-            start of the run to its first audio.
-        stream: Name of the stream; None for the runs.
-    """
-
-    stream: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """How often a stage, or the runs of a pipeline, ended in which way in one step of a window.
-
-    Attributes:
-        start_s: Begin of the step.
-        pipeline: Name of the pipeline.
-        stage: Name of the stage; None for the runs.
-        outcomes: Counts by outcome: completed, failed, skipped, cancelled.
-        codes: Counts of those that failed, by the code of their error.
-    """
-
-    start_s: int
-    pipeline: str
-    stage: str | None
-    outcomes: Mapping[str, int]
-    codes: Mapping[str, int]
-
-    @property
-    def rate(self) -> float:
-        """The share of those that failed among those that completed or failed; 0 if none did."""
-        ended = sum(self.outcomes.get(outcome, 0) for outcome in MEASURED)
-        return self.outcomes.get(FAILED, 0) / ended if ended else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerTurn:
-    """A circuit breaker went from one state to another.
-
-    Attributes:
-        at_s: When.
-        provider: The provider that it guards.
-        source: The process that it is in; see `SQLiteSink`.
-        before: The state that it left: closed, open, half_open.
-        after: The state that it entered.
-        reason: Why, in a few words.
-        pipeline: The pipeline whose stage brought it about.
-        stage: That stage.
-        run_id: Its run.
-    """
-
-    at_s: float
-    provider: str
-    source: str
-    before: str
-    after: str
-    reason: str
-    pipeline: str
-    stage: str
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class LetterNote:
-    """What telemetry knows of a dead letter.
-
-    Attributes:
-        letter_id: Its id.
-        at_s: When its run failed.
-        pipeline: Name of the pipeline.
-        run_id: Id of the run that failed.
-        failed_stage: The stage that failed the run; None if its deadline did.
-        provider: The provider that this stage calls, if it names one.
-        error_code: Why.
-        replayed_s: When it was replayed; None while it waits.
-        replay_run_id: The run that completed it.
-    """
-
-    letter_id: str
-    at_s: float
-    pipeline: str
-    run_id: str
-    failed_stage: str | None
-    provider: str | None
-    error_code: str
-    replayed_s: float | None
-    replay_run_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RunNote:
-    """What telemetry knows of a run.
-
-    Attributes:
-        run_id: Its id.
-        pipeline: Name of the pipeline.
-        source: The process that ran it; see `SQLiteSink`.
-        started_s: When it began.
-        status: running, completed, failed or cancelled.
-        duration_ms: How long it took, in milliseconds; None while it runs.
-        failed_stage: The stage that failed it.
-        error_code: Why it failed.
-        events: What happened, in order.
-    """
-
-    run_id: str
-    pipeline: str
-    source: str
-    started_s: float
-    status: str
-    duration_ms: float | None
-    failed_stage: str | None
-    error_code: str | None
-    events: tuple[Event, ...] = ()
-
-
 class TelemetryStore(Closing):
-    """A file of telemetry, opened for reading while others write. Close it, or use it in ``with``.
+    """Telemetry, opened for reading while others write. Close it, or use it in ``with``.
 
-    Any thread may use it, one at a time. Every method may raise `TelemetryFileError`.
+    Any thread may use it, one at a time. Every method may raise `TelemetryError`. `where` is the
+    full path and `name` the file's name; or both are the URL without the password.
     """
 
-    def __init__(self, path: str | Path, *, busy_timeout_s: float = 5.0) -> None:
-        """Open the file; one of an older version is brought to the newest first.
+    def __init__(self, where: str | Path, *, busy_timeout_s: float = 5.0) -> None:
+        """Open a file or database, and bring an older one to the newest version.
 
         Args:
-            path: The file.
-            busy_timeout_s: How long to wait for a process that writes, in seconds.
+            where: The file, or ``postgresql://user:password@host:port/database``.
+            busy_timeout_s: How long to wait for the server or another process, in seconds.
 
         Raises:
-            InvalidTelemetryFileError: It holds something else, or is of a newer version.
-            TelemetryFileError: It cannot be opened.
+            TelemetryError: It holds no telemetry, is of a newer version, or cannot be opened.
         """
-        self._path = Path(path)
-        #: Tells it from other stores.
-        self.where = str(self._path.resolve())
-        #: What it is called.
-        self.name = self._path.name
-        self._connection: Connection = open_file(
-            self._path, create=False, busy_timeout_s=busy_timeout_s
-        )
-        self._connection.execute("PRAGMA query_only = ON")
+        self._database = _opened(where, busy_timeout_s, read_only=True)
+        self.where, self.name = self._database.where, self._database.name
 
     def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        """Close the file or connection."""
+        self._database.close()
 
     def known(self) -> tuple[tuple[str, str | None], ...]:
-        """Every pipeline, and with it every stage that has ended; None for its runs, first."""
+        """Return every pipeline with None, for its runs, then with each stage that has ended."""
         query = (
             "SELECT DISTINCT pipeline, stage FROM series WHERE outcome NOT IN (?, ?)"
             " ORDER BY pipeline, stage"
@@ -249,32 +73,27 @@ class TelemetryStore(Closing):
         return tuple((pipeline, stage or None) for pipeline, stage in self._rows(query, *_FIRSTS))
 
     def covered(self) -> Window | None:
-        """From the first minute in which something ended to the end of the last; None if empty."""
-        end = "(SELECT {}(start_s) FROM rollups WHERE span_s = ?)"  # either is one look-up
+        """Return the window of all minutes in which something ended; None if there is none."""
+        end = "(SELECT {}(start_s) FROM rollups WHERE span_s = ?)"  # each uses the index
         query = f"SELECT {end.format('min')}, {end.format('max')}"
         ((first, last),) = self._rows(query, MINUTE_S, MINUTE_S)
         return None if first is None else Window(first, last + MINUTE_S)
 
     def sources(self) -> tuple[str, ...]:
-        """The processes that the newest runs are of, in the order of their names."""
+        """Return the names of the processes of the newest runs, sorted."""
         query = (
             "SELECT DISTINCT source FROM (SELECT source FROM runs ORDER BY id DESC LIMIT ?)"
             " AS newest ORDER BY source"
         )
-        rows = self._rows(query, NEWEST_RUNS)
-        return tuple(row[0] for row in rows)
+        return tuple(row[0] for row in self._rows(query, NEWEST_RUNS))
 
     def latencies(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
     ) -> tuple[Latency, ...]:
-        """How long stages and runs took, in order of time, pipeline, stage; runs before stages.
+        """Return how long the stages and runs that ended in a window took.
 
-        Where nothing ended, there is no entry.
-
-        Args:
-            window: When they ended.
-            pipeline: Only of this pipeline.
-            stage: Only this stage; ``""`` for runs alone.
+        They are ordered by time, pipeline and stage; runs come before stages. Steps in which
+        nothing ended have no entry. `pipeline` and `stage` select; the stage ``""`` is the runs.
         """
         found = self._histograms(window, pipeline, stage, MEASURED)
         return tuple(
@@ -285,10 +104,10 @@ class TelemetryStore(Closing):
     def firsts(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
     ) -> tuple[First, ...]:
-        """After what time streams had their first item, and voice turns their first audio.
+        """Return the times to first items of streams and to the first audio of runs.
 
-        Arguments and order are those of `latencies`, streams in the order of their names. A first
-        counts however its stage and run ended: it had been there.
+        Arguments and order are those of `latencies`; streams are ordered by name. A first counts
+        however its stage and run ended.
         """
         found = self._histograms(window, pipeline, stage, _FIRSTS)
         return tuple(
@@ -299,7 +118,7 @@ class TelemetryStore(Closing):
     def errors(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
     ) -> tuple[Errors, ...]:
-        """How stages and runs ended; arguments and order are those of `latencies`."""
+        """Return how stages and runs ended; arguments and order are those of `latencies`."""
         outcomes: defaultdict[tuple[int, str, str], defaultdict[str, int]] = defaultdict(
             lambda: defaultdict(int)
         )
@@ -319,11 +138,11 @@ class TelemetryStore(Closing):
 
     def breaker_changes(
         self, window: Window, *, provider: str | None = None
-    ) -> tuple[BreakerTurn, ...]:
-        """Changes of circuit breakers in the window, in order of time.
+    ) -> tuple[BreakerNote, ...]:
+        """Return changes of circuit breakers in order of time.
 
-        The latest change of each breaker before the window comes first: it tells the state in
-        which the window finds it. A breaker without any has been closed.
+        The latest change of each breaker before the window is included: it is the breaker's state
+        when the window begins. A breaker without any change is closed.
         """
         columns = "at_s, provider, source, before, after, reason, pipeline, stage, run_id"
         rows = self._rows(
@@ -335,19 +154,14 @@ class TelemetryStore(Closing):
             " AND ? IN (provider, '') ORDER BY at_s, id",
             *(window.start_s, window.start_s, window.end_s, provider or ""),
         )
-        return tuple(BreakerTurn(*row) for row in rows)
+        return tuple(BreakerNote(*row) for row in rows)
 
     def dead_letters(
         self, window: Window | None = None, *, waiting: bool = False
     ) -> tuple[LetterNote, ...]:
-        """Dead letters in order of time.
+        """Return the dead letters that an `ObservedDeadLetterStore` has reported, by time.
 
-        What telemetry knows is what it has been told: see `ObservedLetterStore`. Whether a letter
-        waits is decided by the store that it is in.
-
-        Args:
-            window: Only those whose run failed then.
-            waiting: Only those that have not been replayed.
+        With `window`, only those whose run failed then; if `waiting`, only those not yet replayed.
         """
         start_s, end_s = (0.0, 1e18) if window is None else (window.start_s, window.end_s)
         unplayed = " AND replayed_s IS NULL" if waiting else ""
@@ -359,29 +173,19 @@ class TelemetryStore(Closing):
         return tuple(LetterNote(*row) for row in rows)
 
     def run(self, run_id: str) -> RunNote:
-        """One run with its events; of several with that id the latest.
-
-        Raises:
-            UnknownRunError: There is none.
-        """
+        """Return a run with its events, the latest of that id; raise `TelemetryError` if none."""
         rows = self._rows("SELECT max(id) FROM runs WHERE run_id = ?", run_id)
         if rows[0][0] is None:
-            raise UnknownRunError(run_id, self.where)
+            problem = f"{self.where} holds no run {run_id!r}: it was pruned, or written elsewhere"
+            message = f"{problem}; look in another file"
+            raise TelemetryError(message, self.where, code="unknown_run")
         return self._run(rows[0][0])
 
     def run_at(self, window: Window, pipeline: str, share: float) -> RunNote | None:
-        """A run of the window that took about as long as a percentile of them says.
+        """Return a run of the percentile's bucket, so within 5 % of it; None if none is stored.
 
-        It is one of the percentile's bucket, so off by no more than that is wide (5 %). Failed
-        runs count as well.
-
-        Args:
-            window: When the run ended.
-            pipeline: Of which pipeline.
-            share: 0.5 for a typical run, 0.99 for a slow one, 1 for the slowest.
-
-        Returns:
-            The run; None if there was none, or all have been pruned.
+        `share` is 0.5 for a typical run that completed or failed in the window, 0.99 for a slow
+        one, 1 for the slowest.
         """
         found = self.latencies(Window(window.start_s, window.end_s), pipeline=pipeline, stage="")
         if not found:
@@ -394,26 +198,19 @@ class TelemetryStore(Closing):
                 return self._run(number)
         return None
 
-    def typical_run(self, window: Window, pipeline: str) -> RunNote | None:
-        """A run that took about as long as the median; see `run_at`."""
-        return self.run_at(window, pipeline, 0.5)
-
-    def slowest_run(self, window: Window, pipeline: str) -> RunNote | None:
-        """A run of the highest bucket; see `run_at`."""
-        return self.run_at(window, pipeline, 1.0)
-
     # ── the statements ──────────────────────────────────────────────────────────────────────
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._guarded(lambda: self._connection.execute(query, values).fetchall())
+        def read() -> list[tuple[Any, ...]]:
+            self._database.renewed()
+            return list(self._database.execute(query, values).fetchall())
 
-    def _guarded(self, work: Callable[[], T]) -> T:
-        return guarded("read", self._path, work)
+        return self._database.guarded("read", read)
 
     def _series(
         self, pipeline: str | None, stage: str | None
     ) -> dict[int, tuple[str, str, str, str, str]]:
-        """Pipeline, stage ("" for runs), stream, outcome and error code of series, by number."""
+        """Return pipeline, stage ("" for runs), stream, outcome and error code by number."""
         rows = self._rows("SELECT id, pipeline, stage, stream, outcome, error_code FROM series")
         return {
             number: (where, stage_name, *others)
@@ -424,7 +221,7 @@ class TelemetryStore(Closing):
     def _histograms(
         self, window: Window, pipeline: str | None, stage: str | None, outcomes: Collection[str]
     ) -> list[tuple[tuple[int, str, str, str], Histogram]]:
-        """Durations by step, pipeline, stage and stream, in that order, of series so called."""
+        """Return histograms by step, pipeline, stage and stream, sorted."""
         found: defaultdict[tuple[int, str, str, str], Counter[int]] = defaultdict(Counter)
         series = self._series(pipeline, stage)
         for step, number, bucket, count in self._sums(window, "bucket", series):
@@ -436,7 +233,7 @@ class TelemetryStore(Closing):
     def _sums(
         self, window: Window, bucket: str, series: Mapping[int, object]
     ) -> Iterator[tuple[int, int, int, int]]:
-        """Step, series, bucket and count, summed up over all minutes and hours of each step."""
+        """Yield step, series, bucket, and the count of all minutes and hours of the step."""
         start_s, end_s = window.whole
         step_s = window.step_s or end_s - start_s
         wanted = ", ".join(map(str, series)) or "NULL"
@@ -481,7 +278,7 @@ class TelemetryStore(Closing):
 
 
 def _stretches(start_s: int, end_s: int, step_s: int) -> Iterator[tuple[int, int, int]]:
-    """What to read of a window: span of the sums, begin and end; hours wherever they fit."""
+    """Yield the rollups to read of a window: their span, begin and end; hours where they fit."""
     first_hour, last_hour = -(-start_s // HOUR_S) * HOUR_S, end_s // HOUR_S * HOUR_S
     stepping = step_s < end_s - start_s
     if first_hour >= last_hour or (stepping and step_s % HOUR_S):
@@ -495,9 +292,9 @@ def _stretches(start_s: int, end_s: int, step_s: int) -> Iterator[tuple[int, int
 
 
 def _event(
-    run: RunNote, sequence: int, kind: str, stage: str | None, offset_ms: float, *said: Any
+    run: RunNote, sequence: int, kind: str, stage: str | None, offset_ms: float, *rest: Any
 ) -> Event:
-    duration_ms, error_code, detail = said
+    duration_ms, error_code, detail = rest
     data = json.loads(detail) if detail is not None else {}
     if duration_ms is not None:
         data["duration_ms"] = duration_ms
@@ -505,3 +302,118 @@ def _event(
         data["error_code"] = error_code
     moment = datetime.fromtimestamp(run.started_s + offset_ms / 1000.0, UTC)
     return Event(sequence, kind, moment, run.run_id, offset_ms, stage, data)
+
+
+# ── a file or a database ────────────────────────────────────────────────────────────────────
+
+#: A file, or the URL of a database.
+Place: TypeAlias = Path | str
+
+
+def place(where: str) -> Place:
+    """Return the place that a command line names: ``postgresql://…`` or a file."""
+    return where if is_postgres(where) else Path(where)
+
+
+def _opened(where: str | Path, busy_timeout_s: float, *, read_only: bool = False) -> Database:
+    if not is_postgres(str(where)):
+        return SqliteDatabase(Path(where), read_only=read_only, busy_timeout_s=busy_timeout_s)
+    try:
+        from stageflow.telemetry.postgres import PostgresDatabase  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise TelemetryError.invalid_file(
+            "PostgreSQL", f"needs {error.name}: {install_command('db')}"
+        ) from error
+    return PostgresDatabase(str(where), busy_timeout_s=busy_timeout_s)
+
+
+# ── pruning ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The numbers of removed rows, by table."""
+
+    runs: int
+    events: int
+    rollups: int
+    breaker_changes: int
+    dead_letters: int
+
+
+def prune(
+    where: str | Path,
+    older_than_s: float,
+    *,
+    rollups_older_than_s: float | None = None,
+    wall_clock: Callable[[], float] = time.time,
+    busy_timeout_s: float = 5.0,
+) -> Pruned:
+    """Remove old telemetry in small steps, so that writers and readers need not wait.
+
+    Waiting dead letters and the latest change of each circuit breaker stay. A file does not
+    shrink; its free space is used again.
+
+    Args:
+        where: As of `TelemetryStore`.
+        older_than_s: Age in seconds of runs, breaker changes and replayed dead letters to remove.
+        rollups_older_than_s: The same for counts by minute and hour; `older_than_s` by default.
+        wall_clock: Returns seconds since the epoch.
+        busy_timeout_s: As of `TelemetryStore`.
+
+    Raises:
+        TelemetryError: As of `TelemetryStore`, or it cannot be written.
+    """
+    now_s = wall_clock()
+    rollups_s = older_than_s if rollups_older_than_s is None else rollups_older_than_s
+    before_s = now_s - older_than_s, now_s - rollups_s
+    database = _opened(where, busy_timeout_s)
+    with closing(database):
+        return database.guarded("prune", lambda: _pruned(database, *before_s))
+
+
+def _pruned(database: Database, before_s: float, rollups_before_s: float) -> Pruned:
+    runs, events = _prune_runs(database, before_s)
+    rollups = sum(_prune_rollups(database, rollups_before_s))
+    with database.transaction():
+        changes = database.execute(
+            "DELETE FROM breaker_changes WHERE at_s < ? AND id NOT IN"
+            " (SELECT max(id) FROM breaker_changes GROUP BY provider, source)",
+            (before_s,),
+        ).rowcount
+        letters = database.execute(
+            "DELETE FROM dead_letters WHERE replayed_s IS NOT NULL AND at_s < ?", (before_s,)
+        ).rowcount
+    return Pruned(runs, events, rollups, changes, letters)
+
+
+def _prune_runs(database: Database, before_s: float) -> tuple[int, int]:
+    # The latest run stays: the number of the next one must not be that of a removed one.
+    chosen = (
+        "SELECT id FROM runs WHERE started_s < ? AND id < (SELECT max(id) FROM runs)"
+        " ORDER BY started_s LIMIT ?"
+    )
+    runs = events = 0
+    while True:
+        with database.transaction():
+            ids = database.execute(chosen, (before_s, _RUNS_AT_ONCE)).fetchall()
+            if not ids:
+                # Events that runs under way have written since they were removed.
+                query = "DELETE FROM events WHERE run < (SELECT min(id) FROM runs)"
+                return runs, events + database.execute(query).rowcount
+            events += database.executemany("DELETE FROM events WHERE run = ?", ids).rowcount
+            database.executemany("DELETE FROM runs WHERE id = ?", ids)
+            runs += len(ids)
+
+
+def _prune_rollups(database: Database, before_s: float) -> Iterator[int]:
+    oldest = "SELECT min(start_s) FROM rollups WHERE span_s = ?"
+    for span_s in (MINUTE_S, HOUR_S):
+        while True:
+            with database.transaction():
+                (first,) = database.execute(oldest, (span_s,)).fetchone()
+                if first is None or first + span_s > before_s:
+                    break
+                query = "DELETE FROM rollups WHERE span_s = ? AND start_s = ?"
+                removed = database.execute(query, (span_s, first)).rowcount
+            yield removed

@@ -1,1 +1,109 @@
-"""Test kit for those who build on stageflow."""
+"""The test kit: contracts, faults, recordings, simulation, and strategies for Hypothesis."""
+
+# ruff: noqa: F403, F405 - a type checker takes the lists of the packages below
+
+from typing import TYPE_CHECKING
+
+from stageflow._utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from stageflow.testing.contracts import *
+    from stageflow.testing.faults import *
+    from stageflow.testing.invariants import check_events, check_run
+    from stageflow.testing.recording import *
+    from stageflow.testing.simulation import *
+    from stageflow.testing.workloads import (
+        Reading,
+        Record,
+        ScriptedError,
+        ScriptedStage,
+        Workload,
+        WorkStage,
+        do_nothing,
+    )
+
+__all__ = [
+    "EPOCH_S",
+    "Contract",
+    "ContractOverrideError",
+    "DatabaseContractTest",
+    "DbFaultInjector",
+    "DeadlockError",
+    "FaultInjector",
+    "FaultPlan",
+    "FaultType",
+    "FoundStage",
+    "InjectedDatabaseError",
+    "InjectedHTTPError",
+    "InterceptorContractTest",
+    "LeftBehindError",
+    "LivelockError",
+    "LlmContractTest",
+    "LlmFaultInjector",
+    "LoopContract",
+    "Outcome",
+    "PlannedFault",
+    "ProviderContractTest",
+    "Reading",
+    "RealIOError",
+    "Record",
+    "RecordedTurn",
+    "Recorder",
+    "RecordingError",
+    "RecordingMismatchError",
+    "Scenario",
+    "Schedule",
+    "ScriptedError",
+    "ScriptedStage",
+    "Simulation",
+    "SimulationError",
+    "SimulationLoop",
+    "SinkContractTest",
+    "SpeakerContractTest",
+    "SpeakerFaultInjector",
+    "StageCase",
+    "StageContractTest",
+    "StoreContractTest",
+    "StreamFaultInjector",
+    "SttContractTest",
+    "SttFaultInjector",
+    "Token",
+    "TokenError",
+    "TtsContractTest",
+    "TtsFaultInjector",
+    "WorkStage",
+    "Workload",
+    "check_events",
+    "check_run",
+    "do_nothing",
+    "explore",
+    "get_all_stages",
+    "inject_fault",
+    "overrides_contract",
+    "recorded",
+    "replay",
+    "run_in",
+    "simulate",
+    "simulate_pipeline",
+    "skip_contract_tests",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    """
+    contracts: Contract ContractOverrideError DatabaseContractTest FoundStage
+    contracts: InterceptorContractTest LlmContractTest LoopContract ProviderContractTest
+    contracts: SinkContractTest SpeakerContractTest StageCase StageContractTest
+    contracts: StoreContractTest SttContractTest TtsContractTest get_all_stages
+    contracts: overrides_contract skip_contract_tests
+    faults: DbFaultInjector FaultInjector FaultPlan FaultType InjectedDatabaseError
+    faults: InjectedHTTPError LlmFaultInjector PlannedFault SpeakerFaultInjector
+    faults: StreamFaultInjector SttFaultInjector TtsFaultInjector inject_fault
+    invariants: check_events check_run
+    recording: RecordedTurn Recorder RecordingError RecordingMismatchError recorded
+    simulation: EPOCH_S DeadlockError LeftBehindError LivelockError Outcome RealIOError Scenario
+    simulation: Schedule Simulation SimulationError SimulationLoop Token TokenError explore
+    simulation: replay run_in simulate simulate_pipeline
+    workloads: Reading Record ScriptedError ScriptedStage WorkStage Workload do_nothing
+    """,
+)

@@ -1,35 +1,27 @@
-"""What must hold for the events of any run, whatever ran."""
-
-from __future__ import annotations
+"""What holds for the events of every run."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from stageflow.events import Event
-from stageflow.pipeline import Pipeline
-from stageflow.result import RunResult
+from stageflow.engine import Pipeline, RunResult, StageSpec
+from stageflow.events.log import TERMINAL, Event
 
-_STAGE_ENDS = {"completed", "failed", "skipped", "cancelled"}
-_BETWEEN = {"retrying", "breaker_open", "breaker_half_open", "breaker_closed"}
 _STREAM_LIFE = ("stream_opened", "stream_first_item", "stream_closed")
-_BETWEEN |= set(_STREAM_LIFE)
+_BETWEEN = {"first_audio", "retrying", "breaker_open", "breaker_half_open", "breaker_closed"}
+_BETWEEN |= {*_STREAM_LIFE, "answer_cut", "not_kept"}
 _RUN_ENDS = {"pipeline.completed", "pipeline.failed", "pipeline.cancelled"}
 
 
 def check_events(pipeline: Pipeline, events: Sequence[Event]) -> None:
-    """Check what every ended run's events owe, from the definition and the events alone.
+    """Check the events of an ended run against its pipeline.
 
-    Numbers run from 1 without a gap, clocks never run backwards, the run's own first and last
-    event stand first and last, each stage ends exactly once, none starts before all that it
-    depends on have ended (or have opened the streams of them that it reads), none after a required
-    one has failed, and each stream is opened and closed once before its stage ends.
-
-    Args:
-        pipeline: What ran.
-        events: All events of the run.
+    Events are numbered from 1 without a gap, and time does not run backwards. The run's own events
+    are the first and the last. Each stage ends exactly once, starts after its dependencies have
+    ended (or have opened the streams of them that it reads), and does not start after a required
+    stage has failed. Each stream is opened and closed once, before its stage ends.
 
     Raises:
-        AssertionError: Something does not hold; it shows all events.
+        AssertionError: Something does not hold; a note has all events.
     """
     try:
         _check_run(events)
@@ -55,9 +47,8 @@ def _check_run(events: Sequence[Event]) -> None:
 
 def _check_stages(pipeline: Pipeline, events: Sequence[Event]) -> None:
     early = _streamed(pipeline)
-    dependencies = {
-        spec.name: set(spec.dependencies) - early[spec.name].keys() for spec in pipeline.stages
-    }
+    edges = dependencies_of(pipeline.stages)
+    dependencies = {name: before - early[name].keys() for name, before in edges.items()}
     required = {spec.name for spec in pipeline.stages if spec.required}
     started: set[str] = set()
     ends: dict[str, list[str]] = defaultdict(list)
@@ -74,7 +65,7 @@ def _check_stages(pipeline: Pipeline, events: Sequence[Event]) -> None:
             assert name in started, f"{event.type} before its start"
             assert name not in ends, f"{event.type} after the end of the stage"
         else:
-            assert event.what in _STAGE_ENDS, f"unknown event {event.type}"
+            assert event.what in TERMINAL, f"unknown event {event.type}"
             assert event.what == "skipped" or name in started, f"{event.type} without a start"
             ends[name].append(event.what)
             if event.what == "failed" and name in required:
@@ -99,7 +90,7 @@ def _check_streams(pipeline: Pipeline, events: Sequence[Event]) -> None:
             for producer, keys in early[event.stage].items():
                 opened = producer in ended or keys <= lives.keys()
                 assert opened, f"{event.stage} started before {sorted(keys)} of {producer}"
-        elif event.what in _STAGE_ENDS:
+        elif event.what in TERMINAL:
             ended.add(event.stage)
             if event.what == "completed":
                 unopened = {k for k, n in written.items() if n == event.stage} - lives.keys()
@@ -111,27 +102,34 @@ def _check_streams(pipeline: Pipeline, events: Sequence[Event]) -> None:
         assert life[-1] == _STREAM_LIFE[-1], f"stream {key} was never closed"
 
 
-def _streamed(pipeline: Pipeline) -> dict[str, dict[str, set[str]]]:
-    """For each stage the dependencies of which it reads nothing but streams, with their keys."""
-    specs = {spec.name: spec for spec in pipeline.stages}
-    found: dict[str, dict[str, set[str]]] = {}
-    for name, spec in specs.items():
-        inputs = set(spec.inputs)
-        found[name] = {
-            before: inputs.intersection(specs[before].streams)
-            for before in spec.dependencies
-            if inputs.intersection(specs[before].streams)
-            and inputs.isdisjoint(specs[before].outputs)
+def dependencies_of(specs: Iterable[StageSpec]) -> dict[str, set[str]]:
+    """Return, for each stage, those that it waits for: named, or producers of what it reads."""
+    listed = tuple(specs)
+    producers = {key: spec.name for spec in listed for key in (*spec.outputs, *spec.streams)}
+    return {
+        spec.name: {
+            *spec.dependencies,
+            *(producers[key] for key in spec.inputs if producers.get(key, spec.name) != spec.name),
         }
+        for spec in listed
+    }
+
+
+def _streamed(pipeline: Pipeline) -> dict[str, dict[str, set[str]]]:
+    """Return, for each stage, the dependencies of which it reads only streams, with their keys."""
+    specs = {spec.name: spec for spec in pipeline.stages}
+    edges = dependencies_of(pipeline.stages)
+    found: dict[str, dict[str, set[str]]] = {name: {} for name in specs}
+    for spec in pipeline.stages:
+        for before in edges[spec.name]:
+            keys = set(spec.inputs).intersection(specs[before].streams)
+            if keys and set(spec.inputs).isdisjoint(specs[before].outputs):
+                found[spec.name][before] = keys
     return found
 
 
 def check_run(pipeline: Pipeline, result: RunResult) -> None:
-    """Check a run's events, and that its bag holds just what stages wrote and opened.
-
-    Args:
-        pipeline: What ran.
-        result: How it ended.
+    """Check a run's events, and that its bag holds exactly what stages wrote and opened.
 
     Raises:
         AssertionError: Something does not hold.

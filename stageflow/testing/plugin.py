@@ -1,74 +1,54 @@
-"""Faults and simulations in pytest: two markers, two fixtures and an option.
+"""The pytest plugin: markers for faults and simulations, their fixtures, and `--simulate`.
 
-Mark a test, and a provider is in trouble while it runs; the fixture tells what was injected, and
-injects more::
-
-    @pytest.mark.fault("llm", "timeout", duration_ms=5000)
-    async def test_turn(faults):
-        result = await pipeline.run(ctx)
-        assert faults["llm"].injected == 1
-        with faults.inject("stt", "error"):
-            ...
-
-Mark an async test, and it is run in virtual time, in as many orders as you say; a run that fails
-prints the command that repeats it, ``pytest --simulate=TOKEN``::
-
-    @pytest.mark.simulate(runs=200)
-    async def test_turn(sim):
-        result = await pipeline.run(sim.context({"text": "hello"}, providers=fakes))
-        assert result.status == "completed"
-
-pytest imports this module at its start, in every project where stageflow is installed. So the kit
-is imported where it is used and not above: a project that uses none of it does not pay for it.
+pytest imports this module when it starts, in every project where stageflow is installed. So the kit
+is imported only where it is used.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from functools import partial, wraps
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from stageflow.testing.simulation import Scenario
+
 _FAULT_MARKER = (
     "fault(provider, fault_type, **options): inject that fault while the test runs, as"
-    " stageflow.testing.faults.inject_fault does; the marker nearest to the test is the innermost"
+    " stageflow.testing.faults.inject_fault does; the marker nearest to the test is the innermost;"
+    " a test whose calls never meet the fault fails, unless allow_unused=True"
 )
 _SIMULATE_MARKER = (
-    "simulate(runs=100, seed=0): run an async test in virtual time, once for each seed from `seed`"
-    " upwards, and each time in another order; its fixtures are made once for all of these runs"
+    "simulate(runs=100, seed=0, order='tasks', stretch=0.0): run an async test in virtual time,"
+    " once for each seed from `seed` upwards, each time in another order; its fixtures are made"
+    " once for all of these runs; simulate(order='asyncio'): run it once, in asyncio's own order"
 )
 _KIT = "stageflow.testing.simulation"
 
 
-class Faults(Mapping[str, Any]):
-    """The injectors of a test's markers, by provider; for a provider with several, the innermost.
+class Faults(dict[str, Any]):
+    """The injectors of a test's markers, by provider; the innermost if a provider has several.
 
-    Attributes:
-        inject: `stageflow.testing.faults.inject_fault`.
+    `marked` has all of them, the outermost first. Each simulated run has its own.
     """
 
-    def __init__(self, item: pytest.Item) -> None:
+    def __init__(self) -> None:
         from stageflow.testing.faults import inject_fault  # noqa: PLC0415 - see above
 
         self.inject = inject_fault
-        #: From the outermost to the innermost.
-        self.marked = [
-            inject_fault(*marker.args, **marker.kwargs)
-            for marker in reversed(list(item.iter_markers("fault")))
-        ]
-        self._by_provider = {injector.provider: injector for injector in self.marked}
+        self.use(())
 
-    def __getitem__(self, provider: str) -> Any:
-        return self._by_provider[provider]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_provider)
-
-    def __len__(self) -> int:
-        return len(self._by_provider)
+    def use(self, injectors: Sequence[Any]) -> None:
+        """Replace the injectors."""
+        self.marked = injectors
+        self.clear()
+        self.update((injector.provider, injector) for injector in injectors)
 
 
 _FAULTS: pytest.StashKey[Faults] = pytest.StashKey()
@@ -76,17 +56,23 @@ _FAULTS: pytest.StashKey[Faults] = pytest.StashKey()
 
 def _faults_of(item: pytest.Item) -> Faults:
     if _FAULTS not in item.stash:
-        item.stash[_FAULTS] = Faults(item)
+        faults = item.stash[_FAULTS] = Faults()
+        if item.get_closest_marker("simulate") is None:
+            faults.use([faults.inject(*m.args, **m.kwargs) for m in _fault_markers(item)])
     return item.stash[_FAULTS]
 
 
+def _fault_markers(item: pytest.Item) -> Iterator[pytest.Mark]:
+    """Return a test's markers from the outermost to the innermost."""
+    return reversed(list(item.iter_markers("fault")))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Make the option known."""
+    """Add the option."""
     parser.getgroup("stageflow").addoption(
         "--simulate",
         metavar="TOKEN",
-        help="run only the simulation that this token names, exactly as it was; a simulation"
-        " that fails prints its token",
+        help="repeat only the simulation of this token; a simulation that fails prints its token",
     )
 
 
@@ -94,7 +80,7 @@ _ASKED: pytest.StashKey[Any] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the markers known, and go straight to the test that a token names."""
+    """Register the markers, and select the test of a token."""
     config.addinivalue_line("markers", _FAULT_MARKER)
     config.addinivalue_line("markers", _SIMULATE_MARKER)
     text = config.getoption("--simulate")
@@ -115,7 +101,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """See to it that marked tests are simulated, and that a token's test runs alone."""
+    """Simulate marked tests, and run the test of a token alone."""
     asked = config.stash.get(_ASKED, None)
     if asked is not None:
         others = [item for item in items if item.nodeid != asked.test]
@@ -124,56 +110,110 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item.nodeid == asked.test]
     for item in items:
+        _skip_marked_stage(item)
         if item.get_closest_marker("simulate") is not None:
-            # Whatever else runs async tests does so in `runtest`.
+            # Other plugins run async tests in `runtest`.
             item.runtest = _simulated_test(item)  # type: ignore[method-assign]
         elif asked is not None and asked.main is not None:
-            item.runtest = _replayed_test(str(asked))  # type: ignore[method-assign]
+            from stageflow.testing.simulation import replay  # noqa: PLC0415 - see above
+
+            item.runtest = partial(replay, str(asked))  # type: ignore[method-assign,assignment]
 
 
-def _simulated_test(item: pytest.Item) -> Any:
-    from stageflow.testing.faults import FaultPlan, PlannedFault  # noqa: PLC0415 - see above
-    from stageflow.testing.simulation import Scenario, explore  # noqa: PLC0415 - see above
+def _skip_marked_stage(item: pytest.Item) -> None:
+    """Skip a contract's test whose parameter is a marked stage, before its fixtures are made."""
+    contracts = sys.modules.get("stageflow.testing.contracts")
+    cls = getattr(item, "cls", None) or object
+    if contracts is not None and issubclass(cls, contracts.StageContractTest):
+        for value in getattr(item, "callspec", SimpleNamespace(params={})).params.values():
+            if isinstance(value, contracts.FoundStage) and value.skipped is not None:
+                item.add_marker(pytest.mark.skip(reason=value.skipped))
 
-    function = getattr(item, "obj", None)
-    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(function):
-        raise pytest.UsageError(
-            f"{item.nodeid} is marked to be simulated, and is no async function; a test with @given"
-            f" calls {_KIT}.simulate itself"
+
+def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario, int]:
+    """Return the scenario and the number of runs of a marker; raise if they are invalid."""
+
+    def refused(problem: str) -> pytest.UsageError:
+        return pytest.UsageError(f"{item.nodeid}{problem}")
+
+    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(tested):
+        raise refused(" is marked to be simulated, but is not async")
+    unittest = sys.modules.get("unittest")
+    if unittest is not None and item.cls is not None and issubclass(item.cls, unittest.TestCase):
+        raise refused(
+            " is marked to be simulated, but belongs to a unittest.TestCase, which has a loop of"
+            " its own; make it a function, or a method of a plain class"
         )
     marker = item.get_closest_marker("simulate")
     assert marker is not None, "only marked tests come here"
-    given: dict[str, Any] = {"runs": 100, "seed": 0, **marker.kwargs}
-    unknown = given.keys() - {"runs", "seed"}
+    given: dict[str, Any] = dict(marker.kwargs)
+    unknown = given.keys() - {"runs", "seed", "order", "stretch"}
     if marker.args or unknown:
-        told = ", ".join(sorted(unknown)) or repr(marker.args[0])
-        raise pytest.UsageError(f"{item.nodeid}: simulate takes runs and seed, not {told}")
-    faults = FaultPlan(
-        tuple(
-            PlannedFault(provider, fault_type, fault.kwargs)
-            for fault in reversed(list(item.iter_markers("fault")))
-            for provider, fault_type in [fault.args]
-        )
-    )
-    wanted = item._fixtureinfo.argnames
+        text = ", ".join(sorted(unknown)) or repr(marker.args[0])
+        raise refused(f": simulate takes runs, seed, order and stretch, not {text}")
+    drawn = given.keys() & {"runs", "seed", "stretch"} or given.get("order") != "asyncio"
+    runs = given.pop("runs", 100 if drawn else 1)
+    if not isinstance(runs, int) or runs < 1:
+        raise refused(f": simulate takes runs from 1 up, not {runs!r}: no run shows nothing")
+    from stageflow.testing.simulation import Scenario  # noqa: PLC0415 - see above
 
-    async def main(sim: Any) -> None:
-        fixtures = {name: item.funcargs[name] for name in wanted}
-        if "sim" in fixtures:
-            fixtures["sim"] = sim
-        await function(**fixtures)
+    try:
+        return Scenario(**{"seed": 0 if drawn else None, **given}), runs
+    except (TypeError, ValueError) as error:
+        raise refused(f": simulate cannot take {error}") from None
+
+
+def _simulated_test(item: Any) -> Any:
+    from stageflow.testing.faults import FaultPlan, PlannedFault  # noqa: PLC0415 - see above
+    from stageflow.testing.simulation import explore, simulate  # noqa: PLC0415 - see above
+    from stageflow.testing.simulation.simulate import counting  # noqa: PLC0415 - see above
+
+    function: Any = getattr(item, "obj", None)
+    # With @given, Hypothesis calls the inner test, once for each example.
+    hypothesis: Any = getattr(function, "hypothesis", None)
+    tested: Any = getattr(hypothesis, "inner_test", function)
+    scenario, runs = _marked_to_be_simulated(item, tested)
+    #: The injectors of each run, in the order of the markers.
+    met: list[tuple[Any, ...]] = []
+
+    def planned(provider: str, fault_type: Any, **options: Any) -> PlannedFault:
+        return PlannedFault(provider, fault_type, options)
+
+    def run(*args: Any, **arguments: Any) -> None:
+        plan = FaultPlan(tuple(planned(*m.args, **m.kwargs) for m in _fault_markers(item)))
+
+        async def main(sim: Any) -> None:
+            with plan.injected() as injectors:
+                met.append(injectors)
+                sim.faults = injectors
+                _faults_of(item).use(injectors)
+                await tested(*args, **{**arguments, **({"sim": sim} if "sim" in arguments else {})})
+
+        if scenario.seed is None and runs == 1:
+            simulate(main, scenario=scenario)
+        else:
+            explore(main, runs=runs, scenario=scenario)
+
+    @wraps(tested)
+    def example(*args: Any, **arguments: Any) -> None:
+        # Hypothesis finds the example again, and each example that it tries follows the token.
+        with counting(item.config.stash.get(_ASKED, None)):
+            run(*args, **arguments)
 
     def runtest() -> None:
-        explore(main, runs=given["runs"], scenario=Scenario(given["seed"], faults=faults))
-
-    return runtest
-
-
-def _replayed_test(token: str) -> Any:
-    def runtest() -> None:
-        from stageflow.testing.simulation import replay  # noqa: PLC0415 - see above
-
-        replay(token)
+        arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
+        if hypothesis is None:
+            run(**arguments)
+        else:
+            hypothesis.inner_test = example
+            try:
+                function(**arguments)
+            finally:
+                hypothesis.inner_test = tested
+        for mark, injectors in zip(_fault_markers(item), zip(*met, strict=True), strict=False):
+            problems = [injector.unused() for injector in injectors]
+            if None not in problems and not mark.kwargs.get("allow_unused"):
+                raise problems[0]
 
     return runtest
 
@@ -198,14 +238,29 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def faults(request: pytest.FixtureRequest) -> Faults:
-    """The test's injectors by provider, and ``inject`` for more of them."""
-    if request.node.get_closest_marker("simulate") is not None:
-        raise pytest.UsageError("each simulated run has faults of its own: ask sim.faults for them")
+    """The test's injectors by provider, and ``inject`` for more."""
     return _faults_of(request.node)
 
 
-@pytest.fixture
-def sim(request: pytest.FixtureRequest) -> None:
-    """The `Simulation` of the run; a marked test is given a new one for each of its runs."""
-    if request.node.get_closest_marker("simulate") is None:
+class _NoSimulation:
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            "sim belongs to one run, and a fixture is made once for all of them: take sim as a"
+            " parameter of the test itself"
+        )
+
+
+# Not made for each function, as Hypothesis warns of fixtures that its examples share.
+@pytest.fixture(scope="session")
+def sim() -> Any:
+    """The `Simulation` of the run: a new one for each run of a marked test."""
+    return _NoSimulation()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse ``sim`` to a test that is not simulated."""
+    known = getattr(item, "_fixtureinfo", None)
+    used = known.name2fixturedefs.get("sim", ()) if known is not None else ()
+    ours = any(fixture.func.__module__ == __name__ for fixture in used[-1:])
+    if ours and item.get_closest_marker("simulate") is None:
         raise pytest.UsageError("sim is for tests that are marked: @pytest.mark.simulate(runs=100)")

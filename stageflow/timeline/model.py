@@ -1,25 +1,26 @@
-"""What a timeline shows, found in the events of a run."""
+"""What a timeline shows, computed from the events of a run."""
 
 from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stageflow._utils.text import printable
 from stageflow.errors import ErrorCategory, StageflowError
-from stageflow.events import STARTED, TERMINAL, Event
-from stageflow.timeline.words import format_ms, printable
+from stageflow.events.log import STARTED, TERMINAL, Event
 
-#: How a stage ended, in the words of the chart: those of `StageStatus`, and three of its own.
+#: Statuses of the chart besides those of `StageStatus`.
 NEVER_STARTED = "never started"
 RUNNING = "running"
 WAITING = "waiting"
 
 
 class InvalidEventsError(StageflowError):
-    """What was to be drawn are not the events of one run."""
+    """The input is not the events of one run."""
 
     code = "invalid_events"
     category = ErrorCategory.LOGIC
@@ -27,16 +28,7 @@ class InvalidEventsError(StageflowError):
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One stage of a timeline.
-
-    Attributes:
-        stage: Its name, fit to be printed.
-        status: completed, failed, skipped, cancelled, running or never started.
-        start_ms: When it started, in milliseconds since the run began.
-        end_ms: When it ended.
-        note: Why it failed or was skipped; empty if there is nothing to say.
-        critical: Whether the run waited for it.
-    """
+    """One stage of a timeline; `critical` if the run waited for it. Times count from its start."""
 
     stage: str
     status: str
@@ -46,28 +38,17 @@ class Bar:
     critical: bool = False
 
     @property
-    def duration_ms(self) -> float:
-        """How long it ran, in milliseconds."""
-        return self.end_ms - self.start_ms
-
-    @property
     def took(self) -> str:
-        """How long it ran, in words."""
-        if self.status in {NEVER_STARTED, WAITING}:
-            return "-"
-        return format_ms(self.duration_ms)
+        """Duration as text."""
+        never = self.status in {NEVER_STARTED, WAITING}
+        return "-" if never else format_ms(self.end_ms - self.start_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A run as a chart shows it.
+    """A run as a chart shows it: stages that never started come last.
 
-    Attributes:
-        pipeline: Name of the pipeline; "run" if the events do not tell.
-        status: How the run ended; running if it has not.
-        total_ms: How long it took, in milliseconds.
-        bars: Its stages in the order in which they started, those that never did at the end.
-        note: Why the run failed, and in which stage; empty if it did not.
+    The pipeline is "run" if unknown. `note` has the stage and the reason of a failure.
     """
 
     pipeline: str
@@ -78,17 +59,13 @@ class Timeline:
 
     @property
     def heading(self) -> str:
-        """The chart's first line."""
+        """First line of the chart."""
         stages = f"{len(self.bars)} stage{'' if len(self.bars) == 1 else 's'}"
         return f"{self.pipeline}: {self.status} in {format_ms(self.total_ms)}, {stages}"
 
 
 def read_events(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Events from JSON lines, one `Event.to_dict` each; empty lines are passed over.
-
-    Raises:
-        InvalidEventsError: A line is no JSON object; it is named by its number.
-    """
+    """Read events from JSON lines, one `Event.to_dict` each; skip empty lines."""
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -96,29 +73,22 @@ def read_events(lines: Iterable[str]) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InvalidEventsError(f"line {number} is no JSON: {error}") from error
+            raise InvalidEventsError(f"line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise InvalidEventsError(f"line {number} is no JSON object, but {line.strip()[:40]!r}")
+            raise InvalidEventsError(f"line {number} is not a JSON object: {line.strip()[:40]!r}")
         rows.append(row)
     return rows
 
 
 def timeline(events: Iterable[Event | Mapping[str, Any]]) -> Timeline:
-    """Arrange the events of one run, complete or not, as a timeline.
-
-    The stages marked critical are those that the run waited for. They are found from its end
-    backwards: the stage that failed the run or ended last, then the one that had ended last when
-    that one started, and so on.
-
-    Args:
-        events: Events, or what `Event.to_dict` made of them, in any order.
+    """Arrange the events of one run, complete or not and in any order, as a timeline.
 
     Raises:
-        InvalidEventsError: There are none, they are of several runs, or one lacks a field.
+        InvalidEventsError: There are no events, they are of several runs, or one lacks a field.
     """
     rows = sorted(map(_row, events), key=lambda row: row["sequence"])
     if not rows:
-        raise InvalidEventsError("there is no event to draw")
+        raise InvalidEventsError("there are no events to draw")
     runs = sorted({row["pipeline_run_id"] for row in rows})
     if len(runs) > 1:
         raise InvalidEventsError(
@@ -147,23 +117,18 @@ def _row(event: Event | Mapping[str, Any]) -> dict[str, Any]:
             "stage": None if given["stage"] is None else str(given["stage"]),
             "data": dict(given["data"]),
         }
-    except KeyError as error:
-        raise InvalidEventsError(f"the event {printable(str(given))} lacks {error}") from error
-    except (TypeError, ValueError) as error:
-        raise InvalidEventsError(f"the event {printable(str(given))} is none: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        what = "lacks" if isinstance(error, KeyError) else "is not valid:"
+        raise InvalidEventsError(f"the event {printable(str(given))} {what} {error}") from error
     if not math.isfinite(row["offset_ms"]):
         raise InvalidEventsError(f"event {row['sequence']} has the offset {row['offset_ms']} ms")
     return row
 
 
 def _bars(rows: list[dict[str, Any]], failed_stage: str | None) -> tuple[Bar, ...]:
-    started: dict[str, dict[str, Any]] = {}
-    ended: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["stage"] is not None and row["what"] == STARTED:
-            started[row["stage"]] = row
-        elif row["stage"] is not None and row["what"] in TERMINAL:
-            ended[row["stage"]] = row
+    of_stages = [row for row in rows if row["stage"] is not None]
+    started = {row["stage"]: row for row in of_stages if row["what"] == STARTED}
+    ended = {row["stage"]: row for row in of_stages if row["what"] in TERMINAL}
     critical = _critical(started, ended, failed_stage)
     end_ms = max(row["offset_ms"] for row in rows)
     bars: list[Bar] = []
@@ -193,7 +158,8 @@ def _critical(
     ended: Mapping[str, dict[str, Any]],
     failed_stage: str | None,
 ) -> set[str]:
-    # By number, not by time: in a run of 0 ms all times are the same.
+    """Follow back the stages that the run waited for: each began after the one before it ended."""
+    # By number, not by time: in a run of 0 ms all times are equal.
     by_end = sorted(
         (ended[name]["sequence"], started[name]["sequence"], name)
         for name in started.keys() & ended.keys()
@@ -207,3 +173,67 @@ def _critical(
             found.add(name)
             before = start
     return found
+
+
+# ── numbers and names that fit a chart ──────────────────────────────────────────────────────────
+
+#: A sign for each status, so that the chart is readable without colour.
+SIGNS: Mapping[str, str] = {
+    "completed": "✓",
+    "failed": "✗",
+    "skipped": "↷",
+    "cancelled": "⊘",
+    "running": "…",
+    "never started": "·",
+    "waiting": "·",
+}
+
+
+def signs_of(statuses: set[str]) -> list[str]:
+    """Return the legend of these statuses."""
+    return [f"{sign} {status}" for status, sign in SIGNS.items() if status in statuses]
+
+
+def axis_unit(total_ms: float) -> tuple[str, float]:
+    """Return the unit of an axis that is `total_ms` long, and the unit in milliseconds."""
+    return ("s", 1000.0) if total_ms >= 10_000 else ("ms", 1.0)
+
+
+def ticks_ms(total_ms: float, most: int) -> list[float]:
+    """Return values from 0 to `total_ms`, in at most so many steps of 1, 2 or 5 times 10**n."""
+    if total_ms <= 0:
+        return [0.0]
+    least = total_ms / max(most, 1)
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next((factor * power for factor in (1, 2, 5) if factor * power >= least), 10 * power)
+    # Rounding must not lose the last tick.
+    count = math.floor(total_ms / step + 1e-9)
+    return [number * step for number in range(count + 1)]
+
+
+def format_ms(duration_ms: float) -> str:
+    """Return a duration in a readable unit and precision."""
+    if duration_ms == 0:
+        return "0 ms"
+    if duration_ms < 10:
+        return f"{duration_ms:.2f} ms"
+    return f"{duration_ms:.1f} ms" if duration_ms < 10_000 else f"{duration_ms / 1000:.1f} s"
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal `text` takes."""
+    shown = [character for character in text if not unicodedata.combining(character)]
+    return len(shown) + sum(unicodedata.east_asian_width(character) in "WF" for character in shown)
+
+
+def fit(text: str, width: int) -> str:
+    """Return `text` in exactly `width` columns; shorten it in the middle."""
+    if columns(text) > width:
+        head, tail = text[: len(text) // 2], text[len(text) // 2 :]
+        while columns(head) + 1 + columns(tail) > width:
+            if columns(head) > columns(tail):
+                head = head[:-1]
+            else:
+                tail = tail[1:]
+        text = f"{head}…{tail}"
+    return text + " " * (width - columns(text))

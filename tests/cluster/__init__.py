@@ -1,1 +1,1 @@
-"""Turns over a real broker, by real worker processes."""
+"""Jobs over a real broker, by real worker processes."""

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from typing import LiteralString
 
-import asyncpg  # type: ignore[import-untyped]
+import psycopg
 
-from stageflow import (
-    Pipeline,
-    ProviderRegistry,
-    StageContext,
-    StageOutput,
-    StageSpec,
-    stage,
-)
+from stageflow import Pipeline, ProviderRegistry, StageContext, StageOutput, StageSpec, stage
 
 #: The variable that tells a worker where its ledger is.
 LEDGER = "STAGEFLOW_TEST_LEDGER"
@@ -30,17 +23,17 @@ class Ledger:
     """Notes each attempt at a payment, and each payment once."""
 
     def __init__(self, url: str) -> None:
-        """Choose the database; it is opened by the first call."""
+        """Choose the database; each call opens a connection, of which few are open at once."""
         self._url = url
-        self._pool: Any = None
-        self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(4)
 
-    async def execute(self, statement: str, *values: str) -> None:
-        """Run one statement, on a connection of the pool."""
-        async with self._opening:
-            if self._pool is None:
-                self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=4)
-        await self._pool.execute(statement, *values)
+    async def execute(self, statement: LiteralString, *values: object) -> None:
+        """Run one statement."""
+        async with (
+            self._slots,
+            await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection,
+        ):
+            await connection.execute(statement, values)
 
 
 def providers() -> ProviderRegistry:
@@ -58,12 +51,12 @@ async def check(ctx: StageContext) -> StageOutput:
 
 @stage(dependencies=["check"], inputs=["amount", "pause_ms"], outputs=["receipt"])
 async def pay(ctx: StageContext) -> StageOutput:
-    """Take a moment, note the attempt, and pay under the key of the turn."""
+    """Take a moment, note the attempt, and pay under the key of the job."""
     ledger, key = ctx.provider("ledger"), ctx.correlation_id
-    await ledger.execute("INSERT INTO attempts VALUES ($1, $2)", key, ctx.pipeline_run_id)
+    await ledger.execute("INSERT INTO attempts VALUES (%s, %s)", key, ctx.pipeline_run_id)
     await asyncio.sleep(ctx["pause_ms"] / 1000)
     await ledger.execute(
-        "INSERT INTO paid VALUES ($1, $2) ON CONFLICT DO NOTHING", key, ctx.pipeline_run_id
+        "INSERT INTO paid VALUES (%s, %s) ON CONFLICT DO NOTHING", key, ctx.pipeline_run_id
     )
     return StageOutput.ok(receipt=f"{key}: {ctx['amount']}")
 
@@ -81,7 +74,7 @@ one = Pipeline("one", [add_one], inputs=["n"])
 
 
 def busy() -> Pipeline:
-    """Ten stages of a bit of computing each: a turn that a processor has to work for."""
+    """Ten stages of a bit of computing each: a job that a processor has to work for."""
 
     async def compute(ctx: StageContext) -> StageOutput:
         total = 0

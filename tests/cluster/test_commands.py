@@ -11,8 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from stageflow.cli.cluster import BROKER_VARIABLE
+from tests.utils.commands import run_command
 from tests.utils.redis_server import RedisServer
 from tests.utils.workers import ROOT, WorkerProcess
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -26,22 +29,18 @@ def worker(redis: RedisServer) -> Iterator[WorkerProcess]:
 
 def dispatch(broker: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, with the broker from the environment."""
-    return subprocess.run(
+    return run_command(
         [sys.executable, "-m", "stageflow", "dispatch", *arguments],
         cwd=ROOT,
         env={**os.environ, BROKER_VARIABLE: broker},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
     )
 
 
 def test_a_turn_from_the_command_line(redis: RedisServer, worker: WorkerProcess) -> None:
-    """The answer is printed; sent again under its key, the turn is the same run."""
+    """The answer is printed; sent again under its key, the job is the same run."""
     first = dispatch(redis.url, "chat", "--text", "Hi there", "--key", "k")
     assert (first.returncode, "Hi there" in first.stdout) == (0, True), first.stderr
-    assert "turn k: completed" in first.stderr
+    assert "job k: completed" in first.stderr
     again = dispatch(redis.url, "chat", "--text", "Hi there", "--key", "k", "--json")
     told = json.loads(again.stdout)
     assert (told["status"], told["deliveries"], told["error_code"]) == ("completed", 1, None)
@@ -61,13 +60,7 @@ def test_no_broker_is_a_usage_error() -> None:
     """Both commands say what to give."""
     environment = {name: value for name, value in os.environ.items() if name != BROKER_VARIABLE}
     for command in ("worker", "dispatch"):
-        done = subprocess.run(
-            [sys.executable, "-m", "stageflow", command, "chat"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+        done = run_command(
+            [sys.executable, "-m", "stageflow", command, "chat"], cwd=ROOT, env=environment
         )
         assert (done.returncode, "--broker URL" in done.stderr) == (2, True), done.stderr

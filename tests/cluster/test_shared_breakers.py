@@ -6,13 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from stageflow.breaker import BreakerPolicy, BreakerState
 from stageflow.cluster import SharedBreakers
 from stageflow.errors import CircuitOpenError
+from stageflow.resilience import BreakerPolicy, BreakerState
 from tests.utils.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +57,7 @@ def fail(breakers: SharedBreakers, times: int) -> None:
 
 async def until(breakers: SharedBreakers, state: BreakerState) -> None:
     """Return once the breaker is in `state`."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while breakers["llm"].state is not state:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0)
 
@@ -69,8 +71,35 @@ async def test_another_process_sees_an_open_breaker(redis: RedisServer) -> None:
     assert await process.stdout.readline() == b"listening\n"
     async with SharedBreakers(redis.url, POLICY) as breakers:
         fail(breakers, 2)
-        said, _ = await asyncio.wait_for(process.communicate(), 20)
+        said, _ = await asyncio.wait_for(process.communicate(), 120)
     assert said == b"open True\n"
+
+
+async def wait_s(breakers: SharedBreakers, longer_than_s: float) -> float:
+    """For how long the breaker rejects calls, once that is longer than so many seconds."""
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                breakers["llm"].release(breakers["llm"].acquire(clock))
+            except CircuitOpenError as error:
+                if (wait_s := error.retry_after_s or 0.0) > longer_than_s:
+                    return wait_s
+            await asyncio.sleep(0)
+
+
+async def test_a_cool_down_that_has_grown_is_shared(redis: RedisServer) -> None:
+    """Others do not call before it is over, also if a thread has reported the failed probe."""
+    policy = BreakerPolicy(failures=1, cooldown_s=0.001, cooldown_factor=1e9, max_cooldown_s=500.0)
+    async with SharedBreakers(redis.url, policy) as first, SharedBreakers(redis.url) as witness:
+        await witness.heard.wait()
+        fail(first, 1)
+        await until(witness, BreakerState.OPEN)
+        while first["llm"].state is not BreakerState.HALF_OPEN:
+            with suppress(CircuitOpenError):
+                probe = first["llm"].acquire(clock)
+            await asyncio.sleep(0)
+        await asyncio.to_thread(first["llm"].fail, probe, time.monotonic)
+        assert 400.0 < await wait_s(witness, 100.0) <= 500.0
 
 
 async def test_one_that_comes_later_is_told(redis: RedisServer) -> None:

@@ -7,50 +7,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from stageflow import (
-    Interceptor,
-    LoggingInterceptor,
-    MetricsInterceptor,
-    StageContext,
-    StageOutput,
-    TimeoutInterceptor,
-    TracingInterceptor,
-)
-from stageflow.interceptors.base import CallNext
-from stageflow.interceptors.breaker import BreakerInterceptor
-from stageflow.interceptors.metrics import InMemoryMetrics
-from stageflow.interceptors.retry import RetryInterceptor
-from stageflow.interceptors.tracing import InMemoryTracer
-from stageflow.telemetry.opentelemetry import OpenTelemetryMetrics, OpenTelemetryTracer
-from stageflow.testing.contracts import InterceptorContractTest
-from stageflow.testing.simulation import LeftBehindError
+from stageflow import Interceptor, StageContext, StageOutput, TimeoutInterceptor, TracingInterceptor
+from stageflow.interceptors import BreakerInterceptor, CallNext, InMemoryTracer, RetryInterceptor
+from stageflow.telemetry import OpenTelemetryTracer
+from stageflow.testing import InterceptorContractTest, LeftBehindError
 
 
 def opentelemetry_tracing() -> Interceptor:
     """Spans of the real SDK, up to its exporter."""
-    provider = TracerProvider(shutdown_on_exit=False)
+    provider = TracerProvider(shutdown_on_exit=False, resource=Resource.get_empty())
     provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
     return TracingInterceptor(OpenTelemetryTracer(provider.get_tracer("test")))
 
 
-def opentelemetry_metrics() -> Interceptor:
-    """A histogram of the real SDK."""
-    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
-    return MetricsInterceptor(OpenTelemetryMetrics(provider.get_meter("test")))
-
-
 MAKERS: dict[str, Callable[[], Interceptor]] = {
-    "logging": LoggingInterceptor,
-    "metrics": lambda: MetricsInterceptor(InMemoryMetrics()),
     "tracing": lambda: TracingInterceptor(InMemoryTracer()),
     "opentelemetry tracing": opentelemetry_tracing,
-    "opentelemetry metrics": opentelemetry_metrics,
     "retry": RetryInterceptor,
     "breaker": BreakerInterceptor,
     "timeout": lambda: TimeoutInterceptor(50.0),

@@ -7,15 +7,11 @@ from typing import Any
 import pytest
 
 from stageflow import Audio
-from stageflow.providers.local.llm import LlamaServer, LocalLLM
-from stageflow.providers.local.stt import PocketsphinxSTT, grammar_of
-from stageflow.providers.local.tts import EspeakTTS
-from stageflow.testing.contracts.providers import (
-    LlmContractTest,
-    SttContractTest,
-    TtsContractTest,
-)
+from stageflow.providers.local import EspeakTTS, LlamaServer, LocalLLM, PocketsphinxSTT, grammar_of
+from stageflow.testing import LlmContractTest, SttContractTest, TtsContractTest
 from tests.utils.local import spoken
+
+pytestmark = pytest.mark.slow
 
 
 class TestLocalLLM(LlmContractTest):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stageflow import Audio
-from stageflow.providers.fake import speech_of_text
-from stageflow.providers.openai import OpenAIService
-from stageflow.testing.contracts.providers import (
+from stageflow.providers import OpenAIService, speech_of_text
+from stageflow.testing import (
     LlmContractTest,
     ProviderContractTest,
     SttContractTest,

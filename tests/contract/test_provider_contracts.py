@@ -13,28 +13,29 @@ from typing import Any
 import pytest
 
 from stageflow import Audio, Message
-from stageflow.providers.database import SqlDatabase
-from stageflow.providers.fake import (
+from stageflow.providers import (
     FakeDatabase,
     FakeLLM,
     FakeSpeaker,
     FakeSTT,
     FakeTTS,
+    Fallback,
+    LatencyProfile,
+    ProviderRegistry,
+    SqlDatabase,
     speech_of_text,
 )
-from stageflow.providers.latency import LatencyProfile
-from stageflow.providers.registry import ProviderRegistry
-from stageflow.providers.resilience import Fallback
-from stageflow.testing.contracts.providers import (
+from stageflow.testing import (
     DatabaseContractTest,
+    LeftBehindError,
     LlmContractTest,
+    LlmFaultInjector,
+    RealIOError,
+    Recorder,
     SpeakerContractTest,
     SttContractTest,
     TtsContractTest,
 )
-from stageflow.testing.faults import LlmFaultInjector
-from stageflow.testing.recording import Recorder
-from stageflow.testing.simulation import LeftBehindError, RealIOError
 from tests.utils.http_llm import HttpLLM
 from tests.utils.llm_server import LlmServer
 from tests.utils.postgres import PostgresServer
@@ -141,9 +142,6 @@ class TestPostgresDatabase(DatabaseContractTest):
     async def make_database(self) -> Any:
         url = await self.server.make_database()
         return await self.resources.enter_async_context(SqlDatabase(url))
-
-
-# ── wrong ones ──────────────────────────────────────────────────────────────────────────────
 
 
 class Stubborn:

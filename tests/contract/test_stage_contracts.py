@@ -13,19 +13,22 @@ from typing import Any
 import pytest
 
 from stageflow import Pipeline, ProviderRegistry, StageSpec, Stream, kernels
-from stageflow.kernels.chat import chat
-from stageflow.kernels.defaults import default_providers
-from stageflow.kernels.streaming_voice import streaming_voice
-from stageflow.kernels.voice import voice
-from stageflow.providers.database import SqlDatabase
-from stageflow.providers.fake import speech_of_text
-from stageflow.testing.contracts import FoundStage, get_all_stages, skip_contract_tests
-from stageflow.testing.scripted import do_nothing
+from stageflow.kernels import chat, default_providers, streaming_voice, voice
+from stageflow.providers import SqlDatabase, speech_of_text
+from stageflow.testing import (
+    FoundStage,
+    ScriptedStage,
+    do_nothing,
+    get_all_stages,
+    skip_contract_tests,
+)
 from tests.contract.base import StageCase, StageContractTest
 from tests.utils.factories import sample_pipeline
 from tests.utils.http_llm import HttpLLM
 from tests.utils.listener import in_a_thread
 from tests.utils.llm_server import LlmServer
+
+pytestmark = pytest.mark.untraced
 
 KERNELS = (voice(), streaming_voice(), chat())
 
@@ -53,20 +56,8 @@ OTHER_INPUTS = INPUTS | {
 }
 
 
-def parameters(*places: ModuleType | Pipeline) -> list[Any]:
-    """A pytest parameter for each stage that is found there; those that are marked are skipped."""
-    return [
-        pytest.param(
-            found,
-            id=str(found),
-            marks=[pytest.mark.skip(reason=found.skipped)] if found.skipped else [],
-        )
-        for found in get_all_stages(*places)
-    ]
-
-
 class TestKernelStages(StageContractTest):
-    @pytest.fixture(params=parameters(*KERNELS), autouse=True)
+    @pytest.fixture(params=get_all_stages(*KERNELS), ids=str, autouse=True)
     def found(self, request: pytest.FixtureRequest) -> None:
         self.stage: FoundStage = request.param
 
@@ -84,13 +75,14 @@ def llm_server() -> Iterator[LlmServer]:
         yield server
 
 
+@pytest.mark.slow
 class TestChatStagesWithRealServices(StageContractTest):
     """A model over HTTP and a database in a file, on a real loop."""
 
     real_io = True
     orders = 2
 
-    @pytest.fixture(params=parameters(chat()), autouse=True)
+    @pytest.fixture(params=get_all_stages(chat()), ids=str, autouse=True)
     def found(self, request: pytest.FixtureRequest, llm_server: LlmServer, tmp_path: Path) -> None:
         self.stage: FoundStage = request.param
         self.port = llm_server.port
@@ -106,7 +98,7 @@ class TestChatStagesWithRealServices(StageContractTest):
 
 
 class TestSampleStages(StageContractTest):
-    @pytest.fixture(params=parameters(sample_pipeline()), autouse=True)
+    @pytest.fixture(params=get_all_stages(sample_pipeline()), ids=str, autouse=True)
     def found(self, request: pytest.FixtureRequest) -> None:
         self.stage: FoundStage = request.param
 
@@ -151,12 +143,10 @@ def test_a_marked_stage_is_found_with_its_reason() -> None:
     @skip_contract_tests(reason="it talks to a machine that we do not have")
     async def runner(ctx: object) -> Any: ...
 
-    spec = skip_contract_tests(reason="another")(StageSpec("b", type("Runner", (), {})()))
+    spec = skip_contract_tests(reason="another")(StageSpec("b", ScriptedStage()))
     assert getattr(spec.runner, "__skip_contract_tests__", None) == "another"
     (found,) = get_all_stages(Pipeline("p", [StageSpec("a", runner)]))
     assert found.skipped == "it talks to a machine that we do not have"
-    (parameter,) = parameters(Pipeline("p", [StageSpec("a", runner)]))
-    assert parameter.marks[0].kwargs["reason"] == found.skipped
 
 
 @pytest.mark.parametrize("reason", ["", "  ", None])

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from stageflow.dispatch import EventDispatcher
-from stageflow.dlq.postgres import PostgresDeadLetterStore
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.dlq.store import Claim, InMemoryDeadLetterStore
+from stageflow import EventDispatcher
+from stageflow.dlq import (
+    Claim,
+    InMemoryDeadLetterStore,
+    PostgresDeadLetterStore,
+    SQLiteDeadLetterStore,
+)
 from stageflow.events import TERMINAL
-from stageflow.telemetry.jsonl import JsonLinesSink, read_events
-from stageflow.telemetry.letters import ObservedLetterStore
-from stageflow.telemetry.opentelemetry_sink import OpenTelemetrySink
-from stageflow.telemetry.postgres import PostgresSink, PostgresTelemetryStore
-from stageflow.telemetry.prometheus import PrometheusSink
-from stageflow.telemetry.sqlite import SQLiteSink
-from stageflow.telemetry.store import TelemetryStore
-from stageflow.testing.contracts.overrides import overrides_contract
-from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
+from stageflow.telemetry import (
+    JsonLinesSink,
+    LoggingSink,
+    ObservedDeadLetterStore,
+    OpenTelemetrySink,
+    PostgresSink,
+    PrometheusSink,
+    SQLiteSink,
+    TelemetryStore,
+    read_events,
+)
+from stageflow.testing import SinkContractTest, StoreContractTest, overrides_contract
 from tests.utils.mocks import BrokenSink, RecordingSink
 from tests.utils.postgres import PostgresServer
 
@@ -73,7 +82,7 @@ class TestObservedStore(StoreContractTest):
     @asynccontextmanager
     async def open_store(self) -> AsyncIterator[Any]:
         with EventDispatcher([RecordingSink()]) as dispatcher:
-            yield ObservedLetterStore(InMemoryDeadLetterStore(), dispatcher)
+            yield ObservedDeadLetterStore(InMemoryDeadLetterStore(), dispatcher)
 
 
 class TestSQLiteSink(SinkContractTest):
@@ -87,7 +96,7 @@ class TestSQLiteSink(SinkContractTest):
     def read(self, sink: Any) -> Sequence[str]:
         with TelemetryStore(self.path) as store:
             window = store.covered()
-            run = store.typical_run(window, "p") if window else None
+            run = store.run_at(window, "p", 0.5) if window else None
         return [event.type for event in run.events] if run else []
 
 
@@ -100,9 +109,9 @@ class TestPostgresSink(SinkContractTest):
         return PostgresSink(self.url)
 
     def read(self, sink: Any) -> Sequence[str]:
-        with PostgresTelemetryStore(self.url) as store:
+        with TelemetryStore(self.url) as store:
             window = store.covered()
-            run = store.typical_run(window, "p") if window else None
+            run = store.run_at(window, "p", 0.5) if window else None
         return [event.type for event in run.events] if run else []
 
 
@@ -116,6 +125,24 @@ class TestJsonLinesSink(SinkContractTest):
 
     def read(self, sink: Any) -> Sequence[str]:
         return [event.type for event in read_events(self.path)]
+
+
+class TestLoggingSink(SinkContractTest):
+    def make_sink(self) -> Any:
+        self.handler = BufferingHandler(capacity=100)
+        logger = logging.Logger("test", logging.DEBUG)
+        logger.addHandler(self.handler)
+        return LoggingSink(logger)
+
+    def read(self, sink: Any) -> Sequence[str]:
+        messages = [record.getMessage().split() for record in self.handler.buffer]
+        return [f"stage.{stage}.{what.rstrip(':')}" for _, stage, what, *_ in messages]
+
+    @overrides_contract(reason="the log has the stages, and not the run")
+    def test_passes_every_event_on_once_and_in_order(self) -> None:
+        sink = self.make_sink()
+        stages = [event.type for event in self._run(sink) if event.stage is not None]
+        assert list(self.read(sink)) == stages
 
 
 class TestPrometheusSink(SinkContractTest):
@@ -142,7 +169,7 @@ class TestPrometheusSink(SinkContractTest):
 class TestOpenTelemetrySink(SinkContractTest):
     def make_sink(self) -> Any:
         self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider = TracerProvider(shutdown_on_exit=False, resource=Resource.get_empty())
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         return OpenTelemetrySink(self.provider.get_tracer("test"))
 
@@ -167,17 +194,19 @@ class WrongStore:
     async def put(self, letter: Any) -> None:
         self.kept.insert(0, letter)
 
-    async def get(self, letter_id: str) -> Any:
-        return next((letter for letter in self.kept if letter.id == letter_id), None)
+    async def get(self, dead_letter_id: str) -> Any:
+        return next((letter for letter in self.kept if letter.id == dead_letter_id), None)
 
     async def letters(self, state: Any = None) -> tuple[Any, ...]:
         return tuple(self.kept)
 
-    async def claim(self, letter_id: str, *, lease_s: float) -> Claim:
+    async def claim(self, dead_letter_id: str, *, lease_s: float) -> Claim:
         await asyncio.sleep(0)
         return Claim(self.kept[0], 1)
 
     async def finish(self, claim: Claim, replay_run_id: str) -> None: ...
+
+    async def delete(self, dead_letter_id: str) -> None: ...
 
 
 class WrongSink(RecordingSink):

@@ -11,22 +11,35 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from stageflow.pulse.central.live import LiveTelemetry
-from stageflow.pulse.central.page import PAGE, write_central
-from stageflow.pulse.gate.judge import Exit
-from stageflow.pulse.gate.runs import Run, record
-from stageflow.pulse.offline import copy_libraries
-from stageflow.pulse.project import AsvProject
-from stageflow.pulse.serve import make_server
-from stageflow.pulse.site import publish
+from stageflow.pulse.dashboard import (
+    PAGE,
+    LiveBudgets,
+    LiveTelemetry,
+    publish_with_dashboard,
+    write_central,
+)
+from stageflow.pulse.gate import Exit, GateRun, record_run
+from stageflow.pulse.history import AsvProject, copy_libraries, make_server
 from tests.utils import central
-from tests.utils.browser import Visit, serving, started, visiting
+from tests.utils.browser import Visit, serving, visiting
 from tests.utils.telemetry import NOON_S, run_log, sink_of, voice_log
+
+pytestmark = pytest.mark.slow
 
 COMMITS, METRICS, RUNS = 40, 4, 600
 BUILD = central.names(METRICS)[0]
-RISE = int(central.STEP_AT * COMMITS)
-PANELS = ["now", "history", "first-audio", "latency", "errors", "breakers", "gate", "load", "voice"]
+STEP = int(central.STEP_AT * COMMITS)
+PANELS = [
+    "now",
+    "history",
+    "first-audio",
+    "latency",
+    "errors",
+    "breakers",
+    "gate",
+    "load",
+    "figures",
+]
 # How many pixels of a chart are neither empty nor grey.
 COLOURED = """canvas => {
     const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -51,27 +64,20 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless browser with an empty profile."""
-    with started() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site of some commits, some turns, and two runs of the gate, published by asv and by us."""
     folder = tmp_path_factory.mktemp("central")
     project = central.repository(folder / "repo", COMMITS, METRICS)
     hashes = project.git("rev-list", "--reverse", "main").split()
-    for code in (Exit.FINE, Exit.REGRESSION):
-        record(project.root, Run.now(hashes[-2], hashes[-1], code, 61.5))
+    for code in (Exit.OK, Exit.REGRESSION):
+        record_run(project.root, GateRun.now(hashes[-2], hashes[-1], code, 61.5))
     central.write_selftest(project)
     wrong = central.a_load(memory_growth=0.08, faults=["memory grew by 8.0%"])
     (project.results_dir / "load.jsonl").write_text(wrong + central.a_load(), encoding="utf-8")
     figures = central.voice_figures(0.3) + central.voice_figures(commit="b" * 40)
     (project.results_dir / "voice.jsonl").write_text(figures, encoding="utf-8")
     central.write_telemetry(folder / "t.db", RUNS, hours=12)
-    publish(project, lambda _: None, store=folder / "t.db")
+    publish_with_dashboard(project, lambda _: None, store=folder / "t.db")
     return Site(project, project.html_dir, hashes, folder / "t.db")
 
 
@@ -88,7 +94,7 @@ def visit(request: pytest.FixtureRequest, browser: Browser, site: Site) -> Itera
 
 def drawn(visit: Visit) -> Visit:
     """The visit, with the page drawn."""
-    visit.page.goto(f"{visit.home}{PAGE}")
+    visit.go(PAGE)
     expect(visit.page.locator("body[data-ready]")).to_have_count(1)
     return visit
 
@@ -114,7 +120,7 @@ def test_every_panel_is_drawn(visit: Visit) -> None:
     expect(page.locator("#latency .run li")).to_have_count(12)
     expect(page.locator("#breakers .lane .open")).to_have_count(1)
     gate = page.locator("#gate")
-    expect(gate).to_contain_text("1 fine, 1 regression")
+    expect(gate).to_contain_text("1 OK, 1 regression")
     expect(gate.get_by_role("row", name="loaded")).to_contain_text("0.2 % (1 of 500)")
     expect(gate.get_by_role("row", name="bag")).to_have_count(4)
     expect(gate).to_contain_text("✓ 1 of 1 faults of the gate's own")
@@ -135,18 +141,18 @@ def test_findings_lead_to_their_runbook_section(visit: Visit) -> None:
 
 
 def test_points_lead_to_their_commits(visit: Visit, site: Site) -> None:
-    """The change point is found by the keyboard, names its commit, and Enter opens it."""
+    """The step is found by the keyboard, names its commit, and Enter opens it."""
     page = visit.page
     plot = page.locator("#history .plot")
     plot.focus()
     page.keyboard.press("Home")
-    for _ in range(RISE):
+    for _ in range(STEP):
         page.keyboard.press("ArrowRight")
     readout = page.locator("#history .readout")
-    expect(readout).to_contain_text(site.hashes[RISE][:8])
+    expect(readout).to_contain_text(site.hashes[STEP][:8])
     expect(readout).to_contain_text("▲ +20 %")
     page.keyboard.press("Enter")
-    expect(page.locator("section:target")).to_contain_text(f'Change <{RISE}> & "more" //of it')
+    expect(page.locator("section:target")).to_contain_text(f'Change <{STEP}> & "more" //of it')
 
 
 def test_zoom_by_mouse_and_keys(visit: Visit) -> None:
@@ -174,9 +180,9 @@ def test_zoom_by_mouse_and_keys(visit: Visit) -> None:
 
 
 def test_two_commits_are_compared(visit: Visit, site: Site) -> None:
-    """Any two commits stand beside each other, the greatest rise first; a wrong hash is told."""
+    """Any two commits are compared, the greatest increase first; a wrong hash is named."""
     page, history = visit.page, visit.page.locator("#history")
-    history.get_by_label("Before").fill(site.hashes[RISE - 1][:8])
+    history.get_by_label("Before").fill(site.hashes[STEP - 1][:8])
     history.get_by_label("Before").press("Enter")
     row = history.get_by_role("row", name=BUILD).last
     expect(row).to_contain_text("1 M instructions")
@@ -202,7 +208,7 @@ def test_another_series_and_another_stage(visit: Visit) -> None:
 
 def test_voice_figures_newest_and_over_time(visit: Visit) -> None:
     """The newest figures with their spread, beside those before, and each drawn run after run."""
-    page, voice = visit.page, visit.page.locator("#voice")
+    page, voice = visit.page, visit.page.locator("#figures")
     expect(voice).to_contain_text("Newest of 2: ")
     expect(voice).to_contain_text("commit bbbbbbbbbb, 2 cores of a processor, Python 3.11.7")
     tiles = voice.locator(".tile")
@@ -306,14 +312,14 @@ def test_without_data_the_commands_are_told(browser: Browser, tmp_path: Path) ->
         page = drawn(visit).page
         for panel, command in {
             "now": "stageflow pulse alert --store FILE.db",
-            "history": "make bench",
-            "first-audio": "stageflow run voice --telemetry FILE.db",
-            "latency": "stageflow run voice --telemetry FILE.db",
+            "history": "stageflow pulse bench",
+            "first-audio": "stageflow run PIPELINE --telemetry FILE.db",
+            "latency": "stageflow run PIPELINE --telemetry FILE.db",
             "errors": "stageflow pulse build --store FILE.db",
             "breakers": "stageflow pulse serve --store FILE.db",
-            "gate": "make gate",
+            "gate": "stageflow pulse gate",
             "load": "make load",
-            "voice": "make voice-figures",
+            "figures": "python -m tools.voice_figures --record .asv/results/voice.jsonl",
         }.items():
             expect(page.locator(f"#{panel} .empty code", has_text=command).first).to_be_visible()
         expect(page.locator("canvas")).to_have_count(0)
@@ -343,7 +349,7 @@ def test_live_telemetry_refreshes_itself(browser: Browser, site: Site, tmp_path:
     """With a store being served, what is written meanwhile appears, unless the page is paused."""
     path = tmp_path / "t.db"
     sink = sink_of(path, [run_log("1", {"a": 10.0})])
-    live = LiveTelemetry(path, [], tmp_path / "alerts.toml", newest_s=3600)
+    live = LiveTelemetry(path, LiveBudgets(), newest_s=3600)
     with serving(make_server(site.folder, 0, live)) as home, visiting(browser, home) as visit:
         page = drawn(visit).page
         row = _turns(page)

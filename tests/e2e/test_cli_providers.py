@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stageflow.providers.audio import read_wav
-from tests.utils.listener import in_a_thread
+from stageflow.providers import read_wav
 from tests.utils.openai_server import KEY, OpenAIServer
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("--model", "echo", "--stt-model", "ears", "--tts-model", "mouth")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[OpenAIServer]:
-    server = OpenAIServer()
-    with in_a_thread(server):
-        yield server
 
 
 def run(
@@ -37,7 +30,7 @@ def run(
         env=environment,
         input=stdin,
         capture_output=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
@@ -87,11 +80,11 @@ def test_a_wrong_key_is_told_and_not_shown(tmp_path: Path, server: OpenAIServer)
         (("chat", "--provider", "openai"), 1, "set the environment variable OPENAI_API_KEY"),
         (("chat", "--model", "x"), 2, "--model is for --provider openai only"),
         (("chat", "--voice", "de"), 2, "--voice is for --provider local and openai only"),
-        (("chat", "--in", "x.wav"), 2, "listens to nothing"),
-        (("chat", "--out", "x.wav"), 2, "says nothing"),
-        (("voice", "--in", "x.wav", "--text", "x"), 2, "give one of them"),
+        (("chat", "--in", "x.wav"), 2, "does not use --in: it has no input 'audio'"),
+        (("chat", "--out", "x.wav"), 2, "does not use --out: no output is 'speech'"),
+        (("voice", "--in", "x.wav", "--text", "x"), 2, "give either --in or --text, not both"),
         (("voice", "--in", "x.wav"), 1, "x.wav: it cannot be read"),
-        (("voice", "--in", "-"), 1, "it holds nothing"),
+        (("voice", "--in", "-"), 1, "it is empty; give a WAV file"),
         (("voice", "--out", "none/x.wav", "--scale", "0"), 1, "none/x.wav: it cannot be written"),
     ],
 )

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 import stageflow
-from stageflow.telemetry.jsonl import read_events
-from stageflow.telemetry.store import TelemetryStore
+from stageflow.telemetry import TelemetryStore, read_events
 from tests.utils.asv_repo import heed_interrupts
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 #: What must be importable in the process: the package, and nothing of the folder it runs in.
 SOURCE = Path(stageflow.__file__).parents[1]
@@ -26,15 +28,7 @@ def environment() -> dict[str, str]:
 
 
 def python(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *args],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+    return run_command([sys.executable, *args], cwd=cwd, env=environment())
 
 
 @pytest.mark.parametrize(
@@ -94,7 +88,7 @@ def test_a_run_is_recorded(tmp_path: Path) -> None:
         "pipeline.failed",
         "dead_letter.waiting",
     ]
-    replay = ("-m", "stageflow", "dlq", "replay", letter.letter_id, "--store", letters[1])
+    replay = ("-m", "stageflow", "dlq", "replay", letter.dead_letter_id, "--store", letters[1])
     done = python(*replay, "--scale", "0", "--telemetry", str(database), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     with TelemetryStore(database) as store:
@@ -145,7 +139,7 @@ def test_interrupt(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=600)
     assert (process.returncode, out, err) == (130, "cleaned up\n", "Interrupted.\n")
 
 
@@ -153,15 +147,7 @@ def test_interrupt(tmp_path: Path) -> None:
 def test_reader_that_goes_away(tmp_path: Path) -> None:
     """Piped into a program that reads no further, the command ends without a traceback."""
     command = f"'{sys.executable}' -m stageflow graph voice | true"
-    done = subprocess.run(
-        ["/bin/sh", "-c", command],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+    done = run_command(["/bin/sh", "-c", command], cwd=tmp_path, env=environment())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -194,3 +180,24 @@ def test_package_import_stays_light(tmp_path: Path) -> None:
     _, ours = imported("stageflow", tmp_path)
     heavy = ("providers.fake", "providers.latency", "kernels", "timeline", "telemetry", "cli")
     assert [name for name in ours if name.startswith(tuple(f"stageflow.{h}" for h in heavy))] == []
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["--help"]])
+def test_version_and_help_import_no_command(argv: list[str], tmp_path: Path) -> None:
+    """Only the table of commands is read, so that they answer at once."""
+    program = f"""
+import sys
+from stageflow.cli import main
+try:
+    main({argv!r})
+except SystemExit:
+    print(*sorted(name for name in sys.modules if name.startswith("stageflow.")), file=sys.stderr)
+"""
+    ours = set(python("-c", program, cwd=tmp_path).stderr.split())
+    packages = ("kernels", "telemetry", "pulse", "testing", "timeline", "dlq", "codec")
+    assert "stageflow.cli.app" in ours
+    assert [n for n in ours if n.startswith(tuple(f"stageflow.{p}" for p in packages))] == []
+    assert {n for n in ours if n.startswith("stageflow.cli.")} == {
+        "stageflow.cli.app",
+        "stageflow.cli.common",
+    }

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from stageflow.cli import main
-from stageflow.cli.app import make_parser
-from stageflow.cli.completion import script
+from stageflow.cli import completion_script, main
+from tests.utils.asv_repo import ROOT
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 #: What is typed, and what is among the words that are offered for its last one.
 TYPED = {
@@ -28,7 +30,7 @@ def completed_by_bash(line: str) -> set[str]:
     """What a bash that has read the script offers."""
     words = line.split(" ")
     program = f"""
-        {script(make_parser(), "bash")}
+        {completion_script("bash")}
         COMP_WORDS=({" ".join(word or "''" for word in words)})
         COMP_CWORD={len(words) - 1}
         COMP_LINE={line!r} COMP_POINT={len(line)}
@@ -37,13 +39,7 @@ def completed_by_bash(line: str) -> set[str]:
         ${{function%% *}} stageflow {words[-1]!r}
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    done = subprocess.run(
-        ["bash", "--noprofile", "--norc", "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    done = run_command(["bash", "--noprofile", "--norc", "-c", program], check=True)
     return {word.strip() for word in done.stdout.split("\n") if word.strip()}
 
 
@@ -63,7 +59,7 @@ def test_each_shell_can_read_its_script(
     """The script names every command; the shell, if it is on this machine, finds no fault."""
     assert main(["completion", shell]) == 0
     text = capsys.readouterr().out
-    for command in ("doctor", "timeline", "selftest", "replay"):
+    for command in ("doctor", "timeline", "bisect", "replay"):
         assert command in text
     if shutil.which(shell) is not None:
         (tmp_path / "script").write_text(text)
@@ -71,10 +67,10 @@ def test_each_shell_can_read_its_script(
         assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_without_the_extra_the_mend_is_named(
+def test_without_the_extra_the_fix_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where shtab is not installed, the command that installs it is told."""
+    """Where shtab is not installed, the error has the command that installs it."""
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
-    assert "pip install 'stageflow[completion]'" in capsys.readouterr().err
+    assert f"pip install -e '{ROOT}[completion]'" in capsys.readouterr().err

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,9 +14,12 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import Browser
 
-from stageflow.pulse.serve import make_server
+from stageflow.pulse.history import make_server
+from tests.unit.test_facades import packages
 from tests.utils.asv_repo import ROOT
-from tests.utils.browser import serving, started, visiting
+from tests.utils.browser import serving, visiting
+
+pytestmark = pytest.mark.slow
 
 #: Pages of the published site that stand beside the documentation, and are made by `make bench`.
 BESIDE = {"../index.html", "../central.html"}
@@ -94,13 +97,18 @@ def test_the_pages_that_readers_need_are_there(site: Path) -> None:
 
 
 def test_the_reference_has_the_whole_public_api(site: Path) -> None:
-    """Each name that `import stageflow` gives has a place in the reference."""
-    from stageflow import __all__ as public  # noqa: PLC0415 - only this test needs the list
-
-    text = (site / "reference/engine.html").read_text(encoding="utf-8")
-    # Two functions have modules of their own name, and stand under these.
-    places = set(re.findall(r'id="stageflow\.([\w.]+)"', text))
-    assert [name for name in public if not places & {name, f"{name}.{name}"}] == []
+    """Each name that a package hands on has an entry in the reference, there or in another one."""
+    entries: set[str] = set()
+    for page in (site / "reference").glob("*.html"):
+        entries |= set(re.findall(r'id="(stageflow\.[\w.]+)"', page.read_text(encoding="utf-8")))
+    documented = {entry.rpartition(".")[2] for entry in entries}
+    missing = [
+        f"{package}.{name}"
+        for package in packages()
+        for name in importlib.import_module(package).__all__
+        if package != "stageflow.cli" and name not in documented
+    ]
+    assert missing == []
 
 
 def test_nothing_is_loaded_from_outside(site: Path) -> None:
@@ -113,19 +121,12 @@ def test_nothing_is_loaded_from_outside(site: Path) -> None:
     assert outside == set()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all pages."""
-    with started() as found:
-        yield found
-
-
 def test_a_browser_asks_nobody_else(site: Path, browser: Browser) -> None:
     """Every page opens without an error or a request that leaves the site; search finds."""
     pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
     with serving(make_server(site, 0)) as home, visiting(browser, home) as visit:
         for page in pages:
-            visit.page.goto(f"{home}{page}", wait_until="networkidle")
-        visit.page.goto(f"{home}index.html", wait_until="networkidle")
+            visit.go(page)
+        visit.open()
         visit.page.locator(".md-search__input").press_sequentially("breaker")
         visit.page.locator(".md-search-result__item").first.wait_for()

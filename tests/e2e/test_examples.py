@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -13,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.utils.asv_repo import ROOT
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -23,14 +25,10 @@ def test_it_prints_what_it_says(path: Path, tmp_path: Path) -> None:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert text is not None
     shown = textwrap.dedent(text.split("\n\n")[-1])
-    done = subprocess.run(
+    done = run_command(
         [sys.executable, "-W", "error", str(path)],
         cwd=tmp_path,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == shown.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,20 @@ from pathlib import Path
 import pytest
 
 from stageflow.cli import main
+from stageflow.pulse.alerts import load_alerts
 from tests.utils.asv_repo import ScratchRepo
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 TURN = "shop/turn.py"
-_CALL = "answer = await ctx.llm.complete("
+_CALL = "reply = await ctx.llm.complete("
 #: A test of the project, and what breaks the promise that it holds: text of turn.py, and another.
 BREAKS = {
-    "test_contracts.py::TestCustomer": ("ok(name=", "ok(surname="),
-    "test_contracts.py::TestDraft": ("ok(draft=valid", "ok(reply=valid"),
-    "test_contracts.py::TestAnswer": ("ok(answer=", "ok(said="),
-    "test_properties.py::test_nobody_is_left_without_words": ('else ctx["draft"]', "else name"),
+    "test_contracts.py::TestCustomer": ('record["name"]', 'record["surname"]'),
+    "test_contracts.py::TestDraft": ("valid_answer(reply)", "valid_answer(None)"),
+    "test_contracts.py::TestAnswer": ('f"{customer}: ', 'f"{surname}: '),
+    "test_properties.py::test_nobody_is_left_without_words": ("else draft", 'else ""'),
     "test_faults.py::test_without_the_model_there_is_an_apology": ("ConnectionError", "KeyError"),
     "test_faults.py::test_without_the_database_the_answer_has_no_name": (
         "required=False",
@@ -30,12 +35,13 @@ BREAKS = {
         "timeout_s=30.0",
     ),
     "test_simulation.py::test_the_lookup_costs_no_time": (
-        'inputs=["text"],\n    outputs=["draft"]',
-        'dependencies=["customer"],\n    inputs=["text"],\n    outputs=["draft"]',
+        "@stage(kind=StageKind.AGENT, ",
+        '@stage(kind=StageKind.AGENT, after=["customer"], ',
     ),
     "test_simulation.py::test_the_same_seed_gives_the_same_events": (
         _CALL,
-        f"await __import__('asyncio').sleep(__import__('time').perf_counter_ns() % 97 / 100)\n"
+        "globals().setdefault('calls', []).append(0)\n"
+        "        await __import__('asyncio').sleep(len(globals()['calls']) / 100)\n"
         f"        {_CALL}",
     ),
 }
@@ -54,14 +60,8 @@ def run_tests(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """Run its tests with what a project of its own has installed: no other plugin of pytest."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_"))}
     no_plugins = [f"-pno:{name}" for name in ("asyncio", "cacheprovider", "xdist", "randomly")]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *no_plugins, *args],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+    return run_command(
+        [sys.executable, "-m", "pytest", "-q", *no_plugins, *args], cwd=project, env=environment
     )
 
 
@@ -109,11 +109,19 @@ def test_its_benchmarks_and_its_gate(shop: ScratchRepo, tmp_path: Path) -> None:
     """The history is published, the gate is fine with the first commit and sees a lost overlap."""
     repo = shop.copy(tmp_path)
     repo.git("init", "--quiet", "--initial-branch", "main")
-    repo.commit("A new project", {})
+    # A budget of time holds on the machine that it was measured on, and this may be a slower one.
+    budgets = (repo.path / "benchmarks/budgets.toml").read_text(encoding="utf-8")
+    slow = budgets.replace("p50 = 2\np99 = 20\n", "p50 = 2000\np99 = 20000\n")
+    assert slow != budgets
+    repo.commit("A new project", {"benchmarks/budgets.toml": slow})
     measured = repo.pulse("bench", "--commits", "1", "--attribute", "rounds=1")
     assert measured.returncode == 0, measured.stdout
     assert "3 measured" in measured.stdout
+    by_hand = repo.asv("publish")
+    assert by_hand.returncode == 0, by_hand.stdout
     assert (repo.path / ".asv/html/central.html").is_file()
+    commits = (repo.path / ".asv/html/commits.html").read_text(encoding="utf-8")
+    assert f'id="{repo.git("rev-parse", "--short=8", "HEAD")}"' in commits
     first = repo.pulse("gate")
     assert first.returncode == 0, first.stdout
     assert "Figures of budgets: 4 kept." in first.stdout
@@ -127,3 +135,29 @@ def test_its_benchmarks_and_its_gate(shop: ScratchRepo, tmp_path: Path) -> None:
     assert "512 to 576 ms" in second.stdout
     assert "docs/runbook.md#turn" in second.stdout
     assert repo.git("status", "--porcelain") == ""
+    if shutil.which("valgrind"):
+        # A seventh of a turn, of which no exact figure knows.
+        call = '    return f"{customer}: {draft}"'
+        assert call in text
+        more = text.replace(call, f"    sum(range(3_000))\n{call}")
+        repo.commit("A little more work", {TURN: more})
+        third = repo.pulse("gate", "--base", "main", "--only", "instructions")
+        assert third.returncode == 1, third.stdout
+        assert "instructions('cost.Turn.time_turn')  regression" in third.stdout
+
+
+def test_its_alerts_are_read(shop: ScratchRepo) -> None:
+    """The rules are sound, and each has a section in the runbook."""
+    rules = load_alerts(shop.path / "benchmarks/alerts.toml")
+    runbook = (shop.path / "docs/runbook.md").read_text(encoding="utf-8")
+    assert rules.benchmark is not None
+    for section in (rules.benchmark.runbook, *(rule.runbook for rule in rules.rules)):
+        assert f"\n## {section}\n" in runbook
+
+
+def test_its_tests_pass_beside_other_plugins(shop: ScratchRepo) -> None:
+    """A plugin of pytest that warns at its start does not end the run."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_"))}
+    command = [sys.executable, "-m", "pytest", "-q", "-pno:cacheprovider", "tests/test_faults.py"]
+    done = run_command(command, cwd=shop.path, env=environment)
+    assert done.returncode == 0, done.stdout

@@ -13,7 +13,10 @@ import pytest
 from tests.e2e.test_cli_run import environment, python
 from tests.utils.terminal import Terminal
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
+]
 
 STAGES = ["stt", "profile", "memory", "llm", "tts", "speak", "persist"]
 #: Two sentences, of which the second sounds for more than a second.
@@ -138,7 +141,7 @@ def test_without_a_terminal_a_line_an_event_in_their_order(tmp_path: Path) -> No
     who = [event["stage"] or event["data"].get("pipeline", "pipeline") for event in kept]
     assert [line.split()[2] for line in lines] == who
     (sound,) = [line for line in lines if "♪" in line]
-    assert "tts gives the first of sound" in sound
+    assert "tts first_audio" in sound
     assert "\x1b" not in done.stdout
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from stageflow.pulse.serve import make_server
+from stageflow.pulse.history import make_server
 from tests.utils import asv_repo
-from tests.utils.browser import Visit, serving, started, visiting
+from tests.utils.browser import Visit, serving, visiting
+
+pytestmark = pytest.mark.slow
 
 BENCHMARKS = ["time_added_later", "time_work", "track_steps"]
 # Counts the pixels of a canvas that have the blue of asv's plots: frames and axes are grey.
@@ -25,16 +29,9 @@ DRAWN_PIXELS = """canvas => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless browser with an empty profile."""
-    with started() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def site_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published site of the measured repository of this session."""
-    measured = asv_repo.measured(tmp_path_factory.getbasetemp() / "asv")
+    measured = asv_repo.measured(tmp_path_factory)
     assert measured.exit_code == 0, measured.output
     return measured.repo.path / ".asv" / "html"
 
@@ -100,7 +97,7 @@ def test_point_of_a_graph_leads_to_its_commit(visit: Visit) -> None:
             return $.asv.main_json.show_commit_url + $.asv.get_commit_hash(newest);
         }"""
     )
-    visit.page.goto(visit.home + address)
+    visit.go(address)
     shown = visit.page.locator("section:target")
     expect(shown).to_contain_text("Escape <this> & that")
     expect(shown).to_contain_text("stageflow/__init__.py")
@@ -109,13 +106,33 @@ def test_point_of_a_graph_leads_to_its_commit(visit: Visit) -> None:
 def test_navigation_leads_to_central_pulse_and_back(visit: Visit) -> None:
     """The grid's navigation has a link to Central Pulse, which knows the commits and leads back."""
     visit.open()
-    # Who leaves a page aborts what it still loads, and that would be noted as failed.
-    visit.page.wait_for_load_state("networkidle")
     visit.page.get_by_role("link", name="Central Pulse").click()
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Central Pulse")
     expect(visit.page.locator("#history")).to_contain_text("3 commits, 3 series")
-    visit.page.wait_for_load_state("networkidle")
     visit.page.get_by_role("link", name="Benchmark grid").click()
     cells = visit.page.locator("#summarygrid-display .benchmark-container")
     expect(cells).to_have_count(len(BENCHMARKS))
-    visit.page.wait_for_load_state("networkidle")
+
+
+def test_names_in_results_run_nothing(browser: Browser, site_dir: Path, tmp_path: Path) -> None:
+    """The pages of asv show them as HTML; results come from other machines and branches."""
+    site = Path(shutil.copytree(site_dir, tmp_path / "site"))
+    evil = "<img src='x' onerror='window.ran = 1'><script>window.ran = 1</script>"
+    index = json.loads((site / "index.json").read_text(encoding="utf-8"))
+    for benchmark in index["benchmarks"].values():
+        benchmark.update(pretty_name=evil, code=evil)
+    for machine in index["machines"].values():
+        machine.update(cpu=evil, os=evil)
+    text = json.dumps(index)
+    (site / "index.json").write_text(text, encoding="utf-8")
+    (site / "index.json.js").write_text(f"stageflowOffline({text});", encoding="utf-8")
+    page = browser.new_page()
+    with serving(make_server(site, 0)) as home:
+        for place in ("", "#work.track_steps", "#/summarylist"):
+            page.goto(f"{home}{place}")
+            page.wait_for_load_state("networkidle")
+            for link in page.locator(".benchmark-container, .asv-navigation a, td a").all():
+                link.dispatch_event("mouseover")
+            assert page.evaluate("window.ran") is None
+        expect(page.locator("img[src=x]").first).to_be_attached()
+    page.close()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
-from stageflow import events
+import pytest
+
+from stageflow.events import log as events
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "streams.md"
 
@@ -20,13 +24,7 @@ def blocks(language: str) -> str:
 
 def test_the_examples_print_what_the_guide_says() -> None:
     """They run as they stand, in their order, and print the output below them."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", blocks("python")],
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=60,
-    )
+    done = run_command([sys.executable, "-W", "error", "-c", blocks("python")])
     assert done.returncode == 0, done.stderr
     assert done.stdout == blocks("text")
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from stageflow import EventDispatcher
-from stageflow.telemetry.prometheus import PrometheusSink
-from stageflow.telemetry.schema import APPLICATION_ID, MIGRATIONS
-from stageflow.telemetry.sqlite import SQLiteSink
+from stageflow.telemetry import PrometheusSink, SQLiteSink
+from stageflow.telemetry.database import APPLICATION_ID, MIGRATIONS
+from tests.utils.commands import run_command
 from tests.utils.telemetry import batch, run_log, voice_log
+
+pytestmark = pytest.mark.slow
 
 GUIDE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
@@ -23,7 +25,7 @@ LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTA
 
 def test_each_listing_has_a_name() -> None:
     """So that none is left out here."""
-    assert len(LISTINGS) == TEXT.count("```python\n") == 6
+    assert len(LISTINGS) == TEXT.count("```python\n") == 8
 
 
 @pytest.mark.parametrize(
@@ -33,21 +35,16 @@ def test_each_listing_has_a_name() -> None:
         ("jsonl", r"0\n"),
         ("prometheus", r""),
         ("opentelemetry", r""),
+        ("log", r""),
         ("letters", r""),
+        ("own_voice", r"station \d+ ms\n"),
         ("retention", r"Pruned\(runs=0, events=0, .*\)\n"),
     ],
 )
 def test_a_listing_works(name: str, printed: str, tmp_path: Path) -> None:
     """As it stands, in a folder of its own, without a warning, and prints what it is to print."""
     code = LISTINGS[name].replace("9464", "0")  # a port that is free here
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=60,
-    )
+    done = run_command([sys.executable, "-W", "error", "-c", code], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(printed, done.stdout), done.stdout
 
@@ -55,7 +52,7 @@ def test_a_listing_works(name: str, printed: str, tmp_path: Path) -> None:
 def test_the_letter_of_the_listing_is_told(tmp_path: Path) -> None:
     """The file that it leaves holds the letter."""
     code = LISTINGS["letters"]
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=600)
     with sqlite3.connect(tmp_path / "runs.db") as connection:
         rows = connection.execute("SELECT pipeline, failed_stage FROM dead_letters").fetchall()
     connection.close()

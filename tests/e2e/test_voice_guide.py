@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from stageflow.kernels.streaming_voice import streaming_voice
+from stageflow.kernels import streaming_voice
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "voice.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
@@ -32,13 +34,7 @@ def test_each_listing_has_a_name() -> None:
 )
 def test_a_listing_works(name: str, printed: str) -> None:
     """As it stands, without a warning, and prints what it is to print."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LISTINGS[name]],
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=60,
-    )
+    done = run_command([sys.executable, "-W", "error", "-c", LISTINGS[name]])
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(printed, done.stdout), done.stdout
 

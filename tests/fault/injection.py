@@ -1,5 +1,5 @@
-"""Fault injection under the name that the specification gives it; the kit ships in the package."""
+"""Fault injection for the tests of this folder, from the kit that ships in the package."""
 
-from stageflow.testing.faults import FaultType, inject_fault
+from stageflow.testing import FaultType, inject_fault
 
 __all__ = ["FaultType", "inject_fault"]

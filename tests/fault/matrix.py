@@ -19,17 +19,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stageflow import Interceptor, PipelineOrchestrator, ProviderRegistry, RunResult
-from stageflow.breaker import BreakerPolicy, BreakerRegistry
-from stageflow.context import RunStatus
-from stageflow.dlq.store import InMemoryDeadLetterStore
-from stageflow.interceptors.breaker import BreakerInterceptor
-from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
-from stageflow.kernels.voice import voice
-from stageflow.providers.replies import Checked
-from stageflow.providers.resilience import Fallback, Watched
-from stageflow.testing.faults import FaultInjector, FaultType
-from stageflow.testing.faults.injector import OF_PORTS
+from stageflow import Interceptor, PipelineOrchestrator, ProviderRegistry, RunResult, RunStatus
+from stageflow.dlq import InMemoryDeadLetterStore
+from stageflow.interceptors import BreakerInterceptor, RetryInterceptor, RetryPolicy
+from stageflow.kernels import voice
+from stageflow.providers import Checked, Fallback, IdleTimeout
+from stageflow.resilience import BreakerPolicy, BreakerRegistry
+from stageflow.testing import FaultInjector, FaultType
+from stageflow.testing.faults import OF_PORTS
 from tests.fault import streaming_matrix
 from tests.fault.turns import HEALTHY_MS, context, providers
 from tests.utils.virtual_time import run_virtual
@@ -53,7 +50,7 @@ STAGES = {
 
 #: From worst to best.
 OUTCOMES = ("failed", "degraded", "completed")
-_ORDINARY = {"started", "completed", "skipped"}
+_ORDINARY = {"started", "completed", "skipped", "first_audio"}
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,6 @@ def keys() -> Iterator[tuple[str, FaultType, str]]:
                 yield provider, fault_type, protection
 
 
-# ── one outage ──────────────────────────────────────────────────────────────────────────────
-
-
 def injector_of(provider: str, fault_type: FaultType, name: str) -> FaultInjector:
     """The fault in its default form; INTERMITTENT strikes every second call, a database's fifth."""
     options: dict[str, Any] = {}
@@ -125,7 +119,7 @@ def protected(
         injector = injector_of(provider, fault_type, f"first {provider}")
         first = Checked(injector.around(registry[provider]))
         second = providers()[provider]
-        watched = Watched(first, PATIENCE_S[provider], name=provider)
+        watched = IdleTimeout(first, PATIENCE_S[provider], name=provider)
         registry.register(provider, Fallback(watched, second, policy=POLICY))
         return injector, []
     injector = injector_of(provider, fault_type, provider)
@@ -222,8 +216,6 @@ def _summed_up(
         events=tuple(dict.fromkeys(event.what for event in special)),
     )
 
-
-# ── the page ────────────────────────────────────────────────────────────────────────────────
 
 _NAMES = {
     "stt": "Speech to text",

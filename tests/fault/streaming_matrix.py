@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from stageflow import PipelineOrchestrator, ProviderRegistry
-from stageflow.dlq.store import InMemoryDeadLetterStore
-from stageflow.kernels.streaming_voice import first_audio_ms, streaming_voice
-from stageflow.providers.fake import FakeLLM, FakeSpeaker, text_of_speech
-from stageflow.providers.latency import LatencyProfile
-from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
-from stageflow.testing.faults.injector import OF_PORTS
+from stageflow.dlq import InMemoryDeadLetterStore
+from stageflow.kernels import first_audio_ms, streaming_voice
+from stageflow.providers import FakeLLM, FakeSpeaker, LatencyProfile, text_of_speech
+from stageflow.testing import FaultInjector, FaultType, inject_fault
+from stageflow.testing.faults import OF_PORTS
 from tests.fault.turns import LLM_MS, context, providers
 from tests.utils.virtual_time import run_virtual
 

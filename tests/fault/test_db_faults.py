@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from stageflow import PipelineOrchestrator, ProviderRegistry, RunResult
-from stageflow.kernels.voice import voice
-from stageflow.testing.faults import FaultType, inject_fault
+from stageflow.kernels import voice
+from stageflow.testing import FaultType, inject_fault
 from tests.fault.turns import (
     HEALTHY_MS,
     LLM_MS,
@@ -20,7 +20,6 @@ from tests.fault.turns import (
     taken,
 )
 from tests.utils.assertions import assert_run_sound
-from tests.utils.virtual_time import run_virtual
 
 ANSWER_MS = STT_MS + LLM_MS + TTS_MS
 READ_LIMIT_MS, WRITE_LIMIT_MS = 1_000.0, 2_000.0  # the kernel's own limits
@@ -74,14 +73,11 @@ async def _turn(registry: ProviderRegistry, text: str) -> RunResult:
     return await PipelineOrchestrator(voice().build()).run(context(registry, text))
 
 
-def test_a_torn_record_is_not_overwritten() -> None:
+@pytest.mark.simulate(order="asyncio")
+async def test_a_torn_record_is_not_overwritten() -> None:
     """What cannot be read is left as it is: the conversation is whole when the fault is gone."""
-
-    async def main() -> RunResult:
-        registry = providers()
-        await _turn(registry, "one")
-        with inject_fault("db", FaultType.INVALID):
-            await _turn(registry, "two")
-        return await _turn(registry, "three")
-
-    assert [turn["user"] for turn in run_virtual(main).outputs["history"]] == ["one"]
+    registry = providers()
+    await _turn(registry, "one")
+    with inject_fault("db", FaultType.INVALID):
+        await _turn(registry, "two")
+    assert [turn["user"] for turn in (await _turn(registry, "three")).outputs["history"]] == ["one"]

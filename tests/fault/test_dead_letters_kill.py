@@ -22,10 +22,11 @@ import pytest
 
 import stageflow
 from stageflow import errors as err
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.letter import DeadLetter, LetterState
-from tests.fault.letters import make_letter
+from stageflow.dlq import DeadLetter, DeadLetterState, SQLiteDeadLetterStore
+from tests.utils.dead_letters import make_letter
 from tests.utils.letter_writer import letter
+
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 ROOT = Path(stageflow.__file__).parents[1]
 
@@ -112,7 +113,7 @@ def test_no_acknowledged_letter_is_lost_and_none_is_there_twice(tmp_path: Path) 
             safe, done = each.killed_after(path, round_number, dice.uniform(0, LIFE_S))
             put += safe
             finished += done
-            # Opened by SQLite alone, without what the store might do to mend it.
+            # Opened by SQLite alone, without what the store might do to fix it.
             with sqlite3.connect(path) as connection:
                 assert connection.execute("PRAGMA quick_check").fetchall() == [("ok",)]
                 query = "SELECT count(*) FROM dead_letters WHERE id >= ?"
@@ -124,7 +125,7 @@ def test_no_acknowledged_letter_is_lost_and_none_is_there_twice(tmp_path: Path) 
     assert max(counted.values()) == 1
     assert [name for name in put if name not in counted] == []
     assert len(put) <= len(kept) <= len(put) + KILLS
-    replayed = {found.id for found in kept if found.state is LetterState.REPLAYED}
+    replayed = {found.id for found in kept if found.state is DeadLetterState.REPLAYED}
     assert set(finished) <= replayed
     assert len(replayed) <= len(finished) + KILLS
     for found in kept:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from stageflow.testing.faults import FaultType
+from stageflow.testing import FaultType
 from tests.fault.matrix import PAGE, PROTECTIONS, Cell, all_cells, decided, keys, page
 from tests.fault.turns import is_fit_for_users
+
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 Key = tuple[str, FaultType, str]
 DECIDED = decided()

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from stageflow import (
+    Interceptor,
     Pipeline,
     PipelineContext,
     PipelineOrchestrator,
@@ -24,16 +25,11 @@ from stageflow import (
     StageContext,
     StageOutput,
     StageSpec,
+    TimeoutInterceptor,
 )
-from stageflow.breaker import BreakerPolicy, BreakerRegistry
-from stageflow.interceptors.base import Interceptor
-from stageflow.interceptors.breaker import BreakerInterceptor
-from stageflow.interceptors.retry import RetryInterceptor, RetryPolicy
-from stageflow.interceptors.timeout import TimeoutInterceptor
-from stageflow.providers.fake import FakeLLM
-from stageflow.providers.ports import LLM, Message
-from stageflow.providers.registry import ProviderRegistry
-from stageflow.providers.resilience import Fallback, Watched
+from stageflow.interceptors import BreakerInterceptor, RetryInterceptor, RetryPolicy
+from stageflow.providers import LLM, FakeLLM, Fallback, IdleTimeout, Message, ProviderRegistry
+from stageflow.resilience import BreakerPolicy, BreakerRegistry
 from tests.utils.descriptors import open_descriptors
 from tests.utils.http_llm import HttpLLM
 from tests.utils.llm_server import LlmServer, Reply
@@ -42,7 +38,7 @@ from tests.utils.toxic_proxy import Ending, ToxicProxy, Toxics
 TEXT = "one two three four five"
 
 #: How long anything here may take that is to end in time, on however slow a machine, in seconds.
-BOUND_S = 5.0
+BOUND_S = 30.0
 TIMEOUT_S = 0.2
 
 TWICE = RetryInterceptor(RetryPolicy(attempts=2, base_delay_s=0.001))
@@ -153,9 +149,6 @@ async def in_time() -> AsyncIterator[None]:
     assert time.monotonic() - began < BOUND_S
 
 
-# ── connections ─────────────────────────────────────────────────────────────────────────────
-
-
 @each_way
 async def test_a_healthy_connection_carries_many_turns(world: World, streamed: bool) -> None:
     """Without toxics each turn is answered, and all of them share one connection."""
@@ -204,9 +197,11 @@ async def test_a_retry_gets_over_every_toxic(world: World, toxics: Toxics, strea
 
 @each_toxic
 async def test_a_fallback_answers_through_every_toxic(world: World, toxics: Toxics) -> None:
-    """Watched and with a fallback, a turn over a bad connection is answered by the other."""
+    """IdleTimeout and with a fallback, a turn over a bad connection is answered by the other."""
     world.proxy.toxics = toxics
-    llm = Fallback(Watched(world.llm, TIMEOUT_S, complete_by_stream=False), FakeLLM("from here"))
+    llm = Fallback(
+        IdleTimeout(world.llm, TIMEOUT_S, complete_by_stream=False), FakeLLM("from here")
+    )
     async with in_time():
         turn = await world.turn(llm=llm)
     assert turn.unwrap() == {"answer": "from here"}
@@ -242,7 +237,7 @@ async def test_a_stream_that_was_cut_after_pieces_is_not_begun_anew_elsewhere(
 ) -> None:
     """What was said cannot be unsaid: the fallback is not asked once pieces have come."""
     world.proxy.toxics = Toxics(ending=Ending.CUT, after_bytes=300)
-    llm = Fallback(Watched(world.llm, TIMEOUT_S), FakeLLM("from here"))
+    llm = Fallback(IdleTimeout(world.llm, TIMEOUT_S), FakeLLM("from here"))
     said: list[str] = []
 
     async def listen() -> None:
@@ -253,9 +248,6 @@ async def test_a_stream_that_was_cut_after_pieces_is_not_begun_anew_elsewhere(
         await listen()
     assert 0 < len("".join(said)) < len(TEXT)
     assert TEXT.startswith("".join(said))
-
-
-# ── the service ─────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_service_that_names_a_time_to_wait_is_given_it(world: World) -> None:
@@ -294,14 +286,16 @@ async def test_a_stream_that_stalls_has_made_no_progress(world: World) -> None:
     """A service that opens a stream and falls silent fails as that, not as dead air."""
     world.server.script.append(Reply(stall_after_pieces=2))
     async with in_time():
-        turn = await world.turn(llm=Watched(world.llm, TIMEOUT_S), timeout_s=30.0, streamed=True)
+        turn = await world.turn(
+            llm=IdleTimeout(world.llm, TIMEOUT_S), timeout_s=30.0, streamed=True
+        )
     assert code_of(turn) == "no_progress"
 
 
 async def test_a_slow_stream_that_goes_on_is_not_given_up(world: World) -> None:
-    """A stream may take longer than its watchdog waits, as long as pieces come."""
+    """A stream may take longer than its timers waits, as long as pieces come."""
     world.server.script.append(Reply(piece_pause_s=0.06))
-    turn = await world.turn(llm=Watched(world.llm, 0.25), timeout_s=30.0, streamed=True)
+    turn = await world.turn(llm=IdleTimeout(world.llm, 0.25), timeout_s=30.0, streamed=True)
     assert turn.unwrap() == {"answer": TEXT}
     assert turn.duration_ms > 250
 
@@ -335,8 +329,8 @@ async def test_a_service_that_is_down_is_refused_and_comes_back() -> None:
 async def test_many_turns_over_bad_connections_leave_nothing_behind(world: World) -> None:
     """Forty turns at once over every toxic: each ends, and with retries each is answered."""
     world.proxy.script.extend(list(PLAIN) * 5)
-    # Forty at once are slower than one.
-    interceptors = (TWICE, TimeoutInterceptor(4 * TIMEOUT_S))
+    # Forty at once are slower than one, and slower still on a loaded machine.
+    interceptors = (TWICE, TimeoutInterceptor(10 * TIMEOUT_S))
     async with in_time():
         turns = await asyncio.gather(*(world.turn(*interceptors) for _ in range(40)))
     assert {turn.status for turn in turns} == {RunStatus.COMPLETED}

@@ -16,8 +16,7 @@ from stageflow import (
     stage,
 )
 from stageflow.errors import InvalidConfigError, StreamFailedError
-from stageflow.testing.faults import StreamFaultInjector, inject_fault
-from stageflow.testing.simulation import Simulation, simulate
+from stageflow.testing import Simulation, StreamFaultInjector, inject_fault, simulate
 
 ITEMS = ["one", "two", "three"]
 
@@ -113,11 +112,11 @@ def test_two_faults_meet_two_streams() -> None:
         (("words", "cut"), {"duration_ms": 5}, "its one option is after_items"),
         (("words", "slow"), {"after_items": 5}, "its one option is duration_ms"),
         (("words", "stall"), {"after_items": -1}, "give an integer, 0 or more"),
-        (("words", "slow"), {"duration_ms": -1}, "give a number of milliseconds"),
+        (("words", "slow"), {"duration_ms": -1}, "give a finite number of milliseconds"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments: Any, options: Any, said: str) -> None:
-    """A stream that nobody writes, another fault, another option: each with its mend."""
+    """A stream that nobody writes, another fault, another option: each with its fix."""
     with pytest.raises(InvalidConfigError, match=said):
         StreamFaultInjector(PIPELINE, *arguments, **options)
 

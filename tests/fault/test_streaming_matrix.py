@@ -6,6 +6,8 @@ import pytest
 
 from tests.fault.streaming_matrix import SENTENCES, Key, decided, keys, played
 
+pytestmark = pytest.mark.untraced
+
 DECIDED = decided()
 KEYS = list(keys())
 #: How long the kernel waits for whoever fails, at most: the limit of its longest stage.

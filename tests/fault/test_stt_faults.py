@@ -7,16 +7,13 @@ from typing import Any
 
 import pytest
 
-from stageflow import PipelineOrchestrator
-from stageflow.context import RunStatus
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.dlq.store import InMemoryDeadLetterStore
-from stageflow.kernels.voice import NOTHING_HEARD, voice
-from stageflow.providers.fake import text_of_speech
-from stageflow.testing.faults import FaultType, inject_fault
+from stageflow import PipelineOrchestrator, RunStatus
+from stageflow.dlq import InMemoryDeadLetterStore, SQLiteDeadLetterStore
+from stageflow.kernels import NOTHING_HEARD, voice
+from stageflow.providers import text_of_speech
+from stageflow.testing import FaultType, inject_fault
 from tests.fault.turns import HEALTHY_MS, context, is_fit_for_users, statuses, taken
 from tests.utils.assertions import assert_run_sound, only
-from tests.utils.virtual_time import run_virtual
 
 LIMIT_MS = 5_000.0  # the kernel's own limit for speech to text
 
@@ -46,41 +43,35 @@ def test_user_receives_an_appropriate_message() -> None:
     assert result.events[-1].data["user_message"] == result.user_message
 
 
-def test_dlq_entry_is_created(tmp_path: Path) -> None:
+async def test_dlq_entry_is_created(tmp_path: Path) -> None:
     """When the run returns, its dead letter is in the file: what failed, why, and the inputs."""
     path = tmp_path / "dead-letters.sqlite"
 
-    async def main() -> None:
-        ctx = context()
-        async with SQLiteDeadLetterStore(path) as store:
-            orchestrator = PipelineOrchestrator(voice().build(), dead_letters=store)
-            with inject_fault("stt", FaultType.ERROR, message="Service unavailable"):
-                result = await orchestrator.run(ctx)
-        assert ctx.dlq_entry is not None
-        async with SQLiteDeadLetterStore(path, create=False) as reopened:
-            (letter,) = await reopened.letters()
-        assert letter.id == ctx.dlq_entry.id
-        assert (letter.pipeline, letter.failed_stage) == ("voice", "stt")
-        assert letter.pipeline_run_id == result.pipeline_run_id
-        assert (letter.error.code, letter.error.provider) == ("service_unavailable", "stt")
-        assert letter.error.user_message == result.user_message
-        assert letter.inputs == ctx.inputs
-
-    run_virtual(main)
+    ctx = context()
+    async with SQLiteDeadLetterStore(path) as store:
+        orchestrator = PipelineOrchestrator(voice().build(), dead_letters=store)
+        with inject_fault("stt", FaultType.ERROR, message="Service unavailable"):
+            result = await orchestrator.run(ctx)
+    assert ctx.dlq_entry is not None
+    async with SQLiteDeadLetterStore(path, create=False) as reopened:
+        (letter,) = await reopened.letters()
+    assert letter.id == ctx.dlq_entry.id
+    assert (letter.pipeline, letter.failed_stage) == ("voice", "stt")
+    assert letter.pipeline_run_id == result.pipeline_run_id
+    assert (letter.error.code, letter.error.provider) == ("service_unavailable", "stt")
+    assert letter.error.user_message == result.user_message
+    assert letter.inputs == ctx.inputs
 
 
-def test_no_dlq_entry_for_a_turn_that_is_answered() -> None:
+@pytest.mark.simulate(order="asyncio")
+async def test_no_dlq_entry_for_a_turn_that_is_answered() -> None:
     """Silence is no failure, and leaves no dead letter."""
-
-    async def main() -> None:
-        ctx = context()
-        with inject_fault("stt", FaultType.EMPTY):
-            store = InMemoryDeadLetterStore()
-            await PipelineOrchestrator(voice().build(), dead_letters=store).run(ctx)
-        assert ctx.dlq_entry is None
-        assert await store.letters() == ()
-
-    run_virtual(main)
+    ctx = context()
+    with inject_fault("stt", FaultType.EMPTY):
+        store = InMemoryDeadLetterStore()
+        await PipelineOrchestrator(voice().build(), dead_letters=store).run(ctx)
+    assert ctx.dlq_entry is None
+    assert await store.letters() == ()
 
 
 @pytest.mark.parametrize(

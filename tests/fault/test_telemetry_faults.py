@@ -12,13 +12,9 @@ from pathlib import Path
 import pytest
 
 import stageflow
-from stageflow import EventDispatcher, PipelineContext, PipelineOrchestrator
-from stageflow.dispatch import SinkStats
-from stageflow.events import EventSink
-from stageflow.result import RunResult
-from stageflow.telemetry.jsonl import JsonLinesSink, read_events
-from stageflow.telemetry.sqlite import SQLiteSink
-from stageflow.telemetry.store import TelemetryStore
+from stageflow import EventDispatcher, EventSink, PipelineContext, PipelineOrchestrator, RunResult
+from stageflow.events import SinkStats
+from stageflow.telemetry import JsonLinesSink, SQLiteSink, TelemetryStore, read_events
 from tests.utils.factories import chain
 from tests.utils.virtual_time import run_virtual
 

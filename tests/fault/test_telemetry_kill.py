@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 import stageflow
-from stageflow.telemetry.store import TelemetryStore, Window
+from stageflow.telemetry import TelemetryStore, Window
+
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 ROOT = Path(stageflow.__file__).parents[1]
 
-KILLS = 12
+#: How many writers are killed; each is a process of its own, so a nightly run kills more.
+KILLS = min(int(os.environ.get("STAGEFLOW_KILLS", "5")), 100)
 
 #: Runs in a batch, and events of a run.
 EACH = 20

@@ -7,17 +7,9 @@ from typing import Any
 import pytest
 
 from stageflow import Audio
-from stageflow.kernels.voice import voice
-from stageflow.testing.faults import FaultType, inject_fault
-from tests.fault.turns import (
-    HEALTHY_MS,
-    LLM_MS,
-    READ_MS,
-    STT_MS,
-    is_fit_for_users,
-    statuses,
-    taken,
-)
+from stageflow.kernels import voice
+from stageflow.testing import FaultType, inject_fault
+from tests.fault.turns import HEALTHY_MS, LLM_MS, READ_MS, STT_MS, is_fit_for_users, statuses, taken
 from tests.utils.assertions import assert_run_sound, only
 
 BEFORE_MS = STT_MS + READ_MS + LLM_MS

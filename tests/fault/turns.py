@@ -13,10 +13,15 @@ from stageflow import (
     ProviderRegistry,
     RunResult,
 )
-from stageflow.kernels.conversation import PROFILES
-from stageflow.kernels.voice import voice
-from stageflow.providers.fake import FakeDatabase, FakeLLM, FakeSTT, FakeTTS, speech_of_text
-from stageflow.providers.latency import LatencyProfile
+from stageflow.kernels import PROFILES, voice
+from stageflow.providers import (
+    FakeDatabase,
+    FakeLLM,
+    FakeSTT,
+    FakeTTS,
+    LatencyProfile,
+    speech_of_text,
+)
 from tests.utils.virtual_time import run_virtual
 
 STT_MS, READ_MS, LLM_MS, TTS_MS, WRITE_MS = 100.0, 20.0, 200.0, 100.0, 10.0

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stageflow.cli.app import main
-from stageflow.pulse.alerts.generate import as_yaml, files
-from stageflow.telemetry.buckets import DURATION_BUCKETS_S
+from stageflow.cli import main
+from stageflow.pulse.alerts import as_yaml, files
+from stageflow.telemetry import DURATION_BUCKETS_S
 from tests.utils.alert_cases import (
     CASES,
     FAIR_MS,
@@ -25,6 +24,9 @@ from tests.utils.alert_cases import (
     our_alerts,
     rule_of,
 )
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 #: Samples a minute, as the generated configuration collects them.
 SAMPLES = 4
@@ -33,9 +35,7 @@ STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 def tool(*command: str | Path) -> str:
     """What a tool prints; it has to be content."""
-    done = subprocess.run(
-        [*map(str, command)], check=False, capture_output=True, text=True, timeout=300
-    )
+    done = run_command([*map(str, command)])
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -99,9 +99,6 @@ def test_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
-
-
-# ── the table of cases ──────────────────────────────────────────────────────────────────────
 
 
 def counters(stretch: Stretch) -> Iterator[tuple[str, float]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stageflow.testing.faults import FaultType
+import pytest
+
+from stageflow.testing import FaultType
 from tests.utils.mailbox import mailbox
 from tests.utils.watched import PASSWORD, PATIENCE_S, hastened, titles, wait_for, watched
 from tests.utils.webhook import webhook
+
+pytestmark = pytest.mark.slow
 
 
 def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,33 @@ import pytest
 from tests.utils import asv_repo
 from tests.utils.asv_repo import BASE_STEPS, Measured, ScratchRepo
 
+pytestmark = pytest.mark.slow
+
+#: The oldest commit's never ends, so that an interrupt comes in time however late it is sent.
+WAITING = f"""
+
+def track_until_interrupted():
+    if stageflow.STEPS == {BASE_STEPS}:
+        time.sleep(3_600)
+
+
+track_until_interrupted.version = "1"
+track_until_interrupted.timeout = 3_600
+"""
+
 BROKEN_BUILD = {"pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'no.such'\n"}
 
 
 @pytest.fixture
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """The measured repository of this session; read it only."""
-    return asv_repo.measured(tmp_path_factory.getbasetemp() / "asv")
+    return asv_repo.measured(tmp_path_factory)
 
 
 @pytest.fixture
 def copy(measured: Measured, tmp_path: Path) -> ScratchRepo:
     """A copy of the measured repository, to change."""
-    return measured.repo.copy(tmp_path)
+    return measured.copy(tmp_path)
 
 
 def published_commits(repo: ScratchRepo) -> set[str]:
@@ -42,9 +57,15 @@ def test_all_commits_are_measured_and_published(measured: Measured) -> None:
     """One command measures a fresh repository, newest commit first, and says how to open it."""
     assert measured.exit_code == 0, measured.output
     git = measured.repo.git
-    shown = [git("show", "--no-patch", "--format=%h %s", c) for c in reversed(measured.commits)]
+    shown = [
+        git("show", "--no-patch", "--abbrev=8", "--format=%h %s", c)
+        for c in reversed(measured.commits)
+    ]
     assert announced(measured.output) == [f"{i} of 3: {s}" for i, s in enumerate(shown, 1)]
     assert re.findall(r"elapsed, about \d+:\d\d to go", measured.output)
+    first, rest = measured.output.split("The newest commit is published in", 1)
+    assert "=== commit 1 of 3" in first
+    assert "=== commit 2 of 3" in rest
     assert "3 measured\n" in measured.output
     assert measured.output.count("2 measured, 1 not available there") == 2
     assert str(measured.repo.path / ".asv" / "html" / "index.html") in measured.output
@@ -122,7 +143,7 @@ def test_old_commit_that_does_not_build(copy: ScratchRepo) -> None:
     assert announced(again.stdout) == []
     retried = copy.pulse("bench", "--bench", "track_steps", "--retry-failed")
     assert announced(retried.stdout) == [
-        "1 of 1: " + copy.git("log", "-1", "--format=%h %s", broken)
+        "1 of 1: " + copy.git("log", "-1", "--abbrev=8", "--format=%h %s", broken)
     ]
 
 
@@ -146,6 +167,8 @@ def test_interrupt_keeps_what_is_measured(
     """Interrupted at its second commit of three, it publishes the newest and ends: code 130."""
     for path in copy.results().values():
         path.unlink()
+    with (copy.path / "benchmarks/work.py").open("a", encoding="utf-8") as benchmarks:
+        benchmarks.write(WAITING)
     with copy.start_pulse("bench") as process:
         assert process.stdout is not None
         lines = []
@@ -165,15 +188,16 @@ def test_interrupt_keeps_what_is_measured(
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (("branch", "--move", "main", "trunk"), "this clone has no branch 'main'"),
-        (("rm", "--quiet", "asv.conf.json"), "asv.conf.json does not exist"),
+        (lambda repo: repo.git("branch", "--move", "main", "trunk"), "has no branch 'main'"),
+        (lambda repo: (repo.path / "asv.conf.json").unlink(), "asv.conf.json does not exist"),
     ],
+    ids=["branch", "settings"],
 )
 def test_what_cannot_be_measured_is_said(
-    copy: ScratchRepo, prepare: tuple[str, ...], message: str
+    copy: ScratchRepo, prepare: Callable[[ScratchRepo], object], message: str
 ) -> None:
-    """Without the branch or the settings the command ends with code 1 and a mend."""
-    copy.git(*prepare)
+    """Without the branch or the settings the command exits with code 1 and names the fix."""
+    prepare(copy)
     done = copy.pulse("bench")
     assert done.returncode == 1
     assert message in done.stdout.splitlines()[-1]

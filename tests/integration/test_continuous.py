@@ -6,7 +6,6 @@ Only the benchmark that counts its work decides here. On a busy machine even CPU
 
 from __future__ import annotations
 
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -14,6 +13,9 @@ import pytest
 
 from tests.utils import asv_repo
 from tests.utils.asv_repo import BASE_STEPS, ROOT, ScratchRepo
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 COUNTED = ("--bench", "track_steps")
 
@@ -21,8 +23,9 @@ COUNTED = ("--bench", "track_steps")
 @pytest.fixture
 def repo(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ScratchRepo:
     """A copy of the measured repository with its newest work on a branch off ``main``."""
-    original = asv_repo.measured(tmp_path_factory.getbasetemp() / "asv")
-    copy = original.repo.copy(tmp_path)
+    # Built with pip, by the commands of this repository.
+    copy = asv_repo.measured(tmp_path_factory).repo.copy(tmp_path)
+    copy.configure()
     copy.git("checkout", "--quiet", "-b", "work", "main")
     return copy
 
@@ -50,11 +53,11 @@ def test_identical_commit_is_not_alarmed_at(repo: ScratchRepo) -> None:
 
 def test_environment_has_what_is_pinned(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Commits are measured by the asv_runner that the project pins, and by no other."""
-    folder = tmp_path_factory.getbasetemp() / "asv"
-    asv_repo.measured(folder)
-    (python,) = (folder / "env").glob("*/bin/python")
+    env = asv_repo.measured(tmp_path_factory).repo.environments
+    assert env is not None
+    (python,) = env.glob("*/bin/python")
     query = "import importlib.metadata as m; print(m.version('asv_runner'))"
-    installed = subprocess.run([python, "-c", query], check=True, capture_output=True, text=True)
+    installed = run_command([python, "-c", query], check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pin = f"asv_runner=={installed.stdout.strip()}"
     assert pin in project["optional-dependencies"]["bench"]

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from stageflow.pulse.gate.runs import recorded
+from stageflow.pulse.gate import recorded_runs
 from tests.utils import gate_repo
 from tests.utils.asv_repo import BASE_STEPS, package
-from tests.utils.gate_repo import GateRepo, budgets, works
+from tests.utils.gate_repo import GateRepo, benchmark_files, budgets, operations
+
+pytestmark = pytest.mark.slow
 
 BROKEN_BUILD = {"pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'no.such'\n"}
 SLOWER = package(BASE_STEPS * 3 // 2)
@@ -24,15 +26,13 @@ TIMED = "timed('walk')"
 @pytest.fixture
 def repo(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> GateRepo:
     """A repository on a branch without commits of its own yet, its base measured."""
-    temporary = tmp_path_factory.getbasetemp()
-    return gate_repo.gated(temporary / "asv", temporary / "gate").copy(tmp_path)
+    return gate_repo.gated(tmp_path_factory, tmp_path)
 
 
 @pytest.fixture
 def slower(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> GateRepo:
     """The same with a commit that is 1.5 times slower, and was judged once."""
-    folders = (tmp_path_factory.getbasetemp() / name for name in ("asv", "gate", "slower"))
-    return gate_repo.slower(*folders).copy(tmp_path)
+    return gate_repo.slower(tmp_path_factory, tmp_path)
 
 
 def judged(repo: GateRepo, code: int, *args: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_regression(slower: GateRepo, tmp_path: Path) -> None:
     rows = [line for line in markdown.read_text("utf-8").splitlines() if "regression" in line]
     assert len(rows) == 3
     assert all("+50.0 %" in row for row in rows)
-    (run,) = recorded(slower.path)[0][-1:]
+    (run,) = recorded_runs(slower.path)[0][-1:]
     assert (run.base, run.head, run.exit, run.wall_s > 0) == (base, head, 1, True)
 
 
@@ -165,14 +165,53 @@ def test_lost_api(repo: GateRepo) -> None:
     assert kinds(found) == {WALK: "lost its API", TIMED: "lost its API"}
 
 
+CACHED = """
+
+
+class Cached:
+    params, param_names, unit, version = list(OPERATIONS), ["work"], "instructions", "1"
+
+    def setup_cache(self):
+        {cache}
+
+    def track_instructions(self, cache, work):
+        return track_instructions(work)
+"""
+
+
+def test_only_what_is_asked_is_counted(repo: GateRepo) -> None:
+    """One of many that share a costly preparation is measured without it; all with it."""
+    counted = benchmark_files()["benchmarks/counted.py"]
+    fails = "raise ZeroDivisionError('everything was counted')"
+    repo.commit("Cached", {"benchmarks/counted.py": counted + CACHED.format(cache=fails)})
+    repo.commit("Slower", package(BASE_STEPS * 2))
+    one = "counted.Cached.track_instructions('walk')"
+    found = judged(repo, 1, "--only", one)
+    assert kinds(found) == {one: "regression"}
+    assert found["output"].count("Measuring 1 series") == 2
+    assert "asv" not in found["output"]
+    assert kinds(judged(repo, 5, "--only", "counted.Cached*"))[one] == "broken"
+
+
+def test_a_busy_machine_is_a_verdict_of_its_own(repo: GateRepo) -> None:
+    """What asv stops after its time limit is not called broken: code 4, and how to go on."""
+    counted = benchmark_files()["benchmarks/counted.py"]
+    slow = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while 1: pass'])"
+    text = CACHED.format(cache=slow) + "\n    setup_cache.timeout = 0.5\n"
+    repo.commit("Cached", {"benchmarks/counted.py": counted + text})
+    found = judged(repo, 4, "--only", "counted.Cached*")
+    assert {*kinds(found).values()} == {"machine too busy"}
+    assert "exit status -256" in found["verdicts"][0]["note"]
+
+
 def test_new_removed_and_edited(repo: GateRepo) -> None:
     """What the base lacks is new, what only it had is removed, edited files are named."""
-    text = works()["benchmarks/works.py"].replace('"walk": "work", ', "")
+    text = operations()["benchmarks/_lib/operations.py"].replace('"walk": "work", ', "")
     slim = budgets()["benchmarks/budgets.toml"].replace("timed('walk')", "timed('later')")
     slim = slim[: slim.rindex("[[without_budget]]")]
     repo.commit(
         "Another work",
-        {"benchmarks/works.py": text, "benchmarks/budgets.toml": slim}
+        {"benchmarks/_lib/operations.py": text, "benchmarks/budgets.toml": slim}
         | package(BASE_STEPS, added_later=True),
     )
     found = judged(repo, 0)
@@ -183,12 +222,20 @@ def test_new_removed_and_edited(repo: GateRepo) -> None:
         "counted.track_instructions('later')": "new",
         "timed('later')": "new",
     }
-    assert any("Edited since the base: benchmarks/works.py;" in note for note in found["notes"])
+    assert any(
+        "Edited since the base: benchmarks/_lib/operations.py;" in note for note in found["notes"]
+    )
 
 
 def test_results_of_edited_benchmarks_are_not_reused(repo: GateRepo) -> None:
     """After an edit that asv does not see in the benchmark's own body, all is measured anew."""
-    write(repo, {"benchmarks/works.py": works()["benchmarks/works.py"] + "# edited\n"})
+    write(
+        repo,
+        {
+            "benchmarks/_lib/operations.py": operations()["benchmarks/_lib/operations.py"]
+            + "# edited\n"
+        },
+    )
     found = judged(repo, 0)
     assert "For stageflow commit" in found["output"]
     assert "Timing" in found["output"]
@@ -224,7 +271,7 @@ def test_uncommitted_changes_are_not_measured(repo: GateRepo) -> None:
         (budgets(-1), (), "budgets.toml:13: p50 = -1 is no cost"),
         ({"benchmarks/budgets.toml": "version = 1"}, (), "has no budget"),
         ({"benchmarks/accepted.toml": "x = 1\nversion = 1"}, (), "accepted.toml:1: nothing"),
-        ({"benchmarks/worker.py": "raise OSError('planted')"}, (), "OSError: planted"),
+        ({"benchmarks/_lib/worker.py": "raise OSError('planted')"}, (), "OSError: planted"),
         ({"benchmarks/exact.py": "raise OSError('planted')"}, (), "cannot be listed"),
         ({}, ("--base", "nowhere"), "no commit 'nowhere'"),
         ({}, ("--head", "nowhere"), "no commit 'nowhere'"),
@@ -234,7 +281,7 @@ def test_uncommitted_changes_are_not_measured(repo: GateRepo) -> None:
 def test_set_up_failed(
     repo: GateRepo, files: dict[str, str], args: tuple[str, ...], message: str
 ) -> None:
-    """What keeps the gate from judging is told with its mend: code 6, never 1."""
+    """What keeps the gate from judging is told with its fix: code 6, never 1."""
     repo.commit("Whatever", files | {"README.md": "words"})
     done = repo.gate(*args)
     assert done.returncode == 6, done.stdout

@@ -12,7 +12,10 @@ import pytest
 
 from tests.utils import gate_repo
 from tests.utils.asv_repo import BASE_STEPS, ROOT, package
+from tests.utils.commands import run_command
 from tests.utils.gate_repo import GateRepo
+
+pytestmark = pytest.mark.slow
 
 STEPS = "exact.track_steps('voice')"
 BROKEN = {"stageflow/__init__.py": "raise RuntimeError('half a commit')\n"}
@@ -21,8 +24,7 @@ BROKEN = {"stageflow/__init__.py": "raise RuntimeError('half a commit')\n"}
 @pytest.fixture
 def repo(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> GateRepo:
     """A repository on a branch without commits of its own yet."""
-    temporary = tmp_path_factory.getbasetemp()
-    return gate_repo.gated(temporary / "asv", temporary / "gate").copy(tmp_path)
+    return gate_repo.gated(tmp_path_factory, tmp_path)
 
 
 def history(repo: GateRepo, *steps: int | None) -> list[str]:
@@ -33,8 +35,9 @@ def history(repo: GateRepo, *steps: int | None) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("series", [STEPS, "timed('walk')"])
-@pytest.mark.parametrize("culprit", [0, 3, 6])
+@pytest.mark.parametrize(
+    ("culprit", "series"), [(0, STEPS), (3, STEPS), (6, STEPS), (3, "timed('walk')")]
+)
 def test_the_commit_is_found(repo: GateRepo, culprit: int, series: str) -> None:
     """Wherever it is among seven, by single values or by pairs, and fewer than all are measured."""
     steps = [BASE_STEPS if n < culprit else BASE_STEPS * 3 // 2 for n in range(7)]
@@ -62,7 +65,7 @@ def test_commits_that_cannot_be_measured_are_gone_around(repo: GateRepo) -> None
 @pytest.mark.parametrize(
     ("steps", "arguments", "message"),
     [
-        ((BASE_STEPS,), (STEPS,), "did not rise between"),
+        ((BASE_STEPS,), (STEPS,), "did not regress between"),
         ((), (STEPS,), "no commit lies between"),
         ((BASE_STEPS,), ("nonsense",), "no series has 'nonsense' in its name"),
         ((BASE_STEPS,), ("walk",), "is in the names of 2 series"),
@@ -73,7 +76,7 @@ def test_commits_that_cannot_be_measured_are_gone_around(repo: GateRepo) -> None
 def test_what_cannot_be_searched_is_said(
     repo: GateRepo, steps: tuple[int | None, ...], arguments: tuple[str, ...], message: str
 ) -> None:
-    """Without a rise, a range or a series the command ends with code 6 and says the mend."""
+    """Without a rise, a range or a series the command ends with code 6 and says the fix."""
     history(repo, *steps)
     done = repo.pulse("bisect", *arguments)
     assert done.returncode == 6, done.stdout
@@ -86,7 +89,7 @@ def test_both_flame_graphs(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, clone], check=True)
     command = [sys.executable, "-m", "stageflow.pulse", "profile", "bag.write"]
     ends = ["--repository", str(clone), "--base", "HEAD", "--seconds", "2"]
-    done = subprocess.run([*command, *ends], check=False, capture_output=True, text=True, cwd=ROOT)
+    done = run_command([*command, *ends], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     page = Path(done.stdout.split()[-1])
     text = page.read_text(encoding="utf-8")
@@ -94,6 +97,6 @@ def test_both_flame_graphs(tmp_path: Path) -> None:
         assert f'data="{side}.svg"' in text
         drawn = ET.parse(page.with_name(f"{side}.svg")).getroot()
         titles = [node.text or "" for node in drawn.iter("{http://www.w3.org/2000/svg}title")]
-        assert any("stageflow/bag.py" in title for title in titles)
+        assert any("stageflow/engine/bag.py" in title for title in titles)
         shown = [node.text for node in drawn.iter() if node.get("id") == "title"]
         assert shown == [f"bag.write, {side}"]

@@ -9,11 +9,14 @@ import sys
 import pytest
 
 from tests.utils.asv_repo import ROOT
+from tests.utils.commands import run_command
+
+pytestmark = pytest.mark.slow
 
 
 def _demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.pulse_demo", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.pulse_demo", *arguments]
+    return run_command(command, cwd=ROOT)
 
 
 def test_each_alert_arrives_and_is_resolved() -> None:

@@ -29,7 +29,7 @@ def run(pipeline: Pipeline, ctx: PipelineContext | None = None) -> RunResult:
     return run_virtual(lambda: pipeline.run(ctx))
 
 
-class Watched:
+class IdleTimeout:
     """A stage that keeps the context of its run for the test to look at."""
 
     def __init__(self, *, pause_s: float = 0.0) -> None:
@@ -49,7 +49,7 @@ class Watched:
 
 def test_a_child_run_knows_where_it_comes_from() -> None:
     """Ids of its own, the parent's run and stage, and one correlation id for both."""
-    watched = Watched()
+    watched = IdleTimeout()
     child = make_pipeline(StageSpec("leaf", watched), name="child")
     ctx = PipelineContext(correlation_id="call-5")
     result = run(make_pipeline(subpipeline("branch", child), name="parent"), ctx)
@@ -67,7 +67,7 @@ def test_a_child_run_knows_where_it_comes_from() -> None:
 
 def test_a_whole_tree_of_runs_shares_the_id_of_its_root() -> None:
     """When none was given, the first run's own id correlates them all."""
-    watched = Watched()
+    watched = IdleTimeout()
     grandchild = make_pipeline(StageSpec("leaf", watched), name="grandchild")
     child = make_pipeline(subpipeline("twig", grandchild), name="child")
     result = run(make_pipeline(subpipeline("branch", child), name="parent"))
@@ -155,7 +155,7 @@ def test_an_input_that_is_absent_in_the_parent_is_left_out() -> None:
 
 def test_a_child_calls_the_providers_of_its_parent() -> None:
     """One registry for the whole tree."""
-    watched = Watched()
+    watched = IdleTimeout()
     providers = ProviderRegistry(other=object())
     parent = make_pipeline(subpipeline("branch", make_pipeline(StageSpec("leaf", watched))))
     run(parent, PipelineContext(providers=providers))
@@ -164,7 +164,7 @@ def test_a_child_calls_the_providers_of_its_parent() -> None:
 
 def test_a_childs_failure_is_its_stages_failure_and_names_the_child_run() -> None:
     """The error leads from the parent's stage to the child's, and to what was raised there."""
-    watched = Watched()
+    watched = IdleTimeout()
     child = make_pipeline(
         StageSpec("first", watched), make_spec("leaf", "first", ending="raise"), name="child"
     )
@@ -198,7 +198,7 @@ def test_an_output_that_the_child_did_not_provide_fails_the_stage() -> None:
 
 def test_a_parents_deadline_bounds_the_child_too() -> None:
     """Both end at it, though the child itself has a later one."""
-    watched = Watched(pause_s=9.0)
+    watched = IdleTimeout(pause_s=9.0)
     child = make_pipeline(StageSpec("leaf", watched))
 
     async def call(ctx: StageContext) -> StageOutput:
@@ -228,7 +228,7 @@ def test_a_child_may_have_an_earlier_deadline_of_its_own() -> None:
 
 def test_the_limit_of_its_stage_bounds_a_child_run() -> None:
     """The child is cancelled, and the stage has timed out."""
-    watched = Watched(pause_s=9.0)
+    watched = IdleTimeout(pause_s=9.0)
     child = make_pipeline(StageSpec("leaf", watched))
     result = run(make_pipeline(subpipeline("branch", child, timeout_s=1)))
     assert result.failure is not None
@@ -237,7 +237,8 @@ def test_the_limit_of_its_stage_bounds_a_child_run() -> None:
 
 
 @pytest.mark.parametrize("sibling_fails", [False, True], ids=["caller cancels", "sibling fails"])
-def test_children_are_cancelled_deepest_first(sibling_fails: bool) -> None:
+@pytest.mark.simulate(order="asyncio")
+async def test_children_are_cancelled_deepest_first(sibling_fails: bool) -> None:
     """Each run has ended, clean-up included, before the stage that started it does."""
     ended: list[str] = []
 
@@ -261,25 +262,22 @@ def test_children_are_cancelled_deepest_first(sibling_fails: bool) -> None:
         tree = tree.compose(make_pipeline(sibling))
     ctx = PipelineContext()
 
-    async def main() -> float:
-        task = asyncio.create_task(tree.run(ctx))
-        if not sibling_fails:
-            await asyncio.sleep(2)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        else:
-            assert (await task).status is RunStatus.FAILED
-        return asyncio.get_running_loop().time()
-
-    assert run_virtual(main) == 5.0
+    task = asyncio.create_task(tree.run(ctx))
+    if not sibling_fails:
+        await asyncio.sleep(2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        assert (await task).status is RunStatus.FAILED
+    assert asyncio.get_running_loop().time() == 5.0
     assert ended == ["grandchild", "child", "root"]
     only(ctx.get_events(), "stage.stage.cancelled")
 
 
 def test_one_stage_may_run_a_child_several_times() -> None:
     """One after another and at the same time, each with an id of its own."""
-    watched = Watched(pause_s=1.0)
+    watched = IdleTimeout(pause_s=1.0)
     child = make_pipeline(StageSpec("leaf", watched))
 
     async def call(ctx: StageContext) -> StageOutput:
@@ -296,7 +294,7 @@ def test_the_ids_of_a_tree_of_runs_repeat_with_the_seed() -> None:
     """Parent and child alike."""
 
     def ids(seed: int) -> tuple[str | None, ...]:
-        watched = Watched()
+        watched = IdleTimeout()
         parent = make_pipeline(subpipeline("branch", make_pipeline(StageSpec("leaf", watched))))
         ctx = PipelineContext(seed=seed)
         run(parent, ctx)

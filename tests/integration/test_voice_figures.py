@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from stageflow.pulse.central.voice import Figure, voice_runs
-from stageflow.pulse.results import MACHINE_FIELDS
+from stageflow.pulse.dashboard import Figure, figure_runs, load_settings
+from stageflow.pulse.history import MACHINE_FIELDS
 from tests.utils.asv_repo import ROOT
-from tests.voice_figures import record, word_errors
+from tests.utils.commands import run_command
+from tools.voice_figures import record, word_errors
+
+pytestmark = pytest.mark.slow
 
 #: 22 of 57 words, 0.39, was measured of this voice, with the versions that pyproject.toml pins; the
 #: room is two words, as another processor may round otherwise.
@@ -48,16 +51,12 @@ def test_figures_are_kept_as_central_pulse_reads_them(tmp_path: Path) -> None:
     }
     record(tmp_path / "new" / "voice.jsonl", figures)
     record(tmp_path / "new" / "voice.jsonl", figures)
-    (run, again), notes = voice_runs(tmp_path / "new")
+    panel = load_settings(ROOT / "benchmarks").figures
+    assert panel is not None
+    (run, again), notes = figure_runs(panel, tmp_path / "new")
     assert (run.figures, again.figures, notes) == (figures, figures, [])
     assert figures["llm.first_token"].value == 90.0
-    head = subprocess.run(
-        ["git", "show", "--no-patch", "--format=%H", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    head = run_command(["git", "show", "--no-patch", "--format=%H", "HEAD"], cwd=ROOT, check=True)
     assert run.commit == head.stdout.strip()
     assert set(run.machine) == set(MACHINE_FIELDS)
     assert run.environment["requirements"]["pocketsphinx"] == version("pocketsphinx")
@@ -70,7 +69,7 @@ def heard(stt: str, voices: str) -> tuple[float, str]:
     """
     code = (
         "import asyncio, json\n"
-        "from tests.voice_figures import *\n"
+        "from tools.voice_figures import *\n"
         "async def main():\n"
         f"    async with {stt} as stt:\n"
         f"        rate, _, transcripts = await hearing(stt, {voices})\n"

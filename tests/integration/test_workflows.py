@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 import yaml
 
 from tests.utils.asv_repo import ROOT
+from tests.utils.commands import run_command
+from tests.utils.working_copy import working_copy
 
+PROGRAM = ".venv/bin/python -m tools."
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -37,19 +42,13 @@ def _commands() -> list[str]:
             matrix = job.get("strategy", {}).get("matrix", {}).get("include", ())
             found += [row["command"] for row in matrix if "command" in row]
             found += [step["run"] for step in job.get("steps", ()) if "run" in step]
-    return sorted({line for line in found if not line.startswith("${{")})
+    lines = {part for line in found for part in line.split(" && ")}
+    return sorted(line for line in lines if not line.startswith("${{"))
 
 
-def _run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _run(command: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "MAKE", "PYTEST"))}
-    return subprocess.run(
-        ["bash", "-c", command],
-        cwd=ROOT,
-        env=kept | environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    return run_command(["bash", "-c", command], cwd=folder, env=kept | environment)
 
 
 @pytest.mark.parametrize(("path", "name", "job"), _jobs())
@@ -58,12 +57,14 @@ def test_least_rights(path: Path, name: str, job: dict[str, Any]) -> None:
     assert _load(path)["permissions"] == {"contents": "read"}
     more = set(job.get("permissions", {}).items()) - {("contents", "read")}
     allowed = {
-        "nightly.report": {("contents", "write")},
-        "pages.measure": {("contents", "write")},
+        "nightly.store": {("contents", "write")},
+        "pages.store": {("contents", "write")},
         "release.publish": {("id-token", "write")},
         "pages.publish": {("pages", "write"), ("id-token", "write")},
     }
     assert more == allowed.get(f"{path.stem}.{name}", set())
+    if ("contents", "write") in more:  # runs no package, which could use the right
+        assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/results store"]
     assert job["timeout-minutes"] <= 180
 
 
@@ -85,37 +86,77 @@ def test_every_target_is_there(command: str) -> None:
     assert done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
         'make load LOADS=/dev/null LOAD_ARGS="--seconds 1 --rate 20"',
-        "make storm SCHEDULES=60",
-        "make budgets",
+        "make stress-test SCHEDULES=60",
     ],
 )
-def test_targets_run_in_their_quick_form(command: str) -> None:
-    """With little to do they end well, and say something.
+def test_targets_run_in_their_quick_form(tmp_path: Path, command: str) -> None:
+    """With little to do they pass and print something, whatever was measured in this clone.
 
     `make test` is not among them: within a test it would take the coverage away from the outer one.
     """
-    done = _run(command, SEED="1")
+    done = _run(command, working_copy(tmp_path / "clone"), SEED="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
 
 
+@pytest.mark.slow
+def test_budgets_of_what_was_not_measured_are_no_success(tmp_path: Path) -> None:
+    """A clone without results does not report that no budget is exceeded."""
+    done = _run("make budgets", working_copy(tmp_path / "clone"))
+    assert done.returncode != 0, done.stdout
+    assert "Nothing of it was measured on this commit" in done.stdout
+    assert "Error 4" in done.stderr
+
+
 def test_all_other_steps_are_known() -> None:
-    """What is no target of make is one of these; a new kind of step wants a test of its own."""
-    others = [line for line in _commands() if not line.startswith("make ")]
-    assert others == [".ci/programs valgrind", 'cat gate.md >> "$GITHUB_STEP_SUMMARY"']
+    """A step that is not a target of make is one of these; a new kind needs its own test."""
+    others = [line for line in _commands() if not line.startswith(("make ", PROGRAM))]
+    assert others == [
+        ".ci/programs valgrind",
+        ".ci/results fetch",
+        ".ci/results store",
+        ".venv/bin/stageflow pulse merge .asv/nightly/*",
+        'cat gate.md >> "$GITHUB_STEP_SUMMARY"',
+        "git merge-base --is-ancestor HEAD origin/main",
+    ]
 
 
-# ── the branch of results ───────────────────────────────────────────────────────────────────
+def test_only_what_was_tested_on_main_is_released() -> None:
+    """Publishing waits for the build, and the build for the tests of a tag on main."""
+    jobs = _load(ROOT / ".github" / "workflows" / "release.yml")["jobs"]
+    assert (jobs["build"]["needs"], jobs["publish"]["needs"]) == ("tests", "build")
+    steps = [step["run"] for step in jobs["tests"]["steps"] if "run" in step]
+    assert steps == ["git merge-base --is-ancestor HEAD origin/main", "make lint", "make test"]
+
+
+def test_the_build_writes_metadata_that_the_index_takes() -> None:
+    """The pinned action to publish knows metadata up to 2.4, which flit_core writes before 4."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["build-system"]["requires"] == ["flit_core>=3.12,<4"]
+
+
+def test_updates_of_actions_and_packages_are_proposed() -> None:
+    """Each pin has somebody who looks for a newer version."""
+    found = _load(ROOT / ".github" / "dependabot.yml")
+    assert {update["package-ecosystem"] for update in found["updates"]} == {"github-actions", "pip"}
+
+
+@pytest.mark.parametrize("command", [line for line in _commands() if line.startswith(PROGRAM)])
+def test_every_program_has_these_options(command: str) -> None:
+    """Each program of tools/ that a step calls exists, and knows the options of the call."""
+    name, *words = command.removeprefix(PROGRAM).split()
+    done = _run(f"{sys.executable} -m tools.{name} --help")
+    assert done.returncode == 0, done.stderr
+    assert [word for word in words if word.startswith("--") and word not in done.stdout] == []
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
-    )
+    done = run_command(["git", *arguments], cwd=folder, check=True)
     return done.stdout.strip()
 
 
@@ -139,9 +180,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _results(clone: Path, command: str) -> str:
-    done = subprocess.run(
-        [clone / ".ci" / "results", command], check=True, capture_output=True, text=True
-    )
+    done = run_command([clone / ".ci" / "results", command], check=True)
     return done.stdout
 
 
@@ -166,9 +205,7 @@ def test_results_come_back(clone: Path) -> None:
 
 
 def test_nothing_to_store_is_said(clone: Path) -> None:
-    """Without results nothing is pushed, and the mend is named."""
-    done = subprocess.run(
-        [clone / ".ci" / "results", "store"], check=False, capture_output=True, text=True
-    )
+    """Without results nothing is pushed, and the fix is named."""
+    done = run_command([clone / ".ci" / "results", "store"])
     assert done.returncode == 1
     assert "make bench measures" in done.stderr

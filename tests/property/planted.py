@@ -1,4 +1,4 @@
-"""Bugs planted in the engine, to see whether the storm finds them.
+"""Bugs planted in the engine, to see whether the stress test finds them.
 
 Each is a patch of the engine for the length of a block. Some show in every order of the ready
 callbacks, some in a few only.
@@ -13,11 +13,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-from stageflow import breaker, context, events, plan, stream, watchdog
+from stageflow.engine import context, graph, plan, stage_context, stream, timers
+from stageflow.engine.run import Run
+from stageflow.events import log as events
 from stageflow.interceptors import retry
-from stageflow.run import Run
-from stageflow.testing.simulation import SimulationError
-from tests.property.storm import ORDERS, Tally, storm
+from stageflow.resilience import circuit_breaker as breaker
+from stageflow.testing import SimulationError
+from tests.property.stress import ORDERS, Tally, stress
 
 #: Within so many schedules each has to be found.
 MOST_SCHEDULES = 2_000
@@ -86,8 +88,8 @@ def _after(owner: type, name: str, then: Callable[..., Any]) -> Bug:
     """A method after which something else happens."""
     original = getattr(owner, name)
 
-    def both(self: Any, *args: Any) -> Any:
-        result = original(self, *args)
+    def both(self: Any, *args: Any, **options: Any) -> Any:
+        result = original(self, *args, **options)
         then(self, *args)
         return result
 
@@ -103,9 +105,13 @@ def _cancel_one(self: Run) -> None:
         task.cancel()
 
 
+#: A generator from before any simulation, which none of them sets back.
+_CHANCE = random.Random()
+
+
 def _cancel_in_any_order(self: Run) -> None:
     tasks = list(self._suspended)
-    random.SystemRandom().shuffle(tasks)
+    _CHANCE.shuffle(tasks)
     for task in tasks:
         task.cancel()
 
@@ -127,17 +133,17 @@ async def _no_letter(self: Run, result: Any) -> None:
 
 @contextmanager
 def _two_letters() -> Iterator[None]:
-    bury = Run._bury
+    capture = Run._capture
 
     async def twice(self: Run, result: Any) -> None:
-        await bury(self, result)
-        await bury(self, result)
+        await capture(self, result)
+        await capture(self, result)
 
-    with mock.patch.object(Run, "_bury", twice):
+    with mock.patch.object(Run, "_capture", twice):
         yield
 
 
-def _count_twice(self: breaker.CircuitBreaker, permit: Any, clock: Any) -> None:
+def _count_twice(self: breaker.CircuitBreaker, *_: Any) -> None:
     if self.state is breaker.BreakerState.CLOSED:
         self._in_a_row += 1
 
@@ -163,12 +169,12 @@ def _one_attempt_more() -> Iterator[None]:
 
 @contextmanager
 def _never_expires() -> Iterator[None]:
-    watch = watchdog.Watchdog.watch
+    watch = timers.TimerHeap.set
 
     def forgetful(self: Any, when: float, on_expiry: Any) -> Any:
         return watch(self, when + 50.0, on_expiry)
 
-    with mock.patch.object(watchdog.Watchdog, "watch", forgetful):
+    with mock.patch.object(timers.TimerHeap, "set", forgetful):
         yield
 
 
@@ -176,13 +182,13 @@ def _never_expires() -> Iterator[None]:
 def _forgive_lateness() -> Iterator[None]:
     """A stage that swallows the cancellation of its timeout has completed."""
 
-    class Forgiving(watchdog.Watch):
+    class Forgiving(timers.Timer):
         __slots__ = ()
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, False if name == "expired" else value)
 
-    with mock.patch.object(watchdog, "Watch", Forgiving):
+    with mock.patch.object(timers, "Timer", Forgiving):
         yield
 
 
@@ -195,6 +201,11 @@ def _every_stage(**fields: Any) -> Bug:
             setattr(self, name, value)
 
     return _instead(plan.Node, "__init__", changed)
+
+
+def _ignore_producers() -> Bug:
+    connect = graph.StageGraph._connect
+    return _instead(graph.StageGraph, "_connect", lambda self, *_: connect(self, {}, {}))
 
 
 @contextmanager
@@ -226,7 +237,7 @@ def _lose_a_driver() -> Iterator[None]:
 def _work_afterwards(self: Run) -> None:
     """The first stage is run once more when the run has ended."""
     node = self._plan.nodes[0]
-    ctx = context.StageContext(self._scope, node.name, node.inputs, 0.0, node.provider)
+    ctx = stage_context.StageContext(self._scope, node.name, node.inputs, 0.0, node.provider)
 
     async def again() -> None:
         try:
@@ -237,10 +248,19 @@ def _work_afterwards(self: Run) -> None:
     _LEAKED.append(self._loop.create_task(again()))
 
 
-def _drop_an_item(self: stream.Stream, item: Any) -> None:
-    """The third item of each stream is counted, and in its place the next one stands."""
-    if self.count == 3:
-        self._items.pop()
+@contextmanager
+def _drop_an_item() -> Iterator[None]:
+    """Count the third item of each stream, and put the next one in its place."""
+    put = stream.StreamWriter._put
+
+    async def losing(self: stream.StreamWriter, item: Any) -> bool:
+        accepted = await put(self, item)
+        if accepted and self._stream.count == 3:
+            self._stream._items.pop()
+        return accepted
+
+    with mock.patch.object(stream.StreamWriter, "_put", losing):
+        yield
 
 
 def _never_tell(self: stream.Stream, stage: str) -> None:
@@ -249,10 +269,16 @@ def _never_tell(self: stream.Stream, stage: str) -> None:
 
 @contextmanager
 def _take_one_more() -> Iterator[None]:
-    def is_full(self: stream.Stream) -> bool:
-        return bool(self._live) and self.count - self._floor > self.capacity
+    put = stream.StreamWriter._put
 
-    with mock.patch.object(stream.Stream, "_is_full", is_full):
+    async def greedy(self: stream.StreamWriter, item: Any) -> bool:
+        self._stream.capacity += 1
+        try:
+            return await put(self, item)
+        finally:
+            self._stream.capacity -= 1
+
+    with mock.patch.object(stream.StreamWriter, "_put", greedy):
         yield
 
 
@@ -285,14 +311,14 @@ BUGS: Mapping[str, Bug] = {
     "the outputs of a failed stage are written": _after(
         Run, "_accept_error", _write_of_a_failed_stage
     ),
-    "no dead letter is kept": _instead(Run, "_bury", _no_letter),
+    "no dead letter is kept": _instead(Run, "_capture", _no_letter),
     "two dead letters are kept": _two_letters,
     "the breaker counts a failure twice": _after(breaker.CircuitBreaker, "fail", _count_twice),
     "an open breaker lets calls through": _instead(
         breaker.CircuitBreaker, "acquire", _always_permit
     ),
     "the breaker forgets its cool-down": _after(
-        breaker.CircuitBreaker, "_enter", _forget_the_cooldown
+        breaker.CircuitBreaker, "_open", _forget_the_cooldown
     ),
     "one attempt too many is made": _one_attempt_more,
     "limits of time are not kept": _never_expires,
@@ -305,23 +331,24 @@ BUGS: Mapping[str, Bug] = {
 
 #: Those that show where stages stream.
 STREAM_BUGS: Mapping[str, Bug] = {
-    "a stream loses an item": _after(stream.Stream, "_take", _drop_an_item),
+    "a stream loses an item": _drop_an_item,
     "a stream takes one item too many": _take_one_more,
     "a reader that has ended holds the producer back": _instead(
         stream.Stream, "leave", _never_tell
     ),
     "readers are not told that the producer failed": _hide_failures,
+    "the producer of an input is not waited for": _ignore_producers(),
     "who waits for an item is not woken": _instead(
-        stream.Stream, "_tell_readers", lambda self: None
+        stream.Stream, "_wake_readers", lambda self: None
     ),
 }
 
 
 def search(name: str, chance: int = 0) -> int | None:
-    """Let the storm look for a bug.
+    """Let the stress test search for a bug.
 
     Args:
-        name: Of `BUGS` or `STREAM_BUGS`; the storm without streams, or with them, looks for it.
+        name: A key of `BUGS` or `STREAM_BUGS`; the stress test runs without or with streams.
         chance: Seed of the examples.
 
     Returns:
@@ -334,7 +361,7 @@ def search(name: str, chance: int = 0) -> int | None:
 
     try:
         with {**BUGS, **STREAM_BUGS}[name]():
-            storm(MOST_SCHEDULES - ORDERS, chance, remember, streams=name in STREAM_BUGS)
+            stress(MOST_SCHEDULES - ORDERS, chance, remember, streams=name in STREAM_BUGS)
     except (AssertionError, SimulationError, ExceptionGroup):
         # Counted up to the end of the example in which it showed.
         return min(seen.schedules + ORDERS + 1, MOST_SCHEDULES)

@@ -10,6 +10,8 @@ from hypothesis import event, given
 from stageflow import ComposeConflictError, Pipeline, PipelineDefinitionError, StageSpec
 from tests.property.strategies import open_pipelines, pipeline_pairs, pipelines
 
+pytestmark = pytest.mark.untraced
+
 
 def attempt(compose: Callable[[], Pipeline]) -> Pipeline | None:
     """What composing gives; None if it is refused."""

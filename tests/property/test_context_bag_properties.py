@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from stageflow import ContextBag, DataConflictError
-from stageflow.errors import InvalidKeyError, MissingKeyError
+from stageflow.errors import MissingKeyError
 from tests.property.strategies import context_bags, context_keys, context_values, stage_names
+from tests.utils.errors import raises_code
+
+pytestmark = pytest.mark.untraced
 
 
 def at_once(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -130,7 +133,7 @@ class BagAgainstDict(RuleBasedStateMachine):
 
     @rule(key=st.integers() | st.binary() | st.none(), value=context_values())
     def write_under_no_string(self, key: Any, value: object) -> None:
-        with pytest.raises(InvalidKeyError):
+        with raises_code("invalid_key"):
             self.bag.put(key, value, "stage")
 
     @rule(key=keys)

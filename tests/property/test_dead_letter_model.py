@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stageflow.dlq.store import Claim, DeadLetterStore
+from stageflow.dlq import Claim, DeadLetter, DeadLetterState, DeadLetterStore
 from stageflow.errors import (
     DeadLetterClaimedError,
     DeadLetterLeaseLostError,
@@ -23,8 +23,9 @@ from stageflow.errors import (
     DuplicateDeadLetterError,
     UnknownDeadLetterError,
 )
-from stageflow.letter import DeadLetter, LetterState
-from tests.fault.letters import Clock, make_letter, opened
+from tests.utils.dead_letters import Clock, make_letter, opened
+
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 IDS = st.integers(1, 4)
 
@@ -43,7 +44,7 @@ class Entry:
     """
 
     letter: DeadLetter
-    state: LetterState = LetterState.WAITING
+    state: DeadLetterState = DeadLetterState.WAITING
     attempts: int = 0
     until_s: float = 0.0
     holder: int | None = None
@@ -91,31 +92,31 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule(number=IDS, lease_s=st.sampled_from([1.0, 10.0]))
     def claim(self, number: int, lease_s: float) -> None:
         """Of a letter that waits, or whose lease has ended; nobody else's."""
-        letter_id = make_letter(number).id
-        entry = self.expected.get(letter_id)
-        trying = self.store.claim(letter_id, lease_s=lease_s)
+        dead_letter_id = make_letter(number).id
+        entry = self.expected.get(dead_letter_id)
+        trying = self.store.claim(dead_letter_id, lease_s=lease_s)
         if entry is None:
             with pytest.raises(UnknownDeadLetterError):
                 self.do(trying)
-        elif entry.state is LetterState.REPLAYED:
+        elif entry.state is DeadLetterState.REPLAYED:
             with pytest.raises(DeadLetterReplayedError):
                 self.do(trying)
-        elif entry.state is LetterState.REPLAYING and self.clock.now_s < entry.until_s:
+        elif entry.state is DeadLetterState.REPLAYING and self.clock.now_s < entry.until_s:
             with pytest.raises(DeadLetterClaimedError):
                 self.do(trying)
         else:
             claim = self.do(trying)
-            self.claims.append((claim, letter_id))
-            entry.state, entry.until_s = LetterState.REPLAYING, self.clock.now_s + lease_s
+            self.claims.append((claim, dead_letter_id))
+            entry.state, entry.until_s = DeadLetterState.REPLAYING, self.clock.now_s + lease_s
             entry.attempts += 1
             entry.holder = len(self.claims) - 1
-            assert claim.letter.id == letter_id
+            assert claim.letter.id == dead_letter_id
 
     def end(self, at: int, what: str) -> None:
         """Do something with a claim, which works as long as nobody has claimed it anew."""
         number = at % len(self.claims)
-        claim, letter_id = self.claims[number]
-        entry = self.expected[letter_id]
+        claim, dead_letter_id = self.claims[number]
+        entry = self.expected[dead_letter_id]
         content = dataclasses.replace(entry.letter, correlation_id=f"c-{number}")
         work = {
             "renew": lambda: self.store.renew(claim, lease_s=5.0),
@@ -130,9 +131,9 @@ class StoreAgainstDict(RuleBasedStateMachine):
         if what == "renew":
             entry.until_s = self.clock.now_s + 5.0
         elif what == "finish":
-            entry.state, entry.replay, entry.holder = LetterState.REPLAYED, "run-2", None
+            entry.state, entry.replay, entry.holder = DeadLetterState.REPLAYED, "run-2", None
         else:
-            entry.state, entry.letter, entry.holder = LetterState.WAITING, content, None
+            entry.state, entry.letter, entry.holder = DeadLetterState.WAITING, content, None
 
     @precondition(lambda self: self.claims)
     @rule(at=st.integers(0, 20), what=st.sampled_from(["renew", "finish", "put back"]))
@@ -164,7 +165,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
             assert letter.correlation_id == entry.letter.correlation_id
             assert dict(letter.stages) == dict(entry.letter.stages)
             assert self.do(self.store.get(letter.id)) == letter
-        for state in LetterState:
+        for state in DeadLetterState:
             some = self.do(self.store.letters(state))
             assert some == tuple(letter for letter in letters if letter.state is state)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stageflow.events import EventLog
 from tests.property.strategies import context_keys, context_values, stage_names
+
+pytestmark = pytest.mark.untraced
 
 STARTED_AT_S = 50.0
 WALL_S = 1_000_000.0

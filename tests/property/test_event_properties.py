@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from stageflow import Event, Pipeline, PipelineContext, RunStatus, StageSpec, StageStatus
+from stageflow.testing.invariants import dependencies_of
 from tests.property.strategies import RecordedRun, event_sequences, events, stage_specs
 from tests.utils.assertions import assert_run_sound
 from tests.utils.virtual_time import run_virtual
+
+pytestmark = pytest.mark.untraced
 
 ENDINGS = ("ok", "ok", "ok", "raise", "fail", "skip")
 
@@ -79,7 +83,7 @@ def test_each_end_says_what_it_owes(run: RecordedRun) -> None:
 def test_a_stage_starts_in_the_moment_in_which_its_last_dependency_ends(run: RecordedRun) -> None:
     """With nothing else to do, no time passes between the two."""
     ended = {e.stage: e.offset_ms for e in run.events if e.stage and e.what != "started"}
-    depends = {spec.name: spec.dependencies for spec in run.pipeline.stages}
+    depends = dependencies_of(run.pipeline.stages)
     for e in run.events:
         if e.what == "started" and e.stage is not None:
             assert e.offset_ms == max((ended[d] for d in depends[e.stage]), default=0.0)
@@ -93,7 +97,7 @@ def test_a_run_in_which_all_goes_well_takes_as_long_as_its_critical_path(
     pipeline = Pipeline("drawn", specs)
     result = run_virtual(pipeline.run)
     pauses_ms = {s.name: sum(getattr(s.runner, "pauses_s", ())) * 1000.0 for s in specs}
-    depends = {spec.name: spec.dependencies for spec in specs}
+    depends = dependencies_of(specs)
 
     def ends_at(name: str) -> float:
         return pauses_ms[name] + max(map(ends_at, depends[name]), default=0.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import io
 import json
 import sqlite3
@@ -14,21 +15,22 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stageflow import Pipeline, PipelineContext, PipelineOrchestrator, StageSpec
-from stageflow.cli import main
-from stageflow.dlq.codec import DEFAULT_CODEC
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
+from stageflow.cli import app, main
+from stageflow.codec import DEFAULT_CODEC
+from stageflow.dlq import SQLiteDeadLetterStore
 from stageflow.errors import PipelineDefinitionError, StageflowError
-from stageflow.pulse.results import defect
-from stageflow.testing.faults import FaultPlan
-from stageflow.testing.scripted import do_nothing
-from stageflow.testing.simulation import Scenario, Token, TokenError
-from tests.fault.letters import make_letter
+from stageflow.pulse.history.results import defect
+from stageflow.testing import FaultPlan, Scenario, Token, TokenError, do_nothing
+from tests.utils.dead_letters import make_letter
+
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 #: How many inputs all areas try together.
 USUAL, NIGHTLY = 5_000, 100_000
@@ -223,6 +225,8 @@ async def _read_all(path: Path, counted: Counted) -> None:
                 await store.claim(letter.id, lease_s=1.0)
 
 
+PARSER = functools.cache(app.make_parser)
+
 WORDS = [
     "run", "graph", "dlq", "pulse", "list", "show", "replay", "export", "voice", "chat", "--text",
     "--json", "--inject", "llm=timeout", "llm=nonsense", "--store", "/nowhere/x.db", "os:path",
@@ -235,7 +239,11 @@ WORDS = [
 def malformed_command(counted: Counted, argv: list[str]) -> None:
     out, err = io.StringIO(), io.StringIO()
     counted.tried += 1
-    with redirect_stdout(out), redirect_stderr(err):
+    if argv[:1] == ["run"]:
+        argv = [*argv, "--scale", "0"]  # the fakes answer at once
+    # The parser of all commands takes longer to make than most of these take to fail.
+    parser = mock.patch.object(app, "make_parser", return_value=PARSER())
+    with parser, redirect_stdout(out), redirect_stderr(err):
         try:
             code: Any = main(argv)
         except SystemExit as left:
@@ -256,7 +264,7 @@ def malformed_plan(counted: Counted, plain: dict[str, Any], rest: Any) -> None:
         pass
 
 
-TOKEN = str(Token(Scenario(3), main="tests.property.storm:weather", args=(1,)))
+TOKEN = str(Token(Scenario(3), main="tests.property.stress:check_run", args=(1,)))
 
 
 @fuzzed

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stageflow.telemetry.histogram import (
+from stageflow.telemetry import SQLiteSink, TelemetryStore, Window
+from stageflow.telemetry.readings import (
     BOUNDS_MS,
     RELATIVE_ERROR,
     Histogram,
@@ -20,9 +21,9 @@ from stageflow.telemetry.histogram import (
     bucket_of,
     middle_of,
 )
-from stageflow.telemetry.sqlite import SQLiteSink
-from stageflow.telemetry.store import TelemetryStore, Window
 from tests.utils.telemetry import NOON_S, batch, run_log
+
+pytestmark = pytest.mark.untraced
 
 #: Above 1 µs, up to 10,000 s, in milliseconds: where the error is bounded.
 durations = st.one_of(

@@ -9,16 +9,24 @@ from typing import Any
 import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
 
 from stageflow import Event, Pipeline, PipelineDefinitionError, StageSpec
-from stageflow.testing.faults import FaultInjector, FaultPlan
-from stageflow.testing.scripted import ScriptedStage, do_nothing
-from stageflow.testing.simulation import Scenario, Token
+from stageflow.testing import (
+    FaultInjector,
+    FaultPlan,
+    Scenario,
+    ScriptedStage,
+    Token,
+    do_nothing,
+    strategies,
+)
 from stageflow.testing.strategies import (
     Broken,
     RecordedRun,
     broken_specs,
     context_bags,
+    dependencies,
     event_sequences,
     fault_plans,
     open_pipelines,
@@ -28,6 +36,8 @@ from stageflow.testing.strategies import (
     stage_names,
     stage_specs,
 )
+
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 PROVIDERS = ("llm", "stt", "tts", "db", "search")
 QUIET = settings(database=None, max_examples=300, derandomize=True)
@@ -54,7 +64,7 @@ def test_the_named_defect_is_the_one_that_is_found(broken: Broken) -> None:
     """Whatever else is reported would be a second defect."""
     with pytest.raises(PipelineDefinitionError) as caught:
         Pipeline("broken", broken.specs).build()
-    assert {type(problem) for problem in caught.value.problems} == {broken.defect}
+    assert {problem.code for problem in caught.value.problems} == {broken.defect}
 
 
 def smallest(strategy: st.SearchStrategy[Any], wanted: Callable[[Any], bool]) -> Any:
@@ -159,3 +169,82 @@ def test_the_same_seed_draws_the_same_runs() -> None:
 def test_every_drawn_name_names_a_stage(names: set[str]) -> None:
     """A pipeline takes it."""
     Pipeline("named", [StageSpec(name, do_nothing) for name in sorted(names)]).build()
+
+
+STRATEGIES = [name for name in strategies.__all__ if name.islower()]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_needs_no_argument(name: str) -> None:
+    """Called bare, each draws something."""
+    seen: list[object] = []
+
+    @settings(database=None, max_examples=3)
+    @given(getattr(strategies, name)())
+    def draws(drawn: object) -> None:
+        seen.append(drawn)
+
+    draws()
+    assert seen
+
+
+@settings(max_examples=20)
+@given(event_sequences())
+def test_a_recorded_run_is_the_sequence_of_its_events(run: RecordedRun) -> None:
+    """Length, indices from both ends, slices, iteration and membership are those of the events."""
+    assert [run[i].sequence for i in range(len(run))] == list(range(1, len(run) + 1))
+    assert tuple(run) == run.events == run[:]
+    assert (run[-1], run[1:-1]) == (run.events[-1], run.events[1:-1])
+    assert tuple(reversed(run)) == run.events[::-1]
+    assert run[0] in run
+    assert run.index(run[1]) == 1
+
+
+@given(st.data())
+def test_dependencies_are_valid_names_none_twice(data: st.DataObject) -> None:
+    """Without candidates they are any names, and else some of these, whatever holds them."""
+    bare = data.draw(dependencies())
+    Pipeline("named", [StageSpec(name, do_nothing) for name in bare]).build()
+    for candidates in (["a", "b", "a"], {"a", "b"}, (letter for letter in "ab"), {"a": 1, "b": 2}):
+        drawn = data.draw(dependencies(candidates))
+        assert len(set(drawn)) == len(drawn)
+        assert set(drawn) <= {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "only"),
+    [
+        (dependencies([]), ()),
+        (stage_specs(min_size=0, max_size=0), []),
+        (fault_plans(providers=()), FaultPlan()),
+        (fault_plans(max_size=0), FaultPlan()),
+        (pipelines(max_size=0).map(lambda pipeline: pipeline.stages), ()),
+        (scenarios(max_steps=0).map(lambda scenario: scenario.cancel_at_step), None),
+    ],
+)
+def test_what_can_be_nothing_is(strategy: st.SearchStrategy[Any], only: object) -> None:
+    """With nothing to choose from, the one value that is left is drawn."""
+
+    @settings(database=None, max_examples=10)
+    @given(strategy)
+    def draws(drawn: object) -> None:
+        assert drawn == only
+
+    draws()
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: dependencies("stt"), "candidates='stt' is one string: give a list"),
+        (lambda: fault_plans(providers="llm"), "providers='llm' is one string: give a list"),
+        (lambda: scenarios(providers="llm"), "providers='llm' is one string: give a list"),
+        (lambda: stage_specs(endings="ok"), "endings='ok' is one string: give a list"),
+        (lambda: stage_specs(endings=["okay"]), "give 'ok', 'raise', 'fail' or 'skip'"),
+        (lambda: stage_specs(endings=[]), "give 'ok', 'raise', 'fail' or 'skip'"),
+    ],
+)
+def test_a_wrong_argument_is_refused_at_once(call: Callable[[], object], told: str) -> None:
+    """A string is a sequence of letters, which nobody means."""
+    with pytest.raises(InvalidArgument, match=told):
+        call()

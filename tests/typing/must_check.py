@@ -24,10 +24,16 @@ from stageflow import (
     StageSpec,
     stage,
 )
-from stageflow.interceptors import RetryInterceptor, RetryPolicy
-from stageflow.interceptors.base import CallNext
-from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
-from stageflow.testing.simulation import Outcome, Simulation, explore, simulate
+from stageflow.interceptors import CallNext, RetryInterceptor, RetryPolicy
+from stageflow.testing import (
+    FaultInjector,
+    FaultType,
+    Outcome,
+    Simulation,
+    explore,
+    inject_fault,
+    simulate,
+)
 
 
 @stage
@@ -78,8 +84,11 @@ class Sink:
 
 async def use() -> None:
     """Define, build, run, read."""
-    assert_type(bare, StageSpec)
-    specs = [bare, split, StageSpec("count", Count(), ("split",), inputs=("words",))]
+    specs: list[StageSpec] = [
+        bare,
+        split,
+        StageSpec("count", Count(), ("split",), inputs=("words",)),
+    ]
     pipeline = Pipeline("p", specs, inputs=["text"])
     assert_type(pipeline.compose(pipeline), Pipeline)
     graph = pipeline.build()

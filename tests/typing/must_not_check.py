@@ -12,15 +12,15 @@ from stageflow import (
     stage,
 )
 from stageflow.interceptors import RetryInterceptor, RetryPolicy
-from stageflow.testing.simulation import Simulation, simulate
+from stageflow.testing import Simulation, simulate
 
 
-@stage  # E: arg-type
-async def returns_text(ctx: StageContext) -> str:
+@stage
+async def returns_text(question: str) -> str:
     return "text"
 
 
-@stage  # E: arg-type
+@stage  # E: type-var
 def does_not_await(ctx: StageContext) -> StageOutput:
     return StageOutput.ok()
 
@@ -49,7 +49,8 @@ async def use() -> None:
     result = await PipelineOrchestrator(graph).run(PipelineContext())
     result.status = "done"  # E: assignment
     result.outputs.missing()  # E: attr-defined
-    await Pipeline("p", [fine]).run({"text": "a"})  # E: arg-type
+    await Pipeline("p", [fine]).run(["a"])  # E: arg-type
+    await returns_text(5)  # E: arg-type
 
 
 async def no_coroutine(sim: Simulation) -> int:

@@ -1,15 +1,18 @@
-"""The mistakes of the first hour: each is made, and what is said names the mend."""
+"""The mistakes of the first hour: each is made, and what is said names the fix."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from stageflow import (
+    BreakerPolicy,
+    EventDispatcher,
+    Interceptor,
     Message,
     Pipeline,
     PipelineContext,
@@ -18,11 +21,13 @@ from stageflow import (
     StageContext,
     StageOutput,
     StageSpec,
+    run_child,
     stage,
+    subpipeline,
 )
-from stageflow.providers.fake import FakeLLM
-from stageflow.providers.latency import LatencyProfile
-from stageflow.testing.contracts import StageCase
+from stageflow.engine import CallNext
+from stageflow.providers import FakeLLM, LatencyProfile
+from stageflow.testing import StageCase
 from tests.contract.base import StageContractTest
 from tests.utils.asv_repo import ROOT
 
@@ -54,7 +59,8 @@ def run(*stages: Any, inputs: list[str] | None = None, **providers: Any) -> Any:
 
 def alone(function: Any, **declared: Any) -> Any:
     """Run a function as the only stage, or behind the first if it depends on that."""
-    spec = stage(**{"outputs": ["answer"], **declared})(function)
+    declare: Any = stage(**{"outputs": ["answer"], **declared})
+    spec = declare(function)
     before = [first] if declared.get("dependencies") or declared.get("inputs") else []
     return run(*before, spec, llm=FakeLLM("Hello!"))
 
@@ -67,8 +73,6 @@ def held(function: Any) -> StageContractTest:
     contract.make_stage = lambda: case  # type: ignore[method-assign]
     return contract
 
-
-# ── the mistakes ────────────────────────────────────────────────────────────────────────────
 
 MISTAKES: dict[str, Callable[[], Any]] = {}
 
@@ -92,9 +96,272 @@ def _spec(name: str = "s", **declared: Any) -> StageSpec:
     return StageSpec(name, declared.pop("runner", nothing), **declared)
 
 
-@mistake("read another stage's output without depending on it")
+@mistake("read the output of a later stage")
 def _() -> Any:
-    return run(first, _spec("second", inputs=("a",)))
+    second = _spec("second", dependencies=("first",), outputs=("b",))
+    return run(_spec("first", inputs=("b",)), second)
+
+
+@mistake("gave `run()` a name that is not an input")
+def _() -> Any:
+    async def second(question: str) -> str:
+        return question
+
+    return asyncio.run(Pipeline("p", [stage(second)]).run(qestion="?"))
+
+
+@mistake("gave a stage `*args`")
+def _() -> Any:
+    async def answer(*words: str) -> str:
+        return " ".join(words)
+
+    return alone(answer)
+
+
+@mistake("returned one value for two outputs")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> str:
+        return "yes"
+
+    return alone(answer, outputs=["a", "b"])
+
+
+@mistake("annotated an input with the wrong class")
+def _() -> Any:
+    async def number() -> int:
+        return 1
+
+    async def text(number: str) -> str:
+        return number
+
+    return run(stage(number), stage(text))
+
+
+@mistake("gave a stage a breaker and no provider")
+def _() -> Any:
+    return run(stage(breaker=BreakerPolicy())(nothing))
+
+
+@mistake("read a stage's own output")
+def _() -> Any:
+    return run(_spec(inputs=("a",), outputs=("a",)))
+
+
+@mistake("gave a stage's name as an input")
+def _() -> Any:
+    return run(first, _spec(dependencies=("first",), inputs=("first",)))
+
+
+@mistake("gave a key as a dependency")
+def _() -> Any:
+    return run(first, _spec(dependencies=("a",)))
+
+
+@mistake("misspelt an input in the context")
+def _() -> Any:
+    pipeline = Pipeline("p", [_spec(inputs=("q",))], inputs=["q"])
+    return asyncio.run(pipeline.run(PipelineContext({"qq": 1})))
+
+
+@mistake("wrote a stage with `yield`")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> AsyncIterator[int]:
+        yield 1
+
+    return alone(answer)
+
+
+@mistake("gave a class as a stage")
+def _() -> Any:
+    return run(_spec(runner=StageContractTest))
+
+
+@mistake("called the function of a stage")
+def _() -> Any:
+    call: Any = nothing(None)  # type: ignore[arg-type]
+    try:
+        return run(_spec(runner=call))
+    finally:
+        call.close()
+
+
+@mistake("built an output by hand")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        return StageOutput("completed", {"answer": 1})  # type: ignore[arg-type]
+
+    return alone(answer)
+
+
+@mistake("returned a coroutine")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> Any:
+        return nothing(ctx)
+
+    return alone(answer)
+
+
+@mistake("failed with an exception as the reason")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        return StageOutput.fail(ValueError("busy"))  # type: ignore[arg-type]
+
+    return alone(answer)
+
+
+@mistake("awaited a call twice")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        call = nothing(ctx)
+        await call
+        return await call
+
+    return alone(answer)
+
+
+@mistake("raised an error about coroutines")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        raise TypeError("the coroutine pool is empty")
+
+    result = alone(answer)
+    assert result.error.endswith("empty")
+    return result
+
+
+@mistake("took the next item of nothing")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok(answer=next(iter(())))
+
+    return alone(answer)
+
+
+def say(runner: Any) -> StageSpec:
+    """A stage that writes a stream."""
+    return _spec("say", runner=runner, streams=("words",))
+
+
+@mistake("put an item without `await`")
+def _() -> Any:
+    async def forgetful(ctx: StageContext) -> StageOutput:
+        words = ctx.open("words")
+        await words.put(1)
+        words.put(2)  # type: ignore[unused-coroutine]
+        await words.put(3)
+        return StageOutput.ok()
+
+    return run(say(forgetful))
+
+
+@mistake("returned a stream as an output")
+def _() -> Any:
+    async def whole(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok(words=["one"])
+
+    return run(say(whole))
+
+
+@mistake("read a stream by `for`")
+def _() -> Any:
+    async def speak(ctx: StageContext) -> StageOutput:
+        await ctx.open("words").put("one")
+        return StageOutput.ok()
+
+    async def hear(ctx: StageContext) -> StageOutput:
+        return StageOutput.ok(heard=list(ctx["words"]))
+
+    return run(say(speak), _spec(runner=hear, dependencies=("say",), inputs=("words",)))
+
+
+@mistake("wrote an async condition")
+def _() -> Any:
+    async def holds(ctx: StageContext) -> bool:
+        return False
+
+    return run(_spec(condition=lambda ctx: holds(ctx)))  # noqa: PLW0108 - hides that it is async
+
+
+class Mixed(Interceptor):
+    """An interceptor with an async hook."""
+
+    async def before(self, ctx: StageContext, /) -> None:  # type: ignore[override]
+        """Never run: nobody would await it."""
+
+
+@mistake("wrote an async hook")
+def _() -> Any:
+    return asyncio.run(Pipeline("p", [first]).run(interceptors=[Mixed()]))
+
+
+class Plain(Interceptor):
+    """An interceptor that does not await the rest."""
+
+    def around(self, ctx: StageContext, call_next: CallNext, /) -> Any:
+        """Return something that cannot be awaited."""
+        return "answer"
+
+
+@mistake("wrote a plain `around`")
+def _() -> Any:
+    return PipelineOrchestrator(Pipeline("p", [first]).build(), interceptors=[Plain()])
+
+
+class Async:
+    """A sink of everything, whose methods are async or not as the wrong port has them."""
+
+    async def write(self, events: object) -> None:
+        """Never run."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def put(self, letter: object) -> None:
+        """Return nothing to await."""
+
+
+@mistake("wrote an async sink")
+def _() -> Any:
+    return EventDispatcher([Async()])  # type: ignore[list-item]
+
+
+@mistake("gave a path as the sink of dead letters")
+def _() -> Any:
+    return PipelineContext(dead_letters="letters.db")  # type: ignore[arg-type]
+
+
+@mistake("wrote a plain sink of dead letters")
+def _() -> Any:
+    graph = Pipeline("p", [first]).build()
+    return PipelineOrchestrator(graph, dead_letters=Async())  # type: ignore[arg-type]
+
+
+@mistake("wrote an async clock")
+def _() -> Any:
+    return PipelineContext(wall_clock=nothing)  # type: ignore[arg-type]
+
+
+@mistake("swapped the arguments of `run_child`")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        await run_child(Pipeline("p", [first]), ctx)  # type: ignore[arg-type]
+        return StageOutput.ok(answer=1)
+
+    return alone(answer)
+
+
+@mistake("ran a pipeline in a stage")
+def _() -> Any:
+    async def answer(ctx: StageContext) -> StageOutput:
+        await Pipeline("p", [first]).run(ctx)  # type: ignore[arg-type]
+        return StageOutput.ok(answer=1)
+
+    return alone(answer)
+
+
+@mistake("gave a list of stages as a sub-pipeline")
+def _() -> Any:
+    return subpipeline("child", [first])  # type: ignore[arg-type]
 
 
 @mistake("read a key that is not among `inputs`")
@@ -141,43 +408,14 @@ def _() -> Any:
     return run(_spec(inputs=("q",)), inputs=["q"])
 
 
-@mistake("handed `run()` a dict")
-def _() -> Any:
-    return asyncio.run(Pipeline("p", [first]).run({"q": 1}))  # type: ignore[arg-type]
-
-
 @mistake("wrote a stage as a plain function")
 def _() -> Any:
     return alone(lambda ctx: StageOutput.ok(answer=1))
 
 
-@mistake("gave a stage two parameters")
-def _() -> Any:
-    async def answer(ctx: StageContext, other: object) -> StageOutput:
-        return StageOutput.ok(answer=other)
-
-    return alone(answer)
-
-
-@mistake("gave a stage no parameter")
-def _() -> Any:
-    async def answer() -> StageOutput:
-        return StageOutput.ok(answer=1)
-
-    return alone(answer)
-
-
 @mistake("forgot `@stage`")
 def _() -> Any:
     return run(nothing)
-
-
-@mistake("returned a dict")
-def _() -> Any:
-    async def answer(ctx: StageContext) -> dict[str, int]:
-        return {"answer": 1}
-
-    return alone(answer)
 
 
 @mistake("forgot `return`")
@@ -346,9 +584,6 @@ def _() -> Any:
 @mistake("read an output of a run that failed")
 def _() -> Any:
     return run(REPLY).outputs["answer"]
-
-
-# ── the page ────────────────────────────────────────────────────────────────────────────────
 
 
 def rows() -> dict[str, str]:

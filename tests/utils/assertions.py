@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stageflow import Event
-from stageflow.testing.invariants import check_events as assert_events_sound
-from stageflow.testing.invariants import check_run as assert_run_sound
+from stageflow.testing import check_events as assert_events_sound
+from stageflow.testing import check_run as assert_run_sound
 
 __all__ = ["assert_events_sound", "assert_run_sound", "events_of", "only", "types_of"]
 

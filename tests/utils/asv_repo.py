@@ -2,19 +2,28 @@
 
 Their package counts its work exactly and spends CPU time in proportion to it, so a commit that is
 planted to be 1.5 times slower is so on any machine, however loaded.
+
+An asv environment and the measurement of three commits take half a minute, so a test session makes
+them once. Each worker of pytest-xdist has a copy of the environment, as asv installs one commit
+after another in it; tests change copies of the repository.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.utils.commands import run_command
+from tests.utils.session import once
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,6 +94,12 @@ time_added_later.timer = time.process_time
 time_added_later.rounds = 2
 '''
 
+#: pip takes three seconds to build and install a package of one file.
+_QUICK_BUILD: dict[str, Any] = {
+    "build_command": [],
+    "install_command": [f"python {Path(__file__).with_name('quick_install.py')} {{build_dir}}"],
+}
+
 _ADDED_LATER = "\n\ndef added_later():\n    work()\n"
 BASE_STEPS = 20_000
 
@@ -96,21 +111,16 @@ class ScratchRepo:
     Attributes:
         path: Its working tree.
         home: Home folder to run asv with, so that no machine file of the user is touched.
+        environments: Folder of its asv environments; None for what its ``asv.conf.json`` says.
     """
 
     path: Path
     home: Path
+    environments: Path | None = None
 
     def git(self, *args: str) -> str:
         """Run git in the repository and return its output, stripped."""
-        done = subprocess.run(
-            ["git", *args],
-            cwd=self.path,
-            env=self.env,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        done = run_command(["git", *args], cwd=self.path, env=self.env, check=True)
         return done.stdout.strip()
 
     def commit(self, message: str, files: dict[str, str]) -> str:
@@ -144,10 +154,17 @@ class ScratchRepo:
         found = (self.path / ".asv" / "results").glob("*/*-*.json")
         return {path.name.split("-")[0]: path for path in found}
 
-    def copy(self, folder: Path) -> ScratchRepo:
-        """A copy to change at will, which shares the asv environment of the original."""
-        shutil.copytree(self.path, folder / "repo")
-        return ScratchRepo(folder / "repo", self.home)
+    def copy(self, folder: Path) -> Self:
+        """Return a copy to change at will, which shares the asv environment of the original."""
+        shutil.copytree(self.path, folder / "repo", symlinks=True)
+        return replace(self, path=folder / "repo")
+
+    def configure(self, **settings: Any) -> None:
+        """Write ``asv.conf.json``, which git ignores here: as in this repository, but for these."""
+        config = json.loads((ROOT / "asv.conf.json").read_text(encoding="utf-8"))
+        # The package of these repositories is called stageflow, too, and has no plugin for asv.
+        config |= {"env_dir": str(self.environments), "plugins": []} | settings
+        (self.path / "asv.conf.json").write_text(json.dumps(config), encoding="utf-8")
 
     def start_pulse(self, *args: str) -> subprocess.Popen[str]:
         """Start ``python -m stageflow.pulse`` on the repository, to be watched as it runs."""
@@ -175,7 +192,7 @@ class ScratchRepo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=1800,  # only bounds a hang
         )
 
 
@@ -191,22 +208,20 @@ def package(steps: int, added_later: bool = False) -> dict[str, str]:
 
 
 def create(folder: Path) -> ScratchRepo:
-    """A repository with one commit on ``main``, whose asv environments lie in `folder` too."""
-    repo = ScratchRepo(folder / "repo", folder / "home")
+    """A repository with one commit on ``main``, whose asv environments are in `folder` too."""
+    repo = ScratchRepo(folder / "repo", folder / "home", folder / "env")
     repo.path.mkdir(parents=True)
     repo.home.mkdir()
     repo.git("init", "--quiet", "--initial-branch", "main")
-    config = json.loads((ROOT / "asv.conf.json").read_text(encoding="utf-8"))
-    config["env_dir"] = str(folder / "env")
+    repo.configure()
     repo.commit(
         "The package",
         package(BASE_STEPS)
         | {
             "pyproject.toml": _PYPROJECT,
-            "asv.conf.json": json.dumps(config),
             "benchmarks/__init__.py": "",
             "benchmarks/work.py": _BENCHMARKS,
-            ".gitignore": ".asv/\n__pycache__/\n",
+            ".gitignore": ".asv/\n__pycache__/\nasv.conf.json\n",
         },
     )
     return repo
@@ -228,13 +243,28 @@ class Measured:
     output: str
     exit_code: int
 
+    def copy(self, folder: Path) -> ScratchRepo:
+        """Return a copy of the repository to change at will; its builds do without pip."""
+        copied = self.repo.copy(folder)
+        copied.configure(**_QUICK_BUILD)
+        return copied
 
-@functools.cache
-def measured(folder: Path) -> Measured:
-    """The measured repository of this test session, made once: it costs an asv environment."""
+
+def measured(factory: pytest.TempPathFactory) -> Measured:
+    """The measured repository of this test session, and this worker's copy of its environment."""
+    folder = once(factory, "asv", _measure)
+    env = factory.getbasetemp() / "asv-env"
+    if not env.exists():
+        shutil.copytree(folder / "env", env, symlinks=True)
+    repo = ScratchRepo(folder / "repo", folder / "home", env)
+    return Measured(repo, **json.loads((folder / "measured.json").read_text(encoding="utf-8")))
+
+
+def _measure(folder: Path) -> None:
     repo = create(folder)
     first = repo.git("rev-parse", "HEAD")
     second = repo.commit("More work", package(BASE_STEPS + 5_000))
     third = repo.commit("Escape <this> & that", package(BASE_STEPS + 5_000, added_later=True))
     done = repo.pulse("bench")
-    return Measured(repo, [first, second, third], done.stdout, done.returncode)
+    told = {"commits": [first, second, third], "output": done.stdout, "exit_code": done.returncode}
+    (folder / "measured.json").write_text(json.dumps(told), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +13,15 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
-from stageflow.pulse.serve import address_of
+from stageflow.pulse.history import address_of
+
+#: Only bounds a hang, in milliseconds; the usual 5 s are too short on a loaded machine.
+PATIENCE_MS = 120_000
+expect.set_options(timeout=PATIENCE_MS)
+#: How long the end of a visit waits for requests under way.
+LAST_ANSWERS_S = 10.0
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -38,12 +45,15 @@ class Visit:
     errors: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    _under_way: dict[Request, None] = field(default_factory=dict)
 
     def watch(self) -> None:
         """Block and note each request that leaves the site, and note each error."""
         self.page.route("**/*", self._let_through_or_block)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        self.page.on("request", self._note_request)
+        self.page.on("requestfinished", lambda request: self._under_way.pop(request, None))
+        self.page.on("requestfailed", self._note_failure)
         self.page.on(
             "console",
             lambda message: self.errors.append(message.text) if message.type == "error" else None,
@@ -51,7 +61,34 @@ class Visit:
 
     def open(self, place: str = "") -> None:
         """Open a place of the site, which is what follows the address of its index page."""
-        self.page.goto(f"{self.home}index.html{place}")
+        self.go(f"index.html{place}")
+
+    def go(self, path: str) -> None:
+        """Open a page of the site by its path."""
+        self.page.goto(f"{self.home}{path}", wait_until="commit")
+        self.page.wait_for_load_state("load")
+
+    def close(self) -> None:
+        """Let requests and their handlers end, then close the page.
+
+        A request that hangs is left behind: the page's own waits have seen what they need, and a
+        browser under load may not report the end of each request.
+        """
+        waits_until_s = time.monotonic() + LAST_ANSWERS_S
+        while self._under_way and time.monotonic() < waits_until_s:
+            self.page.wait_for_timeout(10)
+        # A handler that finds its page closed would raise.
+        self.page.unroute_all(behavior="wait")
+        self.page.close()
+
+    def _note_request(self, request: Request) -> None:
+        self._under_way[request] = None
+
+    def _note_failure(self, request: Request) -> None:
+        self._under_way.pop(request, None)
+        # The browser aborts what a page is still loading when a link leads away from it.
+        if request.failure != "net::ERR_ABORTED":
+            self.failed.append(request.url)
 
     def _let_through_or_block(self, route: Route) -> None:
         if route.request.url.startswith(self.home):
@@ -108,12 +145,13 @@ def visiting(browser: Browser, home: str, **context: Any) -> Iterator[Visit]:
         context: What the browser shall be like: viewport, colour scheme, time zone.
     """
     opened = browser.new_context(**({"viewport": {"width": 1200, "height": 800}} | context))
+    opened.set_default_timeout(PATIENCE_MS)
     visit = Visit(opened.new_page(), home)
     visit.watch()
     try:
         yield visit
+        visit.close()
     finally:
-        # Looked at before the context is closed, which aborts what is still loading.
-        noted = (list(visit.outside), list(visit.failed), list(visit.errors))
         opened.close()
+    noted = (visit.outside, visit.failed, visit.errors)
     assert noted == ([], [], []), f"outside, failed, errors: {noted}"

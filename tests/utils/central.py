@@ -13,15 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stageflow.events import EventLog
-from stageflow.pulse.central.record import SELFTEST_FILE
-from stageflow.pulse.gate.judge import Exit
-from stageflow.pulse.gate.selftest.trials import Detected, Fault, Identical, Rate
-from stageflow.pulse.project import AsvProject
-from stageflow.telemetry.letters import LETTER_WAITING
-from stageflow.telemetry.sqlite import SQLiteSink
+from stageflow.events import EventLog, RawEvent
+from stageflow.pulse.gate import Exit
+from stageflow.pulse.history import AsvProject
+from stageflow.telemetry import DEAD_LETTER_WAITING, SQLiteSink
 from tests.utils.asv_repo import ROOT
+from tests.utils.commands import run_command
 from tests.utils.telemetry import NOON_S, batch
+from tools.gate_selftest.trials import Detected, Fault, Identical, Rate
 
 MACHINE = "box"
 FIRST_COMMIT_S = 1_700_000_000
@@ -63,7 +62,7 @@ for number in range(1, {metrics}):
     setattr(Runs, f"track_{{number:03}}", _track)
 '''
 
-#: As a worker that knows no work.
+#: As a worker that knows no operation.
 _WORKER = '''\
 """Does nothing on request."""
 
@@ -75,7 +74,8 @@ import stageflow
 
 if __name__ == "__main__":
     folder = os.path.dirname(stageflow.__file__)
-    print(json.dumps({"ready": True, "package": folder, "works": [], "missing": {}}), flush=True)
+    ready = {"ready": True, "package": folder, "operations": [], "missing": {}}
+    print(json.dumps(ready), flush=True)
     sys.stdin.read()
 '''
 
@@ -126,17 +126,22 @@ def repository(folder: Path, commits: int, metrics: int, *, machine: str = MACHI
     )
     hashes = _git(folder, "rev-list", "--reverse", "main").split()
     files = {
-        "asv.conf.json": (ROOT / "asv.conf.json").read_text(encoding="utf-8"),
+        # The package here is called stageflow, too, and has no plugin for asv.
+        "asv.conf.json": json.dumps(
+            json.loads((ROOT / "asv.conf.json").read_text(encoding="utf-8")) | {"plugins": []}
+        ),
         "stageflow/__init__.py": "",
         "benchmarks/__init__.py": "",
         "benchmarks/counted.py": _COUNTED,
         "benchmarks/engine.py": _ENGINE.format(metrics=metrics),
-        "benchmarks/worker.py": _WORKER,
+        "benchmarks/_lib/__init__.py": "",
+        "benchmarks/_lib/worker.py": _WORKER,
         "benchmarks/budgets.toml": _BUDGETS,
+        "benchmarks/pulse.toml": (ROOT / "benchmarks/pulse.toml").read_text(encoding="utf-8"),
         "docs/runbook.md": _RUNBOOK,
     }
     for name, text in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     project = AsvProject.load(folder)
     _results(project, hashes, metrics, machine)
@@ -144,7 +149,7 @@ def repository(folder: Path, commits: int, metrics: int, *, machine: str = MACHI
 
 
 def _git(folder: Path, *args: str) -> str:
-    done = subprocess.run(["git", *args], cwd=folder, check=True, capture_output=True, text=True)
+    done = run_command(["git", *args], cwd=folder, check=True)
     return done.stdout
 
 
@@ -264,9 +269,11 @@ def write_selftest(project: AsvProject) -> None:
             asdict(Detected("bag", names(1)[0], rise, Rate(3, 3), Rate(3, 3)))
             for rise in (0.05, 0.1, 0.2, math.inf)
         ],
-        "faults": [asdict(Fault("nothing matches", Exit.TOO_LITTLE, Exit.TOO_LITTLE))],
+        "faults": [
+            asdict(Fault("nothing matches", Exit.INSUFFICIENT_DATA, Exit.INSUFFICIENT_DATA))
+        ],
     }
-    path = project.root / SELFTEST_FILE
+    path = project.root / "docs/gate-selftest.json"
     path.write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -295,7 +302,7 @@ def a_load(**changes: Any) -> str:
 
 
 def voice_figures(word_error_rate: float = 0.36, **changes: Any) -> str:
-    """A line as ``make voice-figures`` writes it, with some of its figures."""
+    """A line as ``python -m tools.voice_figures --record`` writes it, with some of its figures."""
     line = {
         "version": 1,
         "at": "2026-01-02T03:04:05+00:00",
@@ -390,6 +397,9 @@ def _turn(
             failure = {"duration_ms": took * 1000, "error_code": code, "error_message": "it was"}
             happened.append((ends[stage], -1, ("stage.llm.failed", ends[stage], stage, failure)))
             break
+        if stage == "tts":
+            heard: RawEvent = (f"stage.{stage}.first_audio", ends[stage], stage, {})
+            happened.append((ends[stage], -2, heard))
         completed = (f"stage.{stage}.completed", ends[stage], stage, began)
         happened.append((ends[stage], -1, completed))
     for _, _, event in sorted(happened):
@@ -408,14 +418,14 @@ def _letter(log: EventLog, code: str) -> EventLog:
     run_id, at_s = log.pipeline_run_id, log.wall_started_at
     letter = EventLog(run_id, at_s, at_s)
     data = {
-        "letter_id": hashlib.sha256(run_id.encode()).hexdigest()[:12],
+        "dead_letter_id": hashlib.sha256(run_id.encode()).hexdigest()[:12],
         "created_at": _iso(at_s),
         "pipeline": "voice",
         "failed_stage": "llm",
         "provider": "llm",
         "error_code": code,
     }
-    letter.append((LETTER_WAITING, at_s, None, data))
+    letter.append((DEAD_LETTER_WAITING, at_s, None, data))
     return letter
 
 

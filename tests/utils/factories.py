@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from stageflow import Pipeline, StageContext, StageOutput, StageSpec, stage
+from stageflow import Pipeline, StageContext, StageGraph, StageKind, StageOutput, StageSpec, stage
 from stageflow.events import EventLog
-from stageflow.stage import StageKind
-from stageflow.testing.scripted import ScriptedStage, do_nothing
+from stageflow.testing import ScriptedStage, do_nothing
 
 
 def make_spec(
@@ -27,6 +26,14 @@ def make_spec(
 def make_pipeline(*specs: StageSpec, name: str = "test", inputs: Sequence[str] = ()) -> Pipeline:
     """A pipeline of `specs`."""
     return Pipeline(name, specs, inputs=inputs)
+
+
+def shape(graph: StageGraph) -> dict[str, tuple[set[str], bool]]:
+    """Return what each stage of a graph waits for, and whether it is required."""
+    return {
+        spec.name: ({graph.specs[number].name for number in before}, spec.required)
+        for spec, before in zip(graph.specs, graph.predecessors, strict=True)
+    }
 
 
 def chain(length: int, *, name: str = "chain") -> Pipeline:

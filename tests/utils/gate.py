@@ -6,11 +6,22 @@ import datetime as dt
 import math
 from collections.abc import Mapping
 
-from stageflow.pulse.gate.accepted import Accepted
-from stageflow.pulse.gate.budgets import Budget, Gate, Limits
-from stageflow.pulse.gate.evidence import Evidence, Measured, Side, Timing, Value
-from stageflow.pulse.gate.judge import Judgement, Kind, Verdict, judge
-from stageflow.pulse.gate.samples import Interval
+from stageflow.pulse.gate import (
+    Accepted,
+    Budget,
+    Evidence,
+    Gate,
+    Judgement,
+    Kind,
+    Limits,
+    Measured,
+    Side,
+    Timing,
+    Value,
+    Verdict,
+    judge,
+)
+from stageflow.pulse.history import Interval
 
 LIMITS = Limits(counted_fail=1.1, counted_warn=1.02, timed_fail=1.2, timed_warn=1.05)
 TODAY = dt.date(2030, 6, 15)

@@ -1,18 +1,20 @@
 """Scratch repositories with benchmarks that the gate judges, and figures that are known.
 
-The package counts its steps. The exact benchmark, the counted one and the timed works all report
+The package counts its steps. The exact benchmark, the counted one and the timed operations report
 these steps, so that what is planted is found on any machine, through real git, asv and workers.
 """
 
 from __future__ import annotations
 
-import functools
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pytest
 
 from tests.utils import asv_repo
 from tests.utils.asv_repo import BASE_STEPS, ScratchRepo, package
+from tests.utils.session import once
 
 _EXACT = '''\
 """What does not scatter."""
@@ -36,56 +38,56 @@ _COUNTED = '''\
 import math
 
 import stageflow
-from .works import WORKS
+from ._lib.operations import OPERATIONS
 
 
 def track_instructions(work):
-    function = getattr(stageflow, WORKS[work], None)
+    function = getattr(stageflow, OPERATIONS[work], None)
     if function is None:
         return math.nan
     function()
     return stageflow.STEPS
 
 
-track_instructions.params = list(WORKS)
+track_instructions.params = list(OPERATIONS)
 track_instructions.param_names = ["work"]
 track_instructions.unit = "instructions"
 track_instructions.version = "1"
 '''
 
-_WORKS = '''\
-"""The works, and the function of the package that does each."""
+_OPERATIONS = '''\
+"""The operations, and the function of the package that does each."""
 
-WORKS = {"walk": "work", "later": "added_later"}
+OPERATIONS = {"walk": "work", "later": "added_later"}
 '''
 
 # Time stands for steps: an operation of n steps "takes" n nanoseconds.
 _WORKER = '''\
-"""Does the works on request."""
+"""Run operations on request."""
 
 import json
 import os
 import sys
 
 import stageflow
-from benchmarks.works import WORKS
+from benchmarks._lib.operations import OPERATIONS
 
 CALLS = 25
 
 
 def run(name):
     try:
-        getattr(stageflow, WORKS[name])()
+        getattr(stageflow, OPERATIONS[name])()
     except Exception as error:
-        return {"work": name, "error": f"{type(error).__name__}: {error}"}
+        return {"operation": name, "error": f"{type(error).__name__}: {error}"}
     steps = stageflow.STEPS
-    return {"work": name, "wall_ns": [steps] * CALLS, "cpu_ns": steps * CALLS, "operations": CALLS}
+    return {"operation": name, "wall_ns": [steps] * CALLS, "cpu_ns": steps * CALLS, "count": CALLS}
 
 
 def measure(series):
     try:
-        function = getattr(stageflow, WORKS[series.split("'")[1]] if "walk" in series else "work")
-        function()
+        name = OPERATIONS[series.split("'")[1]] if "walk" in series else "work"
+        getattr(stageflow, name)()
     except AttributeError as error:
         return {"missing": [str(error)]}
     except Exception as error:
@@ -97,15 +99,15 @@ def say(answer):
     print(json.dumps(answer), flush=True)
 
 
-missing = {name: [needs] for name, needs in WORKS.items() if not hasattr(stageflow, needs)}
+missing = {name: [needs] for name, needs in OPERATIONS.items() if not hasattr(stageflow, needs)}
 folder = os.path.dirname(stageflow.__file__)
-say({"ready": True, "package": folder, "works": list(WORKS), "missing": missing})
+say({"ready": True, "package": folder, "operations": list(OPERATIONS), "missing": missing})
 for line in sys.stdin:
     asked = json.loads(line)
     if "measure" in asked:
         say({series: measure(series) for series in asked["measure"]})
     else:
-        say(run(asked["work"]))
+        say(run(asked["operation"]))
 '''
 
 _BUDGETS = """\
@@ -160,10 +162,22 @@ def budgets(limit: float = 10 * BASE_STEPS) -> dict[str, str]:
     return {"benchmarks/budgets.toml": _BUDGETS.format(limit=limit)}
 
 
-def works(**more: str) -> dict[str, str]:
-    """The file of works, with more of them."""
-    lines = "".join(f"WORKS[{name!r}] = {function!r}\n" for name, function in more.items())
-    return {"benchmarks/works.py": _WORKS + lines}
+def operations(**more: str) -> dict[str, str]:
+    """Return the file of operations, with more of them."""
+    lines = "".join(f"OPERATIONS[{name!r}] = {function!r}\n" for name, function in more.items())
+    return {"benchmarks/_lib/operations.py": _OPERATIONS + lines}
+
+
+def benchmark_files() -> dict[str, str]:
+    """The benchmarks that the gate judges, their worker and their budgets."""
+    return {
+        "benchmarks/exact.py": _EXACT,
+        "benchmarks/counted.py": _COUNTED,
+        "benchmarks/_lib/__init__.py": "",
+        "benchmarks/_lib/worker.py": _WORKER,
+        **operations(),
+        **budgets(),
+    }
 
 
 @dataclass(frozen=True)
@@ -174,48 +188,39 @@ class GateRepo(ScratchRepo):
         """Run the gate on it."""
         return self.pulse("gate", *args)
 
-    def copy(self, folder: Path) -> GateRepo:
-        """A copy to change at will."""
-        made = ScratchRepo.copy(self, folder)
-        return GateRepo(made.path, made.home)
-
     def content(self) -> dict[str, bytes]:
         """What has been measured: all results of asv, and all that the gate keeps."""
         files = [*self.path.glob(".asv/results/*/*.json"), *self.path.glob(".asv/gate/*.json")]
         return {str(path.relative_to(self.path)): path.read_bytes() for path in files}
 
 
-@functools.cache
-def gated(shared: Path, folder: Path) -> GateRepo:
-    """The repository of this test session on ``feature``, its base measured; copy it.
+def gated(factory: pytest.TempPathFactory, folder: Path) -> GateRepo:
+    """A copy in `folder` of the session's repository on ``feature``, its base measured."""
 
-    Args:
-        shared: Folder of the measured repository, whose asv environment it shares.
-        folder: Where to make it.
-    """
-    made = asv_repo.measured(shared).repo.copy(folder)
-    repo = GateRepo(made.path, made.home)
-    files = {
-        "benchmarks/exact.py": _EXACT,
-        "benchmarks/counted.py": _COUNTED,
-        "benchmarks/worker.py": _WORKER,
-        **works(),
-        **budgets(),
-        # Without what is added later.
-        **package(BASE_STEPS),
-    }
-    repo.commit("Benchmarks for the gate", files)
-    repo.git("switch", "--quiet", "--create", "feature")
-    done = repo.gate()
-    assert done.returncode == 0, done.stdout
-    return repo
+    def make(shared: Path) -> None:
+        repo = GateRepo(**vars(asv_repo.measured(factory).copy(shared)))
+        # The package is without what is added later.
+        repo.commit("Benchmarks for the gate", benchmark_files() | package(BASE_STEPS))
+        repo.git("switch", "--quiet", "--create", "feature")
+        done = repo.gate()
+        assert done.returncode == 0, done.stdout
+
+    return _copied(factory, once(factory, "gate", make), folder)
 
 
-@functools.cache
-def slower(shared: Path, folder: Path, slow_folder: Path) -> GateRepo:
-    """The same with a commit that is planted 1.5 times slower, judged; copy it."""
-    repo = gated(shared, folder).copy(slow_folder)
-    repo.commit("Slower", package(BASE_STEPS * 3 // 2))
-    done = repo.gate()
-    assert done.returncode == 1, done.stdout
-    return repo
+def slower(factory: pytest.TempPathFactory, folder: Path) -> GateRepo:
+    """The same with a commit that is planted 1.5 times slower, and judged."""
+
+    def make(shared: Path) -> None:
+        repo = gated(factory, shared)
+        repo.commit("Slower", package(BASE_STEPS * 3 // 2))
+        done = repo.gate()
+        assert done.returncode == 1, done.stdout
+
+    return _copied(factory, once(factory, "slower", make), folder)
+
+
+def _copied(factory: pytest.TempPathFactory, shared: Path, folder: Path) -> GateRepo:
+    original = asv_repo.measured(factory)
+    made = replace(original, repo=replace(original.repo, path=shared / "repo")).copy(folder)
+    return GateRepo(**vars(made))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from stageflow.pulse.project import AsvProject
+from stageflow.pulse.history import AsvProject
+from tests.utils.commands import run_command
 
 _ENV = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -58,10 +58,17 @@ class History:
             self._git("commit", "--quiet", "--allow-empty", "--message", message, **dates)
             self.hashes.append(self._git("rev-parse", "HEAD"))
 
-    def measure(self, series: Mapping[str, Callable[[int], float]], *numbers: int) -> None:
+    def measure(
+        self,
+        series: Mapping[str, Callable[[int], float]],
+        *numbers: int,
+        machine: str = "machine",
+        version: str = "1",
+    ) -> None:
         """Write asv's results of some commits; each series tells its value by their number."""
+        (self.project.results_dir / machine).mkdir(exist_ok=True)
         described = {
-            name: {"name": name, "params": [], "param_names": [], "version": "1", "unit": "u"}
+            name: {"name": name, "params": [], "param_names": [], "version": version, "unit": "u"}
             for name in series
         }
         path = self.project.results_dir / "benchmarks.json"
@@ -73,22 +80,30 @@ class History:
                 "commit_hash": commit,
                 "env_name": "virtualenv-py",
                 "date": 0,
-                "params": {"machine": "machine"},
+                "params": {"machine": machine},
                 "python": "3.11",
                 "requirements": {},
                 "result_columns": ["result", "params", "version"],
-                "results": {name: [[of(number)], [], "1"] for name, of in series.items()},
+                "results": {name: [[of(number)], [], version] for name, of in series.items()},
             }
-            path = self.project.results_dir / f"machine/{commit[:8]}-virtualenv-py.json"
-            path.write_text(json.dumps(result))
+            self.path_of(number, machine).write_text(json.dumps(result))
+
+    def path_of(self, number: int, machine: str = "machine") -> Path:
+        """Return the file of results of a commit."""
+        name = f"{self.hashes[number][:8]}-virtualenv-py.json"
+        return self.project.results_dir / machine / name
+
+    def rewrite(self, first: int) -> None:
+        """Replace the commits from number `first` on by others."""
+        count = len(self.hashes) - first
+        self._git("reset", "--quiet", "--hard", self.hashes[first - 1])
+        del self.hashes[first:]
+        self._git("commit", "--quiet", "--allow-empty", "--message", "Another beginning")
+        self.hashes.append(self._git("rev-parse", "HEAD"))
+        self.commit(count - 1)
 
     def _git(self, *arguments: str, **environment: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=self.project.root,
-            check=True,
-            capture_output=True,
-            text=True,
-            env=_ENV | environment,
+        done = run_command(
+            ["git", *arguments], cwd=self.project.root, check=True, env=_ENV | environment
         )
         return done.stdout.strip()

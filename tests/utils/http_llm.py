@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from stageflow.closing import AsyncClosing
+from stageflow._utils.closing import AsyncClosing
 from stageflow.errors import InvalidReplyError
-from stageflow.providers.ports import Message
+from stageflow.providers import Message
 from tests.utils.llm_server import PATH
 
 
@@ -37,6 +37,8 @@ class HttpLLM(AsyncClosing):
         body = _body(messages, stream=True)
         done = False
         async with self._client.stream("POST", PATH, json=body) as response:
+            if response.is_error:
+                await response.aread()  # or the exception would not hold what the service says
             response.raise_for_status()
             async for line in response.aiter_lines():
                 # Read on to the very end: only then can the connection serve another call.

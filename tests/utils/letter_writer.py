@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.events import StageStatus
-from stageflow.letter import DeadLetter, LetterError, StageRecord
+from stageflow import StageStatus
+from stageflow.dlq import DeadLetter, FailureRecord, SQLiteDeadLetterStore, StageRecord
 
 
 def say(*what: Any) -> None:
@@ -36,7 +35,7 @@ def letter(round_number: int, number: int) -> DeadLetter:
         pipeline_run_id=f"run of {name}",
         correlation_id=None,
         failed_stage="s",
-        error=LetterError("c", "permanent", "m", "u"),
+        error=FailureRecord("c", "permanent", "m", "u"),
         inputs={"filler": name * (1 + number * 37 % 400)},
         stages={"s": StageRecord(StageStatus.FAILED, False)},
     )

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from stageflow import Audio
-from stageflow.providers.local.espeak import speak
+from stageflow.providers.local import speak
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ class Mailbox:
         ca: Who signed its certificate.
         password: What `USER` has to show.
         answers: What it answers to the next letters instead of taking them.
+        refused: What it answers to receivers, by address.
     """
 
     ca: trustme.CA
@@ -34,6 +36,7 @@ class Mailbox:
     port: int = 0
     letters: list[EmailMessage] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
     arrived: threading.Condition = field(default_factory=threading.Condition)
 
     @property
@@ -58,6 +61,15 @@ class Mailbox:
         given = data.login.decode(), data.password.decode()
         return AuthResult(success=given == (USER, self.password), handled=False)
 
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Take or refuse a receiver."""
+        if address in self.refused:
+            return self.refused[address]
+        envelope.rcpt_tos.append(address)
+        return "250 fine"
+
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Take a letter."""
         if not session.authenticated:
@@ -68,10 +80,17 @@ class Mailbox:
         assert isinstance(content, bytes)
         letter = message_from_bytes(content, policy=policy.default)
         assert isinstance(letter, EmailMessage)
+        letter["X-Taken-For"] = ", ".join(envelope.rcpt_tos)
         with self.arrived:
             self.letters.append(letter)
             self.arrived.notify_all()
         return "250 taken"
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Log an error of the server; a client that left while TLS was set up is not one."""
+        if not isinstance(error.__cause__ or error, ConnectionError):
+            logging.getLogger(__name__).error("SMTP session", exc_info=error)
+        return "451 local error"
 
 
 @contextmanager

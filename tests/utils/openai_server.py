@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from stageflow import Audio
-from stageflow.providers.fake import speech_of_text, text_of_speech
+from stageflow.providers import speech_of_text, text_of_speech
 from tests.utils.llm_server import PATH, LlmServer, Reply, Request, send
 
 KEY = "sk-of-the-tests"

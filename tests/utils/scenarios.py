@@ -1,7 +1,7 @@
 """Runs whose events must be the same on every Python and every event loop.
 
 Needs nothing but the package: ``python -m tests.utils.scenarios`` prints the events as JSON, so
-that another interpreter can be asked for its own.
+that another interpreter can be asked for its own. They are keyed by the loop's task factory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from stageflow import (
     Event,
@@ -20,6 +21,8 @@ from stageflow import (
     StageSpec,
     subpipeline,
 )
+from tests.utils.task_factories import Factory, factories
+from tests.utils.virtual_time import run_virtual
 
 Body = Callable[[StageContext], Awaitable[StageOutput]]
 
@@ -140,8 +143,13 @@ def _essence(event: Event) -> tuple[str, str | None]:
     return event.type, event.data.get("error_code")
 
 
-async def play_all() -> dict[str, list[tuple[str, str | None]]]:
-    """Every scenario, run to its end and cancelled midway."""
+async def play_all(factory: Factory | None = None) -> dict[str, list[tuple[str, str | None]]]:
+    """Every scenario, run to its end and cancelled midway.
+
+    Args:
+        factory: The loop's task factory meanwhile.
+    """
+    asyncio.get_running_loop().set_task_factory(factory)
     played = {}
     for name, pipeline in pipelines().items():
         played[name] = await play(pipeline)
@@ -149,5 +157,10 @@ async def play_all() -> dict[str, list[tuple[str, str | None]]]:
     return played
 
 
+def play_under_factories() -> dict[str, dict[str, list[tuple[str, str | None]]]]:
+    """The same, in virtual time, under each task factory."""
+    return {name: run_virtual(partial(play_all, factory)) for name, factory in factories().items()}
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(play_all())))
+    print(json.dumps({"none": asyncio.run(play_all()), **play_under_factories()}))

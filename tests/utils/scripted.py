@@ -6,8 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeAlias
 
-from stageflow import Message, PipelineContext, ProviderRegistry, StageContext, StageOutput
-from stageflow.stage import StageSpec
+from stageflow import (
+    Message,
+    PipelineContext,
+    ProviderRegistry,
+    StageContext,
+    StageOutput,
+    StageSpec,
+)
 
 #: An answer to give, seconds to take, an error to raise, or several of these one after another.
 Step: TypeAlias = str | float | Exception | list["Step"]
@@ -39,6 +45,11 @@ class ScriptedLLM:
                 yield piece
         finally:
             self.closed += 1
+
+
+def fails(count: int) -> list[Step]:
+    """Return so many refused connections: a retry may help, and they count against the provider."""
+    return [ConnectionError("connection refused") for _ in range(count)]
 
 
 async def _play(step: Step) -> AsyncIterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
 class Server(ABC):
-    """Started and closed by a block; not by `stageflow.closing`, as coverage has to look first."""
+    """Started and closed by a block; coverage starts before the package is imported."""
 
     @abstractmethod
     def start(self) -> None:
@@ -29,3 +30,9 @@ class Server(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def free_port() -> int:
+    """A port on which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stageflow.events import EventBatch, EventLog
-from stageflow.telemetry.sqlite import SQLiteSink
+from stageflow.telemetry import SQLiteSink
 
 #: Noon of a day, in seconds since the epoch: the begin of an hour.
 NOON_S = 1_767_268_800.0
@@ -21,6 +21,7 @@ def run_log(
     *,
     at_s: float = NOON_S,
     pipeline: str = "p",
+    sounds: str | None = None,
 ) -> EventLog:
     """A run whose stages follow one another.
 
@@ -30,6 +31,7 @@ def run_log(
             which it fails at once, and the run with it.
         at_s: When it begins.
         pipeline: Its pipeline.
+        sounds: The stage that reports the first audio at its end.
     """
     log, now_s, code = EventLog(run_id, 0.0, at_s), 0.0, None
     log.append(("pipeline.started", 0.0, None, {"pipeline": pipeline, "correlation_id": None}))
@@ -40,6 +42,8 @@ def run_log(
             log.append((f"stage.{name}.failed", now_s, name, _failure(0.0, code)))
             break
         began_s, now_s = now_s, now_s + takes / 1000.0
+        if name == sounds:
+            log.append((f"stage.{name}.first_audio", now_s, name, {}))
         log.append((f"stage.{name}.completed", now_s, name, began_s))
     ending: dict[str, Any] = {"duration_ms": now_s * 1000.0}
     if code is not None:
@@ -79,9 +83,12 @@ def voice_log(
     log.append(("stage.tts.started", heard_s, "tts", None))
     log.append(("stage.tts.stream_opened", heard_s, "tts", {"stream": "sound"}))
     first = {"stream": "sound", "elapsed_ms": first_ms * 3 / 4}
+    log.append(("stage.tts.first_audio", first_s, "tts", {}))
     log.append(("stage.tts.stream_first_item", first_s, "tts", first))
     closed = {"stream": "sound", "items": 3, "outcome": "completed" if ends else "failed"}
     log.append(("stage.tts.stream_closed", end_s, "tts", closed))
+    # Sinks count the first one of a run alone.
+    log.append(("stage.tts.first_audio", end_s, "tts", {}))
     if ends:
         log.append(("stage.tts.completed", end_s, "tts", heard_s))
         log.append(("pipeline.completed", end_s, None, {"duration_ms": end_s * 1000.0}))
@@ -90,6 +97,15 @@ def voice_log(
         log.append(("stage.tts.failed", end_s, "tts", failed))
         ending = {**_failure(end_s * 1000.0, code), "failed_stage": "tts"}
         log.append(("pipeline.failed", end_s, None, ending))
+    return log
+
+
+def change(at_s: float, provider: str, before: str, after: str) -> EventLog:
+    """A run that is under way, in which a breaker has changed its state."""
+    log = EventLog(f"{provider}{at_s}", 0.0, NOON_S + at_s)
+    log.append(("pipeline.started", 0.0, None, {"pipeline": "p"}))
+    data = {"provider": provider, "before": before, "after": after, "reason": "so"}
+    log.append((f"stage.a.breaker_{after}", 0.0, "a", data))
     return log
 
 

@@ -16,7 +16,7 @@ from typing import Self
 
 import pyte
 
-from stageflow.closing import Closing
+from stageflow._utils.closing import Closing
 from tests.utils.asv_repo import heed_interrupts
 
 #: What ends a picture: the screen is cleared below it.

@@ -10,17 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stageflow import EventDispatcher, PipelineContext, PipelineOrchestrator
-from stageflow.breaker import BreakerPolicy, BreakerRegistry
-from stageflow.events import EventSink
+from stageflow import EventDispatcher, EventSink, PipelineContext, PipelineOrchestrator
 from stageflow.interceptors import BreakerInterceptor
-from stageflow.kernels.defaults import KNOWN_USER, default_providers
-from stageflow.kernels.streaming_voice import streaming_voice
-from stageflow.providers.fake import speech_of_text
-from stageflow.pulse.alerts import alertmanager, prometheus
-from stageflow.pulse.alerts.rules import Alerts, Email, Kind, Slack, Tls
-from stageflow.telemetry.prometheus import PrometheusSink, serve
-from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
+from stageflow.kernels import KNOWN_USER, default_providers, streaming_voice
+from stageflow.providers import speech_of_text
+from stageflow.pulse.alerts import Alerts, Email, Kind, Slack, Tls, prometheus
+from stageflow.resilience import BreakerPolicy, BreakerRegistry
+from stageflow.telemetry import PrometheusSink, serve_metrics
+from stageflow.testing import FaultInjector, FaultType, inject_fault
 from tests.utils.alert_cases import our_alerts
 from tests.utils.mailbox import USER, Mailbox
 from tests.utils.prometheus import Servers, servers
@@ -65,7 +62,7 @@ class Traffic:
         if self.fault is None:
             return None
         provider, kind, options = self.fault
-        return inject_fault(provider, kind, **options)
+        return inject_fault(provider, kind, allow_unused=True, **options)
 
 
 def hastened(folder: Path, receiver: Webhook, box: Mailbox) -> Alerts:
@@ -80,7 +77,13 @@ def hastened(folder: Path, receiver: Webhook, box: Mailbox) -> Alerts:
     return replace(
         ours,
         rules=tuple(
-            replace(rule, window_s=WINDOW_S, for_s=FOR_S, inhibited_by=None)
+            replace(
+                rule,
+                window_s=WINDOW_S,
+                for_s=FOR_S,
+                keep_firing_for_s=FOR_S,
+                inhibited_by=None,
+            )
             for rule in ours.rules
             if rule.kind in kinds
         ),
@@ -90,7 +93,7 @@ def hastened(folder: Path, receiver: Webhook, box: Mailbox) -> Alerts:
 
 
 @dataclass(frozen=True)
-class Watched:
+class IdleTimeout:
     """Traffic, and the servers that watch it."""
 
     traffic: Traffic
@@ -100,7 +103,7 @@ class Watched:
 @contextmanager
 def watched(
     folder: Path, alerts: Alerts, ca: Path, more: Sequence[EventSink] = ()
-) -> Iterator[Watched]:
+) -> Iterator[IdleTimeout]:
     """Traffic whose metrics Prometheus collects each second, with Alertmanager behind it.
 
     Args:
@@ -109,18 +112,18 @@ def watched(
         ca: Who signed the certificate of the mail server.
         more: Further sinks of the traffic's events.
     """
-    config = alertmanager.config_file(alerts, group_wait_s=1, group_interval_s=1)
+    config = prometheus.alertmanager_file(alerts, group_wait_s=1, group_interval_s=1)
     for receiver in config["receivers"]:
         for email in receiver.get("email_configs", ()):
             email["auth_password_file"] = str(folder / "password")
             email["tls_config"] = {"ca_file": str(ca)}
     sink = PrometheusSink()
-    with EventDispatcher([sink, *more]) as dispatcher, serve(sink, port=0) as port:
+    with EventDispatcher([sink, *more]) as dispatcher, serve_metrics(sink, port=0) as port:
         collect = prometheus.config_file(scrape_s=1)
         collect["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{port}"]
         rules = prometheus.rules_file(alerts.rules, alerts.links, interval_s=1)
         with Traffic(dispatcher) as traffic, servers(folder, rules, collect, config) as there:
-            yield Watched(traffic, there)
+            yield IdleTimeout(traffic, there)
 
 
 def titles(receiver: Webhook) -> list[str]:

@@ -21,11 +21,13 @@ class Webhook:
     Attributes:
         payloads: What has arrived, in order, also where it was refused.
         answers: Code and headers of the next answers; after these it is 200.
+        accepted: How many payloads were answered with 200.
         url: Where it listens.
     """
 
     payloads: list[dict[str, Any]] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    accepted: int = 0
     arrived: threading.Condition = field(default_factory=threading.Condition)
     url: str = ""
 
@@ -34,7 +36,9 @@ class Webhook:
         with self.arrived:
             self.payloads.append(payload)
             self.arrived.notify_all()
-        return self.answers.pop(0) if self.answers else (200, {})
+            answer = self.answers.pop(0) if self.answers else (200, {})
+            self.accepted += answer[0] == 200
+        return answer
 
 
 @contextmanager

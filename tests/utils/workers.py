@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 
 
 class WorkerProcess:
@@ -52,3 +52,8 @@ class WorkerProcess:
         _, rest = self._process.communicate(timeout=_PATIENCE_S)
         self.lines.append(rest)
         return self._process.returncode
+
+    def end(self) -> tuple[int, str]:
+        """Wait until it ends by itself; returns its exit code and what it wrote."""
+        _, text = self._process.communicate(timeout=_PATIENCE_S)
+        return self._process.returncode, text

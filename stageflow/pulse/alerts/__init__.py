@@ -1,1 +1,43 @@
-"""Alerts: rules as data, files for Prometheus made of them, and an evaluator that needs none."""
+"""Call somebody when a rule is exceeded: on telemetry, and on the history of benchmarks.
+
+Rules are data. They become files for Prometheus, or are evaluated here without it.
+"""
+
+from __future__ import annotations
+
+from stageflow.pulse.alerts.channels import DeliveryError
+from stageflow.pulse.alerts.evaluator import SETTLE_S, Evaluator
+from stageflow.pulse.alerts.prometheus import as_yaml, files
+from stageflow.pulse.alerts.rules import (
+    ALERTS_FILE,
+    Alerts,
+    Email,
+    Kind,
+    Links,
+    Rule,
+    Severity,
+    Slack,
+    Tls,
+    load_alerts,
+)
+from stageflow.pulse.alerts.state import AlertState, state_of
+
+__all__ = [
+    "ALERTS_FILE",
+    "SETTLE_S",
+    "AlertState",
+    "Alerts",
+    "DeliveryError",
+    "Email",
+    "Evaluator",
+    "Kind",
+    "Links",
+    "Rule",
+    "Severity",
+    "Slack",
+    "Tls",
+    "as_yaml",
+    "files",
+    "load_alerts",
+    "state_of",
+]

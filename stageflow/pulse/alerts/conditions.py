@@ -1,102 +1,78 @@
-"""What a rule finds in a file of telemetry at one moment.
+"""Evaluate the condition of a rule on telemetry, and advance its alerts from pending to resolved.
 
-Each function asks the same as the expression of its kind in `stageflow.pulse.alerts.prometheus`;
-tests/utils/alert_cases.py holds what both have to say of the same series.
+Each condition means the same as the expression of its kind in `stageflow.pulse.alerts.prometheus`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from stageflow.events import FAILED
-from stageflow.pulse.alerts.rules import Kind, Rule
-from stageflow.pulse.alerts.words import milliseconds
-from stageflow.telemetry.store import Errors, First, Latency, TelemetryStore, Window
+from stageflow.events.log import FAILED
+from stageflow.pulse.alerts.rules import Kind, Rule, milliseconds
+from stageflow.telemetry import BreakerNote, First, Latency, TelemetryStore, Window
 
-#: Runs, not one of their stages.
+#: The argument `stage` for runs.
 RUNS = ""
 
-#: The share that a P99 leaves above it.
+#: The share of durations above a P99.
 _ABOVE_P99 = 0.01
 
-#: So many of what the first audio waited for are named, the slowest first.
+#: How many of the stages that the first audio waited for are named, slowest first.
 SUSPECTS = 3
 
-#: A breaker whose process died stays as it was. One that calls pass through changes with each
-#: cool-down; of one that has not changed for so long, in seconds, nobody can say that it is open.
+#: After how many seconds without a change an open breaker no longer counts as open: its process may
+#: have died, since a breaker in use changes with each cool-down.
 FORGOTTEN_S = 6 * 3600
 
-#: Names of labels with their values, in order of the names.
+#: How long a finding holds without enough runs, in seconds; so two minutes are no break.
+HOLD_S = 150
+
+#: Names of labels with their values, ordered by name.
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A rule's limit is exceeded.
-
-    Attributes:
-        labels: Of what: a pipeline, a provider.
-        value: By what, in the unit of the rule's limit.
-        likely: What is likely to blame, in words; empty if that is not known.
-    """
+    """A value in the unit of a rule's limit, and the likely cause if it is over the limit."""
 
     labels: Labels
     value: float
     likely: str = ""
-
-
-def exceeded(rule: Rule, store: TelemetryStore, at_s: int) -> tuple[Reading, ...]:
-    """Where a rule's limit is exceeded.
-
-    Args:
-        rule: The rule.
-        store: The telemetry.
-        at_s: When, in seconds since the epoch: the end of a minute, all of which is written.
-
-    Raises:
-        TelemetryFileError: The telemetry cannot be read.
-    """
-    return tuple(_CONDITIONS[rule.kind](rule, store, at_s))
+    over: bool = True
 
 
 def _latency(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
     window = Window(at_s - rule.window_s, at_s)
-    for found in store.latencies(window, pipeline=rule.pipeline, stage=RUNS):
-        if _is_late(found, rule):
-            stages = store.latencies(window, pipeline=found.pipeline)
-            yield _late(found, _slowest(stages)[:1])
+    audio = rule.kind is Kind.FIRST_AUDIO
+    judged: Sequence[Latency] = (store.firsts if audio else store.latencies)(
+        window, pipeline=rule.pipeline, stage=RUNS
+    )
+    for found in judged:
+        count = found.histogram.count
+        # Counts are exact at a bound; a percentile, in the middle of its bucket, is not.
+        over = found.histogram.over(rule.limit) > _ABOVE_P99 * count
+        likely = _suspects(found, store, window, audio=audio) if over else ""
+        if count >= rule.least_runs:
+            yield Reading((("pipeline", found.pipeline),), found.p99_ms, likely, over)
 
 
-def _first_audio(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
-    window = Window(at_s - rule.window_s, at_s)
-    for found in store.firsts(window, pipeline=rule.pipeline, stage=RUNS):
-        if _is_late(found, rule):
-            firsts = store.firsts(window, pipeline=found.pipeline)
-            streaming = {first.stage for first in firsts}
-            stages = store.latencies(window, pipeline=found.pipeline)
-            others = [stage for stage in stages if stage.stage not in streaming]
-            # What takes longer than the first audio came after it, as speaking does.
-            before = [one for one in (*firsts, *others) if one.p99_ms <= found.p99_ms]
-            yield _late(found, _slowest(before)[:SUSPECTS])
-
-
-def _is_late(found: Latency, rule: Rule) -> bool:
-    # By counts, which are exact at a bound, as the percentile in the middle of a bucket is not.
-    return found.histogram.over(rule.limit) > _ABOVE_P99 * found.histogram.count
-
-
-def _slowest(found: Iterable[Latency]) -> list[Latency]:
-    """The stages among them, the slowest first."""
-    stages = (one for one in found if one.stage is not None)
-    return sorted(stages, key=lambda one: one.p99_ms, reverse=True)
-
-
-def _late(found: Latency, suspects: Iterable[Latency]) -> Reading:
-    likely = "; ".join(f"{_named(one)}, P99 {milliseconds(one.p99_ms)}" for one in suspects)
-    return Reading((("pipeline", found.pipeline),), found.p99_ms, likely)
+def _suspects(found: Latency, store: TelemetryStore, window: Window, *, audio: bool) -> str:
+    """Return the slowest stages, of first audio only those that came before it."""
+    suspects: Sequence[Latency] = store.latencies(window, pipeline=found.pipeline)
+    if audio:
+        firsts = store.firsts(window, pipeline=found.pipeline)
+        streaming = {first.stage for first in firsts}
+        others = [stage for stage in suspects if stage.stage not in streaming]
+        # A stage that takes longer than the first audio ended after it, as speaking does.
+        suspects = [one for one in (*firsts, *others) if one.p99_ms <= found.p99_ms]
+    stages = sorted((one for one in suspects if one.stage is not None), key=lambda one: -one.p99_ms)
+    return "; ".join(
+        f"{_named(one)}, P99 {milliseconds(one.p99_ms)}"
+        for one in stages[: SUSPECTS if audio else 1]
+    )
 
 
 def _named(one: Latency) -> str:
@@ -104,34 +80,28 @@ def _named(one: Latency) -> str:
 
 
 def _error_rate(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
-    window = Window(at_s - rule.window_s, at_s)
-    for found in store.errors(window, pipeline=rule.pipeline, stage=RUNS):
-        if found.rate > rule.limit:
-            labels = (("pipeline", found.pipeline),)
-            yield Reading(labels, found.rate, _culprit(store, window, found.pipeline))
-
-
-def _burn_rate(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
-    long, short = (Window(at_s - s, at_s) for s in (rule.window_s, rule.short_window_s))
-    now = {found.pipeline: found.rate for found in store.errors(short, stage=RUNS)}
-    for found in store.errors(long, pipeline=rule.pipeline, stage=RUNS):
-        if found.rate > rule.limit and now.get(found.pipeline, 0.0) > rule.limit:
-            labels = (("pipeline", found.pipeline),)
-            yield Reading(labels, found.rate, _culprit(store, short, found.pipeline))
+    windows = [Window(at_s - s, at_s) for s in (rule.window_s, rule.short_window_s) if s]
+    found = [
+        {one.pipeline: one for one in store.errors(w, pipeline=rule.pipeline, stage=RUNS)}
+        for w in windows
+    ]
+    for pipeline, errors in found[0].items():
+        if errors.ended >= rule.least_runs and all(
+            pipeline in ends and ends[pipeline].ended for ends in found
+        ):
+            over = all(ends[pipeline].rate > rule.limit for ends in found)
+            likely = _culprit(store, windows[-1], pipeline) if over else ""
+            yield Reading((("pipeline", pipeline),), errors.rate, likely, over)
 
 
 def _culprit(store: TelemetryStore, window: Window, pipeline: str) -> str:
-    """The stage that failed most often, and why it mostly did."""
+    """Return the stage that failed most often, with its most frequent error code."""
     stages = [found for found in store.errors(window, pipeline=pipeline) if found.stage is not None]
-    worst = max(stages, key=_failures, default=None)
-    if worst is None or not _failures(worst):
+    worst = max(stages, key=lambda found: found.outcomes.get(FAILED, 0), default=None)
+    if worst is None or not worst.codes:
         return ""
     code = max(worst.codes, key=lambda code: worst.codes[code])
     return f"stage {worst.stage}, {code}"
-
-
-def _failures(errors: Errors) -> int:
-    return errors.outcomes.get(FAILED, 0)
 
 
 def _breaker_open(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
@@ -139,12 +109,15 @@ def _breaker_open(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Read
         (turn.provider, turn.source): turn
         for turn in store.breaker_changes(Window(at_s - FORGOTTEN_S, at_s))
     }
-    reasons: dict[str, str] = {}
+    by_provider: defaultdict[str, list[BreakerNote]] = defaultdict(list)
     for (provider, _), turn in sorted(latest.items()):
-        if turn.after != "closed" and turn.at_s >= at_s - FORGOTTEN_S:
-            reasons.setdefault(provider, f"stage {turn.stage}, {turn.reason}")
-    for provider, reason in reasons.items():
-        yield Reading((("provider", provider),), 1.0, reason)
+        by_provider[provider].append(turn)
+    for provider, turns in by_provider.items():
+        opened = [turn for turn in turns if turn.after != "closed"]
+        for turn in [turn for turn in opened if turn.at_s >= at_s - FORGOTTEN_S][:1]:
+            yield Reading((("provider", provider),), 1.0, f"stage {turn.stage}, {turn.reason}")
+        if not opened:
+            yield Reading((("provider", provider),), 0.0, over=False)
 
 
 def _dead_letters(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
@@ -168,12 +141,90 @@ def _no_data(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:
         yield Reading((), 0.0)
 
 
-_CONDITIONS: Mapping[Kind, Callable[[Rule, TelemetryStore, int], Iterator[Reading]]] = {
+#: By kind: yield values at the end of a minute, in seconds since the epoch. Kinds of `KNOWN` also
+#: yield those within the limit: without any, there is too little to judge.
+CONDITIONS: Mapping[Kind, Callable[[Rule, TelemetryStore, int], Iterator[Reading]]] = {
     Kind.LATENCY: _latency,
-    Kind.FIRST_AUDIO: _first_audio,
+    Kind.FIRST_AUDIO: _latency,
     Kind.ERROR_RATE: _error_rate,
-    Kind.BURN_RATE: _burn_rate,
+    Kind.BURN_RATE: _error_rate,
     Kind.BREAKER_OPEN: _breaker_open,
     Kind.DEAD_LETTERS: _dead_letters,
     Kind.NO_DATA: _no_data,
 }
+
+
+# ── alerts ──────────────────────────────────────────────────────────────────────────────────
+
+#: Name of the rule, and labels.
+AlertKey: TypeAlias = tuple[str, Labels]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A pipeline or provider that exceeds the limit of a rule; times are seconds since the epoch.
+
+    `firing_s` is None while it is pending, `value` is the last one over the limit, found at
+    `seen_s`, and `told` says whether a message was stored that it fires. Since `clear_s` the limit
+    is not exceeded, and `back` says whether a value within the limit was found since then. Of a
+    regression, `series` holds the machine of each series.
+    """
+
+    rule: str
+    labels: Labels
+    since_s: float
+    firing_s: float | None
+    ended_s: float | None
+    value: float
+    likely: str
+    told: bool = False
+    what: str = ""
+    runbook: str = ""
+    series: Mapping[str, str] = field(default_factory=dict)
+    seen_s: float = 0.0
+    clear_s: float | None = None
+    back: bool = False
+
+    @property
+    def key(self) -> AlertKey:
+        """The key of the alert in mappings."""
+        return self.rule, self.labels
+
+
+def advanced(
+    rule: str,
+    alerts: Mapping[AlertKey, Alert],
+    found: Iterable[Reading],
+    at_s: float,
+    *,
+    for_s: float = 0.0,
+    keep_s: float = 0.0,
+    hold_s: float | None = None,
+) -> tuple[Alert, ...]:
+    """Return the alerts of a rule after one more evaluation; ended ones have `ended_s`.
+
+    An alert is pending from the first evaluation that finds its limit exceeded, fires after `for_s`
+    seconds, and ends after `keep_s` seconds within the limit. Where nothing is found, it is as
+    before for `hold_s` seconds; None: nothing means within the limit.
+    """
+    now = {(rule, reading.labels): reading for reading in found}
+    after = []
+    for key in dict.fromkeys((*now, *(key for key in alerts if key[0] == rule))):
+        reading, alert = now.get(key), alerts.get(key)
+        if reading is not None and reading.over:
+            alert = alert or Alert(rule, reading.labels, at_s, None, None, 0.0, "")
+            likely = reading.likely or alert.likely
+            alert = replace(alert, value=reading.value, likely=likely, seen_s=at_s, clear_s=None)
+        elif alert is None:
+            continue
+        elif reading is not None or hold_s is None:
+            alert = replace(alert, clear_s=alert.clear_s or at_s, back=True)
+        elif at_s - alert.seen_s >= hold_s:
+            alert = replace(alert, clear_s=alert.clear_s or at_s)
+        if alert.clear_s is None:
+            fires = alert.firing_s is None and at_s - alert.since_s >= for_s
+            after.append(replace(alert, firing_s=at_s if fires else alert.firing_s, back=False))
+        elif alert.firing_s is not None:
+            ends = at_s - alert.clear_s >= keep_s
+            after.append(replace(alert, ended_s=at_s if ends else None))
+    return tuple(after)

@@ -1,30 +1,37 @@
-"""Evaluates the rules on a file of telemetry, minute by minute, where there is no Prometheus."""
+"""Evaluate the rules on telemetry minute by minute, without Prometheus."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from stageflow.pulse.alerts.conditions import exceeded
-from stageflow.pulse.alerts.lifecycle import Alert, AlertKey, advanced
-from stageflow.pulse.alerts.notice import Message, Notice, message_of, notice_of, notice_of_loss
-from stageflow.pulse.alerts.rules import Links, Rule
-from stageflow.pulse.alerts.state import AlertState, AlertStateError
-from stageflow.telemetry.sqlite import MINUTE_S
-from stageflow.telemetry.store import TelemetryStore
+from stageflow.pulse.alerts.conditions import CONDITIONS, HOLD_S, Alert, AlertKey, advanced
+from stageflow.pulse.alerts.notice import (
+    Message,
+    Notice,
+    message_of,
+    notice_of,
+    notice_of_loss,
+    what_of,
+)
+from stageflow.pulse.alerts.rules import KNOWN, Links, Rule
+from stageflow.pulse.alerts.state import AlertState
+from stageflow.pulse.errors import PulseError
+from stageflow.telemetry import TelemetryStore
+from stageflow.telemetry.database import MINUTE_S
 
-#: A minute is looked at so long after its end: sinks write what they have every few moments.
+#: How long after its end a minute is evaluated, in seconds: sinks write with a delay.
 SETTLE_S = 5.0
 
-#: How far back minutes are made up for that nobody looked at, in seconds.
+#: How far back missed minutes are evaluated, in seconds.
 CATCH_UP_S = 24 * 3600
 
 
 class Evaluator:
-    """Rules, the telemetry they look at, and what is remembered of them.
+    """Rules with the telemetry they are evaluated on and the state of their alerts.
 
-    Every minute is looked at once and in order, also those in which no evaluator ran: what fires,
-    and when, does not depend on when this is called.
+    Every minute is evaluated once and in order, also those in which no evaluator ran, so what
+    fires and when does not depend on when this is called.
     """
 
     def __init__(
@@ -35,7 +42,7 @@ class Evaluator:
         state: AlertState,
         channels: Sequence[str],
     ) -> None:
-        """Choose all parts; `channels` are those that each message waits for in the state."""
+        """Choose all parts; each message is stored for each of the `channels`."""
         self._rules = {rule.name: rule for rule in rules}
         self._links = links
         self._store = store
@@ -44,82 +51,73 @@ class Evaluator:
         self._source = store.where
 
     def evaluate(self, now_s: float) -> Message | None:
-        """Look at all minutes that have passed, and put what is to be told into the state.
-
-        Returns:
-            What there is to tell; None if that is nothing.
-
-        Raises:
-            TelemetryFileError: The telemetry cannot be read.
-            AlertStateError: The state cannot be read or written, or is ahead of the clock.
-        """
+        """Evaluate all minutes that have passed, and store the message that follows, if any."""
         notices: list[Notice] = []
         with self._state.transaction():
-            minutes = self._minutes(now_s)
+            self._state.adopt(self._source)
+            done, minutes = self._state.until(self._source), self._minutes(now_s)
+            if not minutes:
+                return None
             alerts = self._state.alerts(self._source)
-            for at_s in minutes[:1]:
-                notices += self._lost(alerts.values(), at_s)
+            if done is not None and done < minutes[0] - MINUTE_S:
+                # It is unknown whether their limits were exceeded in the minutes between.
+                alerts = {key: alert for key, alert in alerts.items() if alert.firing_s is not None}
+            notices += [
+                notice_of_loss(alert, minutes[0], self._links)
+                for alert in alerts.values()
+                if alert.told and alert.rule not in self._rules
+            ]
             for at_s in minutes:
                 alerts = self._after(alerts, at_s, notices)
-            if minutes:
-                self._state.keep(self._source, minutes[-1], alerts.values())
-            if notices:
-                message = message_of(notices)
+            self._state.keep(self._source, minutes[-1], alerts.values())
+            message = message_of(notices)
+            if message:
                 self._state.put(message, self._channels, now_s)
-        return message if notices else None
+        return message
 
     def _minutes(self, now_s: float) -> range:
-        """The ends of the minutes to look at, in seconds since the epoch."""
+        """Return the ends of the minutes to evaluate, in seconds since the epoch."""
         last = int((now_s - SETTLE_S) // MINUTE_S * MINUTE_S)
         done = self._state.until(self._source)
         if done is None:
-            # As if it had run since there is telemetry: what began before is known to last by now.
+            # Telemetry from before the first evaluation counts towards ``for``.
             done = last - max((rule.for_s for rule in self._rules.values()), default=0) - MINUTE_S
             covered = self._store.covered()
             done = max(done, min(covered.start_s, last) - MINUTE_S) if covered else done
         if done > last + MINUTE_S:
-            raise AlertStateError(
+            raise PulseError(
                 f"{self._state.path} has been evaluated up to {done - last:,.0f} s from now: set "
-                "this machine's clock, or give another file with --state"
+                "this machine's clock, or give another file with --state",
+                code="pulse_alert_state",
             )
         return range(int(max(done, last - CATCH_UP_S)) + MINUTE_S, last + 1, MINUTE_S)
-
-    def _lost(self, alerts: Iterable[Alert], at_s: int) -> Iterator[Notice]:
-        """The notices of alerts whose rule has gone, for those who were told that they fire."""
-        for alert in alerts:
-            if alert.told and alert.rule not in self._rules:
-                yield notice_of_loss(alert, at_s, self._links)
 
     def _after(
         self, alerts: dict[AlertKey, Alert], at_s: int, notices: list[Notice]
     ) -> dict[AlertKey, Alert]:
-        """The alerts after one more minute; what is to be told of it is added to `notices`."""
+        """Return the alerts after one more minute, and add what is to be said to `notices`."""
         found = [
-            alert
+            replace(alert, what=what_of(rule, alert), runbook=rule.runbook)
             for rule in self._rules.values()
+            for readings in [CONDITIONS[rule.kind](rule, self._store, at_s)]
             for alert in advanced(
-                rule.name, rule.for_s, alerts, exceeded(rule, self._store, at_s), at_s
+                *(rule.name, alerts, readings, at_s),
+                for_s=rule.for_s,
+                keep_s=rule.keep_firing_for_s,
+                hold_s=min(rule.for_s, HOLD_S) if rule.kind in KNOWN else None,
             )
         ]
-        firing = [alert for alert in found if alert.firing_s is not None and alert.ended_s is None]
+        firing = {alert.key for alert in found if alert.firing_s is not None and not alert.ended_s}
         after: dict[AlertKey, Alert] = {}
         for alert in found:
             rule = self._rules[alert.rule]
-            if alert.ended_s is not None:
-                if alert.told:
-                    notices.append(notice_of(rule, alert, self._links))
-                continue
-            after[alert.key] = alert
-            if (
-                alert.firing_s is not None
-                and not alert.told
-                and not _inhibited(rule, alert, firing)
-            ):
-                after[alert.key] = replace(alert, told=True)
+            # An inhibited alert is not told while the rule that says more fires for the same.
+            inhibited = (rule.inhibited_by, alert.labels) in firing
+            quiet = inhibited or at_s < rule.silent_until_s or alert.clear_s is not None
+            tells = alert.told if alert.ended_s else not (alert.told or quiet)
+            if tells and alert.firing_s is not None:
                 notices.append(notice_of(rule, alert, self._links))
+            if alert.ended_s is None:
+                told = alert.told or (tells and alert.firing_s is not None)
+                after[alert.key] = replace(alert, told=told)
         return after
-
-
-def _inhibited(rule: Rule, alert: Alert, firing: Iterable[Alert]) -> bool:
-    """Whether an alert of the rule that says the same and more fires for the same."""
-    return any(other.rule == rule.inhibited_by and other.labels == alert.labels for other in firing)

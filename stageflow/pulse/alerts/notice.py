@@ -1,39 +1,41 @@
-"""What somebody is told: one notice for each alert, and one message for all of one evaluation."""
+"""Describe alerts: a notice for each alert, and a message for all notices of one evaluation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
-from stageflow.pulse.alerts.lifecycle import Alert
-from stageflow.pulse.alerts.rules import DURATIONS, Kind, Links, Rule, Severity
-from stageflow.pulse.alerts.words import milliseconds, moment, share, span
+from stageflow.pulse.alerts.conditions import Alert
+from stageflow.pulse.alerts.rules import (
+    DURATIONS,
+    BenchmarkRule,
+    Kind,
+    Links,
+    Rule,
+    Severity,
+    milliseconds,
+    moment,
+    share,
+    span,
+)
 
 
 class Status(StrEnum):
-    """Whether it begins or ends."""
+    """Whether an alert begins, is over, or ended for another reason."""
 
     FIRING = "firing"
     RESOLVED = "resolved"
+    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One alert as somebody is told of it.
+    """An alert as a message shows it, with times in seconds since the epoch.
 
-    Attributes:
-        status: Whether it fires, or is over.
-        rule: Name of the rule.
-        severity: That of the rule.
-        owner: Who answers for it.
-        what: What is wrong, how much of it, and against which limit.
-        since_s: Since when, in seconds since the epoch.
-        until_s: When it was over; None while it fires.
-        likely: The likely stage or commit; empty if that is not known.
-        page, runbook: Addresses.
+    `until_s` is None while it fires; `likely`, the stage or commit, is empty if unknown. `page` and
+    `runbook` are addresses.
     """
 
     status: Status
@@ -49,28 +51,22 @@ class Notice:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What is to be said besides `what`, one thing a line; addresses are not among it."""
-        said = [f"since {moment(self.since_s)}"]
-        if self.until_s is not None:
-            said[0] += f", over at {moment(self.until_s)}"
-        if self.likely:
-            said.append(f"likely {self.likely}")
-        return (*said, f"{self.severity}, owner {self.owner}")
+        """The lines of a message below `what`, without the addresses."""
+        over = "" if self.until_s is None else f", over at {moment(self.until_s)}"
+        likely = [f"likely {self.likely}"] if self.likely else []
+        since = f"since {moment(self.since_s)}{over}"
+        return (since, *likely, f"{self.severity}, owner {self.owner}")
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Everything that one evaluation has to say.
-
-    Attributes:
-        notices: One for each alert; those that fire first.
-    """
+    """All notices of one evaluation; those that fire come first."""
 
     notices: tuple[Notice, ...]
 
     @property
     def title(self) -> str:
-        """A line that says what it is about, such as ``FIRING 2, RESOLVED 1: NoData, …``."""
+        """The subject, such as ``FIRING 2, RESOLVED 1: NoData, …``."""
         counts = [
             f"{status.upper()} {count}"
             for status in Status
@@ -80,66 +76,59 @@ class Message:
         return f"{', '.join(counts)}: {', '.join(names)}"
 
     def to_json(self) -> str:
-        """The message as text that `from_json` reads."""
+        """Return the message as text that `from_json` reads."""
         return json.dumps([asdict(notice) for notice in self.notices])
 
     @classmethod
     def from_json(cls, text: str) -> Message:
-        """The message that `to_json` wrote."""
-        return message_of([Notice(Status(d.pop("status")), **d) for d in json.loads(text)])
+        """Return the message that `to_json` wrote."""
+        return cls(tuple(Notice(Status(d.pop("status")), **d) for d in json.loads(text)))
 
 
-def message_of(notices: Sequence[Notice]) -> Message:
-    """One message of some notices."""
-    return Message(tuple(sorted(notices, key=lambda notice: notice.status is Status.RESOLVED)))
+def message_of(notices: Sequence[Notice]) -> Message | None:
+    """Return one message of some notices; None if there are none."""
+    ordered = sorted(notices, key=lambda notice: notice.status is not Status.FIRING)
+    return Message(tuple(ordered)) if ordered else None
 
 
-def notice_of(rule: Rule, alert: Alert, links: Links) -> Notice:
-    """What is told of an alert: that it is over if it has ended, else that it fires."""
+def notice_of(rule: Rule | BenchmarkRule, alert: Alert, links: Links) -> Notice:
+    """Return the notice that an alert fires, or that it is over if it has ended."""
     return Notice(
-        status=Status.FIRING if alert.ended_s is None else Status.RESOLVED,
-        rule=rule.name,
-        severity=rule.severity,
-        owner=rule.owner,
-        what=_what(rule, alert),
-        since_s=alert.since_s,
-        until_s=alert.ended_s,
-        likely=alert.likely,
-        page=links.page,
-        runbook=links.runbook_of(rule.runbook),
+        Status.FIRING if not alert.ended_s else Status.RESOLVED if alert.back else Status.CLOSED,
+        # Names in texts may be of any length, which no message holds.
+        *(rule.name, rule.severity, rule.owner, f"{alert.what:.1000}"),
+        *(alert.since_s, alert.ended_s, f"{alert.likely:.1000}"),
+        *(links.page, links.runbook_of(rule.runbook)),
     )
-
-
-_FIGURES: Mapping[Kind, Callable[[float], str]] = {Kind.DEAD_LETTERS: "{:g}".format}
 
 
 def notice_of_loss(alert: Alert, at_s: float, links: Links) -> Notice:
-    """What is told of an alert whose rule was renamed or removed: that nobody looks any more."""
+    """Return the notice of an alert whose rule was renamed or removed."""
     labels = ", ".join(f"{name} {value}" for name, value in alert.labels) or "all"
+    what = f"no rule of this name is left, so it is not judged any more ({labels})"
     return Notice(
-        status=Status.RESOLVED,
-        rule=alert.rule,
-        severity=Severity.WARNING,
-        owner="whoever changed the rules",
-        what=f"no rule of this name is left, so nobody looks any more ({labels})",
-        since_s=alert.since_s,
-        until_s=at_s,
-        likely=alert.likely,
-        page=links.page,
-        runbook=links.runbook,
+        Status.CLOSED,
+        *(alert.rule, Severity.WARNING, "unknown", what),
+        *(alert.since_s, at_s, alert.likely),
+        *(links.page, links.runbook),
     )
 
 
-def _what(rule: Rule, alert: Alert) -> str:
-    values: dict[str, Any] = dict(alert.labels)
-    figure = milliseconds if rule.kind in DURATIONS else _FIGURES.get(rule.kind, share)
-    return sentence(
-        rule, figure(alert.value), values.get("pipeline", "all"), values.get("provider", "")
-    )
+def what_of(rule: Rule, alert: Alert) -> str:
+    """Return what is wrong, in words."""
+    labels = dict(alert.labels)
+    if alert.ended_s and not alert.back:
+        what = f"fewer than {rule.least_runs} runs ended in {span(rule.window_s)}"
+        if rule.kind is Kind.BREAKER_OPEN:
+            what = "the circuit breaker has not changed for hours, so its process may have died"
+        return f"{' '.join(labels.values())} is not judged any more: {what}"
+    figure = milliseconds if rule.kind in DURATIONS else share
+    value = f"{alert.value:g}" if rule.kind is Kind.DEAD_LETTERS else figure(alert.value)
+    return sentence(rule, value, labels.get("pipeline", "all"), labels.get("provider", ""))
 
 
 def sentence(rule: Rule, figure: str, pipeline: str, provider: str) -> str:
-    """What is wrong, in words; whoever says it fills in the figure and the names."""
+    """Return what is wrong, in words, with the given figure and names."""
     lasting = f", for {span(rule.for_s)} or longer"
     over = f"in {span(rule.window_s)}, limit {share(rule.limit)}"
     match rule.kind:

@@ -1,68 +1,102 @@
-"""Prometheus' own files: the rules, and a configuration to begin with."""
+"""Generate the files of Prometheus, Alertmanager and Grafana that follow from the rules."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from stageflow.pulse.alerts.conditions import SUSPECTS
+from stageflow._utils.extras import install_command
+from stageflow.pulse.alerts.conditions import HOLD_S, SUSPECTS
 from stageflow.pulse.alerts.notice import sentence
-from stageflow.pulse.alerts.promql import (
-    STAGE_SECONDS,
-    STAGES,
-    before_first_audio,
-    expression,
-    length,
+from stageflow.pulse.alerts.rules import (
+    DURATIONS,
+    Alerts,
+    Email,
+    Kind,
+    Links,
+    Rule,
+    Severity,
+    Slack,
+    span,
 )
-from stageflow.pulse.alerts.rules import DURATIONS, Kind, Links, Rule
+from stageflow.pulse.errors import PulseError
 
-#: How often the rules are looked at, as the embedded evaluator does.
+_HEADER = "# Made of benchmarks/alerts.toml by `stageflow pulse rules`: change that, not this.\n\n"
+
+#: How often the rules are evaluated, in seconds; as the built-in evaluator does.
 INTERVAL_S = 60
 
-#: How often metrics are collected, in seconds: several times in the shortest window.
+#: How often metrics are collected, in seconds; several times in the shortest window.
 SCRAPE_S = 15
 
-_PIPELINE = "{{ $labels.pipeline }}"
-_PERCENT = "{{ $value | humanizePercentage }}"
+
+def files(alerts: Alerts) -> Mapping[str, str]:
+    """Return the text of each file by its name, or raise `PulseError` if PyYAML is missing."""
+    return {
+        "rules.yml": _HEADER + as_yaml(rules_file(alerts.rules, alerts.links)),
+        "prometheus.yml": _HEADER + as_yaml(config_file()),
+        "alertmanager.yml": _HEADER + as_yaml(alertmanager_file(alerts)),
+        "dashboard.json": json.dumps(_dashboard(alerts), indent=2) + "\n",
+    }
+
+
+def as_yaml(content: Any) -> str:
+    """Return plain data as YAML; texts of several lines become blocks. See `files` for errors."""
+    try:
+        import yaml  # noqa: PLC0415 - no other command needs the extra
+    except ImportError as error:
+        fix = install_command("alerts")
+        raise PulseError(f"PyYAML is not installed: install the extra, {fix}") from error
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(content, Dumper=Dumper, sort_keys=False, width=1000, allow_unicode=True))
 
 
 def rules_file(rules: Sequence[Rule], links: Links, interval_s: float = INTERVAL_S) -> Any:
-    """The content of a file of rules.
-
-    Args:
-        rules: The rules.
-        links: Where page and runbook are.
-        interval_s: How often they are looked at, in seconds.
-    """
-    group = {
-        "name": "stageflow",
-        "interval": length(interval_s),
-        "rules": [_rule(rule, links) for rule in rules],
-    }
-    return {"groups": [group]}
+    """Return the content of a file of rules, evaluated every `interval_s` seconds."""
+    found = [_rule(rule, links) for rule in rules]
+    return {"groups": [{"name": "stageflow", "interval": length(interval_s), "rules": found}]}
 
 
 def config_file(scrape_s: float = SCRAPE_S) -> Any:
-    """A configuration that collects the metrics of one process, and tells Alertmanager."""
+    """Return a configuration that collects the metrics of one process."""
+
+    def at(port: int) -> Any:
+        return [{"targets": [f"127.0.0.1:{port}"]}]
+
     return {
         "global": {"scrape_interval": length(scrape_s), "evaluation_interval": length(INTERVAL_S)},
         "rule_files": ["rules.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": ["127.0.0.1:9093"]}]}]},
-        "scrape_configs": [
-            {"job_name": "stageflow", "static_configs": [{"targets": ["127.0.0.1:9464"]}]}
-        ],
+        "alerting": {"alertmanagers": [{"static_configs": at(9093)}]},
+        "scrape_configs": [{"job_name": "stageflow", "static_configs": at(9464)}],
     }
 
 
 def _rule(rule: Rule, links: Links) -> dict[str, Any]:
     likely = _likely(rule)
+    # As our own messages say it, with the figures left to Prometheus.
+    duration = dict.fromkeys(DURATIONS, "{{ $value | humanizeDuration }}")
+    figures = {**duration, Kind.DEAD_LETTERS: "{{ $value }}"}
+    figure = figures.get(rule.kind, "{{ $value | humanizePercentage }}")
+    names = "{{ $labels.pipeline }}", "{{ $labels.provider }}"
     return {
         "alert": rule.name,
-        "expr": expression(rule),
+        "expr": _EXPRESSIONS[rule.kind](rule),
         "for": length(rule.for_s),
+        **({"keep_firing_for": length(rule.keep_firing_for_s)} if rule.keep_firing_for_s else {}),
         "labels": {"severity": str(rule.severity), "owner": rule.owner},
         "annotations": {
-            "summary": _summary(rule),
+            "summary": sentence(rule, figure, *names),
             **({"likely": likely} if likely else {}),
             "page_url": links.page,
             "runbook_url": links.runbook_of(rule.runbook),
@@ -70,15 +104,8 @@ def _rule(rule: Rule, links: Links) -> dict[str, Any]:
     }
 
 
-def _summary(rule: Rule) -> str:
-    """As our own messages say it, with the figures left to Prometheus."""
-    duration = dict.fromkeys(DURATIONS, "{{ $value | humanizeDuration }}")
-    figure = {**duration, Kind.DEAD_LETTERS: "{{ $value }}"}.get(rule.kind, _PERCENT)
-    return sentence(rule, figure, _PIPELINE, "{{ $labels.provider }}")
-
-
 def _likely(rule: Rule) -> str:
-    """A template that asks Prometheus for the stage that is to blame."""
+    """Return a template that asks Prometheus for the likely stage."""
     short = length(rule.short_window_s or rule.window_s)
     if rule.kind is Kind.LATENCY:
         slowest = (
@@ -86,28 +113,338 @@ def _likely(rule: Rule) -> str:
             f" (rate({STAGE_SECONDS}{{pipeline=%q}}[{short}]))))"
         )
         said = ", P99 {{ . | first | value | humanizeDuration }}"
-        return _asked(slowest, said)
+        return _asked(slowest, f"{_STAGE}{said}")
     if rule.kind is Kind.FIRST_AUDIO:
         before = before_first_audio("{pipeline=%[1]q}", short)
-        # The label is not there, so empty, of a stage without streams.
+        # Of a stage without streams, the label is empty.
         stream = '{{ with $one | label "stream" }} to {{ . }}{{ end }}'
         took = "P99 {{ $one | value | humanizeDuration }}"
         each = f'stage {{{{ $one | label "stage" }}}}{stream}, {took}'
         said = f"{{{{ range $n, $one := . }}}}{{{{ if $n }}}}; {{{{ end }}}}{each}{{{{ end }}}}"
-        return _of_query(f"sort_desc(topk({SUSPECTS}, {before}))", said)
+        return _asked(f"sort_desc(topk({SUSPECTS}, {before}))", said)
     if rule.kind in (Kind.ERROR_RATE, Kind.BURN_RATE):
         worst = (
             "topk(1, sum by (stage, error_code)"
             f' (rate({STAGES}{{pipeline=%q,outcome=\\"failed\\"}}[{short}])))'
         )
-        return _asked(worst, ', {{ . | first | label "error_code" }}')
+        return _asked(worst, f'{_STAGE}, {{{{ . | first | label "error_code" }}}}')
     return ""
 
 
+_STAGE = 'stage {{ . | first | label "stage" }}'
+
+
 def _asked(query: str, said: str) -> str:
-    return _of_query(query, f'stage {{{{ . | first | label "stage" }}}}{said}')
-
-
-def _of_query(query: str, said: str) -> str:
-    """What is said of what a query about the pipeline finds; nothing if that is nothing."""
+    """Return a template for what a query about the pipeline finds; empty if that is nothing."""
     return f'{{{{ with printf "{query}" $labels.pipeline | query }}}}{said}{{{{ end }}}}'
+
+
+RUN_SECONDS = "stageflow_run_duration_seconds_bucket"
+STAGE_SECONDS = "stageflow_stage_duration_seconds_bucket"
+FIRST_AUDIO_SECONDS = "stageflow_run_first_audio_seconds_bucket"
+FIRST_ITEM_SECONDS = "stageflow_stage_first_item_seconds_bucket"
+RUNS = "stageflow_run_total"
+STAGES = "stageflow_stage_total"
+BREAKER = "stageflow_breaker_state"
+LETTERS = "stageflow_dead_letters_waiting"
+DROPPED = "stageflow_sink_dropped_events_total"
+
+
+#: Return a length of time as Prometheus writes it.
+length = partial(span, units=("h", "m", "s"))
+
+
+def p99(buckets: str, by: str, selector: str, window: str) -> str:
+    """Return the P99 in seconds of a histogram."""
+    return f"histogram_quantile(0.99, sum by ({by}, le) (rate({buckets}{selector}[{window}])))"
+
+
+def error_rate(window: str, pipeline: str | None = None) -> str:
+    """Return the share of failed runs among those that completed or failed."""
+
+    def of(outcomes: str) -> str:
+        chosen = _selector(pipeline, f'outcome=~"{outcomes}"')
+        return f"sum by (pipeline) (rate({RUNS}{chosen}[{window}]))"
+
+    return f"{of('failed')} / {of('completed|failed')}"
+
+
+def _selector(pipeline: str | None, *others: str) -> str:
+    named = [f"pipeline={json.dumps(pipeline, ensure_ascii=False)}"] if pipeline is not None else []
+    matchers = [*named, *others]
+    return f"{{{','.join(matchers)}}}" if matchers else ""
+
+
+def before_first_audio(selector: str, window: str) -> str:
+    """Return the P99 in seconds of stages, or of their first items, before the first audio."""
+    items = p99(FIRST_ITEM_SECONDS, "stage, stream", selector, window)
+    stages = p99(STAGE_SECONDS, "stage", selector, window)
+    audio = p99(FIRST_AUDIO_SECONDS, "pipeline", selector, window)
+    return f"({items} or ({stages} unless on (stage) {items})) <= scalar({audio})"
+
+
+def _over_p99(rule: Rule, buckets: str) -> str:
+    chosen, window = _selector(rule.pipeline), length(rule.window_s)
+    everything = _selector(rule.pipeline, 'le="+Inf"')
+    figure = p99(buckets, "pipeline", chosen, window)
+    return f"{_judged(rule, figure, f'{buckets}{everything}')} > {rule.limit / 1000:g}"
+
+
+def _error_rate(rule: Rule) -> str:
+    ended = _selector(rule.pipeline, 'outcome=~"completed|failed"')
+    rates = [_judged(rule, error_rate(length(rule.window_s), rule.pipeline), f"{RUNS}{ended}")]
+    if rule.short_window_s:
+        rates.append(error_rate(length(rule.short_window_s), rule.pipeline))
+    return "\nand\n".join(f"{rate} > {rule.limit:g}" for rate in rates)
+
+
+def _judged(rule: Rule, figure: str, runs: str) -> str:
+    """Return a figure where enough runs ended, and for two minutes after that the last such one."""
+    ended = f"sum by (pipeline) (increase({runs}[{length(rule.window_s)}]))"
+    figure = f"({figure} and {ended} >= {rule.least_runs})"
+    step = length(min(rule.window_s, INTERVAL_S))
+    return f"last_over_time({figure}[{length(HOLD_S)}:{step}])" if rule.for_s else figure
+
+
+def _no_data(rule: Rule) -> str:
+    chosen = _selector(rule.pipeline)
+    # `vector(0)`: without any series, the sum is empty.
+    return f"(sum(increase({RUNS}{chosen}[{length(rule.window_s)}])) or vector(0)) == 0"
+
+
+#: By kind: return the expression that has a value where a rule's limit is exceeded.
+_EXPRESSIONS: Mapping[Kind, Callable[[Rule], str]] = {
+    Kind.LATENCY: lambda rule: _over_p99(rule, RUN_SECONDS),
+    Kind.FIRST_AUDIO: lambda rule: _over_p99(rule, FIRST_AUDIO_SECONDS),
+    Kind.ERROR_RATE: _error_rate,
+    Kind.BURN_RATE: _error_rate,
+    Kind.BREAKER_OPEN: lambda _: f"max by (provider) ({BREAKER}) > 0",
+    # Processes that share a store each report all of its letters.
+    Kind.DEAD_LETTERS: lambda rule: f"max({LETTERS}) > {rule.limit:g}",
+    Kind.NO_DATA: _no_data,
+}
+
+
+# ── Alertmanager ────────────────────────────────────────────────────────────────────────────
+
+#: How long Alertmanager waits for other alerts before it notifies, in seconds.
+GROUP_WAIT_S = 30
+
+#: How long it waits before it notifies of changes in a group, in seconds.
+GROUP_INTERVAL_S = 300
+
+#: After how many seconds it notifies again of an alert that still fires.
+REPEAT_S = 24 * 3600
+
+_SINCE = '{{ .StartsAt.UTC.Format "2006-01-02 15:04" }} UTC'
+_COUNT = '{{ if eq .Status "firing" }} {{ .Alerts.Firing | len }}{{ end }}'
+_TITLE = f"{{{{ .Status | toUpper }}}}{_COUNT}: {{{{ .GroupLabels.alertname }}}}"
+_DETAILS = f"""\
+{{{{ .Annotations.summary }}}}
+since {_SINCE}{{{{ with .Annotations.likely }}}}
+likely {{{{ . }}}}{{{{ end }}}}
+{{{{ .Labels.severity }}}}, owner {{{{ .Labels.owner }}}}"""
+_SLACK_TEXT = f"""\
+{{{{ range .Alerts }}}}{_DETAILS}
+<{{{{ .Annotations.page_url }}}}|page> · <{{{{ .Annotations.runbook_url }}}}|runbook>
+{{{{ end }}}}"""
+_EMAIL_TEXT = f"""\
+{{{{ range .Alerts }}}}{{{{ .Status | toUpper }}}} {{{{ .Labels.alertname }}}}
+{_DETAILS}
+page: {{{{ .Annotations.page_url }}}}
+runbook: {{{{ .Annotations.runbook_url }}}}
+
+{{{{ end }}}}"""
+
+_EVERYWHERE, _QUIETLY = "slack-and-email", "slack"
+
+
+def alertmanager_file(
+    alerts: Alerts,
+    *,
+    group_wait_s: float = GROUP_WAIT_S,
+    group_interval_s: float = GROUP_INTERVAL_S,
+) -> Any:
+    """Return the content of Alertmanager's configuration.
+
+    Critical alerts go to Slack and e-mail, others to Slack; channels without settings are left out.
+    """
+    slack = {"slack_configs": [_slack(alerts.slack)]} if alerts.slack else {}
+    email = {"email_configs": [_email(alerts.email)]} if alerts.email else {}
+    critical = {"matchers": [f'severity="{Severity.CRITICAL}"'], "receiver": _EVERYWHERE}
+    return {
+        "route": {
+            "receiver": _QUIETLY,
+            "group_by": ["alertname"],
+            "group_wait": length(group_wait_s),
+            "group_interval": length(group_interval_s),
+            "repeat_interval": length(REPEAT_S),
+            "routes": [critical],
+        },
+        "receivers": [
+            {"name": _QUIETLY, **slack},
+            {"name": _EVERYWHERE, **slack, **email},
+        ],
+        "inhibit_rules": [
+            {
+                "source_matchers": [f'alertname="{rule.inhibited_by}"'],
+                "target_matchers": [f'alertname="{rule.name}"'],
+                "equal": ["pipeline"],
+            }
+            for rule in alerts.rules
+            if rule.inhibited_by
+        ],
+    }
+
+
+def _slack(slack: Slack) -> dict[str, Any]:
+    return {
+        "api_url_file": slack.webhook_file,
+        "channel": slack.channel,
+        "send_resolved": True,
+        "title": _TITLE,
+        "title_link": "{{ .CommonAnnotations.page_url }}",
+        "text": _SLACK_TEXT,
+    }
+
+
+def _email(email: Email) -> dict[str, Any]:
+    login = {"auth_username": email.user, "auth_password_file": email.password_file}
+    return {
+        "to": email.to,
+        "from": email.sender,
+        "smarthost": f"{email.host}:{email.port}",
+        "require_tls": True,
+        **{name: value for name, value in login.items() if value is not None},
+        "send_resolved": True,
+        "headers": {"Subject": f"[stageflow] {_TITLE}"},
+        "html": "",
+        "text": _EMAIL_TEXT,
+    }
+
+
+# ── the dashboard of Grafana, with the figures of Central Pulse ─────────────────────────────
+
+UID = "stageflow-pulse"
+
+_SOURCE = {"type": "prometheus", "uid": "${source}"}
+_WIDTH, _HEIGHT = 12, 8
+_WINDOW = "$__rate_interval"
+_OF_STAGES = '{pipeline=~"$pipeline"}'
+
+
+def _dashboard(alerts: Alerts) -> Any:
+    panels = list(_panels(alerts.rules))
+    for place, panel in enumerate(panels):
+        row, column = divmod(place, 2)
+        panel["id"] = place + 1
+        panel["gridPos"] = {"h": _HEIGHT, "w": _WIDTH, "x": column * _WIDTH, "y": row * _HEIGHT}
+    sources = {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    pipelines = {
+        "name": "pipeline",
+        "type": "query",
+        "datasource": _SOURCE,
+        "query": {"query": f"label_values({RUNS}, pipeline)", "refId": "pipelines"},
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "current": {"text": "All", "value": "$__all"},
+    }
+    return {
+        "uid": UID,
+        "title": "stageflow",
+        "tags": ["stageflow"],
+        "timezone": "browser",
+        "schemaVersion": 37,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "links": [
+            {"type": "link", "title": "Central Pulse", "url": alerts.links.page},
+            {"type": "link", "title": "Runbook", "url": alerts.links.runbook},
+        ],
+        "templating": {"list": [sources, pipelines]},
+        "panels": panels,
+    }
+
+
+def _panels(rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
+    limits_s, first_audio_s = (
+        {rule.limit / 1000 for rule in rules if rule.kind is kind}
+        for kind in (Kind.LATENCY, Kind.FIRST_AUDIO)
+    )
+    rates = {rule.limit for rule in rules if rule.kind is Kind.ERROR_RATE}
+
+    def p99_of(buckets: str, by: str) -> str:
+        return p99(buckets, by, _OF_STAGES, _WINDOW)
+
+    def rate_of(series: str, by: str, selector: str = "") -> str:
+        return f"sum by ({by}) (rate({series}{selector}[{_WINDOW}]))"
+
+    def lines(
+        title: str, unit: str, legend: str, query: str, limits: Iterable[float] = ()
+    ) -> dict[str, Any]:
+        steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+        steps += [{"color": "red", "value": limit} for limit in sorted(limits)]
+        defaults = {
+            "unit": unit,
+            "min": 0,
+            "custom": {"thresholdsStyle": {"mode": "line" if len(steps) > 1 else "off"}},
+            "thresholds": {"mode": "absolute", "steps": steps},
+        }
+        return _panel("timeseries", title, legend, query, {"defaults": defaults, "overrides": []})
+
+    yield _alerts()
+    runs, audio = p99_of(RUN_SECONDS, "pipeline"), p99_of(FIRST_AUDIO_SECONDS, "pipeline")
+    items = p99_of(FIRST_ITEM_SECONDS, "pipeline, stage, stream")
+    stages = p99_of(STAGE_SECONDS, "pipeline, stage")
+    failed = '{pipeline=~"$pipeline",outcome="failed"}'
+    yield lines("P99 of runs, by pipeline", "s", "{{pipeline}}", runs, limits_s)
+    yield lines("P99 of first audio, by pipeline", "s", "{{pipeline}}", audio, first_audio_s)
+    yield lines("P99 of first items of streams", "s", "{{stage}} {{stream}}", items)
+    yield lines("P99 of stages", "s", "{{stage}}", stages)
+    yield _heatmap()
+    yield lines("Error rate, by pipeline", "percentunit", "{{pipeline}}", error_rate("5m"), rates)
+    yield lines(
+        "Failures of stages, by code",
+        "ops",
+        "{{stage}} {{error_code}}",
+        rate_of(STAGES, "stage, error_code", failed),
+    )
+    yield _states()
+    yield lines("Dead letters that wait", "none", "waiting", f"max({LETTERS})", {1})
+    yield lines(
+        "Runs", "ops", "{{pipeline}} {{outcome}}", rate_of(RUNS, "pipeline, outcome", _OF_STAGES)
+    )
+    yield lines("Events that sinks have lost", "ops", "{{sink}}", rate_of(DROPPED, "sink"))
+
+
+def _panel(
+    kind: str, title: str, legend: str, query: str, fields: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    target = {"refId": "A", "expr": query, "legendFormat": legend, "datasource": _SOURCE}
+    panel = {"type": kind, "title": title, "datasource": _SOURCE, "targets": [target]}
+    return panel | ({"fieldConfig": fields} if fields else {})
+
+
+def _heatmap() -> dict[str, Any]:
+    rate = f"sum by (le) (increase({RUN_SECONDS}{_OF_STAGES}[{_WINDOW}]))"
+    panel = _panel("heatmap", "Durations of runs", "{{le}}", rate)
+    panel["targets"][0]["format"] = "heatmap"
+    return panel | {"options": {"calculate": False, "yAxis": {"unit": "s"}}}
+
+
+def _states() -> dict[str, Any]:
+    texts = {0: ("closed", "green"), 1: ("half-open", "orange"), 2: ("open", "red")}
+    mapping = {
+        "type": "value",
+        "options": {str(n): {"text": text, "color": color} for n, (text, color) in texts.items()},
+    }
+    fields = {"defaults": {"mappings": [mapping]}, "overrides": []}
+    query = f"max by (provider) ({BREAKER})"
+    return _panel("state-timeline", "Circuit breakers", "{{provider}}", query, fields)
+
+
+def _alerts() -> dict[str, Any]:
+    panel = _panel("table", "Alerts that fire", "", 'ALERTS{alertstate="firing"}')
+    panel["targets"][0] |= {"instant": True, "format": "table"}
+    return panel

@@ -1,126 +1,229 @@
-"""Finds the commits at which a benchmark became slower for good, in the history of its values.
-
-`stageflow.pulse.central.steps` divides a whole history into levels, anew each time; here a verdict
-has to stand. Values are looked at one after another, as commits come, and what was found never
-changes by what comes later. So an alert that was sent stands, and none is sent anew for it.
-
-What is counted does not scatter, and is believed at once. What is timed is believed when the median
-of the last few values stands above that of as many before: one outlier never moves a median, and
-noise seldom moves two apart. tests/unit/test_alert_regressions.py shows how soon a rise is found.
-"""
+"""Find regressions in the history of benchmarks, and alert once for each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
-from typing import Protocol
 
-from stageflow.pulse.gate.judge import ratio_of
+from stageflow._utils.text import printable
+from stageflow.pulse.alerts.conditions import Alert, AlertKey, Labels, Reading, advanced
+from stageflow.pulse.alerts.notice import Message, message_of, notice_of
+from stageflow.pulse.alerts.rules import BenchmarkRule, Links
+from stageflow.pulse.alerts.state import AlertState
+from stageflow.pulse.gate import ACCEPTED_FILE, Accepted, load_accepted
+from stageflow.pulse.history import (
+    OPEN_FOR,
+    AsvProject,
+    Commit,
+    Emit,
+    History,
+    Series,
+    Step,
+    read_history,
+    scatters,
+    steps_of,
+)
 
+#: Report a new regression only within this many measured commits.
+NEW_FOR = OPEN_FOR
 
-class Policy(Protocol):
-    """What decides; `stageflow.pulse.alerts.rules.BenchmarkRule` is one."""
-
-    @property
-    def counted_limit(self) -> float:
-        """Ratio beyond which what does not scatter has regressed."""
-
-    @property
-    def timed_limit(self) -> float:
-        """The same for what is timed."""
-
-    @property
-    def window_commits(self) -> int:
-        """Of how many values the medians are."""
+#: How many series and commits a message names; the page shows all.
+_NAMED = 5
+_HASH = 10
+_LABEL = "commits"
+_BACK = "is back"
 
 
 @dataclass(frozen=True, slots=True)
-class Rise:
-    """A rise that stayed.
+class Regression:
+    """Series that became slower at the same commits, which are positions in the history.
 
-    Attributes:
-        suspects: Positions of the values that may be the first after it, counted from 0.
-        found: Position of the value at which it was certain.
-        before: The level before it.
-        after: The level after it, as it was when it was found.
-        over: Position of the value at which the level was back; None while it is not.
+    It became certain at the commit `found`; `ratios` are after divided by before, by series.
     """
 
     suspects: range
     found: int
-    before: float
-    after: float
-    over: int | None = None
-
-    @property
-    def ratio(self) -> float:
-        """How much more it has become; infinite where something came of nothing."""
-        return ratio_of(self.before, self.after)
+    ratios: Mapping[str, float]
 
 
-def rises(values: Sequence[float], policy: Policy, *, timed: bool) -> tuple[Rise, ...]:
-    """All rises in the history of one series, in order.
+def regressions(
+    history: History, rule: BenchmarkRule, accepted: Sequence[Accepted], today: dt.date
+) -> tuple[Regression, ...]:
+    """Return what regressed and has not come back, in the order in which it became certain.
 
-    Args:
-        values: Its values, oldest first, without gaps.
-        policy: What decides.
-        timed: Whether the values scatter.
+    Known regressions, `accepted`, are left out until their last day.
     """
-    find = _timed_rise if timed else _counted_rise
-    found: list[Rise] = []
-    begin = 0
-    for now in range(len(values)):
-        found = [_looked_at(rise, values, now, policy, timed=timed) for rise in found]
-        rise = find(values, begin, now, policy)
-        if rise is not None:
-            found.append(rise)
-            # What comes next is measured by the new level.
-            begin = rise.suspects[-1]
-    return tuple(found)
+    found = [
+        (step, series.name)
+        for series in history.series
+        for step in _regressed(series, rule)
+        if step.over is None
+        and not any(known.covers(series.name, step.ratio, today) for known in accepted)
+    ]
+    # Fewest suspects first, so that steps with the same possible cause join them.
+    found.sort(key=lambda item: (len(item[0].suspects), item[0].found, item[1]))
+    groups: list[Regression] = []
+    for step, name in found:
+        for number, group in enumerate(groups):
+            if _meet(group.suspects, step.suspects):
+                ratios = {**group.ratios, name: step.ratio}
+                groups[number] = replace(group, ratios=ratios)
+                break
+        else:
+            groups.append(Regression(step.suspects, step.found, {name: step.ratio}))
+    return tuple(sorted(groups, key=lambda group: (group.found, group.suspects.start)))
 
 
-def _counted_rise(values: Sequence[float], begin: int, now: int, policy: Policy) -> Rise | None:
-    before = values[max(begin, now - policy.window_commits) : now]
-    if not before or ratio_of(median(before), values[now]) <= policy.counted_limit:
-        return None
-    return Rise(range(now, now + 1), now, median(before), values[now])
+def _regressed(series: Series, rule: BenchmarkRule) -> Iterator[Step]:
+    timed = scatters(series.name)
+    limit = rule.timed_limit if timed else rule.counted_limit
+    steps = steps_of(series.values, limit, timed=timed, window=rule.window_commits)
+    return (step for step in steps if step.ratio > limit)
 
 
-def _timed_rise(values: Sequence[float], begin: int, now: int, policy: Policy) -> Rise | None:
-    window = policy.window_commits
-    first, last = now + 1 - 2 * window, now + 1
-    if first < begin:
-        return None
-    before, after = values[first : first + window], values[first + window : last]
-    # Noise of ten per cent moves medians apart, but seldom all but a few of the values.
-    few = window // 8
-    apart = sorted(after)[few] > sorted(before)[-1 - few]
-    if not apart or ratio_of(median(before), median(after)) <= policy.timed_limit:
-        return None
-    at = _place(values, first, last)
-    return Rise(range(at - 1, at + 2), now, median(values[first:at]), median(values[at:last]))
+def _meet(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
 
 
-def _place(values: Sequence[float], first: int, last: int) -> int:
-    """Where a rise is most likely: where two levels fit the values between with least deviation."""
+@dataclass(frozen=True, slots=True)
+class HistoryWatch:
+    """Alerts once for each regression, and once when it is over."""
 
-    def deviation(part: Sequence[float]) -> float:
-        level = median(part)
-        return sum(abs(value - level) for value in part)
+    rule: BenchmarkRule
+    links: Links
+    project: AsvProject
+    state: AlertState
+    channels: Sequence[str]
+    emit: Emit = print
 
-    places = range(first + 2, last - 1)
-    return min(places, key=lambda at: deviation(values[first:at]) + deviation(values[at:last]))
+    def evaluate(self, now_s: float) -> Message | None:
+        """Evaluate the history, and store the message that follows, if any."""
+        left_out: list[str] = []
+        history = read_history(self.project, left_out.append)
+        for line in left_out:
+            self.emit(line)
+        accepted = load_accepted(self.project.benchmarks_dir / ACCEPTED_FILE, None)
+        today = dt.datetime.fromtimestamp(now_s, dt.UTC).date()
+        found = regressions(history, self.rule, accepted, today)
+        source = f"benchmarks of {self.project.root.resolve()}"
+        with self.state.transaction():
+            self.state.adopt(source, "benchmarks of ")
+            known = self.state.alerts(source)
+            named = _named(found, history, known)
+            readings = [self._reading(*item, history.commits) for item in named.items()]
+            after: list[Alert] = []
+            for alert in advanced(self.rule.name, known, readings, now_s):
+                if alert.ended_s is None:
+                    new = alert.key not in known
+                    after.append(self._described(alert, named[alert.labels], history, new=new))
+                else:
+                    over = self._over(alert, history, accepted, today)
+                    # A file that was left out may hold the value: wait for it.
+                    after.append(over if over.back or not left_out else known[alert.key])
+            quiet = now_s < self.rule.silent_until_s
+            notices = [
+                notice_of(self.rule, alert, self.links)
+                for alert in after
+                if (alert.told if alert.ended_s else not (alert.told or quiet))
+            ]
+            lasting = [replace(a, told=a.told or not quiet) for a in after if a.ended_s is None]
+            self.state.keep(source, now_s, lasting)
+            message = message_of(notices)
+            if message:
+                self.state.put(message, self.channels, now_s)
+        return message
+
+    def _reading(
+        self, labels: Labels, regression: Regression, commits: Sequence[Commit]
+    ) -> Reading:
+        """Return a regression as a reading; commits that were not measured are suspects, too."""
+        first, last = regression.suspects[0], regression.suspects[-1]
+        span = f"{commits[first - 1].hash}..{commits[last].hash}"
+        log = self.project.git("log", "-z", "--format=%h %s", span, "--")
+        between = [printable(title) for title in log.split("\0") if title]
+        named = "; ".join(between[:_NAMED])
+        more = f"; and {len(between) - _NAMED} more" if len(between) > _NAMED else ""
+        likely = f"{'commit' if len(between) == 1 else 'one of'} {named}{more}"
+        return Reading(labels, max(regression.ratios.values()), likely)
+
+    def _described(self, alert: Alert, found: Regression, history: History, *, new: bool) -> Alert:
+        worst = sorted(found.ratios.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{name} x {ratio:.2f}" for name, ratio in worst[:_NAMED])
+        more = f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else ""
+        limits = f"{self.rule.counted_limit:g} counted, {self.rule.timed_limit:g} timed"
+        what = f"slower since {dict(alert.labels)[_LABEL]}: {named}{more}; limit x {limits}"
+        # A new alert began with the last commit that may have caused it.
+        since_s = float(history.commits[found.suspects[-1]].at_s) if new else alert.since_s
+        series = dict.fromkeys(found.ratios, history.machine)
+        return replace(alert, what=what, since_s=since_s, runbook=self.rule.runbook, series=series)
+
+    def _over(
+        self, alert: Alert, history: History, accepted: Sequence[Accepted], today: dt.date
+    ) -> Alert:
+        """Describe a regression that is not found any more: back only if its values came down."""
+        since, at = dict(alert.labels)[_LABEL], _suspects_of(alert.labels, history.commits)
+        causes: dict[str, list[str]] = {}
+        for name, machine in alert.series.items():
+            cause = "was measured on another machine"
+            if not history.machine or machine == history.machine:
+                cause = self._cause(history.named(name), at, accepted, today)
+            causes.setdefault(cause, []).append(name)
+        if set(causes) == {_BACK}:
+            return replace(alert, what=f"the benchmarks that were slower since {since} are back")
+        named = (f"{', '.join(names[:_NAMED])} {cause}" for cause, names in causes.items())
+        what = f"slower since {since}, and not judged any more: {'; '.join(named)}"
+        return replace(alert, what=what, back=False)
+
+    def _cause(
+        self, series: Series | None, at: range, accepted: Sequence[Accepted], today: dt.date
+    ) -> str:
+        if series is None:
+            return "is not measured any more"
+        if not at:
+            return "is as it is, but its commits are not in the history any more"
+        steps = [step for step in _regressed(series, self.rule) if _meet(step.suspects, at)]
+        for entry in accepted:
+            if any(s.over is None and entry.covers(series.name, s.ratio, today) for s in steps):
+                return f"is accepted until {entry.until}"
+        measured = [n for n, value in enumerate(series.values) if value is not None]
+        compared = measured[0] < at.start and measured[-1] >= at.stop - 1
+        return _BACK if steps or compared else "has no values on both sides of it"
 
 
-def _looked_at(
-    rise: Rise, values: Sequence[float], now: int, policy: Policy, *, timed: bool
-) -> Rise:
-    """The rise; over, if the level has come back by more than half of what made it one."""
-    if rise.over is not None:
-        return rise
-    window = policy.window_commits if timed else 1
-    limit = policy.timed_limit if timed else policy.counted_limit
-    level = median(values[max(rise.suspects[-1], now + 1 - window) : now + 1])
-    back = ratio_of(rise.before, level) <= 1 + (limit - 1) / 2
-    return replace(rise, over=now) if back else rise
+def _named(
+    found: Iterable[Regression], history: History, known: Mapping[AlertKey, Alert]
+) -> dict[Labels, Regression]:
+    """Return the regressions to alert for, under the labels that they had before."""
+    commits = history.commits
+    told = {labels: _suspects_of(labels, commits) for _, labels in known}
+    named: dict[Labels, Regression] = {}
+    for regression in found:
+        same = dict.fromkeys(regression.ratios, history.machine).items()
+        labels = next(
+            (
+                alert.labels
+                for alert in known.values()
+                # The series tell where the branch was rewritten.
+                if _meet(told[alert.labels], regression.suspects)
+                or (not told[alert.labels] and alert.series.items() & same)
+            ),
+            None,
+        )
+        if labels is None:
+            if len(commits) - regression.found > NEW_FOR:
+                continue
+            first, last = regression.suspects[0], regression.suspects[-1]
+            hashes = commits[first - 1].hash[:_HASH], commits[last].hash[:_HASH]
+            labels = ((_LABEL, "..".join(hashes)),)
+        # Of two regressions that were told as one, the first represents both.
+        named.setdefault(labels, regression)
+    return named
+
+
+def _suspects_of(labels: Labels, commits: Sequence[Commit]) -> range:
+    places = {commit.hash[:_HASH]: n for n, commit in enumerate(commits)}
+    before, _, after = dict(labels)[_LABEL].partition("..")
+    if before not in places or after not in places:
+        return range(0)  # the branch was rewritten
+    return range(places[before] + 1, places[after] + 1)

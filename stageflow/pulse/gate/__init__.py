@@ -1,4 +1,98 @@
-"""The gate: measures two commits, judges the difference and the budgets, and says which failed.
+"""Judge what a commit costs compared with another one, and with budgets.
 
-`judge` is pure; what it reads is measured by `measure` (asv) and `pairs` (interleaved timings).
+`judge` is pure; `Asv` (asv's results) and `time_pairs` (interleaved timings) give its evidence.
 """
+
+from __future__ import annotations
+
+from stageflow.pulse.gate.budgets import (
+    RUNBOOK,
+    Accepted,
+    Budget,
+    Budgets,
+    Gate,
+    Limits,
+    load_accepted,
+    load_budgets,
+    p99_limits_ms,
+    sections_of,
+)
+from stageflow.pulse.gate.checked_toml import Key, Settings, Table
+from stageflow.pulse.gate.cli import run_gate_command
+from stageflow.pulse.gate.command import GateRun, checks_at, record_run, recorded_runs
+from stageflow.pulse.gate.judge import (
+    Check,
+    Evidence,
+    Exit,
+    Judgement,
+    Kind,
+    Measured,
+    Side,
+    State,
+    Timing,
+    Value,
+    Verdict,
+    judge,
+)
+from stageflow.pulse.gate.measure import (
+    ACCEPTED_FILE,
+    BUDGETS_FILE,
+    Asv,
+    resolved,
+    set_up,
+    today,
+)
+from stageflow.pulse.gate.pairs import PROCESSES, Both, TimedSide, side_of, time_pairs, timing_of
+from stageflow.pulse.gate.report import amount, change
+from stageflow.pulse.gate.worker import Catalogue, Worker, discover, tree
+
+__all__ = [
+    "ACCEPTED_FILE",
+    "BUDGETS_FILE",
+    "PROCESSES",
+    "RUNBOOK",
+    "Accepted",
+    "Asv",
+    "Both",
+    "Budget",
+    "Budgets",
+    "Catalogue",
+    "Check",
+    "Evidence",
+    "Exit",
+    "Gate",
+    "GateRun",
+    "Judgement",
+    "Key",
+    "Kind",
+    "Limits",
+    "Measured",
+    "Settings",
+    "Side",
+    "State",
+    "Table",
+    "TimedSide",
+    "Timing",
+    "Value",
+    "Verdict",
+    "Worker",
+    "amount",
+    "change",
+    "checks_at",
+    "discover",
+    "judge",
+    "load_accepted",
+    "load_budgets",
+    "p99_limits_ms",
+    "record_run",
+    "recorded_runs",
+    "resolved",
+    "run_gate_command",
+    "sections_of",
+    "set_up",
+    "side_of",
+    "time_pairs",
+    "timing_of",
+    "today",
+    "tree",
+]

@@ -1,22 +1,24 @@
-"""``benchmarks/budgets.toml``: what each series may cost, and what counts as slower."""
+"""The gate's settings: ``benchmarks/budgets.toml`` and ``benchmarks/accepted.toml``."""
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from stageflow.errors.base import did_you_mean
-from stageflow.pulse.gate import units
 from stageflow.pulse.gate.checked_toml import Key, Settings, Table
-from stageflow.pulse.gate.runbook import RUNBOOK
-from stageflow.pulse.gate.series import Signal, matches, signal_of
+from stageflow.pulse.history import Signal, fitting_units, matches_series, signal_of, unit_factor
+
+RUNBOOK = "docs/runbook.md"
 
 
 class Gate(StrEnum):
-    """When a budget is held."""
+    """When a budget is checked."""
 
     PRE_MERGE = "pre-merge"
     NIGHTLY = "nightly"
@@ -31,21 +33,30 @@ class Limits:
     timed_fail: float
     timed_warn: float
 
+    def warn(self, signal: Signal) -> float:
+        """Return the ratio beyond which a series of that signal is named as slower."""
+        others = {Signal.EXACT: 1.0, Signal.COUNTED: self.counted_warn}
+        return others.get(signal, self.timed_warn)
+
+    def fail(self, signal: Signal) -> float:
+        """Return the ratio beyond which a series of that signal fails the gate."""
+        others = {Signal.EXACT: 1.0, Signal.COUNTED: self.counted_fail}
+        return others.get(signal, self.timed_fail)
+
+
+#: Of a project without a file of budgets.
+DEFAULT_LIMITS = Limits(counted_fail=1.095, counted_warn=1.02, timed_fail=1.2, timed_warn=1.05)
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a series may cost at most.
+    """What a series may cost: the limits of its median (or only value) and of 99 of 100 cases.
 
     Attributes:
-        metric: What is measured, in words.
-        series: The series.
-        unit: Unit of the figures below, and what a value of the series is multiplied by to get it.
-        p50: At most this in the median; of a series with one value a commit, that value.
-        p99: At most this in 99 of 100 cases, if that is asked.
-        gate: When it is held.
-        owner: Who answers for it.
+        factor: Converts a value of the series to `unit`, the unit of the limits.
         runbook: Section of docs/runbook.md that says what to do when it is exceeded.
-        line: Where it stands in the file.
+        reference: A series of the same unit, and its value where the limits were set: elsewhere
+            the limits grow and shrink with it. None: they are the same everywhere.
     """
 
     metric: str
@@ -58,6 +69,7 @@ class Budget:
     owner: str
     runbook: str
     line: int
+    reference: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Budgets:
     budgets: tuple[Budget, ...]
 
     def held(self, *, nightly: bool) -> tuple[Budget, ...]:
-        """Those that are held before a merge; by night, all."""
+        """Return those that are checked before a merge; by night, all."""
         return tuple(b for b in self.budgets if nightly or b.gate is Gate.PRE_MERGE)
 
 
@@ -79,47 +91,54 @@ _BUDGET = {
     "unit": Key(str),
     "p50": Key(float),
     "p99": Key(float, required=False),
-    "gate": Key(str),
+    "gate": Key(Gate),
     "owner": Key(str),
     "runbook": Key(str),
 }
+_REFERENCE = {"benchmark": Key(str), "value": Key(float)}
 _WITHOUT = {"benchmarks": Key(str), "reason": Key(str)}
 
 
-def load(path: Path, known: Mapping[str, str], sections: Collection[str] | None = None) -> Budgets:
+def load_budgets(
+    path: Path, known: Mapping[str, str], sections: Collection[str] | None = None
+) -> Budgets:
     """Read and check the budgets.
 
     Args:
         path: The file.
-        known: Unit of every series that there is.
-        sections: Those of the runbook; None if there is no runbook to look them up in.
-
-    Raises:
-        GateSettingsError: Something is wrong; it names every problem with line and mend.
+        known: Unit of every series.
+        sections: Those of the runbook; None if there is no runbook.
     """
     settings = Settings(path)
-    settings.check_top({"limits": dict, "budget": list, "without_budget": list})
+    settings.check_top({"limits": dict, "reference": dict, "budget": list, "without_budget": list})
     limits = _limits(settings)
     tables = settings.tables("budget", _BUDGET)
-    found = [_budget(settings, table, known) for table in tables]
-    budgets = [budget for budget in found if budget is not None]
-    _check_duplicates(settings, budgets)
-    if sections is not None:
-        _check_sections(settings, tables, sections)
+    budgets = [_budget(table, known) for table in tables]
+    text = "{metric!r} of {benchmark} has a budget"
+    sound = [table for table in tables if not table.problems]
+    settings.check_once(sound, lambda table: text.format_map(table.values))
+    for table in tables:
+        section = table.values.get("runbook")
+        if sections is not None and section is not None and section not in sections:
+            near = f"or the name of one that it has{did_you_mean(section, sections)}"
+            problem = f"{RUNBOOK} has no section {section!r}: write ## {section} there, {near}"
+            table.complain(problem, "runbook")
     named = {table.values["benchmark"] for table in tables if "benchmark" in table.values}
+    reference = _reference(settings, known)
     _check_complete(settings, named, known)
     settings.finish()
     assert limits is not None  # or there was a problem
-    return Budgets(limits, tuple(budgets))
+    found = [budget for budget in budgets if budget is not None]
+    if reference is not None:
+        unit = known[reference[0]]
+        found = [replace(b, reference=reference) if b.unit == unit else b for b in found]
+    return Budgets(limits, tuple(found))
 
 
 def p99_limits_ms(path: Path) -> Mapping[str, float]:
-    """The p99 of each budget that has one in milliseconds, by its metric.
+    """Return the p99 of each budget that has one in milliseconds, by its metric.
 
-    Needs no benchmarks, as a machine that watches a live system has none; `load` checks all.
-
-    Raises:
-        GateSettingsError: The file cannot be read, or a budget is malformed.
+    This needs no benchmarks, which a machine that watches a live system does not have.
     """
     settings = Settings(path)
     found = [table.values for table in settings.tables("budget", _BUDGET)]
@@ -132,98 +151,58 @@ def p99_limits_ms(path: Path) -> Mapping[str, float]:
 
 
 def _limits(settings: Settings) -> Limits | None:
-    tables = settings.tables("limits", _LIMITS)
-    if not tables:
-        settings.complain(1, f"[limits] is missing: write it with {', '.join(_LIMITS)}")
+    table = settings.table("limits", _LIMITS, required=True)
+    if table is None or table.problems:
         return None
-    (table,) = tables
-    if not table.sound:
-        return None
-    limits = Limits(**{name: float(value) for name, value in table.values.items()})
     for signal in (Signal.COUNTED, Signal.TIMED):
         warn, fail = table.values[f"{signal}_warn"], table.values[f"{signal}_fail"]
         if not 1 <= warn <= fail < math.inf:
-            settings.complain(
-                settings.line_of(table, f"{signal}_warn"),
+            table.complain(
                 f"{signal}_warn = {warn} and {signal}_fail = {fail} are ratios of head to base: "
                 "write them with 1 <= warn <= fail",
+                f"{signal}_warn",
             )
-    return limits
+    return Limits(**table.values)
 
 
-def _budget(settings: Settings, table: Table, known: Mapping[str, str]) -> Budget | None:
-    if not table.sound:
+def _reference(settings: Settings, known: Mapping[str, str]) -> tuple[str, float] | None:
+    table = settings.table("reference", _REFERENCE)
+    if table is None or table.problems:
         return None
-    values = table.values
-    before = len(settings.problems)
-    _check_figures(settings, table)
-    series, unit = str(values["benchmark"]), str(values["unit"])
-    if series not in known:
-        line = settings.line_of(table, "benchmark")
-        settings.complain(line, f"there is no benchmark {series!r}{did_you_mean(series, known)}")
-    elif unit not in units.fitting(known[series]):
-        settings.complain(
-            settings.line_of(table, "unit"),
-            f"{unit!r} does not fit {series}, measured in {known[series]}: "
-            f"write {' or '.join(units.fitting(known[series]))}",
-        )
-    if len(settings.problems) > before:
+    series, value = table.values["benchmark"], float(table.values["value"])
+    _check_known(table, series, known)
+    if not 0 < value < math.inf:
+        table.complain(f"value = {value} is not above 0: write what was measured", "value")
+    return None if table.problems else (series, value)
+
+
+def _budget(table: Table, known: Mapping[str, str]) -> Budget | None:
+    if table.problems:
         return None
-    return Budget(
-        metric=values["metric"],
-        series=series,
-        unit=unit,
-        factor=units.factor(known[series], unit),
-        p50=values["p50"],
-        p99=values.get("p99"),
-        gate=Gate(values["gate"]),
-        owner=values["owner"],
-        runbook=values["runbook"],
-        line=table.line,
-    )
-
-
-def _check_figures(settings: Settings, table: Table) -> None:
-    values = table.values
-
-    def complain(key: str, problem: str) -> None:
-        settings.complain(settings.line_of(table, key), problem)
-
-    gate, series, p50, p99 = values["gate"], values["benchmark"], values["p50"], values.get("p99")
-    if gate not in list(Gate):
-        complain("gate", f"no gate is called {gate!r}, only {' and '.join(Gate)}")
+    values = {"p99": None, **table.values}
+    series, unit, p50, p99 = values.pop("benchmark"), values["unit"], values["p50"], values["p99"]
     for key in ("p50", "p99"):
-        if key in values and not 0 <= values[key] < math.inf:
-            complain(key, f"{key} = {values[key]} is no cost: write a number from 0 up")
-    if p99 is None:
-        return
-    if p99 < p50:
-        complain("p99", f"p99 = {p99:g} is below p50 = {p50:g}: exchange them")
-    if signal_of(series) in (Signal.EXACT, Signal.COUNTED):
-        complain("p99", f"{series} has one value a commit and no percentiles: remove p99")
+        if values[key] is not None and not 0 <= values[key] < math.inf:
+            table.complain(f"{key} = {values[key]} is no cost: write a number from 0 up", key)
+    if p99 is not None and p99 < p50:
+        table.complain(f"p99 = {p99:g} is below p50 = {p50:g}: exchange them", "p99")
+    if p99 is not None and signal_of(series) in (Signal.EXACT, Signal.COUNTED):
+        problem = f"{series} has one value a commit and no percentiles: remove p99"
+        table.complain(problem, "p99")
+    if _check_known(table, series, known) and unit not in (fitting := fitting_units(known[series])):
+        text = f"{unit!r} does not fit {series}, measured in {known[series]}"
+        table.complain(f"{text}: write {' or '.join(fitting)}", "unit")
+    if table.problems:
+        return None
+    factor = unit_factor(known[series], unit)
+    return Budget(series=series, factor=factor, line=table.line, **values)
 
 
-def _check_sections(settings: Settings, tables: list[Table], sections: Collection[str]) -> None:
-    for table in tables:
-        section = table.values.get("runbook")
-        if section is not None and section not in sections:
-            settings.complain(
-                settings.line_of(table, "runbook"),
-                f"{RUNBOOK} has no section {section!r}: write ## {section} there, or the name of "
-                f"one that it has{did_you_mean(section, sections)}",
-            )
-
-
-def _check_duplicates(settings: Settings, budgets: list[Budget]) -> None:
-    first: dict[tuple[str, str], Budget] = {}
-    for budget in budgets:
-        earlier = first.setdefault((budget.series, budget.metric), budget)
-        if earlier is not budget:
-            settings.complain(
-                budget.line,
-                f"{budget.metric!r} of {budget.series} has a budget in line {earlier.line} "
-                "already: remove one",
-            )
+def _check_known(table: Table, series: str, known: Collection[str]) -> bool:
+    if series not in known:
+        near = did_you_mean(series, known)
+        table.complain(f"there is no benchmark {series!r}{near}", "benchmark")
+    return series in known
 
 
 def _check_complete(settings: Settings, named: set[str], known: Mapping[str, str]) -> None:
@@ -232,11 +211,10 @@ def _check_complete(settings: Settings, named: set[str], known: Mapping[str, str
         pattern = table.values.get("benchmarks")
         if pattern is None:
             continue
-        matched = {series for series in known if matches(series, pattern)}
+        matched = {series for series in known if matches_series(series, pattern)}
         if not matched:
-            line = settings.line_of(table, "benchmarks")
-            near = did_you_mean(pattern, known)
-            settings.complain(line, f"{pattern!r} matches no benchmark: remove or correct it{near}")
+            problem = f"{pattern!r} matches no benchmark: remove or correct it"
+            table.complain(f"{problem}{did_you_mean(pattern, known)}", "benchmarks")
         excused |= matched
     for series in known:
         judged = signal_of(series) is not Signal.HISTORY
@@ -246,3 +224,72 @@ def _check_complete(settings: Settings, named: set[str], known: Mapping[str, str
                 f"{series} ({known[series]}) has no budget: add a [[budget]] with "
                 f'benchmark = "{series}", or a [[without_budget]] with a reason',
             )
+
+
+def sections_of(path: Path) -> Mapping[str, str] | None:
+    """Return the text of each section by its name, in order; None if there is no such file."""
+    if not path.exists():
+        return None
+    _, *sections = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parts = (section.partition("\n") for section in sections)
+    return {name.strip(): body.strip() for name, _, body in parts}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An accepted regression: up to which ratio of head to base, why, until when, by whom."""
+
+    series: str
+    up_to: float
+    reason: str
+    until: dt.date
+    owner: str
+    line: int
+
+    def counts(self, today: dt.date) -> bool:
+        """Return whether it has not expired."""
+        return today <= self.until
+
+    def covers(self, series: str, ratio: float, today: dt.date) -> bool:
+        """Return whether a series may have become slower by that ratio."""
+        return series == self.series and ratio <= self.up_to and self.counts(today)
+
+
+_ACCEPTED = {
+    **{name: Key(str) for name in ("benchmark", "reason", "owner")},
+    "up_to": Key(float),
+    "until": Key(dt.date),
+}
+
+
+def load_accepted(path: Path, known: Collection[str] | None) -> tuple[Accepted, ...]:
+    """Read and check the accepted regressions; return none if there is no such file.
+
+    Each has to be of a series in `known`, if that is given.
+    """
+    if not path.exists():
+        return ()
+    settings = Settings(path)
+    settings.check_top({"accepted": list})
+    tables = settings.tables("accepted", _ACCEPTED)
+    found = [_accepted(table, known) for table in tables]
+    sound = [table for table in tables if not table.problems]
+    settings.check_once(sound, lambda table: f"{table.values['benchmark']} is accepted")
+    settings.finish()
+    return tuple(accepted for accepted in found if accepted is not None)
+
+
+def _accepted(table: Table, known: Collection[str] | None) -> Accepted | None:
+    if table.problems:
+        return None
+    series, up_to = table.values["benchmark"], table.values["up_to"]
+    if known is not None:
+        _check_known(table, series, known)
+    if not up_to > 1:
+        table.complain(
+            f"up_to = {up_to} is not above 1: write the ratio of head to base that is "
+            "accepted, such as 1.15 (inf where the base is 0)",
+            "up_to",
+        )
+    others = {name: table.values[name] for name in ("reason", "until", "owner")}
+    return Accepted(series, up_to, line=table.line, **others)

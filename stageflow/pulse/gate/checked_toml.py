@@ -1,7 +1,6 @@
-"""Files of settings in TOML whose every mistake is told with its line and its mend.
+"""Files of settings in TOML: each mistake is reported with its line and its fix.
 
-`tomllib` keeps no positions, so lines are found again in the text: the n-th header of a table,
-and the key below it.
+`tomllib` keeps no positions, so lines are searched in the text.
 """
 
 from __future__ import annotations
@@ -9,8 +8,9 @@ from __future__ import annotations
 import datetime as dt
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +23,39 @@ _KINDS: Mapping[type, str] = {
     int: "a whole number",
     float: "a number",
     dt.date: "a date",
+    dt.datetime: "a time such as 2026-01-31T18:00:00Z",
+    bool: "true or false",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that a table may have: the type of its value, and whether it must be there."""
+    """A key that a table may have: the type of its value, and whether the key is required."""
 
     kind: type
     required: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Table:
-    """One table of a file of settings.
+    """A table of a file of settings: the name and line of its header, valid entries, problems."""
 
-    Attributes:
-        name: What stands in its header.
-        line: The line of that header.
-        values: Its sound entries; whatever is not sound has been complained about.
-        sound: Whether all of it is.
-    """
-
+    settings: Settings
     name: str
     line: int
-    values: Mapping[str, Any]
-    sound: bool
+    values: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def complain(self, problem: str, key: str | None = None) -> None:
+        """Add a problem with a key, or with the whole table, and its fix."""
+        self.problems.append(problem)
+        line = self.line if key is None else self.settings.line_of(self, key)
+        self.settings.complain(line, problem)
 
 
 @dataclass
 class Settings:
-    """A file of settings that is being checked.
-
-    Attributes:
-        path: The file.
-        problems: What is wrong with it, one sentence each, with line and mend.
-    """
+    """A file of settings while it is checked, and its problems, each with line and fix."""
 
     path: Path
     problems: list[str] = field(default_factory=list)
@@ -75,27 +72,24 @@ class Settings:
         except tomllib.TOMLDecodeError as error:
             found = re.search(r"line (\d+)", str(error))
             line = int(found[1]) if found else self._text.count("\n") + 1
-            raise GateSettingsError(
-                self.path, [f"{self.path}:{line}: not TOML: {error}"]
-            ) from error
+            text = f"{self.path}:{line}: not TOML: {error}"
+            raise GateSettingsError(self.path, [text]) from error
+        except RecursionError:
+            raise GateSettingsError(self.path, [f"{self.path}: nested too deeply"]) from None
         self._lines = self._text.splitlines()
 
     def complain(self, line: int, problem: str) -> None:
-        """Note a problem and its mend."""
+        """Add a problem and its fix."""
         self.problems.append(f"{self.path}:{line}: {problem}")
 
     def finish(self) -> None:
-        """End the check.
-
-        Raises:
-            GateSettingsError: There were problems; it names them all.
-        """
+        """Raise a `GateSettingsError` that names all problems, if there are any."""
         if self.problems:
             raise GateSettingsError(self.path, self.problems)
 
     @property
     def last_line(self) -> int:
-        """Where something would be added."""
+        """The line where something would be added."""
         return max(1, len(self._lines))
 
     def check_top(self, tables: Mapping[str, type]) -> None:
@@ -118,48 +112,64 @@ class Settings:
         """Check all tables ``[[name]]``, or the one table ``[name]``, against `keys`."""
         value = self._content.get(name, [])
         found = value if isinstance(value, list) else [value]
-        return [self._table(name, index, table, keys) for index, table in enumerate(found)]
+        header = re.compile(rf"\s*\[{{1,2}}\s*{re.escape(name)}\s*\]{{1,2}}")
+        lines = (n for n, text in enumerate(self._lines, 1) if header.match(text))
+        tables = [Table(self, name, next(lines, 1)) for _ in found]
+        for table, content in zip(tables, found, strict=True):
+            _read(table, content, keys)
+        return tables
+
+    def table(self, name: str, keys: Mapping[str, Key], *, required: bool = False) -> Table | None:
+        """Check the one table ``[name]``; return None if it is missing, a problem if required."""
+        found = self.tables(name, keys)
+        if required and not found:
+            self.complain(1, f"[{name}] is missing: write it with {', '.join(keys)}")
+        return found[0] if found else None
+
+    def check_once(self, tables: Iterable[Table], text: Callable[[Table], str]) -> None:
+        """Check that no two tables have the same `text`."""
+        first: dict[str, Table] = {}
+        for table in tables:
+            earlier = first.setdefault(text(table), table)
+            if earlier is not table:
+                table.complain(f"{text(table)} in line {earlier.line} already: remove one")
 
     def line_of(self, table: Table, key: str) -> int:
-        """The line of a key of a table, or of the table when it has no such key."""
+        """Return the line of a key of a table, or of the table if it has no such key."""
         end = self._find(r"\s*\[", table.line, len(self._lines)) or len(self._lines) + 1
-        return (
-            self._find(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", table.line, end - 1) or table.line
-        )
-
-    def _table(self, name: str, index: int, content: object, keys: Mapping[str, Key]) -> Table:
-        headers = [n for n, text in enumerate(self._lines, 1) if _is_header(text, name)]
-        table = Table(name, headers[index] if index < len(headers) else 1, {}, sound=False)
-        if not isinstance(content, dict):
-            self.complain(table.line, f"{name!r} has to be a table: write [[{name}]]")
-            return table
-        before = len(self.problems)
-        values = {}
-        for key, value in content.items():
-            line = self.line_of(table, key)
-            if key not in keys:
-                self.complain(line, f"[{name}] has no key {key!r}{did_you_mean(key, keys)}")
-            elif not _is(value, keys[key].kind):
-                kind = _KINDS[keys[key].kind]
-                self.complain(line, f"{key!r} has to be {kind}, not {value!r}")
-            else:
-                values[key] = value
-        for key, wanted in keys.items():
-            if wanted.required and key not in content:
-                kind = _KINDS[wanted.kind]
-                self.complain(table.line, f"[{name}] lacks the key {key!r}: write {kind}")
-        return Table(name, table.line, values, sound=len(self.problems) == before)
+        pattern = rf"\s*[\"']?{re.escape(key)}[\"']?\s*="
+        return self._find(pattern, table.line, end - 1) or table.line
 
     def _find(self, pattern: str, start: int, end: int) -> int | None:
-        """The first line after line `start`, up to line `end`, that begins with `pattern`."""
+        """Return the first line after `start`, up to `end`, that begins with `pattern`."""
         for number in range(start + 1, min(end, len(self._lines)) + 1):
             if re.match(pattern, self._lines[number - 1]):
                 return number
         return None
 
 
-def _is_header(line: str, name: str) -> bool:
-    return re.match(rf"\s*\[{{1,2}}\s*{re.escape(name)}\s*\]{{1,2}}", line) is not None
+def _read(table: Table, content: object, keys: Mapping[str, Key]) -> None:
+    """Add the valid entries of a table's content, and problems of the others."""
+    name = table.name
+    if not isinstance(content, dict):
+        table.complain(f"{name!r} has to be a table: write [[{name}]]")
+        return
+    for key, value in content.items():
+        if key not in keys:
+            table.complain(f"[{name}] has no key {key!r}{did_you_mean(key, keys)}", key)
+        elif _is(value, kind := keys[key].kind):
+            table.values[key] = kind(value) if issubclass(kind, StrEnum) else value
+        elif issubclass(kind, StrEnum):
+            table.complain(f"{key} = {value!r} is not known: write {_described(kind)}", key)
+        else:
+            table.complain(f"{key!r} has to be {_described(kind)}, not {value!r}", key)
+    for key, wanted in keys.items():
+        if wanted.required and key not in content:
+            table.complain(f"[{name}] lacks the key {key!r}: write {_described(wanted.kind)}")
+
+
+def _described(kind: type) -> str:
+    return " or ".join(f'"{w}"' for w in kind) if issubclass(kind, StrEnum) else _KINDS[kind]
 
 
 def _is(value: object, kind: type) -> bool:
@@ -167,4 +177,4 @@ def _is(value: object, kind: type) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is str:
         return isinstance(value, str) and bool(value.strip())
-    return type(value) is kind
+    return value in list(kind) if issubclass(kind, StrEnum) else type(value) is kind

@@ -1,112 +1,152 @@
-"""The gate's commands beside the gate itself: where it slowed, why, and how far to trust it."""
+"""The commands of the gate: ``gate``, ``bisect``, ``profile``, ``compare`` and ``budgets``."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from stageflow.pulse.gate.bisect import bisect, told
+from stageflow._utils.arguments import flag, option
+from stageflow.pulse.arguments import add_repository
+from stageflow.pulse.errors import PulseError
+from stageflow.pulse.gate.command import GateOptions, compare, gate, show_budgets
 from stageflow.pulse.gate.judge import Exit
-from stageflow.pulse.gate.profile import profile
-from stageflow.pulse.gate.selftest.command import Options, selftest
-from stageflow.pulse.gate.setting import Emit
-from stageflow.pulse.project import AsvProject
+from stageflow.pulse.gate.search import bisect, profile
+from stageflow.pulse.history import AsvProject, Emit, add_machine
 
-_BISECT_HELP = """\
-Find the commit in which a series rose between two commits. Only that series is measured, in a copy
-of each commit's package, on as few commits as it takes; those that it cannot be measured on are
-gone around.
+_GATE_HELP = """\
+Measure two commits of this repository where they are not measured yet, and judge what changed: by
+exact figures, by counted instructions, and by operations timed in pairs. Then check the budgets of
+benchmarks/budgets.toml. docs/guides/gate.md explains the report.
 
 examples:
-  stageflow pulse bisect "track_instructions('bag.write')" --base HEAD~30
-  stageflow pulse bisect "track_calls_in_a_row('voice')"
-  stageflow pulse bisect "timed('run.chain')" --base v0.1.0     by time, in pairs with the base
+  stageflow pulse gate                              HEAD against where it left main
+  stageflow pulse gate --base HEAD~1 --only parse   one commit, and only some series
+  stageflow pulse gate --nightly --markdown gate.md
+
+exit codes (of several that hold, the first in the order 6, 5, 4, 1, 3):
+  0    OK
+  1    regression: something became slower that is not accepted in benchmarks/accepted.toml
+  2    bad arguments
+  3    over budget
+  4    insufficient data to judge
+  5    a benchmark broke, or the head lacks what it measures and the base had
+  6    the set-up failed; the last lines say why and what to do
+  130  interrupted
+"""
+
+_BISECT_HELP = """\
+Find the commit that made a series slower between two commits. Only that series is measured, in a
+copy of each commit's package, on as few commits as possible; commits on which it cannot be measured
+are skipped.
+
+examples:
+  stageflow pulse bisect "instructions('parse')" --base HEAD~30
+  stageflow pulse bisect "timed('parse')" --base v0.1.0     by time, in pairs with the base
 """
 
 _PROFILE_HELP = """\
 Draw where the time of an operation goes, as flame graphs of two commits side by side.
 
 examples:
-  stageflow pulse profile bag.write
-  stageflow pulse profile turn.voice --base HEAD~10 --seconds 20
+  stageflow pulse profile parse
+  stageflow pulse profile parse --base HEAD~10 --seconds 20
 """
 
-_SELFTEST_HELP = """\
-Try the gate on code of which the truth is known: identical code, which must not alarm; planted
-slowdowns and a lost overlap, which must; and faults of the gate's own, none of which may read as a
-verdict. What comes of it is written to two files, and printed.
+_COMPARE_HELP = """\
+Print every series that was measured on both commits, the greatest increase first, without a
+judgement and without measuring anything.
 
 examples:
-  stageflow pulse selftest                                      takes an hour
-  stageflow pulse selftest --quiet 4 --loaded 0 --repeats 1     a few minutes
+  stageflow pulse compare main HEAD
+  stageflow pulse compare v0.1.0 HEAD --only exact
 
-exit codes:
-  0    every goal was met
-  1    a goal was missed; the table says which
-  6    something could not be measured
-  130  interrupted
+exit codes: 0 printed, 2 bad arguments, 4 nothing was measured on both, 6 the set-up failed
 """
 
-Do = Callable[[AsvProject, argparse.Namespace, Emit], Exit]
+_BUDGETS_HELP = """\
+Check benchmarks/budgets.toml and benchmarks/accepted.toml, and print every budget beside what was
+measured last.
+
+examples:
+  stageflow pulse budgets
+  stageflow pulse budgets --head main
+
+exit codes: 0 OK, 2 bad arguments, 3 over budget, 4 nothing was measured, 6 a file is wrong, or the
+set-up failed
+"""
+
+#: Runs a command and returns its exit code; None for 0.
+Do = Callable[[AsvProject, argparse.Namespace, Emit], Exit | None]
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands; each sets ``do``, called with the project and the parsed arguments."""
-    parser = command("bisect", help="which commit made a series rise", description=_BISECT_HELP)
-    parser.add_argument("series", help="the series, or a part of its name that no other has")
-    _add_ends(parser)
-    parser.set_defaults(do=_bisect)
+def add_commands(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> None:
+    """Add the commands; each sets ``run``, called with the parsed arguments."""
 
-    parser = command("profile", help="flame graphs of two commits", description=_PROFILE_HELP)
-    parser.add_argument("operation", help="its name, or a part that no other has")
-    _add_ends(parser)
-    parser.add_argument("--seconds", type=float, default=8.0, metavar="S", help="sample so long")
-    parser.set_defaults(do=_profile)
+    def add(name: str, do: Do, short: str, description: str) -> argparse.ArgumentParser:
+        parser = command(name, help=short, description=description)
+        add_repository(parser)
+        parser.set_defaults(run=partial(run_gate_command, do, emit=emit))
+        return parser
 
-    parser = command("selftest", help="how far to trust the gate", description=_SELFTEST_HELP)
-    amounts = (
-        ("--quiet", 40, "rounds on the machine as it is"),
-        ("--loaded", 24, "rounds with every processor kept busy"),
-        ("--draws", 500, "comparisons drawn from the rounds of either kind"),
-        ("--repeats", 3, "how often each planted defect is measured"),
-        ("--seed", 0, "what the draws are made from"),
-    )
-    for name, default, what in amounts:
-        parser.add_argument(
-            name, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)"
-        )
-    parser.add_argument(
-        "--into",
-        type=Path,
-        default=Path("docs/gate-selftest"),
-        metavar="FILE",
-        help="write FILE.json and FILE.md (default: %(default)s)",
-    )
-    parser.set_defaults(do=_selftest)
+    only = "only series with this in their name, or a shell pattern"
+    parser = add("gate", _gate, "judge a commit against another", _GATE_HELP)
+    text = "compare with where HEAD left this (default: the branch in asv.conf.json)"
+    option(parser, "--base REVISION", text)
+    option(parser, "--head REVISION", "judge this commit", default="HEAD")
+    flag(parser, "--nightly", "check the nightly budgets, too")
+    option(parser, "--only PATTERN", only)
+    option(parser, "--no-timed", "time nothing in pairs", action="store_false", dest="timed")
+    add_machine(parser)
+    for name in ("markdown", "json"):
+        option(parser, f"--{name} FILE", "write the report there too", type=Path)
 
+    bisecting = add("bisect", _bisect, "which commit made a series slower", _BISECT_HELP)
+    text = "the series, or a part of its name that no other has"
+    bisecting.add_argument("series", help=text)
+    profiling = add("profile", _profile, "flame graphs of two commits", _PROFILE_HELP)
+    profiling.add_argument("operation", help="its name, or a part that no other has")
+    option(profiling, "--seconds S", "sample so long", type=float, default=8.0)
+    for parser in (bisecting, profiling):
+        option(parser, "--base REVISION", "before (default: the branch in asv.conf.json)")
+        option(parser, "--head REVISION", "after (default: HEAD)", default="HEAD")
 
-def _add_ends(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--base", metavar="REVISION", help="before (default: the branch in asv.conf.json)"
-    )
-    parser.add_argument("--head", default="HEAD", metavar="REVISION", help="after (default: HEAD)")
+    def comparing(project: AsvProject, at: argparse.Namespace, emit: Emit) -> Exit:
+        return compare(project, tuple(at.revisions), at.only, emit)
 
+    parser = add("compare", comparing, "two measured commits", _COMPARE_HELP)
+    parser.add_argument("revisions", nargs=2, metavar="COMMIT")
+    option(parser, "--only PATTERN", only)
 
-def _bisect(project: AsvProject, arguments: argparse.Namespace, emit: Emit) -> Exit:
-    found = bisect(project, arguments.series, arguments.base, arguments.head, emit)
-    for line in told(project, found):
-        emit(line)
-    return Exit.FINE
+    def listing(project: AsvProject, at: argparse.Namespace, emit: Emit) -> Exit:
+        return show_budgets(project, at.head, emit)
+
+    parser = add("budgets", listing, "the table of budgets", _BUDGETS_HELP)
+    option(parser, "--head REVISION", "measured on this one", default="HEAD")
 
 
-def _profile(project: AsvProject, arguments: argparse.Namespace, emit: Emit) -> Exit:
-    ends = arguments.base, arguments.head
-    page = profile(project, arguments.operation, ends, arguments.seconds, emit)
-    emit(f"Both flame graphs stand in {page}")
-    return Exit.FINE
+def run_gate_command(do: Do, arguments: argparse.Namespace, emit: Emit) -> Exit:
+    """Run a command whose exit codes distinguish a failed set-up from a regression."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return do(AsvProject.load(arguments.repository), arguments, emit) or Exit.OK
+    except PulseError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+        return Exit.SETUP_FAILED
 
 
-def _selftest(project: AsvProject, arguments: argparse.Namespace, emit: Emit) -> Exit:
-    names = Options.__dataclass_fields__
-    return selftest(project, Options(**{name: getattr(arguments, name) for name in names}), emit)
+def _gate(project: AsvProject, arguments: argparse.Namespace, emit: Emit) -> Exit:
+    names = GateOptions.__dataclass_fields__
+    return gate(project, GateOptions(**{name: getattr(arguments, name) for name in names}), emit)
+
+
+def _bisect(project: AsvProject, at: argparse.Namespace, emit: Emit) -> None:
+    bisect(project, at.series, at.base, at.head, emit)
+
+
+def _profile(project: AsvProject, at: argparse.Namespace, emit: Emit) -> None:
+    profile(project, at.operation, (at.base, at.head), at.seconds, emit)

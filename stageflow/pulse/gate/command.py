@@ -1,42 +1,63 @@
-"""The gate: measure two commits, judge, report."""
+"""The gate, which measures two commits, judges and reports; and the same without measuring."""
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from stageflow._utils.text import printable
 from stageflow.pulse.errors import PulseError
-from stageflow.pulse.gate import pairs
-from stageflow.pulse.gate.budgets import Budget
-from stageflow.pulse.gate.catalogue import Catalogue, discover
-from stageflow.pulse.gate.evidence import Evidence, Measured
-from stageflow.pulse.gate.judge import Exit, judge, to_confirm
-from stageflow.pulse.gate.measure import has_valgrind
-from stageflow.pulse.gate.pairs import Pairs
-from stageflow.pulse.gate.report import Report
-from stageflow.pulse.gate.runs import Run, record
-from stageflow.pulse.gate.series import Signal, benchmark_of, selected, signal_of, work_of
-from stageflow.pulse.gate.setting import Emit, Setting, pairs_path, resolved, set_up, today
-from stageflow.pulse.gate.trees import tree
-from stageflow.pulse.project import AsvProject
+from stageflow.pulse.gate import report
+from stageflow.pulse.gate.budgets import Budget, Budgets
+from stageflow.pulse.gate.judge import (
+    Check,
+    Evidence,
+    Exit,
+    Measured,
+    State,
+    judge,
+    to_confirm,
+    to_repeat,
+)
+from stageflow.pulse.gate.measure import (
+    Asv,
+    Setting,
+    has_valgrind,
+    pairs_path,
+    resolved,
+    set_up,
+    today,
+)
+from stageflow.pulse.gate.pairs import Both, Pairs, time_pairs
+from stageflow.pulse.gate.worker import Catalogue, discover, tree
+from stageflow.pulse.history import (
+    GATE_DIR,
+    AsvProject,
+    Emit,
+    Signal,
+    add_line,
+    benchmark_of,
+    clear_corrupt,
+    operation_of,
+    ratio_of,
+    read_lines,
+    selected_series,
+    signal_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the gate looks at, and where it writes its report.
+class GateOptions:
+    """The options of ``stageflow pulse gate``.
 
-    Attributes:
-        base: Revision that the head is compared with, from where both parted; None takes the
-            branch in asv.conf.json.
-        head: Revision that is judged.
-        nightly: Hold the budgets of the night, too.
-        only: Part of the names of the series to look at, or a shell pattern.
-        timed: Whether works are timed in pairs.
-        machine: Name that results are filed under; None takes the one that asv knows.
-        markdown, json: Files to write the report to, too.
+    The head is compared with its merge base with `base`. None means the branch in asv.conf.json,
+    and so do an empty name and zeros, which a hosted runner passes for the first push of a branch.
     """
 
     base: str | None = None
@@ -49,24 +70,23 @@ class Options:
     json: Path | None = None
 
 
-def gate(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
-    """Compare two commits, hold the budgets, report, and say by the exit code what was found.
-
-    Args:
-        project: The repository.
-        options: What to look at.
-        emit: Is told the progress and the report, line by line.
-
-    Raises:
-        PulseError: The set-up failed: nothing was judged.
-    """
+def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
+    """Compare two commits, check the budgets, report, and return the exit code."""
     started = time.monotonic()
-    project.require_branch()
+    if project.is_shallow():
+        raise PulseError(
+            "this clone is shallow, so the commit to compare with may be missing: fetch its whole "
+            "history with git fetch --unshallow, in a workflow with fetch-depth: 0"
+        )
     setting = set_up(project, options.machine, emit)
     base, head = _commits(project, options)
     held = setting.budgets.held(nightly=options.nightly)
     series = _asked(setting.catalogue, held, options)
-    remarks = [*_uncommitted(project, head)]
+    package, remarks = project.package, []
+    if not (project.root / package).exists():
+        package = str(project.source)
+    if head == resolved(project, "HEAD") and project.git("status", "--porcelain", "--", package):
+        remarks.append(f"Uncommitted changes of {package}/ were not measured: commits are.")
     evidence = Evidence(
         units={name: setting.catalogue.units[name] for name in series},
         head=Measured(head, ""),
@@ -77,126 +97,12 @@ def gate(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
     if base is not None and evidence.edited:
         evidence = replace(evidence, removed=_removed(setting, base, options, remarks))
     emit(f"Looking at {len(series)} series of {head[:10]}" + (f" and {base[:10]}" if base else ""))
-    evidence = _measured(setting, evidence, emit)
-    evidence = _timed(setting, evidence, emit)
+    evidence = _measured(setting, evidence, held, emit)
+    evidence = _timed(setting, evidence, held, emit)
     judgement = judge(evidence, setting.budgets.limits, held, setting.accepted, today())
     judgement = replace(judgement, notes=(*judgement.notes, *remarks))
-    _write(
-        Report(
-            judgement,
-            base,
-            head,
-            evidence.head.machine or setting.asv.machine,
-            dt.datetime.now(dt.UTC),
-        ),
-        options,
-        emit,
-    )
-    record(project.root, Run.now(base, head, judgement.exit, time.monotonic() - started))
-    return judgement.exit
-
-
-def _commits(project: AsvProject, options: Options) -> tuple[str | None, str]:
-    """The base, from which the head has come, and the head; no base for a first commit."""
-    head = resolved(project, options.head)
-    tip = resolved(project, options.base or project.branch)
-    if tip == head and not project.git("rev-list", "--max-count=1", "--skip=1", head).strip():
-        return None, head
-    # What the branch has got meanwhile is not of the head's doing.
-    try:
-        return project.git("merge-base", tip, head).strip(), head
-    except PulseError as error:
-        raise PulseError(
-            f"{tip[:10]} and {head[:10]} have no commit in common: name another base with --base, "
-            "or in a shallow clone fetch the history (git fetch --unshallow)"
-        ) from error
-
-
-def _asked(found: Catalogue, held: Sequence[Budget], options: Options) -> list[str]:
-    """The series to look at: all that are judged, and those that a budget is held on."""
-    budgeted = {budget.series for budget in held}
-    asked = []
-    for series in selected(found.units, options.only):
-        signal = signal_of(series)
-        if signal is Signal.TIMED:
-            wanted = options.timed
-        else:
-            wanted = signal is not Signal.HISTORY or series in budgeted
-        if wanted:
-            asked.append(series)
-    return asked
-
-
-def _edited(project: AsvProject, base: str | None) -> tuple[str, ...]:
-    if base is None:
-        return ()
-    folder = project.benchmarks_dir.relative_to(project.root)
-    return tuple(project.git("diff", "--name-only", base, "--", f"{folder}/*.py").splitlines())
-
-
-def _removed(setting: Setting, base: str, options: Options, remarks: list[str]) -> tuple[str, ...]:
-    """The series of the base's own benchmarks that are no more."""
-    project = setting.project
-    folder = project.benchmarks_dir.name
-    try:
-        with tree(project, base, project.package, folder) as files:
-            had = discover(files / folder, files).units
-    except PulseError as error:
-        remarks.append(f"Whether benchmarks were removed is not known: {error}")
-        return ()
-    gone = selected(had, options.only)
-    return tuple(series for series in gone if series not in setting.catalogue.units)
-
-
-def _uncommitted(project: AsvProject, head: str) -> list[str]:
-    package = project.package
-    if head == resolved(project, "HEAD") and project.git("status", "--porcelain", "--", package):
-        return [f"Uncommitted changes of {package}/ were not measured: commits are."]
-    return []
-
-
-def _measured(setting: Setting, evidence: Evidence, emit: Emit) -> Evidence:
-    """Let asv measure what it has not, and read all of it."""
-    names = dict.fromkeys(
-        benchmark_of(series) for series in evidence.units if signal_of(series) is not Signal.TIMED
-    )
-    head, base = evidence.head.commit, evidence.base.commit if evidence.base else None
-    if names:
-        commits = dict.fromkeys(commit for commit in (head, base) if commit is not None)
-        setting.asv.measure(list(commits), list(names), emit)
-    return replace(
-        evidence,
-        head=setting.asv.read(head),
-        base=None if base is None else setting.asv.read(base),
-    )
-
-
-def _timed(setting: Setting, evidence: Evidence, emit: Emit) -> Evidence:
-    """Time in pairs what was not timed, and again what seems to have become slower."""
-    works = [work_of(name) for name in evidence.units if signal_of(name) is Signal.TIMED]
-    if not works:
-        return evidence
-    project, head = setting.project, evidence.head.commit
-    # A head alone is timed beside itself: its budgets need samples.
-    base = evidence.base.commit if evidence.base else head
-    kept = Pairs.load(pairs_path(project, base, head), setting.asv.digest)
-    package = project.package
-    with tree(project, base, package) as before, tree(project, head, package) as after:
-
-        def measure(lacking: Sequence[str], into: dict[str, pairs.Both]) -> None:
-            if lacking:
-                into.update(pairs.measure(project.benchmarks_dir, (before, after), lacking, emit))
-                kept.save(base, head, setting.asv.machine)
-
-        measure([work for work in works if work not in kept.first], kept.first)
-        evidence = replace(evidence, timings=kept.timings())
-        if evidence.comparable:
-            doubtful = to_confirm(evidence, setting.budgets.limits)
-            measure([work_of(series) for series in doubtful], kept.second)
-    return replace(evidence, timings=kept.timings())
-
-
-def _write(found: Report, options: Options, emit: Emit) -> None:
+    machine = evidence.head.machine or setting.asv.machine
+    found = report.Report(judgement, base, head, machine, dt.datetime.now(dt.UTC))
     for path, text in ((options.markdown, found.markdown), (options.json, found.json)):
         if path is not None:
             try:
@@ -206,3 +112,220 @@ def _write(found: Report, options: Options, emit: Emit) -> None:
     emit("")
     for line in found.text().splitlines():
         emit(line)
+    record_run(project.root, GateRun.now(base, head, judgement.exit, time.monotonic() - started))
+    return judgement.exit
+
+
+def _commits(project: AsvProject, options: GateOptions) -> tuple[str | None, str]:
+    """Return the base, None for a first commit, and the head."""
+    head = resolved(project, options.head)
+    no_base = not (options.base or "").strip("0")
+    tip = resolved(project, project.branch if no_base else str(options.base))
+    if tip == head and not project.git("rev-list", "--max-count=1", "--skip=1", head, "--").strip():
+        return None, head
+    base = project.git("merge-base", tip, head, answers=(0, 1)).strip()
+    if not base:
+        raise PulseError(
+            f"{tip[:10]} and {head[:10]} have no commit in common: name another base with --base"
+        )
+    return base, head
+
+
+def _asked(found: Catalogue, held: Sequence[Budget], options: GateOptions) -> list[str]:
+    """Return the series to measure: all that are judged, and those with a budget."""
+    budgeted = {budget.series for budget in held}
+    asked = [
+        series
+        for series in selected_series(found.units, options.only)
+        if (options.timed or signal_of(series) is not Signal.TIMED)
+        and (signal_of(series) is not Signal.HISTORY or series in budgeted)
+    ]
+    relative = [b.reference[0] for b in held if b.reference and b.series in asked]
+    return [*dict.fromkeys([*asked, *relative])]
+
+
+def _edited(project: AsvProject, base: str | None) -> tuple[str, ...]:
+    if base is None:
+        return ()
+    folder = project.benchmarks_dir.relative_to(project.root)
+    found = project.git("diff", "--name-only", "-z", base, "--", str(folder)).split("\0")
+    return tuple(printable(name) for name in found if name.endswith(".py"))
+
+
+def _removed(
+    setting: Setting, base: str, options: GateOptions, remarks: list[str]
+) -> tuple[str, ...]:
+    """Return the series that only the base's own benchmarks have."""
+    project = setting.project
+    folder = str(project.benchmarks_dir.relative_to(project.source))
+    try:
+        with tree(project, base, folder) as files:
+            had = discover(files / folder, files).units
+    except PulseError as error:
+        remarks.append(f"Whether benchmarks were removed is not known: {error}")
+        return ()
+    gone = selected_series(had, options.only)
+    return tuple(series for series in gone if series not in setting.catalogue.units)
+
+
+def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: Emit) -> Evidence:
+    """Let asv measure what it has not, or some series by themselves, and read all of it."""
+    asv = setting.asv
+    apart = asv.apart(evidence.units)
+    names = dict.fromkeys(
+        benchmark_of(series)
+        for series in evidence.units
+        if signal_of(series) is not Signal.TIMED and series not in apart
+    )
+    commits = [side.commit for side in (evidence.head, evidence.base) if side is not None]
+    late = asv.measure([*dict.fromkeys(commits)], [*names], emit) if names else {}
+    clear_corrupt(setting.project, emit)
+
+    def read(commit: str) -> Measured:
+        found = asv.read(commit, late=late) if names else Measured(commit, "")
+        if apart:
+            values = {**found.values, **asv.measure_apart(commit, apart, emit)}
+            found = replace(found, machine=found.machine or asv.machine, values=values)
+        return found
+
+    base, head = evidence.base and read(evidence.base.commit), evidence.head.commit
+    evidence = replace(evidence, head=read(head), base=base)
+    if over := to_repeat(evidence, held):
+        emit(f"Measuring again, as they are over budget: {', '.join(over)}")
+        late = asv.measure([head], [*dict.fromkeys(map(benchmark_of, over))], emit, again=True)
+        clear_corrupt(setting.project, emit)
+        evidence = replace(evidence, head=read(head))
+    return evidence
+
+
+def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: Emit) -> Evidence:
+    """Time in pairs what was not timed, and again what seems to be slower."""
+    operations = [operation_of(name) for name in evidence.units if signal_of(name) is Signal.TIMED]
+    if not operations:
+        return evidence
+    project, head = setting.project, evidence.head.commit
+    # A head alone is timed beside itself: its budgets need samples.
+    base = evidence.base.commit if evidence.base else head
+    kept = Pairs.load(pairs_path(project, base, head), setting.asv.digest)
+    with tree(project, base) as before, tree(project, head) as after:
+
+        def measure(lacking: Sequence[str], into: dict[str, Both]) -> None:
+            if lacking:
+                trees, again = (before, after), into is kept.second
+                found = time_pairs(project.benchmarks_dir, trees, lacking, emit, beside_loop=again)
+                into.update(found)
+                kept.save(base, head, setting.asv.machine)
+
+        new = [operation for operation in operations if operation not in kept.first]
+        measure(new, kept.first)
+        evidence = replace(evidence, timings=kept.timings())
+        doubtful = to_confirm(evidence, setting.budgets.limits, held)
+        measure([operation_of(series) for series in doubtful], kept.second)
+    return replace(evidence, timings=kept.timings())
+
+
+RUNS_FILE = "runs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class GateRun:
+    """A run of the gate: when it ended (ISO 8601), both commits, exit code, duration."""
+
+    at: str
+    base: str | None
+    head: str
+    exit: int
+    wall_s: float
+
+    @classmethod
+    def now(cls, base: str | None, head: str, code: Exit, wall_s: float) -> GateRun:
+        """Return a run that ends now."""
+        at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        return cls(at, base, head, int(code), round(wall_s, 3))
+
+
+def record_run(root: Path, run: GateRun) -> None:
+    """Add a run to the record of the repository in `root`."""
+    add_line(root / GATE_DIR / RUNS_FILE, asdict(run))
+
+
+def recorded_runs(root: Path) -> tuple[list[GateRun], int]:
+    """Return the recorded runs, oldest first, and how many lines cannot be read."""
+    return read_lines(root / GATE_DIR / RUNS_FILE, _run)
+
+
+def _run(line: dict[str, Any]) -> GateRun:
+    run = GateRun(**line)
+    dt.datetime.fromisoformat(run.at).timestamp()
+    return replace(run, exit=int(run.exit), wall_s=float(run.wall_s))
+
+
+def compare(
+    project: AsvProject, revisions: tuple[str, str], only: str | None, emit: Emit = print
+) -> Exit:
+    """Emit all series that were measured on two commits, the greatest increase first."""
+    found = discover(project.benchmarks_dir, project.source)
+    clear_corrupt(project, emit)
+    asv = Asv(project, project.know_machine(None), found, "")
+    one, other = (resolved(project, revision) for revision in revisions)
+    a, b = (asv.read(commit, reusable=False) for commit in (one, other))
+    emit(f"{one[:10]} on {a.machine or 'no machine'}; {other[:10]} on {b.machine or 'no machine'}")
+    rows = _asv_rows(a, b, found.units)
+    for series, timing in Pairs.load(pairs_path(project, one, other), None).timings().items():
+        if timing.cpu is not None:
+            ratio = timing.cpu.median
+            rows[series] = (ratio, (series, "", "", report.change(ratio), str(timing.cpu)))
+    chosen = [rows[series] for series in selected_series(rows, only)]
+    if not chosen:
+        emit("No series was measured on both, on one machine: measure them first (gate, bench).")
+        return Exit.INSUFFICIENT_DATA
+    columns = ("series", one[:10], other[:10], "change", "unit, or how sure")
+    ordered = sorted(chosen, key=lambda row: -row[0])
+    for line in report.text_table([columns, *(cells for _, cells in ordered)]):
+        emit(line)
+    return Exit.OK
+
+
+def _asv_rows(
+    a: Measured, b: Measured, units: dict[str, str]
+) -> dict[str, tuple[float, tuple[str, ...]]]:
+    """Return the ratio of each series and the cells of its row."""
+    rows: dict[str, tuple[float, tuple[str, ...]]] = {}
+    for series, unit in units.items():
+        before, after = (measured.values.get(series) for measured in (a, b))
+        was, now = (math.nan if v is None or v.value is None else v.value for v in (before, after))
+        if a.machine == b.machine and not math.isnan(was) and not math.isnan(now):
+            ratio = ratio_of(was, now)
+            cells = (report.amount(was), report.amount(now), report.change(ratio), unit)
+            rows[series] = (ratio, (series, *cells))
+    return rows
+
+
+def show_budgets(project: AsvProject, revision: str, emit: Emit = print) -> Exit:
+    """Check the files of settings, and emit every budget beside what was measured last."""
+    setting = set_up(project, None, emit)
+    head = resolved(project, revision)
+    budgets = setting.budgets
+    checks = checks_at(setting.asv, budgets, head)
+    for line in report.checks_table(checks):
+        emit(line)
+    states = Counter(check.state for check in checks)
+    counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
+    emit(f"{len(checks)} figures of {len(budgets.budgets)} budgets, at {head[:10]}: {counts}")
+    if checks and all(check.measured is None for check in checks):
+        emit("Nothing of it was measured on this commit: measure it first (bench, gate).")
+        return Exit.INSUFFICIENT_DATA
+    return Exit.OVER_BUDGET if states[State.OVER] else Exit.OK
+
+
+def checks_at(asv: Asv, budgets: Budgets, head: str) -> tuple[Check, ...]:
+    """Return every budget beside what was measured last of the commit `head`."""
+    files = (asv.project.root / GATE_DIR).glob(f"*-{head[:10]}.json")
+    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+    evidence = Evidence(
+        units=asv.catalogue.units,
+        head=asv.read(head, reusable=False),
+        base=None,
+        timings=Pairs.load(newest, None).timings() if newest else {},
+    )
+    return judge(evidence, budgets.limits, budgets.budgets, (), today()).checks

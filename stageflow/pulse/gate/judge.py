@@ -1,6 +1,6 @@
-"""The judge: from what was measured to a verdict on each series, and to one exit code.
+"""From what was measured of two commits to a verdict on each series, and to one exit code.
 
-It is pure: the same evidence on the same day gives the same judgement.
+`judge` is pure: the same evidence on the same day gives the same judgement.
 """
 
 from __future__ import annotations
@@ -9,36 +9,114 @@ import datetime as dt
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
 from stageflow.pulse.errors import TooFewSamplesError
-from stageflow.pulse.gate.accepted import Accepted
-from stageflow.pulse.gate.budgets import Budget, Limits
-from stageflow.pulse.gate.evidence import Evidence, Side, Timing
-from stageflow.pulse.gate.samples import percentile
-from stageflow.pulse.gate.series import Signal, signal_of
+from stageflow.pulse.gate.budgets import Accepted, Budget, Limits
+from stageflow.pulse.history import Interval, Signal, percentile, ratio_of, signal_of
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What asv knows of one series on one commit.
+
+    The value is None if it failed there (how is in `note`; in time if not `late`), NaN if skipped.
+    """
+
+    value: float | None
+    samples: tuple[float, ...] = ()
+    note: str = ""
+    late: bool = False
+    #: Values of several processes, if the series is read apart from asv.
+    repeats: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What asv knows of one commit: its hash, machine, and values by series, if measured."""
+
+    commit: str
+    machine: str
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """How a timed operation went on one commit, how it failed, or what the commit lacks for it.
+
+    `wall_ns` is the wall time of single operations. `lost_ns` is by how much loops beside them, as
+    long as an operation, exceeded their CPU time: the time that the machine gave to others.
+    """
+
+    wall_ns: tuple[float, ...] = ()
+    lost_ns: tuple[float, ...] = ()
+    error: str | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """An operation that two commits did in turn: both sides, and ratios of time, head to base.
+
+    `confirmation` and `again` are `cpu` and `head` of a second run in fresh processes.
+    """
+
+    base: Side
+    head: Side
+    cpu: Interval | None = None
+    wall: Interval | None = None
+    confirmation: Interval | None = None
+    again: Side | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What `judge` reads: the commits, and by series its unit and its timing.
+
+    Attributes:
+        removed: Series that only the base's benchmarks had.
+        edited: Files of benchmarks that were changed since the base.
+        valgrind: Whether instructions can be counted on this machine.
+    """
+
+    units: Mapping[str, str]
+    head: Measured
+    base: Measured | None
+    timings: Mapping[str, Timing] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
+    valgrind: bool = True
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are two commits."""
+        return self.base is not None and self.base.commit != self.head.commit
+
+
+# ── the judgement ───────────────────────────────────────────────────────────────────────────────
 
 
 class Exit(IntEnum):
-    """What the gate ends with."""
+    """The gate's exit codes."""
 
-    FINE = 0
+    OK = 0
     REGRESSION = 1
     USAGE = 2
     OVER_BUDGET = 3
-    TOO_LITTLE = 4
+    INSUFFICIENT_DATA = 4
     BROKEN = 5
-    SET_UP = 6
+    SETUP_FAILED = 6
     INTERRUPTED = 130
 
 
 class Kind(StrEnum):
-    """What became of a series; those that fail the gate come first."""
+    """The verdict on a series; those that fail the gate come first."""
 
     BROKEN = "broken"
     LOST_API = "lost its API"
     NOT_MEASURED = "not measured"
+    TOO_BUSY = "machine too busy"
     REGRESSION = "regression"
     SLOWER = "slower"
     ACCEPTED = "accepted"
@@ -53,14 +131,15 @@ class Kind(StrEnum):
     ALONE = "measured, not compared"
 
 
-#: Those in which two values were set against each other.
+#: Those in which two values were compared.
 COMPARED = frozenset({Kind.REGRESSION, Kind.SLOWER, Kind.ACCEPTED, Kind.FASTER, Kind.UNCHANGED})
 
 
 class State(StrEnum):
-    """What became of a budget's figure."""
+    """The state of a budget's figure."""
 
     OVER = "over"
+    UNSURE = "over, not certain"
     TOO_FEW = "too few samples"
     UNKNOWN = "not known"
     KEPT = "kept"
@@ -68,17 +147,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said of one series.
-
-    Attributes:
-        series: The series.
-        signal: What it was judged by.
-        kind: What became of it.
-        base, head: The values, in `unit`; None where there is none.
-        ratio: Head to base; infinite where something came of nothing.
-        sure: How sure that is.
-        note: What else there is to say.
-    """
+    """The judgement of one series: values of both commits, their ratio, and how certain it is."""
 
     series: str
     signal: Signal
@@ -93,15 +162,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One figure of a budget, held against what was measured.
+    """One figure of a budget, compared with what was measured, in the budget's unit.
 
-    Attributes:
-        budget: The budget.
-        figure: ``P50``, ``P99``, or ``value`` where a series has one value a commit.
-        limit: The most it may be, in the budget's unit.
-        measured: What it is, in the budget's unit; None when it is not known.
-        state: What became of it.
-        note: Why it is not known.
+    The figure is ``P50``, ``P99``, or ``value`` where a series has one value a commit. The note
+    says why it is not known, or not certain.
     """
 
     budget: Budget
@@ -114,7 +178,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """All verdicts and checks, what is to be said besides, and the exit code that follows."""
+    """All verdicts, checks and notes, and the exit code that follows."""
 
     verdicts: tuple[Verdict, ...]
     checks: tuple[Check, ...]
@@ -122,21 +186,21 @@ class Judgement:
 
     @property
     def exit(self) -> Exit:
-        """The gravest of what was found; what could not be looked at is graver than slowness."""
+        """The gravest finding; what could not be measured is graver than slowness."""
         kinds = Counter(verdict.kind for verdict in self.verdicts)
         states = Counter(check.state for check in self.checks)
         if kinds[Kind.BROKEN] or kinds[Kind.LOST_API]:
             return Exit.BROKEN
-        known = states[State.KEPT] + states[State.OVER]
+        known = states[State.KEPT] + states[State.OVER] + states[State.UNSURE]
         seen = known + kinds[Kind.NEW] + sum(kinds[kind] for kind in COMPARED)
-        unseen = kinds[Kind.NOT_MEASURED] + states[State.TOO_FEW]
+        unseen = kinds[Kind.NOT_MEASURED] + kinds[Kind.TOO_BUSY] + states[State.TOO_FEW]
         # Values of another machine are no comparison, however many budgets they keep.
         only_elsewhere = kinds[Kind.OTHER_MACHINE] and not any(kinds[kind] for kind in COMPARED)
         if not seen or unseen or only_elsewhere:
-            return Exit.TOO_LITTLE
+            return Exit.INSUFFICIENT_DATA
         if kinds[Kind.REGRESSION]:
             return Exit.REGRESSION
-        return Exit.OVER_BUDGET if states[State.OVER] else Exit.FINE
+        return Exit.OVER_BUDGET if states[State.OVER] else Exit.OK
 
 
 def judge(
@@ -146,83 +210,90 @@ def judge(
     accepted: Sequence[Accepted],
     today: dt.date,
 ) -> Judgement:
-    """Judge every series that is asked about, and every budget that is held.
+    """Judge every series of the evidence, and every budget on them.
 
-    Args:
-        evidence: What was measured.
-        limits: From which ratio on a series is slower, and fails.
-        budgets: Those that are held now; those of series that are not asked about are left out.
-        accepted: Known regressions.
-        today: The day on which their time may have run out.
+    In `limits` are the ratios from which on a series is slower, and fails. What is accepted may
+    have expired by `today`.
     """
     verdicts = [
         _accept(_verdict(series, evidence, limits), accepted, today) for series in evidence.units
     ]
-    verdicts += [
-        Verdict(series, signal_of(series), Kind.REMOVED, "") for series in evidence.removed
-    ]
-    order = list(Kind)
-    verdicts.sort(key=lambda verdict: order.index(verdict.kind))
-    checks = [
-        check
-        for budget in budgets
-        if budget.series in evidence.units
-        for check in _checks(budget, evidence)
-    ]
-    checks.sort(key=lambda check: list(State).index(check.state))
+    verdicts += [Verdict(name, signal_of(name), Kind.REMOVED, "") for name in evidence.removed]
+    verdicts.sort(key=lambda verdict: list(Kind).index(verdict.kind))
+    checks = sorted(_checks(evidence, budgets), key=lambda check: list(State).index(check.state))
     notes = _notes(evidence, verdicts, accepted, today)
     return Judgement(tuple(verdicts), tuple(checks), tuple(notes))
 
 
-def to_confirm(evidence: Evidence, limits: Limits) -> list[str]:
-    """The timed series that would fail if a second run in fresh processes found the same."""
+def to_repeat(evidence: Evidence, budgets: Sequence[Budget]) -> list[str]:
+    """Return the series that asv times and that are over budget, to be measured a second time."""
+    over = [check for check in _checks(evidence, budgets) if check.state is State.OVER]
+    series = dict.fromkeys(check.budget.series for check in over)
+    return [name for name in series if getattr(evidence.head.values.get(name), "samples", ())]
+
+
+def to_confirm(evidence: Evidence, limits: Limits, budgets: Sequence[Budget]) -> list[str]:
+    """Return the timed series that fail if a second run in fresh processes finds the same."""
+    checks = _checks(evidence, budgets)
+    over = {check.budget.series for check in checks if check.state is State.UNSURE}
     return [
         series
         for series, timing in evidence.timings.items()
         if series in evidence.units
-        and timing.cpu is not None
-        and timing.cpu.low > limits.timed_fail
-        and timing.confirmation is None
+        and (timing.again or timing.confirmation) is None
+        and (series in over or (timing.cpu is not None and timing.cpu.low > limits.timed_fail))
+    ]
+
+
+def _checks(evidence: Evidence, budgets: Sequence[Budget]) -> list[Check]:
+    return [
+        _check(budget, percent, limit, evidence)
+        for budget in budgets
+        if budget.series in evidence.units
+        for percent, limit in ((50, budget.p50), (99, budget.p99))
+        if limit is not None
     ]
 
 
 class _Status(StrEnum):
-    """How a series stands on one commit."""
+    """The state of a series on one commit."""
 
     ABSENT = "not measured"
     BROKEN = "broken"
+    LATE = "not done in time"
     LACKING = "skipped there"
     VALUE = "measured"
 
 
 def _verdict(series: str, evidence: Evidence, limits: Limits) -> Verdict:
-    """What became of one series: by how it stands on either commit, and if on both, by ratio."""
     base, head = _standing(series, evidence, of_head=False), _standing(series, evidence)
-    verdict = Verdict(
-        series,
-        signal_of(series),
-        _kind(series, base.status, head.status, evidence),
-        evidence.units[series],
-        base.value,
-        head.value,
-        note=head.note or base.note,
-    )
+    kind, unit = _kind(series, base.status, head.status, evidence), evidence.units[series]
+    verdict = Verdict(series, signal_of(series), kind, unit, base.value, head.value)
+    verdict = replace(verdict, note=head.note or base.note)
     if verdict.kind is not Kind.UNCHANGED or base.value is None or head.value is None:
         return verdict
     if verdict.signal is Signal.TIMED:
         return _paired(verdict, evidence.timings[series], limits)
-    return _scalar(verdict, base.value, head.value, limits)
+    verdict = _scalar(verdict, base.value, head.value, limits)
+    # Values that scatter fail only if the least of the head is beyond the greatest of the base.
+    least, most = min(head.repeats, default=head.value), max(base.repeats, default=base.value)
+    if verdict.kind is Kind.REGRESSION and ratio_of(most, least) <= limits.fail(verdict.signal):
+        return replace(verdict, kind=Kind.SLOWER, sure="values of several processes overlap")
+    return verdict
 
 
 def _kind(series: str, base: _Status, head: _Status, evidence: Evidence) -> Kind:
-    """What follows before any two values are compared; UNCHANGED where they have to be."""
+    """Return the verdict if no two values need to be compared; else UNCHANGED."""
     signal = signal_of(series)
     by_valgrind = signal is Signal.COUNTED and evidence.units[series] in _UNITS_OF_VALGRIND
     if head is _Status.LACKING and by_valgrind and not evidence.valgrind:
         return Kind.NOT_COUNTED
     if head is _Status.VALUE and (signal is Signal.HISTORY or not evidence.comparable):
         return Kind.ALONE
-    if head is _Status.VALUE and base is not _Status.ABSENT and _elsewhere(signal, evidence):
+    other = evidence.base is not None and evidence.base.machine != evidence.head.machine
+    # Pairs are always made on one machine.
+    other = other and base is not _Status.ABSENT and signal is not Signal.TIMED
+    if head is _Status.VALUE and other:
         return Kind.OTHER_MACHINE
     return _KINDS.get((head, base)) or _KINDS[head, None]
 
@@ -233,29 +304,26 @@ _UNITS_OF_VALGRIND = ("instructions", "exponent")
 _KINDS: Mapping[tuple[_Status, _Status | None], Kind] = {
     (_Status.ABSENT, None): Kind.NOT_MEASURED,
     (_Status.BROKEN, None): Kind.BROKEN,
+    (_Status.LATE, None): Kind.TOO_BUSY,
     (_Status.LACKING, None): Kind.SKIPPED,
     (_Status.LACKING, _Status.VALUE): Kind.LOST_API,
     (_Status.VALUE, _Status.VALUE): Kind.UNCHANGED,
     (_Status.VALUE, _Status.LACKING): Kind.NEW,
     (_Status.VALUE, _Status.BROKEN): Kind.BROKE_ON_BASE,
     (_Status.VALUE, _Status.ABSENT): Kind.NOT_MEASURED,
+    (_Status.VALUE, _Status.LATE): Kind.TOO_BUSY,
 }
-
-
-def _elsewhere(signal: Signal, evidence: Evidence) -> bool:
-    # Pairs are always made on one machine.
-    other = evidence.base is not None and evidence.base.machine != evidence.head.machine
-    return other and signal is not Signal.TIMED
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """How a series stands on one commit: its status, its value, its samples, why it has none."""
+    """The state of a series on one commit: its value and samples, or why it has none."""
 
     status: _Status
     value: float | None = None
     samples: tuple[float, ...] = ()
     note: str = ""
+    repeats: tuple[float, ...] = ()
 
 
 def _standing(series: str, evidence: Evidence, *, of_head: bool = True) -> _Standing:
@@ -269,55 +337,38 @@ def _standing(series: str, evidence: Evidence, *, of_head: bool = True) -> _Stan
     if found is None:
         return _Standing(_Status.ABSENT)
     if found.value is None:
-        return _Standing(_Status.BROKEN, note="asv says above how" if of_head else "")
+        status = _Status.LATE if found.late else _Status.BROKEN
+        return _Standing(status, note=found.note or ("asv says above how" if of_head else ""))
     if math.isnan(found.value):
         return _Standing(_Status.LACKING)
-    return _Standing(_Status.VALUE, found.value, found.samples)
+    return _Standing(_Status.VALUE, found.value, found.samples, repeats=found.repeats)
 
 
 def _of_side(side: Side | None) -> _Standing:
-    if side is None:
-        return _Standing(_Status.ABSENT)
-    if side.error is not None:
+    if side is not None and side.error is not None:
         return _Standing(_Status.BROKEN, note=side.error)
-    if side.missing:
+    if side is not None and side.missing:
         return _Standing(_Status.LACKING, note=f"lacks {', '.join(side.missing)}")
-    if not side.wall_ns:
+    if side is None or not side.wall_ns:
         return _Standing(_Status.ABSENT)
     middle = sorted(side.wall_ns)[(len(side.wall_ns) - 1) // 2]
     return _Standing(_Status.VALUE, middle, side.wall_ns)
 
 
 def _scalar(verdict: Verdict, base: float, head: float, limits: Limits) -> Verdict:
-    """Compare two values that do not scatter."""
-    ratio = ratio_of(base, head)
+    ratio, warn = ratio_of(base, head), limits.counted_warn
+    value, limit, slow, fast = ratio, limits.counted_fail, warn, 1 / warn
+    sure = "counted, does not scatter"
     if verdict.signal is Signal.EXACT:
-        kind = _beyond(head, base, base, faster_below=base)
-        return replace(verdict, kind=kind, ratio=ratio, sure="exact")
-    fail, warn = limits.counted_fail, limits.counted_warn
-    kind = _beyond(ratio, fail, warn, faster_below=1 / warn)
-    return replace(verdict, kind=kind, ratio=ratio, sure="counted, does not scatter")
-
-
-def ratio_of(base: float, head: float) -> float:
-    """Head to base; of nothing (or less, as memory given back is) to more it is infinite."""
-    if base == head:
-        return 1.0
-    if base > 0:
-        return head / base
-    return math.inf if head > base else 0.0
-
-
-def _beyond(value: float, fail: float, warn: float, faster_below: float) -> Kind:
-    if value > fail:
-        return Kind.REGRESSION
-    if value > warn:
-        return Kind.SLOWER
-    return Kind.FASTER if value < faster_below else Kind.UNCHANGED
+        value, limit, slow, fast, sure = head, base, base, base, "exact"
+    kind = Kind.FASTER if value < fast else Kind.UNCHANGED
+    if value > slow:
+        kind = Kind.REGRESSION if value > limit else Kind.SLOWER
+    return replace(verdict, kind=kind, ratio=ratio, sure=sure)
 
 
 def _paired(verdict: Verdict, timing: Timing, limits: Limits) -> Verdict:
-    """Judge a work that both commits did in turn: only what is certain, and found twice, fails."""
+    """Judge paired timings: a regression is a difference that is certain and confirmed."""
     cpu, again = timing.cpu, timing.confirmation
     if cpu is None:
         return replace(verdict, kind=Kind.NOT_MEASURED, note="too few pairs")
@@ -334,7 +385,7 @@ def _paired(verdict: Verdict, timing: Timing, limits: Limits) -> Verdict:
 
 
 def _accept(verdict: Verdict, accepted: Sequence[Accepted], today: dt.date) -> Verdict:
-    """Let a regression pass that is known and within what was accepted."""
+    """Return the verdict, or ACCEPTED for a known regression within its limits."""
     if verdict.kind is not Kind.REGRESSION or verdict.ratio is None:
         return verdict
     for known in accepted:
@@ -349,19 +400,20 @@ def _accept(verdict: Verdict, accepted: Sequence[Accepted], today: dt.date) -> V
     return verdict
 
 
-def _checks(budget: Budget, evidence: Evidence) -> Iterator[Check]:
-    for percent, limit in ((50, budget.p50), (99, budget.p99)):
-        if limit is not None:
-            yield _check(budget, percent, limit, evidence)
-
-
 def _check(budget: Budget, percent: int, limit: float, evidence: Evidence) -> Check:
-    """Hold one figure of a budget against the head's samples, or against its one value."""
+    """Compare one figure of a budget with the head's samples, or with its one value."""
     head = _standing(budget.series, evidence)
     figure = f"P{percent}"
     if head.value is None:
         note = f"{head.status}: {head.note}" if head.note else str(head.status)
         return Check(budget, figure, limit, None, State.UNKNOWN, note)
+    if budget.reference is not None:
+        series, value = budget.reference
+        here = _standing(series, evidence).value
+        if here is None:
+            note = f"{series}, which it is relative to, has no value"
+            return Check(budget, figure, limit, None, State.UNKNOWN, note)
+        limit *= here / value
     value = head.value
     if percent == 50 and not head.samples:
         figure = "value"
@@ -371,7 +423,24 @@ def _check(budget: Budget, percent: int, limit: float, evidence: Evidence) -> Ch
         except TooFewSamplesError as error:
             return Check(budget, figure, limit, None, State.TOO_FEW, str(error))
     measured = value * budget.factor
-    return Check(budget, figure, limit, measured, State.OVER if measured > limit else State.KEPT)
+    check = Check(budget, figure, limit, measured, State.OVER if measured > limit else State.KEPT)
+    if check.state is State.OVER and signal_of(budget.series) is Signal.TIMED:
+        return _confirmed(check, percent, evidence.timings[budget.series].again)
+    return check
+
+
+def _confirmed(check: Check, percent: int, again: Side | None) -> Check:
+    """Return OVER if a second run exceeds the limit, too, less what loops beside it have lost."""
+    if again is None:
+        return replace(check, state=State.UNSURE, note="timed once")
+    try:
+        taken, lost = (percentile(ns, percent) for ns in (again.wall_ns, again.lost_ns))
+    except TooFewSamplesError as error:
+        return replace(check, state=State.UNSURE, note=f"in the second run, {error}")
+    factor, limit = check.budget.factor, check.limit
+    note = f"{taken * factor:.4g} in a second run, in which a loop lost {lost * factor:.4g}"
+    state = State.OVER if (taken - lost) * factor > limit else State.UNSURE
+    return replace(check, state=state, note=note)
 
 
 def _notes(
@@ -384,15 +453,11 @@ def _notes(
     elif not evidence.comparable:
         yield "Base and head are the same commit: only budgets are held (name another base)."
     elif evidence.base.machine != evidence.head.machine:
-        yield (
-            f"Not compared, as they were measured on different machines: the base on "
-            f"{evidence.base.machine}, the head on {evidence.head.machine}."
-        )
+        where = f"the base on {evidence.base.machine}, the head on {evidence.head.machine}."
+        yield f"Not compared, as they were measured on different machines: {where}"
     if evidence.edited:
-        yield (
-            f"Edited since the base: {', '.join(evidence.edited)}; both commits were measured "
-            "with the benchmarks as they are now."
-        )
+        how = "both commits were measured with the benchmarks as they are now."
+        yield f"Edited since the base: {', '.join(evidence.edited)}; {how}"
     if any(verdict.kind is Kind.NOT_COUNTED for verdict in verdicts):
         yield "valgrind is absent: no instructions were counted; exact and timed signals remain."
     for known in accepted:

@@ -1,7 +1,6 @@
-"""Two commits do the same work in turn: what disturbs the machine disturbs both.
+"""Time two commits in turn, so that what disturbs the machine disturbs both.
 
-Each ratio is of two blocks that lie side by side in time. Workers are started anew several times,
-since processes differ by how their memory lies. Everything measured is kept.
+Workers are restarted several times, since processes differ by the layout of their memory.
 """
 
 from __future__ import annotations
@@ -10,36 +9,30 @@ import datetime as dt
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stageflow._utils.files import atomic_write
 from stageflow.pulse.errors import TooFewSamplesError
-from stageflow.pulse.gate.evidence import Side, Timing
-from stageflow.pulse.gate.samples import Interval, median_interval
-from stageflow.pulse.gate.series import timed
+from stageflow.pulse.gate.judge import Side, Timing
 from stageflow.pulse.gate.worker import Block, Worker
-from stageflow.whole_file import whole_file
+from stageflow.pulse.history import UNREADABLE, Interval, median_interval, timed
 
 VERSION = 1
 PROCESSES = 4
 PAIRS = 3
 BLOCK_S = 0.03
-#: More samples of one block than these say nothing new, and fill the disk.
+#: At most so many samples of one block are kept.
 KEPT_A_BLOCK = 250
 
 
 @dataclass
-class Run:
-    """What one side of one run gave.
-
-    Attributes:
-        blocks: One a pair.
-        error: How the work broke, if it did.
-        missing: What the commit lacks for it.
-    """
+class TimedSide:
+    """One side of a run: a block for each pair, or its error, or what the commit lacks for it."""
 
     blocks: list[Block] = field(default_factory=list)
     error: str | None = None
@@ -47,18 +40,14 @@ class Run:
 
 
 #: Base and head.
-Both = tuple[Run, Run]
+Both = tuple[TimedSide, TimedSide]
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The paired timings of two commits, and the file that keeps them.
+    """The paired timings of two commits by operation, their confirmations, and their file.
 
-    Attributes:
-        path: The file.
-        digest: Of what they were made with; timings of another digest are not used.
-        first: By work.
-        second: The confirmations, by work.
+    Timings of another `digest` of the benchmarks are not used.
     """
 
     path: Path
@@ -68,96 +57,110 @@ class Pairs:
 
     @classmethod
     def load(cls, path: Path, digest: str | None) -> Pairs:
-        """Read what was kept; empty if nothing was, or was made otherwise (None: any will do)."""
-        # Whatever cannot be read is made anew.
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        """Read the file; return no timings if it is unreadable or of another digest than given."""
+        with suppress(*UNREADABLE):
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["version"] == VERSION and digest in (None, content["digest"]):
                 first, second = (
-                    {
-                        work: (run_of(base), run_of(head))
-                        for work, (base, head) in content[key].items()
-                    }
-                    for key in ("first", "second")
+                    {name: (side_of(base), side_of(head)) for name, (base, head) in kept.items()}
+                    for kept in (content["first"], content["second"])
                 )
                 return cls(path, content["digest"], first, second)
         return cls(path, digest or "")
 
     def save(self, base: str, head: str, machine: str) -> None:
-        """Keep everything, in one step."""
-        content = {
-            "version": VERSION,
-            "digest": self.digest,
-            "base": base,
-            "head": head,
-            "machine": machine,
-            "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "first": {work: [asdict(run) for run in both] for work, both in self.first.items()},
-            "second": {work: [asdict(run) for run in both] for work, both in self.second.items()},
-        }
+        """Write the file atomically."""
+        content: dict[str, Any] = {"version": VERSION, "digest": self.digest, "machine": machine}
+        content |= {"base": base, "head": head}
+        content["at"] = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        for key, found in (("first", self.first), ("second", self.second)):
+            content[key] = {name: [asdict(run) for run in both] for name, both in found.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.path) as file:
+        with atomic_write(self.path) as file:
             json.dump(content, file)
 
     def timings(self) -> dict[str, Timing]:
-        """What the judge reads, by series."""
+        """Return what the judge reads, by series."""
         return {
-            timed(work): timing(both, self.second.get(work)) for work, both in self.first.items()
+            timed(operation): timing_of(both, self.second.get(operation))
+            for operation, both in self.first.items()
         }
 
 
-def measure(
+def time_pairs(
     benchmarks: Path,
     trees: tuple[Path, Path],
-    works: Sequence[str],
+    operations: Sequence[str],
     emit: Callable[[str], None],
     processes: int = PROCESSES,
+    *,
+    beside_loop: bool = False,
 ) -> dict[str, Both]:
-    """Time works on two commits in turn.
+    """Time operations on two commits in turn.
 
     Args:
         benchmarks: The folder of the benchmarks.
-        trees: Where the package of the base is, and that of the head.
-        works: Their names.
-        emit: Is told the progress.
-        processes: How often both workers are started anew.
-
-    Raises:
-        WorkerFailedError: A worker did not start, or ended.
+        trees: Where the packages of base and head are.
+        operations: Their names.
+        emit: Gets the progress.
+        processes: How often both workers are started.
+        beside_loop: Whether to time loops beside the head, to measure what the machine loses.
     """
-    found: dict[str, Both] = {work: (Run(), Run()) for work in works}
+    found: dict[str, Both] = {operation: (TimedSide(), TimedSide()) for operation in operations}
     for process in range(processes):
-        emit(f"Timing {len(works)} works in pairs, process {process + 1} of {processes}")
+        emit(f"Timing {len(operations)} operations in pairs, process {process + 1} of {processes}")
         with Worker(benchmarks, trees[0]) as base, Worker(benchmarks, trees[1]) as head:
-            for work in works:
-                for run, worker in zip(found[work], (base, head), strict=True):
-                    run.missing = worker.missing.get(work, ())
+            for operation in operations:
+                for run, worker in zip(found[operation], (base, head), strict=True):
+                    run.missing = worker.missing.get(operation, ())
                 for pair in range(PAIRS):
-                    _pair(work, found[work], (base, head), head_first=(process + pair) % 2 == 1)
+                    order = (1, 0) if (process + pair) % 2 else (0, 1)
+                    _pair(operation, found[operation], (base, head), order, beside_loop)
     return found
 
 
-def _pair(work: str, both: Both, workers: tuple[Worker, Worker], *, head_first: bool) -> None:
-    """Let both sides do one block each, unless one of them cannot."""
+def _pair(
+    operation: str,
+    both: Both,
+    workers: tuple[Worker, Worker],
+    order: tuple[int, int],
+    beside_loop: bool,
+) -> None:
+    """Time one block of each side, unless one of them fails."""
     if any(run.error is not None for run in both):
         return
-    for index in (1, 0) if head_first else (0, 1):
+    for index in order:
         run = both[index]
         if run.missing:
             continue
-        answer = workers[index].run(work, BLOCK_S)
+        answer = workers[index].run(operation, BLOCK_S)
         if isinstance(answer, str):
             run.error = answer
-        else:
-            run.blocks.append(Block(_thinned(answer.wall_ns), answer.cpu_ns))
+            continue
+        run.missing = workers[index].missing.get(operation, ())
+        if run.missing:
+            continue
+        thinned = answer.wall_ns[:: math.ceil(len(answer.wall_ns) / KEPT_A_BLOCK)]
+        lost: tuple[float, ...] = ()
+        if beside_loop and index:
+            lost = lost_ns(statistics.median(thinned), len(thinned))
+        run.blocks.append(Block(thinned, answer.cpu_ns, lost))
 
 
-def _thinned(samples: tuple[float, ...]) -> tuple[float, ...]:
-    return samples[:: math.ceil(len(samples) / KEPT_A_BLOCK)]
+def lost_ns(length_ns: float, count: int) -> tuple[float, ...]:
+    """Return by how much `count` loops of `length_ns` of CPU time exceed it in wall time."""
+    lost = []
+    for _ in range(count):
+        wall_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
+        used_ns = 0
+        while used_ns < length_ns:
+            used_ns = time.thread_time_ns() - cpu_ns
+        lost.append(float(max(0, time.perf_counter_ns() - wall_ns - used_ns)))
+    return tuple(lost)
 
 
-def timing(first: Both, second: Both | None = None) -> Timing:
-    """What the judge reads of a work, and of its confirmation if there was one."""
+def timing_of(first: Both, second: Both | None = None) -> Timing:
+    """Return what the judge reads of an operation, and of its confirmation if there was one."""
     base, head = first
     return Timing(
         base=_side(base),
@@ -165,26 +168,28 @@ def timing(first: Both, second: Both | None = None) -> Timing:
         cpu=_interval(first, lambda block: block.cpu_ns),
         wall=_interval(first, lambda block: statistics.median(block.wall_ns)),
         confirmation=None if second is None else _interval(second, lambda block: block.cpu_ns),
+        again=None if second is None else _side(second[1]),
     )
 
 
-def _side(run: Run) -> Side:
-    return Side(tuple(ns for block in run.blocks for ns in block.wall_ns), run.error, run.missing)
+def _side(run: TimedSide) -> Side:
+    wall_ns = tuple(ns for block in run.blocks for ns in block.wall_ns)
+    lost_ns = tuple(ns for block in run.blocks for ns in block.lost_ns)
+    return Side(wall_ns, lost_ns, run.error, run.missing)
 
 
 def _interval(both: Both, cost: Callable[[Block], float]) -> Interval | None:
     base, head = ([cost(block) for block in run.blocks] for run in both)
     try:
-        return median_interval(_ratios(zip(base, head, strict=False)))
+        return median_interval([h / b for b, h in zip(base, head, strict=False) if b > 0])
     except TooFewSamplesError:
         return None
 
 
-def _ratios(costs: Iterable[tuple[float, float]]) -> list[float]:
-    return [head / base for base, head in costs if base > 0]
-
-
-def run_of(content: Mapping[str, Any]) -> Run:
-    """What one side of one run gave, as it was kept."""
-    blocks = [Block(tuple(block["wall_ns"]), block["cpu_ns"]) for block in content["blocks"]]
-    return Run(blocks, content["error"], tuple(content["missing"]))
+def side_of(content: Mapping[str, Any]) -> TimedSide:
+    """Return one side of a run, as it was kept."""
+    blocks = [
+        Block(tuple(block["wall_ns"]), block["cpu_ns"], tuple(block.get("lost_ns", ())))
+        for block in content["blocks"]
+    ]
+    return TimedSide(blocks, content["error"], tuple(content["missing"]))

@@ -1,4 +1,4 @@
-"""The gate's report: one table that a person reads in a minute, as text, Markdown and JSON."""
+"""The gate's report, as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stageflow._utils.text import printable
+from stageflow.pulse.gate.budgets import RUNBOOK
 from stageflow.pulse.gate.judge import Check, Exit, Judgement, Kind, State, Verdict
-from stageflow.pulse.gate.runbook import RUNBOOK
 
 JSON_VERSION = 1
 
@@ -20,6 +21,7 @@ _ROWS = (
     Kind.BROKEN,
     Kind.LOST_API,
     Kind.NOT_MEASURED,
+    Kind.TOO_BUSY,
     Kind.REGRESSION,
     Kind.SLOWER,
     Kind.ACCEPTED,
@@ -29,25 +31,21 @@ _ROWS = (
 _NAMED = (Kind.OTHER_MACHINE, Kind.NEW, Kind.REMOVED, Kind.NOT_COUNTED, Kind.SKIPPED)
 _COUNTED = (Kind.UNCHANGED, Kind.ALONE)
 _HEADLINES = {
-    Exit.FINE: "fine",
+    Exit.OK: "OK",
     Exit.REGRESSION: "REGRESSION",
     Exit.OVER_BUDGET: "OVER BUDGET",
-    Exit.TOO_LITTLE: "TOO LITTLE WAS MEASURED",
+    Exit.INSUFFICIENT_DATA: "INSUFFICIENT DATA",
     Exit.BROKEN: "A BENCHMARK BROKE",
 }
 _VERDICT_COLUMNS = ("what", "verdict", "base to head", "change", "signal", "how sure")
-_CHECK_COLUMNS = ("budget", "benchmark", "figure", "measured", "limit", "state", "owner", "mend")
+_CHECK_COLUMNS = ("budget", "benchmark", "figure", "measured", "limit", "state", "owner", "fix")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A judgement, and what it is about.
+    """A judgement of two commits, given by full hashes; `base` is None for a first commit.
 
-    Attributes:
-        judgement: What was found.
-        base, head: The commits, by their full hashes; no base for a first commit.
-        machine: Machine, processor and Python of the measurements.
-        at: When the report was made.
+    `machine` is the machine, processor and Python of the measurements.
     """
 
     judgement: Judgement
@@ -57,28 +55,22 @@ class Report:
     at: dt.datetime
 
     def text(self) -> str:
-        """The report for a terminal."""
-        parts = [[self._headline(), f"{self._range()}, on {self.machine}"]]
-        if rows := self._verdict_rows():
-            parts.append(text_table([_VERDICT_COLUMNS, *rows]))
-        if rows := self._check_rows():
-            parts.append(text_table([_CHECK_COLUMNS, *rows]))
-        parts.append([*self._named(), *self._counts(), *self.judgement.notes])
+        """Return the report for a terminal."""
+        headline, commits = self._heading()
+        head = [headline, printable(f"{commits}, on {self.machine}")]
+        parts = [head, *map(text_table, self._tables()), list(self._remarks())]
         return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
     def markdown(self) -> str:
-        """The report for a pull request."""
-        parts = [[f"## {self._headline()}"], [f"`{self._range()}`, on {self.machine}"]]
-        if rows := self._verdict_rows():
-            parts.append(_markdown_table([_VERDICT_COLUMNS, *rows]))
-        if rows := self._check_rows():
-            parts.append(_markdown_table([_CHECK_COLUMNS, *rows]))
-        said = [*self._named(), *self._counts(), *self.judgement.notes]
-        parts.append([f"- {_escaped(line)}" for line in said])
+        """Return the report for a pull request."""
+        headline, commits = self._heading()
+        head = [f"## {headline}", "", f"`{commits}`, on {_escaped(self.machine)}"]
+        remarks = [f"- {_escaped(line)}" for line in self._remarks()]
+        parts = [head, *map(_markdown_table, self._tables()), remarks]
         return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
     def json(self) -> str:
-        """The report for programs: every verdict and every check."""
+        """Return the report for programs: every verdict and every check."""
         judgement = self.judgement
         content = {
             "version": JSON_VERSION,
@@ -93,27 +85,23 @@ class Report:
         }
         return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
-    def _headline(self) -> str:
+    def _heading(self) -> tuple[str, str]:
         code = self.judgement.exit
-        return f"Gate: {_HEADLINES[code]} (exit code {int(code)})"
+        commits = f"{self.base[:10]}..{self.head[:10]}" if self.base else self.head[:10]
+        return f"Gate: {_HEADLINES[code]} (exit code {int(code)})", commits
 
-    def _range(self) -> str:
-        return f"{self.base[:10]}..{self.head[:10]}" if self.base else self.head[:10]
+    def _tables(self) -> Iterator[list[tuple[str, ...]]]:
+        if rows := [_verdict_row(v) for v in self.judgement.verdicts if v.kind in _ROWS]:
+            yield [_VERDICT_COLUMNS, *rows]
+        shown = (State.OVER, State.UNSURE, State.TOO_FEW)
+        if rows := [check_row(check) for check in self.judgement.checks if check.state in shown]:
+            yield [_CHECK_COLUMNS, *rows]
 
-    def _verdict_rows(self) -> list[tuple[str, ...]]:
-        return [_verdict_row(v) for v in self.judgement.verdicts if v.kind in _ROWS]
-
-    def _check_rows(self) -> list[tuple[str, ...]]:
-        shown = (State.OVER, State.TOO_FEW)
-        return [check_row(check) for check in self.judgement.checks if check.state in shown]
-
-    def _named(self) -> Iterator[str]:
+    def _remarks(self) -> Iterator[str]:
         for kind in _NAMED:
             names = [v.series for v in self.judgement.verdicts if v.kind is kind]
             if names:
                 yield f"{kind[0].upper()}{kind[1:]} ({len(names)}): {', '.join(names)}."
-
-    def _counts(self) -> Iterator[str]:
         for kind in _COUNTED:
             signals = Counter(v.signal for v in self.judgement.verdicts if v.kind is kind)
             if signals:
@@ -123,6 +111,7 @@ class Report:
         if states:
             counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
             yield f"Figures of budgets: {counts}."
+        yield from self.judgement.notes
 
 
 def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
@@ -138,9 +127,10 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
 
 
 def check_row(check: Check) -> tuple[str, ...]:
-    """A figure of a budget, as a row of a table."""
+    """Return a figure of a budget as a row of a table."""
     budget = check.budget
-    measured = check.note if check.measured is None else amount(check.measured)
+    known = None if check.measured is None else amount(check.measured)
+    measured = "; ".join(part for part in (known, check.note) if part)
     return (
         budget.metric,
         budget.series,
@@ -154,26 +144,26 @@ def check_row(check: Check) -> tuple[str, ...]:
 
 
 def change(ratio: float | None) -> str:
-    """A ratio as a change in per cent."""
+    """Return a ratio as a change in per cent."""
     if ratio is None:
         return ""
     return "from nothing" if math.isinf(ratio) else f"{(ratio - 1) * 100:+.1f} %"
 
 
 def checks_table(checks: Sequence[Check]) -> list[str]:
-    """All figures of budgets as a table of text."""
+    """Return all figures of budgets as a table of text."""
     return text_table([_CHECK_COLUMNS, *(check_row(check) for check in checks)])
 
 
 def amount(value: float | None) -> str:
-    """A figure with as many digits as are worth reading."""
+    """Return a figure with four digits, or as a whole number."""
     if value is None:
         return "none"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines of text with aligned columns."""
+    """Return rows of cells as lines of text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -187,12 +177,12 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is: names of benchmarks have underscores and stars."""
-    return "".join(f"\\{sign}" if sign in "\\|*_`<>[]#" else sign for sign in text)
+    """Return text that Markdown shows as it is: names of benchmarks have underscores and stars."""
+    return "".join(f"\\{sign}" if sign in "\\|*_`<>[]#" else sign for sign in printable(text))
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has: a ratio that is infinite becomes null, since JSON knows no infinity."""
+    """Return a value with null for infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,6 +1,6 @@
-"""A process that runs timed works of the benchmarks with the package of one commit.
+"""A process that measures benchmarks with the package of one commit, a line of JSON each.
 
-It is ``python -m benchmarks.worker``, which reads and writes one JSON object a line.
+It is ``python -m benchmarks._lib.worker`` if a project has that, else `probe`.
 """
 
 from __future__ import annotations
@@ -9,57 +9,67 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stageflow.pulse.errors import WorkerFailedError
+from stageflow._utils.closing import Closing
+from stageflow.pulse.errors import PulseError, WorkerFailedError
+from stageflow.pulse.history import TIMED_UNIT, AsvProject, series_of, timed
 
+#: For an answer, and for each series that is measured: a worker ends long before it itself.
 _PATIENCE_S = 60.0
-#: Counting all operations takes 20 s, and several times that on a busy machine.
-_COUNTING_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one request measured.
-
-    Attributes:
-        wall_ns: Wall time of an operation, by call, in nanoseconds.
-        cpu_ns: CPU time of an operation, in nanoseconds.
-    """
+    """One block of calls: wall time by call, CPU time of an operation, and `Side.lost_ns`."""
 
     wall_ns: tuple[float, ...]
     cpu_ns: float
+    lost_ns: tuple[float, ...] = ()
 
 
-class Worker:
-    """A worker, which ends with the ``with`` block that it is used in.
+_PROBE = Path(__file__).with_name("probe.py")
 
-    Attributes:
-        works: Names of the works that can be timed, whether the commit can do them or not.
-        missing: What the commit lacks, by the name of the work that needs it.
+
+def has_worker(benchmarks: Path) -> bool:
+    """Return whether a folder of benchmarks has a worker of its own."""
+    return (benchmarks / "_lib/worker.py").exists()
+
+
+def command(benchmarks: Path, tree: Path) -> tuple[list[str], dict[str, str]]:
+    """Return what starts a worker, and its environment, in which a commit's package is first."""
+    # Not the working directory but the commit's package comes first on the path.
+    python = [sys.executable, "-P"]
+    if has_worker(benchmarks):
+        program, path = ["-m", f"{benchmarks.name}._lib.worker"], [tree, benchmarks.parent]
+    else:
+        program, path = [str(_PROBE), str(benchmarks)], [tree / "src", tree]
+    return [*python, *program], os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
+
+
+class Worker(Closing):
+    """A worker, which ends with its ``with`` block. Its methods raise `WorkerFailedError`.
+
+    It has `operations` to time. A commit may lack something for one: see `missing`.
     """
 
     def __init__(self, benchmarks: Path, tree: Path) -> None:
-        """Start it.
-
-        Args:
-            benchmarks: The folder of the benchmarks.
-            tree: The folder that holds the commit's package.
-
-        Raises:
-            WorkerFailedError: It did not start, or not with that package.
-        """
+        """Start it, for a folder of benchmarks and a folder that holds the commit's package."""
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8")  # noqa: SIM115
+        started, env = command(benchmarks, tree)
+        # Benchmarks may leave files where they run.
+        self._folder = tempfile.TemporaryDirectory(prefix="gate-")
         self._process = subprocess.Popen(  # noqa: S603 - a fixed program, and no shell
-            # Not the working directory but the commit's package comes first on the path.
-            [sys.executable, "-P", "-m", f"{benchmarks.name}.worker"],
-            cwd=benchmarks.parent,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tree), str(benchmarks.parent)])},
+            started,
+            cwd=benchmarks.parent if has_worker(benchmarks) else self._folder.name,
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -69,44 +79,31 @@ class Worker:
         )
         try:
             ready = self._read(_PATIENCE_S)
-            package = Path(ready["package"]).resolve()
+            package = Path(ready.get("package", tree / "any")).resolve()
             if package.parent != tree.resolve():
                 raise WorkerFailedError(f"the worker imported {package}, not the one in {tree}")
-            self.missing: dict[str, tuple[str, ...]] = {
-                name: tuple(lacks) for name, lacks in ready["missing"].items()
-            }
-            self.works = tuple(ready["works"])
+            lacking = ready.get("missing", {}).items()
+            self.missing = {name: tuple(lacks) for name, lacks in lacking}
+            self.operations = tuple(ready["operations"])
+            #: By series that are counted or read apart from asv, the unit.
+            self.apart = dict(ready.get("apart", {}))
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def run(self, work: str, seconds: float) -> Block | str:
-        """Let it do a work again and again for about that long; returns the error if it broke.
-
-        Raises:
-            WorkerFailedError: It ended, or hung.
-        """
-        answer = self._ask({"work": work, "seconds": seconds}, _PATIENCE_S)
+    def run(self, operation: str, seconds: float) -> Block | str:
+        """Repeat an operation for about that long; return the error if it failed."""
+        answer = self._ask({"operation": operation, "seconds": seconds}, _PATIENCE_S)
         if "error" in answer:
             return str(answer["error"])
-        return Block(tuple(answer["wall_ns"]), answer["cpu_ns"] / answer["operations"])
+        if "missing" in answer:
+            self.missing[operation] = tuple(answer["missing"])
+            return Block((), 0.0)
+        return Block(tuple(answer["wall_ns"]), answer["cpu_ns"] / answer["count"])
 
     def measure(self, series: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Let it measure exact and counted series, by themselves.
-
-        Returns:
-            By series, an object with ``value``, or ``missing``, or ``error``.
-
-        Raises:
-            WorkerFailedError: It ended, or hung.
-        """
-        return self._ask({"measure": list(series)}, _COUNTING_PATIENCE_S)
+        """Return by series an object with ``value``, ``missing``, ``error`` or ``late``."""
+        return self._ask({"measure": list(series)}, _PATIENCE_S * (1 + len(series)))
 
     def _ask(self, question: dict[str, Any], patience_s: float) -> dict[str, Any]:
         assert self._process.stdin is not None  # it is a pipe
@@ -122,6 +119,7 @@ class Worker:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
+        self._folder.cleanup()
 
     def _read(self, patience_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None  # it is a pipe
@@ -145,4 +143,76 @@ class Worker:
         self._process.wait()
         self._errors.seek(0)
         tail = "\n".join(self._errors.read().strip().splitlines()[-15:])
-        return WorkerFailedError(f"the worker of the timed works {how}:\n{tail}")
+        return WorkerFailedError(f"the worker of the timed operations {how}:\n{tail}")
+
+
+#: asv's own discovery, in a process of its own: benchmarks are code.
+_DISCOVER = """\
+import sys
+from asv_runner.discovery import list_benchmarks
+with open(sys.argv[2], "w", encoding="utf-8") as file:
+    list_benchmarks(sys.argv[1], file)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """asv's descriptions of the benchmarks by name, and the operations that are timed in pairs.
+
+    `apart` has the units of the series that are counted or read apart from asv.
+    """
+
+    benchmarks: Mapping[str, Mapping[str, Any]]
+    operations: tuple[str, ...]
+    apart: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of every series."""
+        found = {
+            series: str(benchmark["unit"])
+            for name, benchmark in self.benchmarks.items()
+            for series in series_of(name, benchmark["params"])
+        }
+        return {**found, **self.apart, **{timed(name): TIMED_UNIT for name in self.operations}}
+
+
+def discover(benchmarks: Path, tree: Path) -> Catalogue:
+    """List what the folder `benchmarks` can measure of the package in `tree`."""
+    with tempfile.TemporaryDirectory(prefix="gate-") as temporary:
+        listed = Path(temporary) / "benchmarks.json"
+        done = subprocess.run(  # noqa: S603 - a fixed program, and no shell
+            [sys.executable, "-P", "-c", _DISCOVER, str(benchmarks), str(listed)],
+            check=False,
+            env=command(benchmarks, tree)[1],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode != 0:
+            tail = "\n".join(done.stderr.strip().splitlines()[-15:])
+            raise PulseError(f"the benchmarks in {benchmarks} cannot be listed:\n{tail}")
+        found = json.loads(listed.read_text(encoding="utf-8"))
+    with Worker(benchmarks, tree) as worker:
+        by_name = {benchmark["name"]: benchmark for benchmark in found}
+        return Catalogue(by_name, worker.operations, worker.apart)
+
+
+@contextmanager
+def tree(project: AsvProject, commit: str, *folders: str) -> Iterator[Path]:
+    """Yield a temporary folder that holds a commit's package, and `folders`.
+
+    It holds all of the commit if the benchmarks have no worker that knows its one package.
+    """
+    place: tuple[str, ...]
+    if has_worker(project.benchmarks_dir):
+        place, folders = (), (project.package, *folders)
+    else:
+        place, folders = ("-C", str(project.source)), ()
+    with tempfile.TemporaryDirectory(prefix="gate-") as temporary:
+        archive = Path(temporary) / "commit.tar"
+        project.git(*place, "archive", "--format=tar", f"--output={archive}", commit, *folders)
+        target = Path(temporary) / "tree"
+        with tarfile.open(archive) as packed:
+            packed.extractall(target, filter="data")
+        yield target

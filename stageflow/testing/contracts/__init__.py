@@ -1,16 +1,19 @@
 """Contracts: test classes to inherit, which hold what the engine relies on."""
 
-from stageflow.testing.contracts.discovery import FoundStage, get_all_stages, skip_contract_tests
-from stageflow.testing.contracts.interceptors import InterceptorContractTest
-from stageflow.testing.contracts.loops import LoopContract
-from stageflow.testing.contracts.overrides import (
+from stageflow.testing.contracts.base import (
     Contract,
     ContractOverrideError,
+    FoundStage,
+    get_all_stages,
     overrides_contract,
+    skip_contract_tests,
 )
+from stageflow.testing.contracts.interceptors import InterceptorContractTest
+from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.providers import (
     DatabaseContractTest,
     LlmContractTest,
+    ProviderContractTest,
     SpeakerContractTest,
     SttContractTest,
     TtsContractTest,
@@ -26,6 +29,7 @@ __all__ = [
     "InterceptorContractTest",
     "LlmContractTest",
     "LoopContract",
+    "ProviderContractTest",
     "SinkContractTest",
     "SpeakerContractTest",
     "StageCase",

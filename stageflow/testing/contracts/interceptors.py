@@ -1,44 +1,32 @@
 """What the engine expects of an interceptor: that a stage behind it keeps its own contract."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from stageflow.context import PipelineContext, RunStatus, StageContext
-from stageflow.interceptors.base import Interceptor
-from stageflow.orchestrator import PipelineOrchestrator
-from stageflow.pipeline import Pipeline
-from stageflow.stage import StageOutput, StageSpec
-from stageflow.testing.contracts.cancellation import CancellationProbe
+from stageflow.engine.context import PipelineContext, RunStatus
+from stageflow.engine.interceptor import Interceptor
+from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.stage import StageOutput, StageSpec
+from stageflow.engine.stage_context import StageContext
 from stageflow.testing.contracts.loops import LoopContract
+from stageflow.testing.contracts.probes import CancellationProbe
 from stageflow.testing.invariants import check_run
-from stageflow.testing.scripted import ScriptedStage
-from stageflow.testing.simulation import EPOCH_S, Schedule, SimulationLoop
+from stageflow.testing.simulation import EPOCH_S, Schedule
+from stageflow.testing.workloads import ScriptedStage
 
 
 class InterceptorContractTest(LoopContract):
-    """The contract of an interceptor, or of several in a row; each test makes them anew.
+    """The contract of an interceptor, or of several in a row; each test makes new ones.
 
     The tests run in simulated time; ``real_io = True`` runs them on a real loop, for an interceptor
-    that does real I/O (see `LoopContract` for what that cannot promise).
-
-    Example:
-        >>> class TestMine(InterceptorContractTest):
-        ...     def make_interceptors(self) -> list[Interceptor]:
-        ...         return [MyInterceptor()]
+    that does real I/O (see `LoopContract` for the limits of that).
     """
 
     def make_interceptors(self) -> Sequence[Interceptor]:
-        """What is under test, the outermost first; set up so that it lets everything through.
-
-        Raises:
-            NotImplementedError: The subclass does not say which.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} does not say which: write make_interceptors"
-        )
+        """Return what is under test, the outermost first, configured to let everything pass."""
+        raise self._unwritten("make_interceptors")
 
     def test_what_completes_completes(self) -> None:
         """With the stage's outputs."""
@@ -73,7 +61,7 @@ class InterceptorContractTest(LoopContract):
     def test_runs_at_once_do_not_mix(self) -> None:
         """In any order, each ends with what is its own."""
         for seed in range(20):
-            ends = self._run(self._many(5), SimulationLoop(Schedule(seed)))
+            ends = self._run(self._many(5), Schedule(seed))
             assert ends == list(range(5)), f"runs 0 to 4 ended with {ends}"
 
     def test_an_instance_serves_many_runs(self) -> None:
@@ -89,11 +77,9 @@ class InterceptorContractTest(LoopContract):
 
     @property
     def _pauses_s(self) -> tuple[float, ...]:
-        """How long the stage behind sleeps: it has to wait, and real time should not be lost."""
         return (0.001,) if self.real_io else (1.0,)
 
     async def _cancelled(self, probe: CancellationProbe) -> RunStatus:
-        """Cancel a run at the probe's point, and see how it ends."""
         pipeline = _pipeline(ScriptedStage(("k",), (*self._pauses_s, 0.0), "ok"))
         orchestrator = PipelineOrchestrator(
             pipeline.build(), interceptors=[probe, *self.make_interceptors()]
@@ -133,7 +119,6 @@ class InterceptorContractTest(LoopContract):
         assert within == without, f"ends as {within}, and without it as {without}"
 
     async def _told(self, pipeline: Pipeline, interceptors: Sequence[Interceptor]) -> Any:
-        """How a run ends: what is compared of it."""
         orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=list(interceptors))
         context = PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)
         result = await orchestrator.run(context)

@@ -1,40 +1,39 @@
 """What the tests of a contract run on: a simulated event loop, or a real one."""
 
-from __future__ import annotations
-
 import asyncio
+import functools
+import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from functools import cached_property
 from itertools import count
 from typing import Any, TypeVar
 
-from stageflow.testing.contracts.cancellation import CancellationProbe
-from stageflow.testing.contracts.overrides import Contract
-from stageflow.testing.contracts.unawaited import every_call_awaited
-from stageflow.testing.simulation import LeftBehindError, SimulationLoop, run_in
+from stageflow.resilience.circuit_breaker import forget_breakers
+from stageflow.testing.contracts.base import Contract
+from stageflow.testing.contracts.conduct import every_call_awaited, restored
+from stageflow.testing.contracts.probes import CancellationProbe
+from stageflow.testing.simulation import LeftBehindError, Schedule, SimulationLoop, run_in
 from stageflow.testing.simulation.errors import places
+from stageflow.testing.simulation.loop import raise_unhandled
 
+S = TypeVar("S")
 T = TypeVar("T")
+_IN_ORDER = Schedule()
 
 
 class LoopContract(Contract):
     """A contract of something that runs in an event loop.
 
-    In simulated time every order and every moment can be tried, but whatever is real I/O is
-    refused. On a real loop the same tests run, and these promises are narrower:
-
-    - A cancellation is tried wherever what is under test waits itself, not between the steps of
-      tasks that it has started.
-    - Tasks at once go in the order that the machine gives them, not in drawn ones.
-    - The time to clean up has no limit but `patience_s`, and a task that was left behind is only
-      found if it still goes on once `resources` are closed.
+    In simulated time all orders and moments can be tried, and real I/O is refused. On a real loop
+    the same tests find less: a cancellation is tried only where what is under test waits itself,
+    tasks run in the machine's order, the only limit of a clean-up is `patience_s`, and a task that
+    is left behind is found only if it still runs once `resources` are closed.
 
     Attributes:
         real_io: Whether what is under test does real I/O, and so needs a real event loop.
-        patience_s: On a real loop, how long anything may take before it is said to hang, in
-            seconds. It guards against waiting for ever, and is no limit to be held.
-        most_cancellations: On a real loop, how many places at most a cancellation is tried at.
+        patience_s: On a real loop, after how many seconds a test is said to hang.
+        most_cancellations: On a real loop, at how many places at most a cancellation is tried.
     """
 
     real_io: bool = False
@@ -43,27 +42,29 @@ class LoopContract(Contract):
 
     @cached_property
     def resources(self) -> AsyncExitStack:
-        """What a maker has opened; it is closed in the loop that it was used in.
-
-        Register a client where it is made, ``self.resources.push_async_exit(client)``, or enter
-        it in a maker that is itself asynchronous.
-        """
+        """What makers have opened: enter it here, and it is closed in the loop that used it."""
         return AsyncExitStack()
 
-    def _run(self, work: Coroutine[Any, Any, T], loop: SimulationLoop | None = None) -> T:
-        """Run in a new event loop, close what was opened, and make sure that nothing is left."""
-        with every_call_awaited():
+    def _run(self, work: Coroutine[Any, Any, T], schedule: Schedule = _IN_ORDER) -> T:
+        """Run in a new event loop, close what was opened, and check that nothing is left."""
+        forget_breakers()
+        with every_call_awaited(), restored():
             closing = self._closing(work)
             if self.real_io:
                 return _run_really(closing, self.patience_s)
-            return run_in(loop if loop is not None else SimulationLoop(), closing)
+            return run_in(SimulationLoop(schedule), closing)
 
     async def _closing(self, work: Coroutine[Any, Any, T]) -> T:
         async with self.resources:
-            return await work
+            value = await work
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, SimulationLoop):
+            loop.check_nothing_left()
+            timers = loop.pending_timers()
+            assert not timers, f"timers are set when it has ended: cancel {timers}"
+        return value
 
     def _points(self) -> Iterable[int]:
-        """Where to cancel: the first place, the second, and so on."""
         return range(1, self.most_cancellations + 1) if self.real_io else count(1)
 
     def _cancel_everywhere(
@@ -72,34 +73,39 @@ class LoopContract(Contract):
         """Make one attempt after another, each cancelled later, until one ends before that."""
         for point in self._points():
             probe = CancellationProbe(point)
-            self._run(attempt(probe))
+            with probe.excusing_groups():
+                self._run(attempt(probe))
             if probe.cancelled_at_s is None:
                 return
 
 
+def on_subject(test: Callable[[Any, S], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
+    """Run an async test in a new event loop, with what `_subject` makes there."""
+
+    @functools.wraps(test)
+    def run(self: Any) -> None:
+        async def main() -> None:
+            await test(self, await self._subject())
+
+        self._run(main())
+
+    # Otherwise pytest sees the signature of `test` and looks for a fixture of the subject's name.
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
 def _run_really(work: Coroutine[Any, Any, T], patience_s: float) -> T:
-    """As `run_in`, on an event loop of asyncio's own.
-
-    Raises:
-        AssertionError: It takes longer than `patience_s`.
-        LeftBehindError: Tasks go on when it has ended.
-        ExceptionGroup: Callbacks raised, and nobody handled it.
-    """
+    """Do what `run_in` does, on an event loop of asyncio's own, for `patience_s` at most."""
     loop = asyncio.new_event_loop()
-    raised: list[Exception] = []
-
-    def keep(_: object, found: dict[str, Any]) -> None:
-        if "exception" in found:
-            raised.append(found["exception"])
-
-    loop.set_exception_handler(keep)
+    unhandled: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, found: unhandled.append(found))
     try:
         value = loop.run_until_complete(_guarded(work, patience_s))
     finally:
         loop.run_until_complete(_end(patience_s))
         loop.close()
-    if raised:
-        raise ExceptionGroup("nobody handled what callbacks and tasks raised", raised)
+    raise_unhandled(unhandled)
     return value
 
 
@@ -116,7 +122,7 @@ async def _guarded(work: Coroutine[Any, Any, T], patience_s: float) -> T:
 
 
 async def _end(patience_s: float) -> None:
-    """Cancel what is left, so that no coroutine is dropped in the middle; not for ever."""
+    """Cancel what is left, so that no coroutine is dropped in the middle, and wait a while."""
     left = _others()
     for task in left:
         task.cancel()

@@ -1,16 +1,12 @@
-"""What the engine expects of a model, of speech services, of a database, and of a speaker."""
-
-from __future__ import annotations
+"""What the engine expects of models, speech services, databases and speakers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message, Speaker
-from stageflow.testing.contracts.cancellation import Waits
-from stageflow.testing.contracts.loops import LoopContract
-
-P = TypeVar("P")
+from stageflow.testing.contracts.loops import LoopContract, on_subject
+from stageflow.testing.contracts.probes import Waits
 
 _ASKED = [Message("user", "Say hello.")]
 #: A twentieth of a second of a 200 Hz square wave.
@@ -29,45 +25,41 @@ class ProviderContractTest(LoopContract):
 
     real_io = True
 
-    def _with(
-        self, make: Callable[[], Awaitable[P]], check: Callable[[P], Awaitable[None]]
-    ) -> None:
-        """Make a provider in a new event loop, and check it there."""
+    #: Name of the method that makes what is under test.
+    _maker: str
 
-        async def main() -> None:
-            await check(await make())
+    async def _subject(self) -> Any:
+        if not hasattr(self, self._maker):
+            raise self._unwritten(self._maker)
+        return await getattr(self, self._maker)()
 
-        self._run(main())
-
-    def _cancel(
-        self, make: Callable[[], Awaitable[P]], call: Callable[[P], Awaitable[object]]
-    ) -> None:
-        """See to it that a call ends when it is cancelled, wherever it waits, and the next goes."""
+    def _cancel(self, call: Callable[[Any], Awaitable[object]]) -> None:
+        """Check that a call can be cancelled wherever it waits, and that the next succeeds."""
         for point in self._points():
-            if not self._run(_cancelled(make, call, point)):
+            if not self._run(self._cancelled(call, point)):
                 return
 
+    async def _cancelled(self, call: Callable[[Any], Awaitable[object]], point: int) -> bool:
+        """Cancel a call at its n-th wait, then make another; False if it has fewer waits."""
+        provider = await self._subject()
 
-async def _cancelled(
-    make: Callable[[], Awaitable[P]], call: Callable[[P], Awaitable[object]], point: int
-) -> bool:
-    """Cancel one call at its n-th wait, and make another; False if it never waited so often."""
-    provider = await make()
+        async def wait() -> int:
+            this = asyncio.current_task()
+            assert this is not None, "a task was made for this"
+            waits = Waits(call(provider), point, this.cancel)
+            await waits
+            return waits.count
 
-    async def wait() -> int:
-        waits = Waits(call(provider), point, task.cancel)
-        await waits
-        return waits.count
-
-    task = asyncio.ensure_future(wait())
-    await asyncio.wait([task])
-    if task.cancelled():
-        await call(provider)
-        return True
-    assert task.result() < point, (
-        f"a call was cancelled where it waited (wait {point}), and went on: let CancelledError pass"
-    )
-    return False
+        task = asyncio.ensure_future(wait())
+        await asyncio.wait([task])
+        if task.cancelled():
+            await call(provider)
+            return True
+        assert task.result() < point, (
+            f"a call was cancelled where it waited (wait {point}), and went on: let CancelledError"
+            " pass"
+        )
+        return False
 
 
 async def _whole(pieces: AsyncIterator[str]) -> str:
@@ -75,249 +67,187 @@ async def _whole(pieces: AsyncIterator[str]) -> str:
 
 
 class LlmContractTest(ProviderContractTest):
-    """The contract of a language model.
+    """The contract of a language model: `make_llm`."""
 
-    Example:
-        >>> class TestMyModel(LlmContractTest):
-        ...     async def make_llm(self) -> LLM:
-        ...         return MyModel(key="…")
-    """
+    _maker = "make_llm"
 
-    async def make_llm(self) -> LLM:
-        """The model under test, made anew.
-
-        Raises:
-            NotImplementedError: The subclass does not say which.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_llm")
-
-    def test_completes_with_text(self) -> None:
+    @on_subject
+    async def test_completes_with_text(self, llm: LLM) -> None:
         """Some text."""
+        answer = await llm.complete(_ASKED)
+        assert isinstance(answer, str), f"complete() gave a {type(answer).__name__}"
+        assert answer, "complete() gave an empty answer"
 
-        async def check(llm: LLM) -> None:
-            answer = await llm.complete(_ASKED)
-            assert isinstance(answer, str), f"complete() gave a {type(answer).__name__}"
-            assert answer, "complete() gave an empty answer"
-
-        self._with(self.make_llm, check)
-
-    def test_streams_text(self) -> None:
+    @on_subject
+    async def test_streams_text(self, llm: LLM) -> None:
         """In pieces that are text, and together not empty."""
+        pieces = [piece async for piece in llm.stream(_ASKED)]
+        wrong = [piece for piece in pieces if not isinstance(piece, str)]
+        assert not wrong, f"stream() gave {wrong[0]!r}, which is no text"
+        assert "".join(pieces), "stream() gave nothing"
 
-        async def check(llm: LLM) -> None:
-            pieces = [piece async for piece in llm.stream(_ASKED)]
-            wrong = [piece for piece in pieces if not isinstance(piece, str)]
-            assert not wrong, f"stream() gave {wrong[0]!r}, which is no text"
-            assert "".join(pieces), "stream() gave nothing"
-
-        self._with(self.make_llm, check)
-
-    def test_a_stream_can_be_left(self) -> None:
+    @on_subject
+    async def test_a_stream_can_be_left(self, llm: LLM) -> None:
         """After its first piece; the next call is answered in full."""
-
-        async def check(llm: LLM) -> None:
-            stream = llm.stream(_ASKED)
-            async for _ in stream:
-                break
-            close = getattr(stream, "aclose", None)
-            assert close is not None, "stream() gave something that cannot be closed"
-            await close()
-            assert [piece async for piece in llm.stream(_ASKED)]
-
-        self._with(self.make_llm, check)
+        stream = llm.stream(_ASKED)
+        async for _ in stream:
+            break
+        close = getattr(stream, "aclose", None)
+        assert close is not None, "stream() gave something that cannot be closed"
+        await close()
+        assert [piece async for piece in llm.stream(_ASKED)], "the stream after it gave nothing"
 
     def test_can_be_cancelled(self) -> None:
         """Wherever a call waits, it ends as cancelled; the next one is answered."""
-        self._cancel(self.make_llm, lambda llm: llm.complete(_ASKED))
+        self._cancel(lambda llm: llm.complete(_ASKED))
 
     def test_a_stream_can_be_cancelled(self) -> None:
         """The same, of an answer in pieces."""
-        self._cancel(self.make_llm, lambda llm: _whole(llm.stream(_ASKED)))
+        self._cancel(lambda llm: _whole(llm.stream(_ASKED)))
 
-    def test_calls_at_once_are_answered(self) -> None:
+    @on_subject
+    async def test_calls_at_once_are_answered(self, llm: LLM) -> None:
         """Each of several."""
-
-        async def check(llm: LLM) -> None:
-            answers = await asyncio.gather(*(llm.complete(_ASKED) for _ in range(5)))
-            assert all(isinstance(answer, str) and answer for answer in answers), answers
-
-        self._with(self.make_llm, check)
+        answers = await asyncio.gather(*(llm.complete(_ASKED) for _ in range(5)))
+        assert all(isinstance(answer, str) and answer for answer in answers), (
+            f"several at once got {answers}"
+        )
 
 
 class SttContractTest(ProviderContractTest):
     """The contract of speech to text: `make_stt`, and `make_audio` for what it is to hear."""
 
-    async def make_stt(self) -> STT:
-        """The service under test, made anew; raises as `LlmContractTest.make_llm`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_stt")
+    _maker = "make_stt"
 
     def make_audio(self) -> Audio:
-        """Speech that it understands; raises as `make_stt`."""
-        raise NotImplementedError(f"{type(self).__name__} has nothing to hear: write make_audio")
+        """Return speech that it understands."""
+        raise self._unwritten("make_audio")
 
-    def test_gives_text(self) -> None:
+    @on_subject
+    async def test_gives_text(self, stt: STT) -> None:
         """What was said, as text."""
+        heard = await stt.transcribe(self.make_audio())
+        assert isinstance(heard, str), f"transcribe() gave a {type(heard).__name__}"
+        assert heard.strip(), "transcribe() heard nothing"
 
-        async def check(stt: STT) -> None:
-            heard = await stt.transcribe(self.make_audio())
-            assert isinstance(heard, str), f"transcribe() gave a {type(heard).__name__}"
-            assert heard.strip(), "transcribe() heard nothing"
-
-        self._with(self.make_stt, check)
-
-    def test_hears_the_same_again(self) -> None:
+    @on_subject
+    async def test_hears_the_same_again(self, stt: STT) -> None:
         """One call leaves nothing behind that changes the next."""
-
-        async def check(stt: STT) -> None:
-            audio = self.make_audio()
-            first, second = await stt.transcribe(audio), await stt.transcribe(audio)
-            assert first == second, f"heard {first!r}, then {second!r}"
-
-        self._with(self.make_stt, check)
+        audio = self.make_audio()
+        first, second = await stt.transcribe(audio), await stt.transcribe(audio)
+        assert first == second, f"heard {first!r}, then {second!r}"
 
     def test_can_be_cancelled(self) -> None:
         """Wherever a call waits, it ends as cancelled; the next one is answered."""
-        self._cancel(self.make_stt, lambda stt: stt.transcribe(self.make_audio()))
+        self._cancel(lambda stt: stt.transcribe(self.make_audio()))
 
 
 class TtsContractTest(ProviderContractTest):
     """The contract of text to speech: `make_tts`."""
 
-    async def make_tts(self) -> TTS:
-        """The service under test, made anew; raises as `LlmContractTest.make_llm`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_tts")
+    _maker = "make_tts"
 
-    def test_gives_sound(self) -> None:
+    @on_subject
+    async def test_gives_sound(self, tts: TTS) -> None:
         """An `Audio` that holds something."""
-
-        async def check(tts: TTS) -> None:
-            spoken = await tts.synthesize("Hello.")
-            assert isinstance(spoken, Audio), f"synthesize() gave a {type(spoken).__name__}"
-            assert spoken.pcm, "synthesize() gave silence of no length"
-
-        self._with(self.make_tts, check)
+        spoken = await tts.synthesize("Hello.")
+        assert isinstance(spoken, Audio), f"synthesize() gave a {type(spoken).__name__}"
+        assert spoken.pcm, "synthesize() gave silence of no length"
 
     def test_can_be_cancelled(self) -> None:
         """Wherever a call waits, it ends as cancelled; the next one is answered."""
-        self._cancel(self.make_tts, lambda tts: tts.synthesize("Hello."))
+        self._cancel(lambda tts: tts.synthesize("Hello."))
 
 
 class SpeakerContractTest(ProviderContractTest):
     """The contract of a speaker: `make_speaker`.
 
     Attributes:
-        scale: How long a second of sound takes it, in seconds; less than 1 for one that only
-            pretends.
+        scale: How many seconds a second of sound takes; less than 1 for a fake.
     """
 
     scale: float = 1.0
 
-    async def make_speaker(self) -> Speaker:
-        """The speaker under test, made anew; raises as `LlmContractTest.make_llm`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_speaker")
+    _maker = "make_speaker"
 
-    def test_returns_when_it_has_sounded(self) -> None:
-        """Not before: whoever cancels a turn goes by the clock for what was heard."""
+    @on_subject
+    async def test_returns_when_it_has_sounded(self, speaker: Speaker) -> None:
+        """Not before: what was heard of a cancelled turn is computed from the time."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await speaker.play(_SOUND)
+        took_s, lasts_s = clock() - began, _SOUND.duration_s * self.scale
+        assert took_s >= lasts_s * 0.9, f"play() took {took_s:g} s, the sound {lasts_s:g} s"
 
-        async def check(speaker: Speaker) -> None:
-            clock = asyncio.get_running_loop().time
-            began = clock()
-            await speaker.play(_SOUND)
-            took_s, lasts_s = clock() - began, _SOUND.duration_s * self.scale
-            assert took_s >= lasts_s * 0.9, f"play() took {took_s:g} s, the sound {lasts_s:g} s"
-
-        self._with(self.make_speaker, check)
-
-    def test_plays_one_after_another(self) -> None:
+    @on_subject
+    async def test_plays_one_after_another(self, speaker: Speaker) -> None:
         """Sound of each length and rate, again and again."""
-
-        async def check(speaker: Speaker) -> None:
-            for audio in (_SOUND, Audio(_SOUND.pcm[:2]), Audio(_SOUND.pcm, 48_000), _SOUND):
-                await speaker.play(audio)
-
-        self._with(self.make_speaker, check)
+        for audio in (_SOUND, Audio(_SOUND.pcm[:2]), Audio(_SOUND.pcm, 48_000), _SOUND):
+            await speaker.play(audio)
 
     def test_can_be_cancelled(self) -> None:
         """Wherever it sounds, it ends as cancelled; the next sound is played."""
-        self._cancel(self.make_speaker, lambda speaker: speaker.play(_SOUND))
+        self._cancel(lambda speaker: speaker.play(_SOUND))
 
 
 class DatabaseContractTest(ProviderContractTest):
     """The contract of a database: `make_database`, empty."""
 
-    async def make_database(self) -> Database:
-        """An empty database, made anew; raises as `LlmContractTest.make_llm`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_database")
+    _maker = "make_database"
 
-    def test_what_is_not_there_is_none(self) -> None:
-        """And no error."""
+    @on_subject
+    async def test_what_is_not_there_is_none(self, db: Database) -> None:
+        """It is no error."""
+        got = await db.get("users", "nobody")
+        assert got is None, f"get() gave {got!r} for a key that nobody has put"
 
-        async def check(db: Database) -> None:
-            assert await db.get("users", "nobody") is None
-
-        self._with(self.make_database, check)
-
-    def test_what_was_put_is_got(self) -> None:
+    @on_subject
+    async def test_what_was_put_is_got(self, db: Database) -> None:
         """Equal, whatever JSON can hold, under whatever key."""
+        record = {"name": "Ada", "turns": [1, 2.5, None, {"ü": True}], "": "empty"}
+        for key in ("ada", "Ünï cödé", "a'b\"c;--", "x" * 200):
+            await db.put("users", key, record)
+            assert await db.get("users", key) == record, f"not what was put under {key!r}"
 
-        async def check(db: Database) -> None:
-            record = {"name": "Ada", "turns": [1, 2.5, None, {"ü": True}], "": "empty"}
-            for key in ("ada", "Ünï cödé", "a'b\"c;--", "x" * 200):
-                await db.put("users", key, record)
-                assert await db.get("users", key) == record, f"not what was put under {key!r}"
-
-        self._with(self.make_database, check)
-
-    def test_a_later_record_takes_the_place(self) -> None:
+    @on_subject
+    async def test_a_later_record_takes_the_place(self, db: Database) -> None:
         """Of the earlier one, as a whole."""
+        await db.put("users", "ada", {"a": 1, "b": 2})
+        await db.put("users", "ada", {"a": 3})
+        got = await db.get("users", "ada")
+        assert got == {"a": 3}, f"{got!r} is there after {{'a': 3}} was put in its place"
 
-        async def check(db: Database) -> None:
-            await db.put("users", "ada", {"a": 1, "b": 2})
-            await db.put("users", "ada", {"a": 3})
-            assert await db.get("users", "ada") == {"a": 3}
-
-        self._with(self.make_database, check)
-
-    def test_collections_are_apart(self) -> None:
+    @on_subject
+    async def test_collections_are_apart(self, db: Database) -> None:
         """The same key in two of them is two records."""
+        await db.put("users", "ada", {"a": 1})
+        await db.put("turns", "ada", {"b": 2})
+        got = [await db.get(name, "ada") for name in ("users", "turns")]
+        assert got == [{"a": 1}, {"b": 2}], f"two collections have {got}"
 
-        async def check(db: Database) -> None:
-            await db.put("users", "ada", {"a": 1})
-            await db.put("turns", "ada", {"b": 2})
-            assert await db.get("users", "ada") == {"a": 1}
-            assert await db.get("turns", "ada") == {"b": 2}
-
-        self._with(self.make_database, check)
-
-    def test_records_are_copies(self) -> None:
+    @on_subject
+    async def test_records_are_copies(self, db: Database) -> None:
         """Whoever changes what was put or got does not change what is kept."""
+        put: dict[str, Any] = {"turns": [1]}
+        await db.put("users", "ada", put)
+        put["turns"].append(2)
+        got = await db.get("users", "ada")
+        assert got == {"turns": [1]}, "what was put is kept, and not a copy of it"
+        got["turns"].append(3)
+        assert await db.get("users", "ada") == {"turns": [1]}, "what was got is what is kept"
 
-        async def check(db: Database) -> None:
-            put: dict[str, Any] = {"turns": [1]}
-            await db.put("users", "ada", put)
-            put["turns"].append(2)
-            got = await db.get("users", "ada")
-            assert got == {"turns": [1]}, "what was put is kept, and not a copy of it"
-            got["turns"].append(3)
-            assert await db.get("users", "ada") == {"turns": [1]}, "what was got is what is kept"
-
-        self._with(self.make_database, check)
-
-    def test_writes_at_once_are_all_kept(self) -> None:
+    @on_subject
+    async def test_writes_at_once_are_all_kept(self, db: Database) -> None:
         """Each under its key."""
-
-        async def check(db: Database) -> None:
-            await asyncio.gather(*(db.put("users", str(n), {"n": n}) for n in range(20)))
-            found = [await db.get("users", str(n)) for n in range(20)]
-            assert found == [{"n": n} for n in range(20)]
-
-        self._with(self.make_database, check)
+        await asyncio.gather(*(db.put("users", str(n), {"n": n}) for n in range(20)))
+        found = [await db.get("users", str(n)) for n in range(20)]
+        assert found == [{"n": n} for n in range(20)], f"twenty writes at once left {found}"
 
     def test_can_be_cancelled(self) -> None:
-        """Wherever a write waits, it is cancelled, and made wholly or not at all; the next goes."""
+        """Wherever a write waits, it is made completely or not at all; the next one succeeds."""
 
         async def write(db: Database) -> None:
             assert await db.get("users", "ada") in (None, {"a": 1, "b": 2}), "half of it is there"
             await db.put("users", "ada", {"a": 1, "b": 2})
 
-        self._cancel(self.make_database, write)
+        self._cancel(write)

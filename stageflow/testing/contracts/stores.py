@@ -1,16 +1,17 @@
 """What the engine expects of a dead-letter store, and of an event sink."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
-from stageflow.context import PipelineContext
-from stageflow.dispatch import EventDispatcher
 from stageflow.dlq.store import DeadLetterStore
+from stageflow.engine.context import PipelineContext
+from stageflow.engine.dead_letter import DeadLetter, DeadLetterState, FailureRecord, StageRecord
+from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.stage import StageSpec
 from stageflow.errors import (
     DeadLetterClaimedError,
     DeadLetterReplayedError,
@@ -18,14 +19,10 @@ from stageflow.errors import (
     StageflowError,
     UnknownDeadLetterError,
 )
-from stageflow.events import Event, EventSink, StageStatus
-from stageflow.letter import DeadLetter, LetterError, LetterState, StageRecord
-from stageflow.orchestrator import PipelineOrchestrator
-from stageflow.pipeline import Pipeline
-from stageflow.stage import StageSpec
-from stageflow.testing.contracts.loops import LoopContract
-from stageflow.testing.contracts.overrides import Contract
-from stageflow.testing.scripted import ScriptedStage
+from stageflow.events import Event, EventDispatcher, EventSink, StageStatus
+from stageflow.testing.contracts.base import Contract
+from stageflow.testing.contracts.loops import LoopContract, on_subject
+from stageflow.testing.workloads import ScriptedStage
 
 
 def _letter(number: int) -> DeadLetter:
@@ -36,7 +33,7 @@ def _letter(number: int) -> DeadLetter:
         pipeline_run_id=f"run-{number}",
         correlation_id=None,
         failed_stage="pay",
-        error=LetterError("refused", "permanent", "no money", "Sorry."),
+        error=FailureRecord("refused", "permanent", "no money", "Sorry."),
         inputs={"items": ["tea", "Ünï"]},
         stages={"pick": StageRecord(StageStatus.COMPLETED, True, None, {"picked": b"\0"})},
     )
@@ -56,104 +53,98 @@ class StoreContractTest(LoopContract):
     real_io = True
 
     def open_store(self) -> AbstractAsyncContextManager[DeadLetterStore]:
-        """An empty store, open as long as it is entered.
+        """Return an empty store, open as long as it is entered."""
+        raise self._unwritten("open_store")
 
-        Raises:
-            NotImplementedError: The subclass does not say which.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say which: write open_store")
+    async def _subject(self) -> DeadLetterStore:
+        return await self.resources.enter_async_context(self.open_store())
 
-    def _hold(self, check: Callable[[DeadLetterStore], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with self.open_store() as store:
-                await check(store)
-
-        self._run(main())
-
-    def test_keeps_letters_in_order(self) -> None:
+    @on_subject
+    async def test_keeps_letters_in_order(self, store: DeadLetterStore) -> None:
         """Equal to what was put, one by one and all together."""
+        letters = tuple(map(_letter, (3, 1, 2)))
+        for letter in letters:
+            await store.put(letter)
+        kept = await store.letters()
+        assert kept == letters, f"letters() gave {kept}, and put were {letters}"
+        assert await store.get(letters[1].id) == letters[1], "get() gave another letter"
 
-        async def check(store: DeadLetterStore) -> None:
-            letters = tuple(map(_letter, (3, 1, 2)))
-            for letter in letters:
-                await store.put(letter)
-            assert await store.letters() == letters
-            assert await store.get(letters[1].id) == letters[1]
-
-        self._hold(check)
-
-    def test_a_letter_put_twice_is_there_once(self) -> None:
+    @on_subject
+    async def test_a_letter_put_twice_is_there_once(self, store: DeadLetterStore) -> None:
         """And another one under its id is refused."""
+        await store.put(_letter(1))
+        await store.put(_letter(1))
+        other = dataclasses.replace(_letter(1), pipeline="other")
+        await _refused(store.put(other), DuplicateDeadLetterError)
+        kept = await store.letters()
+        assert kept == (_letter(1),), f"after it was put twice letters() gave {kept}"
 
-        async def check(store: DeadLetterStore) -> None:
-            await store.put(_letter(1))
-            await store.put(_letter(1))
-            other = dataclasses.replace(_letter(1), pipeline="other")
-            await _refused(store.put(other), DuplicateDeadLetterError)
-            assert await store.letters() == (_letter(1),)
-
-        self._hold(check)
-
-    def test_an_unknown_letter_is_refused(self) -> None:
+    @on_subject
+    async def test_an_unknown_letter_is_refused(self, store: DeadLetterStore) -> None:
         """To whoever asks for it, or claims it."""
+        await _refused(store.get("nobody"), UnknownDeadLetterError)
+        await _refused(store.claim("nobody", lease_s=1.0), UnknownDeadLetterError)
 
-        async def check(store: DeadLetterStore) -> None:
-            await _refused(store.get("nobody"), UnknownDeadLetterError)
-            await _refused(store.claim("nobody", lease_s=1.0), UnknownDeadLetterError)
-
-        self._hold(check)
-
-    def test_of_many_who_claim_one_succeeds(self) -> None:
+    @on_subject
+    async def test_of_many_who_claim_one_succeeds(self, store: DeadLetterStore) -> None:
         """And the letter says that it is being replayed."""
+        await store.put(_letter(1))
+        tries = (store.claim(_letter(1).id, lease_s=60.0) for _ in range(10))
+        ends = await asyncio.gather(*tries, return_exceptions=True)
+        claimed = [end for end in ends if not isinstance(end, BaseException)]
+        refused = [end for end in ends if isinstance(end, DeadLetterClaimedError)]
+        assert (len(claimed), len(refused)) == (1, 9), f"{len(claimed)} claimed it"
+        (letter,) = await store.letters(DeadLetterState.REPLAYING)
+        assert letter.attempts == 1, f"one claim counts as {letter.attempts} attempts"
 
-        async def check(store: DeadLetterStore) -> None:
-            await store.put(_letter(1))
-            tries = (store.claim(_letter(1).id, lease_s=60.0) for _ in range(10))
-            ends = await asyncio.gather(*tries, return_exceptions=True)
-            claimed = [end for end in ends if not isinstance(end, BaseException)]
-            refused = [end for end in ends if isinstance(end, DeadLetterClaimedError)]
-            assert (len(claimed), len(refused)) == (1, 9), f"{len(claimed)} claimed it"
-            (letter,) = await store.letters(LetterState.REPLAYING)
-            assert letter.attempts == 1
-
-        self._hold(check)
-
-    def test_a_replayed_letter_is_not_replayed_again(self) -> None:
+    @on_subject
+    async def test_a_replayed_letter_is_not_replayed_again(self, store: DeadLetterStore) -> None:
         """Its state and its run stand."""
+        await store.put(_letter(1))
+        await store.finish(await store.claim(_letter(1).id, lease_s=60.0), "run-9")
+        await _refused(store.claim(_letter(1).id, lease_s=60.0), DeadLetterReplayedError)
+        letter = await store.get(_letter(1).id)
+        left = letter.state, letter.replay_run_id
+        assert left == (DeadLetterState.REPLAYED, "run-9"), f"a replay by 'run-9' left {left}"
 
-        async def check(store: DeadLetterStore) -> None:
-            await store.put(_letter(1))
-            await store.finish(await store.claim(_letter(1).id, lease_s=60.0), "run-9")
-            await _refused(store.claim(_letter(1).id, lease_s=60.0), DeadLetterReplayedError)
-            letter = await store.get(_letter(1).id)
-            assert (letter.state, letter.replay_run_id) == (LetterState.REPLAYED, "run-9")
-
-        self._hold(check)
+    @on_subject
+    async def test_a_deleted_letter_is_gone(self, store: DeadLetterStore) -> None:
+        """One that is being replayed, or that nobody has put, is not deleted."""
+        await store.put(_letter(1))
+        await store.put(_letter(2))
+        await store.claim(_letter(1).id, lease_s=60.0)
+        await store.delete(_letter(2).id)
+        await _refused(store.delete(_letter(1).id), DeadLetterClaimedError)
+        await _refused(store.delete(_letter(2).id), UnknownDeadLetterError)
+        assert [letter.id for letter in await store.letters()] == [_letter(1).id]
+        assert await store.unreadable() == ()
 
 
 class SinkContractTest(Contract):
     """The contract of an event sink: `make_sink`, and `read` for what has reached its end."""
 
     def make_sink(self) -> EventSink:
-        """The sink under test, made anew; raises as `StoreContractTest.open_store`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which: write make_sink")
+        """Return a new sink."""
+        raise self._unwritten("make_sink")
 
     def read(self, sink: EventSink) -> Sequence[str]:
-        """The types of the events that a closed sink has passed on, in order."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be read: write read")
+        """Return the types of the events that a closed sink has passed on, in order."""
+        raise self._unwritten("read")
 
     def test_passes_every_event_on_once_and_in_order(self) -> None:
         """Those of a run, through a dispatcher that is closed afterwards."""
         sink = self.make_sink()
         events = self._run(sink)
-        assert list(self.read(sink)) == [event.type for event in events]
+        wanted, read = [event.type for event in events], list(self.read(sink))
+        assert read == wanted, f"it passed {read} on, and was given {wanted}"
 
     def test_takes_an_empty_batch(self) -> None:
         """Without an error, and without passing anything on."""
         sink = self.make_sink()
         sink.write([])
         sink.close()
-        assert list(self.read(sink)) == []
+        read = list(self.read(sink))
+        assert read == [], f"it passed {read} on, and was given nothing"
 
     def test_no_event_of_a_run_is_lost_or_refused(self) -> None:
         """The dispatcher counts them as written, none as failed."""

@@ -1,27 +1,23 @@
-"""Faults for any provider, by the name under which it is registered.
+"""Faults for any provider, by the name under which it is registered; see `inject_fault`."""
 
-Three lines put a provider of your own in trouble::
-
-    with inject_fault("llm", FaultType.TIMEOUT, duration_ms=5000) as llm:
-        result = await pipeline.run(ctx)
-        assert llm.injected == 1
-"""
-
-from stageflow.testing.faults.errors import InjectedDatabaseError, InjectedHTTPError
 from stageflow.testing.faults.injector import (
+    OF_PORTS,
     DbFaultInjector,
     FaultInjector,
+    FaultPlan,
     FaultType,
     LlmFaultInjector,
+    PlannedFault,
     SpeakerFaultInjector,
     SttFaultInjector,
     TtsFaultInjector,
     inject_fault,
 )
-from stageflow.testing.faults.plan import FaultPlan, PlannedFault
+from stageflow.testing.faults.kinds import InjectedDatabaseError, InjectedHTTPError
 from stageflow.testing.faults.streams import StreamFaultInjector
 
 __all__ = [
+    "OF_PORTS",
     "DbFaultInjector",
     "FaultInjector",
     "FaultPlan",

@@ -1,22 +1,23 @@
-"""Which fault, for which provider, for which of its calls, and for how long."""
+"""Inject a fault: into one provider, for some of its calls, for the length of a block."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from types import MappingProxyType, TracebackType
+from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from stageflow.errors import InvalidConfigError, nearest, shown
-from stageflow.providers.registry import adapted
-from stageflow.testing.faults import kinds, replies
-from stageflow.testing.faults.kinds import Fault
-from stageflow.testing.faults.options import refused
-from stageflow.testing.faults.proxy import FaultyProvider
+from stageflow.providers import Audio, adapted
+from stageflow.testing.faults import kinds
+from stageflow.testing.faults.kinds import Fault, refused, replying, suggestion
+from stageflow.testing.wrapped import WrappedProvider, watcher_of
 
 
 class FaultType(StrEnum):
@@ -39,6 +40,9 @@ _INTERMITTENT = ("probability", "seed", "script", "fault")
 
 _NO_FAULT = Fault()
 
+#: The simulation that is under way, if any.
+SIMULATION: ContextVar[object] = ContextVar("simulation", default=None)
+
 _KINDS: Mapping[FaultType, type[Fault]] = {
     FaultType.TIMEOUT: kinds.Timeout,
     FaultType.ERROR: kinds.Raises,
@@ -46,8 +50,8 @@ _KINDS: Mapping[FaultType, type[Fault]] = {
     FaultType.STALL: kinds.Stall,
     FaultType.CUT: kinds.Cut,
     FaultType.RATE_LIMITED: kinds.RateLimited,
-    FaultType.EMPTY: replies.Reply,
-    FaultType.INVALID: replies.Reply,
+    FaultType.EMPTY: kinds.Reply,
+    FaultType.INVALID: kinds.Reply,
     FaultType.DISCONNECT: kinds.Disconnect,
 }
 
@@ -58,130 +62,138 @@ def _kinds(*without: FaultType, **others: type[Fault]) -> Mapping[FaultType, typ
 
 
 class FaultInjector:
-    """Puts one fault on one provider, for the length of a ``with`` or ``async with`` block.
+    """Injects one fault into one provider, for the length of a ``with`` or ``async with`` block.
 
-    The fault is met by whatever is registered under the provider's name, and only by calls from the
-    block: by what runs in its context, tasks that it starts included. Where blocks for the same
-    provider nest, the inner fault holds until its block is left, then the outer one again. Once a
-    block is left, by whatever way, calls go to the provider itself, from tasks that outlive it too.
+    It affects whatever is registered under the provider's name, and only calls from the block:
+    those of its context, tasks that it starts included. The innermost of nested blocks for the same
+    provider counts. Once a block is left, calls reach the provider itself, also those of tasks that
+    outlive it. A block that ends without a call that met the fault raises `InvalidConfigError`, as
+    the name may be misspelt.
 
-    This class takes any provider and any fault; the classes below know what fits a port.
+    This class accepts any provider and any fault; the classes below know what fits a port.
 
     Attributes:
         provider: The name under which the provider is registered.
-        fault_type: What goes wrong.
-        calls: How many calls were begun while the fault was in force.
-        injected: How many of them met it.
+        fault_type: What goes wrong; the constructor takes its value as a string, too, and the
+            options of the fault by name.
+        calls: How many calls began within the block.
+        injected: How many of them met the fault.
+        allow_unused: Whether the block may end without any.
+
+    Raises:
+        InvalidConfigError: The fault does not fit the provider, or an option the fault.
     """
 
-    #: The faults that fit, and what they do.
+    #: The faults that fit.
     kinds: ClassVar[Mapping[FaultType, type[Fault]]] = _kinds()
 
-    def __init__(self, provider: str, fault_type: FaultType | str, **options: Any) -> None:
-        """Choose provider and fault.
-
-        Args:
-            provider: The name under which the provider is registered.
-            fault_type: What goes wrong; its value as a string will do.
-            options: Those of the fault; see `FaultType`.
-
-        Raises:
-            InvalidConfigError: The fault does not fit the provider, or an option the fault.
-        """
+    def __init__(
+        self,
+        provider: str,
+        fault_type: FaultType | str,
+        *,
+        allow_unused: bool = False,
+        **options: Any,
+    ) -> None:
         if not isinstance(provider, str) or not provider:
-            raise InvalidConfigError(
-                type(self).__name__, "provider", provider, "give the name that it is registered as"
-            )
+            fix = "give the name that it is registered as"
+            raise InvalidConfigError(type(self).__name__, "provider", provider, fix)
         self.provider = provider
         self.fault_type = self._fitting("fault_type", fault_type)
-        self.calls = 0
-        self.injected = 0
+        self.allow_unused = allow_unused
+        self.calls = self.injected = 0
+        self._asked_for = self._shadowed = False
         self._block: AbstractContextManager[None] | None = None
-        self._turns: Iterator[bool] = itertools.repeat(True)
+        self._new_turns: Callable[[], Iterator[bool]] = partial(itertools.repeat, True)
         kind = self.fault_type
         if kind is FaultType.INTERMITTENT:
             own = {name: options.pop(name) for name in _INTERMITTENT if name in options}
             kind = self._fitting("fault", own.pop("fault", FaultType.ERROR))
             if kind is FaultType.INTERMITTENT:
                 raise refused("INTERMITTENT", "fault", kind, "name the fault that comes and goes")
-            self._turns = _turns(**own)
+            self._new_turns = partial(_turns, **own)
+        self._turns, self._simulation = self._new_turns(), SIMULATION.get()
         self._fault = self._made(kind, options)
-
-    # ── the block ───────────────────────────────────────────────────────────────────────────
 
     def __enter__(self) -> Self:
         if self._block is not None:
-            raise InvalidConfigError(
-                repr(self), "block", "entered twice", "make an injector for each block"
-            )
-        self._block = adapted(self.provider, self._adapt)
+            fix = "make an injector for each block"
+            raise InvalidConfigError(repr(self), "block", "entered twice", fix)
+        # A task that outlives the block may have kept its context.
+        self._block = adapted(self.provider, lambda p: p if self._block is None else self.around(p))
         self._block.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         block, self._block = self._block, None
         assert block is not None, "it was entered"
-        block.__exit__(kind, error, traceback)
+        block.__exit__(kind, *error)
+        if kind is None and not self.allow_unused and (problem := self.unused()) is not None:
+            raise problem
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
-
-    # ── calls ───────────────────────────────────────────────────────────────────────────────
+    async def __aexit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self.__exit__(kind, *error)
 
     def around(self, provider: Any) -> Any:
-        """A provider with this fault in front of it, which strikes while the block is entered.
+        """Return a provider that has this fault while the block is entered.
 
         For a provider that is not registered itself, such as one of two behind a fallback.
         """
-        while isinstance(provider, FaultyProvider):
+        self._asked_for = True
+        while isinstance(outer := watcher_of(provider), FaultInjector):
+            outer._asked_for = outer._shadowed = True
             provider = provider.__wrapped__
-        return FaultyProvider(provider, self)
+        return WrappedProvider(self.provider, provider, self)
 
-    def _adapt(self, provider: Any) -> Any:
-        # Where the block is left, a task may have kept its context.
-        return provider if self._block is None else self.around(provider)
-
-    def fault_for(self, method: str) -> Fault:
-        """The fault for a call of `method` that begins now; it is counted."""
+    def begin(self, method: str) -> Fault:
+        """Count a call of `method` and return its fault."""
         if self._block is None:
             return _NO_FAULT
         self.calls += 1
+        if self._simulation is not (now := SIMULATION.get()):
+            # Each run of a simulation repeats, whatever the one before it drew.
+            self._turns, self._simulation = self._new_turns(), now
         if not self._fault.affects(method) or not next(self._turns):
             return _NO_FAULT
         self.injected += 1
         return self._fault
 
-    # ── checks ──────────────────────────────────────────────────────────────────────────────
+    def missed(self) -> None:
+        """Do not count the latest call: it is plain, and the fault does not fit it."""
+        self.injected -= 1
+
+    def unused(self) -> InvalidConfigError | None:
+        """Return the error that no call has met the fault, or None."""
+        by_chance = self.fault_type is FaultType.INTERMITTENT and self.calls
+        if self.injected or by_chance or self._shadowed:
+            return None
+        if self.calls:
+            why = f"none of {self.calls} calls can meet it"
+        elif self._asked_for:
+            why = "the provider was asked for, but not called"
+        else:
+            hint = None if self.provider in OF_PORTS else nearest(self.provider, OF_PORTS)
+            why = f"nothing in the block asked for a provider {self.provider!r}"
+            why += f", did you mean {hint!r}?" if hint else ""
+        return InvalidConfigError(
+            repr(self), "injected", 0, f"{why}; if that may be, give allow_unused=True"
+        )
 
     def _fitting(self, field: str, found: object) -> FaultType:
         named = found if isinstance(found, str) else shown(found)
         try:
             kind = FaultType(named)
         except ValueError:
-            hint = nearest(named.lower(), map(str, FaultType))
-            mend = f"did you mean {hint!r}?" if hint else f"give one of {', '.join(FaultType)}"
-            raise InvalidConfigError(type(self).__name__, field, found, mend) from None
+            otherwise = f"give one of {', '.join(FaultType)}"
+            fix = suggestion(named.lower(), map(str, FaultType), otherwise)
+            raise InvalidConfigError(type(self).__name__, field, found, fix) from None
         if kind not in self.kinds and kind is not FaultType.INTERMITTENT:
             fitting = ", ".join([*self.kinds, FaultType.INTERMITTENT])
-            raise InvalidConfigError(
-                type(self).__name__,
-                field,
-                str(kind),
-                f"{self.provider!r} cannot fail like that; choose among {fitting}",
-            )
+            fix = f"{self.provider!r} cannot fail like that; choose among {fitting}"
+            raise InvalidConfigError(type(self).__name__, field, str(kind), fix)
         return kind
 
     def _made(self, kind: FaultType, options: Mapping[str, Any]) -> Fault:
@@ -191,23 +203,15 @@ class FaultInjector:
             known.extend(_INTERMITTENT)
         for name, value in options.items():
             if name not in known:
-                hint = nearest(name, known)
-                raise refused(
-                    self.fault_type.name,
-                    name,
-                    value,
-                    f"there is no such option; did you mean {hint!r}?"
-                    if hint
-                    else f"the options that fit are {', '.join(known)}",
-                )
-        if made is replies.Reply and "reply" not in options:
-            raise refused(
-                kind.name,
-                "reply",
-                None,
-                f"say what {self.provider!r} shall answer: reply=…; or if it is a model, say, under"
-                f" another name, LlmFaultInjector({str(kind)!r}, provider={self.provider!r})",
+                otherwise = f"the options that fit are {', '.join(known)}"
+                fix = f"there is no such option; {suggestion(name, known, otherwise)}"
+                raise refused(self.fault_type.name, name, value, fix)
+        if made is kinds.Reply and "reply" not in options:
+            fix = (
+                f"say what {self.provider!r} is to answer: reply=…; or if it is a model, say, under"
+                f" another name, LlmFaultInjector({str(kind)!r}, provider={self.provider!r})"
             )
+            raise refused(kind.name, "reply", None, fix)
         return made(**options)
 
     def __repr__(self) -> str:
@@ -234,104 +238,92 @@ def _turns(
 
 def _script(script: str | Sequence[str]) -> list[bool]:
     words = script.split(",") if isinstance(script, str) else script
-    turns = []
-    for word in words:
-        said = word.strip() if isinstance(word, str) else word
-        if said not in ("fail", "ok"):
-            raise refused(
-                "INTERMITTENT", "script", script, "write 'fail' and 'ok', such as 'fail, fail, ok'"
-            )
-        turns.append(said == "fail")
-    if not turns:
+    said = [word.strip() if isinstance(word, str) else word for word in words]
+    if not said:
         raise refused("INTERMITTENT", "script", script, "it holds no word")
-    return turns
+    if not all(word in ("fail", "ok") for word in said):
+        fix = "write 'fail' and 'ok', such as 'fail, fail, ok'"
+        raise refused("INTERMITTENT", "script", script, fix)
+    return [word == "fail" for word in said]
 
 
-# ── by port ─────────────────────────────────────────────────────────────────────────────────
-
-
-class LlmFaultInjector(FaultInjector):
-    """Faults of a language model: all."""
-
-    kinds = _kinds(EMPTY=replies.EmptyAnswer, INVALID=replies.InvalidAnswer)
+class _PortFaultInjector(FaultInjector):
+    port: ClassVar[str]
 
     def __init__(
-        self, fault_type: FaultType | str, *, provider: str = "llm", **options: Any
+        self, fault_type: FaultType | str, *, provider: str | None = None, **options: Any
     ) -> None:
-        super().__init__(provider, fault_type, **options)
+        super().__init__(self.port if provider is None else provider, fault_type, **options)
 
 
-class SttFaultInjector(FaultInjector):
-    """Faults of speech to text: all but CUT, as a transcript comes in one piece."""
+class LlmFaultInjector(_PortFaultInjector):
+    """All faults of a language model. An invalid answer holds no text: its content is null."""
 
-    kinds = _kinds(FaultType.CUT, EMPTY=replies.EmptyTranscript, INVALID=replies.InvalidTranscript)
-
-    def __init__(
-        self, fault_type: FaultType | str, *, provider: str = "stt", **options: Any
-    ) -> None:
-        super().__init__(provider, fault_type, **options)
+    port = "llm"
+    kinds = _kinds(
+        EMPTY=replying(complete="", stream=()), INVALID=replying(complete=None, stream=(None,))
+    )
 
 
-class TtsFaultInjector(FaultInjector):
-    """Faults of text to speech: all but CUT, as the sound comes in one piece."""
+class SttFaultInjector(_PortFaultInjector):
+    """Faults of speech to text: all but CUT, as a transcript comes in one piece.
 
-    kinds = _kinds(FaultType.CUT, EMPTY=replies.EmptySound, INVALID=replies.InvalidSound)
+    An invalid transcript is the body of an error.
+    """
 
-    def __init__(
-        self, fault_type: FaultType | str, *, provider: str = "tts", **options: Any
-    ) -> None:
-        super().__init__(provider, fault_type, **options)
+    port = "stt"
+    kinds = _kinds(
+        FaultType.CUT,
+        EMPTY=replying(transcribe=""),
+        INVALID=replying(transcribe={"error": "decoder crashed"}),
+    )
 
 
-class DbFaultInjector(FaultInjector):
-    """Faults of a database: all but CUT and RATE_LIMITED, which are none of its habits."""
+class TtsFaultInjector(_PortFaultInjector):
+    """Faults of text to speech: all but CUT, as the sound comes in one piece.
 
+    Invalid sound ends in the middle of a 16-bit sample.
+    """
+
+    port = "tts"
+    kinds = _kinds(
+        FaultType.CUT,
+        EMPTY=replying(synthesize=Audio(b"")),
+        INVALID=replying(synthesize=Audio(b"\x00\x10\x00")),
+    )
+
+
+class DbFaultInjector(_PortFaultInjector):
+    """Faults of a database: all but CUT and RATE_LIMITED, which databases do not have.
+
+    An invalid record is torn, and so comes back as text.
+    """
+
+    port = "db"
     kinds = _kinds(
         FaultType.CUT,
         FaultType.RATE_LIMITED,
         ERROR=kinds.DatabaseRaises,
-        EMPTY=replies.NoRecord,
-        INVALID=replies.InvalidRecord,
+        EMPTY=replying(get=None),
+        INVALID=replying(get='{"turns": [{"user": "hel'),
     )
 
-    def __init__(
-        self, fault_type: FaultType | str, *, provider: str = "db", **options: Any
-    ) -> None:
-        super().__init__(provider, fault_type, **options)
 
+class SpeakerFaultInjector(_PortFaultInjector):
+    """Faults of a speaker: it returns nothing that could be cut, empty or malformed."""
 
-class SpeakerFaultInjector(FaultInjector):
-    """Faults of a speaker: it gives no answer that could be cut, empty or malformed."""
-
+    port = "speaker"
     kinds = _kinds(FaultType.CUT, FaultType.RATE_LIMITED, FaultType.EMPTY, FaultType.INVALID)
 
-    def __init__(
-        self, fault_type: FaultType | str, *, provider: str = "speaker", **options: Any
-    ) -> None:
-        super().__init__(provider, fault_type, **options)
 
-
-#: What knows the faults that fit a port, by the port's name.
-OF_PORTS: Mapping[
-    str,
-    type[LlmFaultInjector]
-    | type[SttFaultInjector]
-    | type[TtsFaultInjector]
-    | type[DbFaultInjector]
-    | type[SpeakerFaultInjector],
-] = MappingProxyType(
-    {
-        "llm": LlmFaultInjector,
-        "stt": SttFaultInjector,
-        "tts": TtsFaultInjector,
-        "db": DbFaultInjector,
-        "speaker": SpeakerFaultInjector,
-    }
+#: The injector of the faults that fit each port, by the port's name.
+OF_PORTS: Mapping[str, type[_PortFaultInjector]] = MappingProxyType(
+    {made.port: made for made in _PortFaultInjector.__subclasses__()}
 )
 
 
 def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> FaultInjector:
-    """Put a fault on whatever is registered as `provider`, within a block.
+    """Inject a fault into whatever is registered as `provider`, within a block.
 
     Example:
         >>> with inject_fault("stt", FaultType.ERROR, message="Service unavailable") as stt:
@@ -341,12 +333,9 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
 
     Args:
         provider: The name under which it is registered. ``llm``, ``stt``, ``tts``, ``db`` and
-            ``speaker`` take the faults that fit these ports; one of any other name takes all.
+            ``speaker`` accept the faults that fit these ports, any other name all faults.
         fault_type: What goes wrong; its value as a string will do.
         options: Those of the fault; see `FaultType`. Durations are in milliseconds.
-
-    Returns:
-        The injector, to be entered by ``with`` or ``async with``, which gives itself.
 
     Raises:
         InvalidConfigError: The fault does not fit the provider, or an option the fault.
@@ -354,3 +343,59 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
     if isinstance(provider, str) and provider in OF_PORTS:
         return OF_PORTS[provider](fault_type, **options)
     return FaultInjector(provider, fault_type, **options)
+
+
+@dataclass(frozen=True)
+class PlannedFault:
+    """The arguments of `inject_fault`."""
+
+    provider: str
+    fault_type: FaultType | str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def injector(self) -> FaultInjector:
+        """Return a new injector; raise as `inject_fault` does."""
+        # A plan may be drawn at random, so that no call meets some of its faults.
+        options = {"allow_unused": True, **self.options}
+        return inject_fault(self.provider, self.fault_type, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its options, its provider and its type as one mapping."""
+        return {"provider": self.provider, "type": str(self.fault_type), **self.options}
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """Faults to inject together; of two for the same provider, the later is the inner one."""
+
+    faults: tuple[PlannedFault, ...] = ()
+
+    @contextmanager
+    def injected(self) -> Iterator[tuple[FaultInjector, ...]]:
+        """Inject all of them, or none, for the length of a block; yield the injectors in order."""
+        injectors = tuple(fault.injector() for fault in self.faults)
+        with ExitStack() as stack:
+            for injector in injectors:
+                stack.enter_context(injector)
+            yield injectors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as a mapping; `stageflow.codec` stores it if it knows the options."""
+        return {"faults": [fault.to_dict() for fault in self.faults]}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> FaultPlan:
+        """Return the plan that `to_dict` has written."""
+        if not isinstance(plain, Mapping):
+            raise refused("plan", "plan", plain, "give what to_dict has written: a mapping")
+        faults = plain.get("faults", ())
+        if not isinstance(faults, list | tuple):
+            raise refused("plan", "faults", faults, "give a list of faults")
+        planned = []
+        for fault in faults:
+            if not isinstance(fault, Mapping) or not {"provider", "type"} <= fault.keys():
+                fix = 'write {"provider": …, "type": …, option: …}'
+                raise refused("plan", "faults", fault, fix)
+            options = {name: fault[name] for name in fault if name not in ("provider", "type")}
+            planned.append(PlannedFault(fault["provider"], fault["type"], options))
+        return cls(tuple(planned))

@@ -1,21 +1,19 @@
-"""Faults of streams that stages write: what becomes of those who read them?"""
-
-from __future__ import annotations
+"""Faults of the streams that stages write."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from stageflow.context import StageContext
-from stageflow.errors import InvalidConfigError, nearest
-from stageflow.interceptors.base import CallNext, Interceptor
-from stageflow.pipeline import Pipeline
-from stageflow.stage import StageOutput, StageSpec
-from stageflow.stream import StreamWriter
-from stageflow.testing.faults.errors import connection_reset
+from stageflow.engine.interceptor import CallNext, Interceptor
+from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.stage import StageOutput, StageSpec
+from stageflow.engine.stage_context import StageContext
+from stageflow.engine.stream import StreamWriter
+from stageflow.errors import InvalidConfigError
+from stageflow.providers.fake import require_amount
 from stageflow.testing.faults.injector import FaultType
-from stageflow.testing.faults.options import refused, require_amount, require_count
-from stageflow.testing.opening import opening
+from stageflow.testing.faults.kinds import connection_reset, refused, require_count, suggestion
+from stageflow.testing.wrapped import opening
 
 #: The one option of each fault that fits a stream, and its default.
 _OPTIONS: Mapping[FaultType, tuple[str, float]] = {
@@ -26,71 +24,65 @@ _OPTIONS: Mapping[FaultType, tuple[str, float]] = {
 
 
 class StreamFaultInjector(Interceptor):
-    """Puts a fault on one stream; give it to the orchestrator among its interceptors.
+    """Injects a fault into one stream; give it to the orchestrator as an interceptor.
 
-    STALL: the stage puts ``after_items`` items, and its next ``put`` never returns. CUT: that
-    ``put`` raises `ConnectionResetError`, so the stage fails as when its service hangs up. SLOW:
-    each ``put`` takes ``duration_ms`` longer.
+    STALL: after ``after_items`` items, the stage's next ``put`` never returns. CUT: that ``put``
+    raises `ConnectionResetError`, so the stage fails as when its service hangs up. SLOW: each
+    ``put`` takes ``duration_ms`` longer.
 
     Example:
         >>> stalls = StreamFaultInjector(pipeline, "sentences", "stall", after_items=2)
         >>> await PipelineOrchestrator(pipeline.build(), interceptors=[stalls]).run(ctx)
-        >>> stalls.injected
-        1
+
+    The options are ``after_items`` of STALL (default 0) and CUT (1), ``duration_ms`` of SLOW (500).
 
     Attributes:
-        key: The stream.
-        fault_type: What goes wrong.
+        key: The stream, which a stage of the pipeline writes.
+        fault_type: STALL, CUT or SLOW; the constructor takes its value as a string, too.
         injected: How many items have met it.
+
+    Raises:
+        InvalidConfigError: No stage writes such a stream, or fault and option do not fit.
     """
 
     def __init__(
         self, pipeline: Pipeline, key: str, fault_type: FaultType | str, **options: float
     ) -> None:
-        """Choose stream and fault.
-
-        Args:
-            pipeline: Whose stage writes the stream.
-            key: The stream.
-            fault_type: STALL, CUT or SLOW; the value as a string will do.
-            options: ``after_items`` of STALL (default 0) and CUT (1), ``duration_ms`` of SLOW
-                (500).
-
-        Raises:
-            InvalidConfigError: No stage writes such a stream, or fault and option do not fit.
-        """
         written = [name for spec in pipeline.stages for name in spec.streams]
         if key not in written:
-            hint = nearest(key, written) if isinstance(key, str) else None
             known = ", ".join(map(repr, written)) or "none at all"
-            mend = f"did you mean {hint!r}?" if hint else f"{pipeline.name!r} writes {known}"
-            raise InvalidConfigError("StreamFaultInjector", "key", key, mend)
+            fix = suggestion(str(key), written, f"{pipeline.name!r} writes {known}")
+            raise InvalidConfigError("StreamFaultInjector", "key", key, fix)
         if not isinstance(fault_type, str) or fault_type not in _OPTIONS:
-            mend = f"a stream can have {', '.join(_OPTIONS)}"
-            raise InvalidConfigError("StreamFaultInjector", "fault_type", fault_type, mend)
+            fix = f"a stream can have {', '.join(_OPTIONS)}"
+            raise InvalidConfigError("StreamFaultInjector", "fault_type", fault_type, fix)
         self.key = key
         self.fault_type = FaultType(fault_type)
-        self._amount = _amount(self.fault_type, options)
         self.injected = 0
+        kind, (field, default) = self.fault_type, _OPTIONS[self.fault_type]
+        for name, found in options.items():
+            if name != field:
+                raise refused(kind.name, name, found, f"of a stream, its one option is {field}")
+        self._amount = options.get(field, default)
+        if kind is FaultType.SLOW:
+            require_amount(f"fault {kind.name}", field, self._amount, "milliseconds")
+        else:
+            require_count(kind.name, field, self._amount)
 
     def applies_to(self, spec: StageSpec) -> bool:
-        """Only to the stage that writes the stream."""
+        """Return whether the stage writes the stream."""
         return self.key in spec.streams
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
-        """Run the stage with a context whose stream is in trouble."""
+        """Run the stage with a context whose stream has the fault."""
         return await call_next(opening(ctx, self._open))
 
     def _open(self, ctx: StageContext, key: str, capacity: int) -> StreamWriter:
         writer = ctx.open(key, capacity=capacity)
-        return writer if key != self.key else cast("StreamWriter", _Writer(writer, self))
+        return writer if key != self.key else cast("StreamWriter", _Writer(writer, self._strike))
 
-    async def strike(self, count: int) -> None:
-        """Do what the fault does to an item.
-
-        Args:
-            count: How many items have been put before it.
-        """
+    async def _strike(self, count: int) -> None:
+        """Affect an item before which `count` items have been put."""
         if self.fault_type is not FaultType.SLOW and count < self._amount:
             return
         self.injected += 1
@@ -105,35 +97,17 @@ class StreamFaultInjector(Interceptor):
         return f"StreamFaultInjector({self.key!r}, {str(self.fault_type)!r})"
 
 
-def _amount(kind: FaultType, options: Mapping[str, float]) -> float:
-    field, default = _OPTIONS[kind]
-    for name, found in options.items():
-        if name != field:
-            raise refused(kind.name, name, found, f"of a stream, its one option is {field}")
-    amount = options.get(field, default)
-    if kind is FaultType.SLOW:
-        require_amount(kind.name, field, amount, "milliseconds")
-    else:
-        require_count(kind.name, field, amount)
-    return amount
-
-
 class _Writer:
-    """The writer of the stream that is in trouble."""
-
-    def __init__(self, writer: StreamWriter, injector: StreamFaultInjector) -> None:
+    def __init__(self, writer: StreamWriter, strike: Callable[[int], Awaitable[None]]) -> None:
         self._writer = writer
-        self._injector = injector
+        self._strike = strike
         self._count = 0
 
     async def put(self, item: Any) -> bool:
-        """As `StreamWriter.put`, unless the fault strikes first."""
-        await self._injector.strike(self._count)
+        await self._strike(self._count)
         taken = await self._writer.put(item)
         self._count += taken
         return taken
 
-    @property
-    def wanted(self) -> bool:
-        """As `StreamWriter.wanted`."""
-        return self._writer.wanted
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)

@@ -1,19 +1,31 @@
-"""Providers that answer as a turn recorded it, after the same time, and refuse anything else."""
+"""Replay a recorded turn: the same inputs, providers that answer as then, and the same result."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
-from stageflow.dlq.codec import LetterCodec
+from stageflow.codec import DEFAULT_CODEC, Codec, canonical
+from stageflow.engine import Interceptor, Pipeline, PipelineContext, PipelineOrchestrator, RunResult
+from stageflow.engine.stream import Stream
+from stageflow.errors import CorruptDeadLetterError
+from stageflow.events.log import CANCELLED, SKIPPED
 from stageflow.providers.registry import PORTS, ProviderRegistry
-from stageflow.testing.recording.errors import RecordingMismatchError
-from stageflow.testing.recording.failures import error_again
-from stageflow.testing.recording.turn_file import RecordedCall
+from stageflow.testing.recording.recorder import failure_of
+from stageflow.testing.recording.turn_file import (
+    RecordedCall,
+    RecordingMismatchError,
+    Turn,
+    error_again,
+    invalid_recording,
+    read_turn,
+)
+from stageflow.testing.simulation import SimulationLoop, run_in
 
-#: So much longer than when it was recorded a call waits for its caller to cancel it, in seconds.
+#: How many seconds longer than at the recording a call waits for its caller to cancel it.
 _PATIENCE_S = 60.0
 
 #: How much of a value an error shows, in characters.
@@ -23,27 +35,24 @@ _SHOWN_CHARS = 60
 class Player:
     """The recorded calls that have not been made yet.
 
-    A call is answered by the first of them that asked the same of the same provider, so that stages
-    may call in another order.
-
-    Attributes:
-        mismatches: What was asked that was not recorded, in order.
+    The first of them with the same provider and arguments answers a call, so stages may call in
+    another order. `mismatches` has the calls that were not recorded.
     """
 
-    def __init__(self, where: str, calls: Sequence[RecordedCall], codec: LetterCodec) -> None:
+    def __init__(self, where: str, calls: Sequence[RecordedCall], codec: Codec) -> None:
         self._where = where
-        self._codec = codec
+        self.codec = codec
         self._numbers = {id(call): number for number, call in enumerate(calls, 1)}
         self._waiting = list(calls)
         self.mismatches: list[RecordingMismatchError] = []
 
     @property
     def unasked(self) -> list[str]:
-        """The calls that were not made this time, in words."""
+        """The calls that were not made this time, as text."""
         return [self.named(call) for call in self._waiting]
 
     def registry(self, names: Sequence[str]) -> ProviderRegistry:
-        """Providers of these names, all of which answer from the recorded calls."""
+        """Return providers that answer from the recorded calls."""
         kinds: dict[str, dict[str, bool]] = {name: {} for name in names}
         for call in self._waiting:
             kinds.setdefault(call.provider, {})[call.method] = call.streamed
@@ -52,44 +61,36 @@ class Player:
         )
 
     def named(self, call: RecordedCall) -> str:
-        """A call in words."""
+        """Return the number and the method of a call."""
         return f"call {self._numbers[id(call)]}, {call.provider}.{call.method}"
 
     def take(
         self, provider: str, method: str, arguments: Sequence[Any], options: Mapping[str, Any]
     ) -> RecordedCall:
-        """The recorded call that asked the same; it is not given again.
-
-        Raises:
-            RecordingMismatchError: There is none.
-        """
-        asked = [self._codec.to_plain(argument) for argument in arguments]
-        named = {name: self._codec.to_plain(value) for name, value in options.items()}
+        """Remove and return the recorded call with these arguments; raise if there is none."""
+        asked = [self.codec.to_plain(argument) for argument in arguments]
+        named = self.codec.plain_items(options)
         alike = [c for c in self._waiting if (c.provider, c.method) == (provider, method)]
         for call in alike:
-            if (call.arguments, call.options) == (asked, named):
+            if canonical([call.arguments, call.options]) == canonical([asked, named]):
                 self._waiting.remove(call)
                 return call
         if alike:
             raise self.mismatch(self._other(alike[0], asked, named))
-        given = _short(self._codec.from_plain([*asked, *named.values()]))
+        given = _short(self.codec.from_plain([*asked, *named.values()]))
         raise self.mismatch(
             f"{provider}.{method} is called once more than it was when the turn was recorded, with"
             f" {given}"
         )
 
     def _other(self, call: RecordedCall, asked: list[Any], named: dict[str, Any]) -> str:
-        """How what is asked differs from what a call had asked, in words."""
-        value = self._codec.from_plain
-        pairs = [
-            *(
-                (f"argument {n}", a, b)
-                for n, (a, b) in enumerate(zip(call.arguments, asked, strict=False), 1)
-            ),
-            *((name, call.options.get(name), named.get(name)) for name in call.options | named),
-        ]
+        """Return the first difference between the arguments of two calls."""
+        value = self.codec.from_plain
+        positions = enumerate(zip(call.arguments, asked, strict=False), 1)
+        pairs = [(f"argument {n}", a, b) for n, (a, b) in positions]
+        pairs += [(k, call.options.get(k), named.get(k)) for k in call.options | named]
         for where, before, now in pairs:
-            if before != now:
+            if canonical(before) != canonical(now):
                 path, expected, got = difference(where, value(before), value(now))
                 return (
                     f"{self.named(call)}, asks something else than when the turn was recorded:"
@@ -98,18 +99,15 @@ class Player:
         return f"{self.named(call)}, takes another number of arguments than when recorded"
 
     def mismatch(self, problem: str) -> RecordingMismatchError:
-        """The error that tells what is not as it was; it is kept, as a stage may go on without."""
-        error = RecordingMismatchError(
-            f"{self._where}: {problem}; if that is meant, record the turn anew"
-        )
-        self.mismatches.append(error)
-        return error
+        """Return the error of a difference; it is kept, as a stage may handle it."""
+        self.mismatches.append(_mismatch(self._where, problem))
+        return self.mismatches[-1]
 
     async def end(self, call: RecordedCall) -> None:
-        """End an answer as it ended."""
+        """End an answer as it ended at the recording."""
         await _sleep_ms(call.ending_ms)
         if call.error is not None:
-            raise error_again(call.error, self._codec)
+            raise error_again(call.error, self.codec)
         if call.ending in ("cancelled", "left"):
             await asyncio.sleep(_PATIENCE_S)
             raise self.mismatch(
@@ -117,33 +115,40 @@ class Player:
                 " caller goes on to wait for more than there is"
             )
 
-    def value(self, plain: Any) -> Any:
-        """An answer, made anew."""
-        return self._codec.from_plain(plain)
+
+def _mismatch(where: str, problem: str) -> RecordingMismatchError:
+    return RecordingMismatchError(f"{where}: {problem}; if that is meant, record the turn anew")
 
 
 class _Player:
-    """Stands in for one provider."""
+    """Takes the place of one provider."""
 
-    def __init__(self, name: str, player: Player, methods: Mapping[str, bool]) -> None:
+    def __init__(
+        self, name: str, player: Player, methods: Mapping[str, bool], path: str = ""
+    ) -> None:
         self._name = name
         self._player = player
         self._methods = methods
+        self._path = path
 
-    def __getattr__(self, method: str) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        method = f"{self._path}{name}"
+        if any(other.startswith(f"{method}.") for other in self._methods):
+            return _Player(self._name, self._player, self._methods, f"{method}.")
         if method in self._methods:
             return self._streaming(method) if self._methods[method] else self._answering(method)
         if method in PORTS.get(self._name, ("", ()))[1]:
-            return self._refusing(method)
+            return lambda *arguments, **options: _Refused(
+                lambda: self._player.take(self._name, method, arguments, options)
+            )
         raise AttributeError(
             f"when the turn was recorded, nothing called {self._name}.{method}; of a provider only"
             " async methods and streams are recorded",
-            name=method,
+            name=name,
             obj=self,
         )
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Answer for a provider that is itself a function."""
         return self.__getattr__("__call__")(*arguments, **options)
 
     def _answering(self, method: str) -> Callable[..., Any]:
@@ -153,7 +158,7 @@ class _Player:
                 return await self._player.end(call)
             ((wait_ms, piece),) = call.pieces
             await _sleep_ms(wait_ms)
-            return self._player.value(piece)
+            return self._player.codec.from_plain(piece)
 
         return answer
 
@@ -162,22 +167,17 @@ class _Player:
             call = self._player.take(self._name, method, arguments, options)
             for wait_ms, piece in call.pieces:
                 await _sleep_ms(wait_ms)
-                yield self._player.value(piece)
+                yield self._player.codec.from_plain(piece)
             await self._player.end(call)
 
         return stream
-
-    def _refusing(self, method: str) -> Callable[..., Any]:
-        return lambda *arguments, **options: _Refused(
-            lambda: self._player.take(self._name, method, arguments, options)
-        )
 
     def __repr__(self) -> str:
         return f"<{self._name}, as recorded>"
 
 
 class _Refused:
-    """A call of a method that was never called: whether it is awaited or iterated, it raises."""
+    """A call that was never recorded: to await it or to iterate over it raises."""
 
     def __init__(self, refuse: Callable[[], object]) -> None:
         self._refuse = refuse
@@ -194,7 +194,7 @@ class _Refused:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        pass
 
 
 async def _sleep_ms(wait_ms: float) -> None:
@@ -202,17 +202,8 @@ async def _sleep_ms(wait_ms: float) -> None:
         await asyncio.sleep(wait_ms / 1000.0)
 
 
-# ── what differs ────────────────────────────────────────────────────────────────────────────
-
-
 def difference(where: str, expected: Any, got: Any) -> tuple[str, str, str]:
-    """Where two values that differ do so first, and how each looks there.
-
-    Args:
-        where: What they are called.
-        expected: The first value.
-        got: The other.
-    """
+    """Return the path of the first difference of two values, and both values there."""
     for step, ours, theirs in _parts(expected, got):
         if ours != theirs:
             return difference(f"{where}{step}", ours, theirs)
@@ -228,7 +219,7 @@ def difference(where: str, expected: Any, got: Any) -> tuple[str, str, str]:
 
 
 def _parts(expected: Any, got: Any) -> list[tuple[str, Any, Any]]:
-    """The parts that both have, each with the step that leads there."""
+    """Return the parts that both have, each with its step in the path."""
     if type(expected) is not type(got):
         return []
     if isinstance(expected, list | tuple):
@@ -236,10 +227,8 @@ def _parts(expected: Any, got: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(expected, Mapping):
         return [(f"[{key!r}]", expected[key], got[key]) for key in expected if key in got]
     if is_dataclass(expected):
-        return [
-            (f".{part.name}", getattr(expected, part.name), getattr(got, part.name))
-            for part in fields(expected)
-        ]
+        names = [part.name for part in fields(expected)]
+        return [(f".{name}", getattr(expected, name), getattr(got, name)) for name in names]
     return []
 
 
@@ -249,3 +238,138 @@ def _short(value: Any) -> str:
         size = f" ({len(value)} bytes)" if isinstance(value, bytes) else ""
         return f"{text[:_SHOWN_CHARS]}…{size}"
     return text
+
+
+#: How a stage ends, or does not begin, when another fails the run.
+_STOPPED = frozenset({CANCELLED, SKIPPED, "nothing"})
+
+
+class RecordedTurn:
+    """A turn that can be replayed once: its providers give each answer once.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        inputs: The inputs of the run.
+        providers: Providers that answer as recorded, each piece after the same time.
+        seed: The seed of the run's context, or None.
+        deadline_s: The run's limit in seconds, or None.
+        outputs: What its stages wrote, except what the file cannot hold.
+    """
+
+    def __init__(self, where: str, turn: Turn, codec: Codec = DEFAULT_CODEC) -> None:
+        self._where = where
+        self._turn = turn
+        self._codec = codec
+        self._player = Player(where, turn.calls, codec)
+        self.pipeline = turn.pipeline
+        self.inputs: dict[str, Any] = codec.from_plain(turn.inputs)
+        self.outputs: dict[str, Any] = codec.from_plain(turn.outputs)
+        self.providers: ProviderRegistry = self._player.registry(turn.providers)
+        self.seed = turn.seed
+        self.deadline_s = turn.deadline_s
+        for call in turn.calls:
+            codec.from_plain([call.arguments, call.options, call.pieces])
+
+    def check(self, result: RunResult) -> None:
+        """Compare a run with the recorded one.
+
+        Both have to make the same calls, end the same way and write the same outputs, and each
+        stage has to have the same events in the same order, unless a run that failed stopped it.
+        Times may differ.
+
+        Raises:
+            RecordingMismatchError: They differ; the text says where first.
+        """
+        for error in self._player.mismatches:
+            raise error
+        for problem in self._problems(result):
+            raise _mismatch(self._where, problem)
+
+    def _problems(self, result: RunResult) -> Iterator[str]:
+        turn = self._turn
+        if str(result.status) != turn.status:
+            yield f"the run was {turn.status}, and is {result.status} ({result.error})"
+        failure = failure_of(result)
+        # Its text may hold times, which differ.
+        if failure and turn.error and _place(failure) != _place(turn.error):
+            yield f"it failed with {_place(turn.error)}, and fails with {_place(failure)}"
+        for call in self._player.unasked:
+            yield f"{call}, is not made any more"
+        yield from self._other_outputs(result)
+        before, now = _by_stage(turn.events), _by_stage([e.to_dict() for e in result.events])
+        for stage in {**before, **now}:
+            ways = [found.get(stage, ["nothing"]) for found in (before, now)]
+            # How far a stage came that a failed run stopped depends on microseconds.
+            stopped = failure is not None and any(way[-1] in _STOPPED for way in ways)
+            if ways[0] != ways[1] and not stopped:
+                went, goes = map(" → ".join, ways)
+                yield f"{stage} went {went}, and goes {goes}"
+
+    def _other_outputs(self, result: RunResult) -> Iterator[str]:
+        now = {key: self._codec.to_plain(value) for key, value in result.bag.items()}
+        for key, expected in self._turn.outputs.items():
+            if key not in now:
+                yield f"the output {key!r} is not written any more"
+            elif isinstance(stream := result.bag[key], Stream) and not stream.kept:
+                continue  # its items were dropped once the stages had read them
+            elif canonical(now[key]) != canonical(expected):
+                value = self._codec.from_plain
+                where = f"the output {key!r}"
+                path, was, is_now = difference(where, value(expected), value(now[key]))
+                yield f"{path} was {was}, and is {is_now}"
+
+    def replay(self, pipeline: Pipeline, *, interceptors: Sequence[Interceptor] = ()) -> RunResult:
+        """Run a pipeline as recorded, in virtual time, and `check` the run.
+
+        Args:
+            pipeline: The pipeline.
+            interceptors: Its interceptors when it was recorded.
+
+        Returns:
+            The result: a failure if the recorded run failed in the same way.
+
+        Raises:
+            RecordingMismatchError: The runs differ, or the pipeline has another name.
+        """
+        if pipeline.name != self.pipeline:
+            whose = f"{self._where} is a turn of the pipeline {self.pipeline!r}"
+            raise RecordingMismatchError(f"{whose}, not of {pipeline.name!r}; replay it with that")
+        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=interceptors)
+        context = PipelineContext(
+            self.inputs, providers=self.providers, deadline_s=self.deadline_s, seed=self.seed
+        )
+        result = run_in(SimulationLoop(), orchestrator.run(context))
+        self.check(result)
+        return result
+
+
+def _place(failure: Mapping[str, Any]) -> str:
+    return f"{failure['code']} of stage {failure['stage']!r}"
+
+
+def _by_stage(events: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the events of each stage, and of the run."""
+    found: dict[str, list[str]] = {}
+    for event in events:
+        who = "the run" if event["stage"] is None else f"stage {event['stage']!r}"
+        found.setdefault(who, []).append(str(event["type"]).rpartition(".")[2])
+    return found
+
+
+def recorded(path: str | Path, *, codec: Codec = DEFAULT_CODEC) -> RecordedTurn:
+    """Read a recorded turn.
+
+    Args:
+        path: The file, from ``stageflow run … --record FILE`` or `Recorder.save`.
+        codec: Knows the types that it holds.
+
+    Raises:
+        RecordingError: The file cannot be read, is not a recorded turn, is damaged, or has a
+            version that this package does not know.
+    """
+    turn = read_turn(Path(path))
+    try:
+        return RecordedTurn(str(path), turn, codec)
+    except CorruptDeadLetterError as error:
+        problem = f"it is damaged, or holds types that the codec does not know ({error})"
+        raise invalid_recording(str(path), problem) from error

@@ -1,79 +1,79 @@
-"""A recorded turn as JSON: what came in, each call of a provider, and what came of it.
+"""A recorded turn as JSON: its inputs, each call of a provider, and its result.
 
-Version 1 is an object with the keys of `Turn`, beside ``format``, ``version`` and ``blobs``. Values
-are written as dead letters write them (`stageflow.dlq.codec`): a type without a form in JSON has a
-tag, and nothing is a pickle. Long bytes, such as sound, stand once under ``blobs``: compressed, in
-base64, named by the SHA-256 of what they are, which also tells whether they are still that.
+Version 1 has the keys of `Turn`, ``format``, ``version`` and ``blobs``: long bytes, compressed and
+named by their SHA-256, which is checked. Values have the form of dead letters.
 """
 
-from __future__ import annotations
-
 import base64
+import builtins
 import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from stageflow.testing.recording.errors import InvalidRecordingError
+from stageflow._utils.files import decompressed
+from stageflow.codec import TEXT, Codec, FieldTypes, check_fields
+from stageflow.errors import LOGIC, SYSTEMIC, ErrorCategory, RecordedError, StageflowError
+from stageflow.resilience.classification import classify
 
 FORMAT = "stageflow turn"
 VERSION = 1
 
-#: Of bytes that are longer in base64 than this there is one copy.
+#: Bytes that are longer in base64 than this are in `blobs`.
 _BLOB_CHARS = 200
+#: The blobs of a turn may have this many bytes: half an hour of speech.
+_MOST_BYTES = 64 * 1024 * 1024
+
+
+class RecordingError(StageflowError):
+    """A turn could not be recorded or replayed."""
+
+    code = "recording_error"
+    category = ErrorCategory.LOGIC
+    codes: ClassVar = {
+        # A file that is not a recorded turn, a damaged one, or one of another version.
+        "invalid_recording": LOGIC,
+        # A file that cannot be written; its earlier content is still there.
+        "recording_file": SYSTEMIC,
+        "unrecordable_value": LOGIC,
+    }
+
+
+class RecordingMismatchError(RecordingError):
+    """A pipeline does something else than the recorded turn; the text says what."""
+
+    code = "recording_mismatch"
+
+
+def invalid_recording(where: str, problem: str) -> RecordingError:
+    """Return the error of a file that does not hold a recorded turn of this version."""
+    return RecordingError(f"{where}: {problem}", code="invalid_recording")
 
 
 @dataclass
 class RecordedCall:
-    """One call of a provider.
-
-    Attributes:
-        provider: The name under which it was registered.
-        method: The method that was called.
-        began_ms: When, in milliseconds since the run's start.
-        arguments: What it was called with, by position.
-        options: What it was called with, by name.
-        streamed: Whether the answer came in pieces.
-        pieces: The answer: for each piece the milliseconds for which it was waited, and the piece;
-            an answer that is awaited is one piece.
-        ending: How it ended: answered, failed, cancelled, or left by a reader that wanted no more.
-        ending_ms: For how many milliseconds that was waited, after the last piece.
-        error: Why it failed.
-    """
+    """One call of a provider. Times are in milliseconds."""
 
     provider: str
     method: str
-    began_ms: float
+    began_ms: float  # since the run's start
     arguments: list[Any]
     options: dict[str, Any]
     streamed: bool = False
+    #: The wait for each piece, and the piece; an answer that is awaited is one piece.
     pieces: list[list[Any]] = field(default_factory=list)
-    ending: str = "left"
-    ending_ms: float = 0.0
+    ending: str = "left"  # by a reader that stopped; or answered, failed, cancelled
+    ending_ms: float = 0.0  # the wait after the last piece
     error: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A recorded turn; all values are as JSON holds them.
-
-    Attributes:
-        pipeline: Name of the pipeline.
-        providers: Names of the providers that were registered.
-        inputs: The inputs of the run.
-        seed: The seed of its context, or None.
-        deadline_s: Its limit in seconds, or None.
-        status: How it ended.
-        error: Code, stage and text of its failure; None if it did not fail.
-        outputs: What its stages wrote; without what a file cannot hold.
-        unkept: The keys of the outputs that are missing for that.
-        calls: All calls of providers, in the order in which they began.
-        events: What happened, in order.
-    """
+    """A recorded turn; all values are as JSON holds them."""
 
     pipeline: str
     providers: list[str]
@@ -81,15 +81,15 @@ class Turn:
     seed: int | None
     deadline_s: float | None
     status: str
-    error: dict[str, Any] | None
+    error: dict[str, Any] | None  # code, stage and text of a failure
     outputs: dict[str, Any]
-    unkept: list[str]
-    calls: list[RecordedCall]
+    unkept: list[str]  # the keys of outputs that a file cannot hold
+    calls: list[RecordedCall]  # in the order in which they began
     events: list[dict[str, Any]]
 
 
 def turn_text(turn: Turn, secrets: tuple[str, ...] = ()) -> str:
-    """The turn as the text of a file; of `secrets` none is in it, wherever it stood."""
+    """Return the turn as the text of a file that holds none of `secrets`."""
     blobs: dict[str, str] = {}
 
     def short(value: Any) -> Any:
@@ -111,61 +111,53 @@ def turn_text(turn: Turn, secrets: tuple[str, ...] = ()) -> str:
 
 
 def read_turn(path: Path) -> Turn:
-    """The turn in a file.
-
-    Raises:
-        InvalidRecordingError: It cannot be read, is none, is damaged, or of another version.
-    """
+    """Read a turn; raise a `RecordingError` if the file does not hold one of this version."""
     where = str(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidRecordingError(where, f"it cannot be read ({error.strerror})") from error
+        raise invalid_recording(where, f"it cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         problem = f"it is damaged, or no recorded turn ({error}); record the turn anew"
-        raise InvalidRecordingError(where, problem) from error
+        raise invalid_recording(where, problem) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise InvalidRecordingError(
-            where, "it holds no recorded turn; stageflow run … --record FILE makes one"
-        )
+        problem = "it holds no recorded turn; stageflow run … --record FILE makes one"
+        raise invalid_recording(where, problem)
     if found.get("version") != VERSION:
-        raise InvalidRecordingError(
-            where,
-            f"it is of version {found.get('version')!r}, and this stageflow reads version"
-            f" {VERSION}; replay it with the stageflow that recorded it, or record the turn anew",
-        )
+        problem = f"it is of version {found.get('version')!r}, and this stageflow reads version"
+        problem += f" {VERSION}; replay it with the stageflow that recorded it, or record the turn"
+        raise invalid_recording(where, f"{problem} anew")
     try:
         return _turn(found)
-    except (LookupError, TypeError, ValueError, AttributeError, zlib.error) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         problem = f"it is damaged ({type(error).__name__}: {error}); record the turn anew"
-        raise InvalidRecordingError(where, problem) from error
+        raise invalid_recording(where, problem) from error
 
 
 def _turn(found: dict[str, Any]) -> Turn:
     blobs: Mapping[str, str] = found["blobs"]
+    left = _MOST_BYTES
 
     def whole(value: Any) -> Any:
+        nonlocal left
         if isinstance(value, dict) and value.get("$") == "blob":
-            return {"$": "bytes", "v": _blob(blobs, value["v"])}
+            content = _blob(blobs, value["v"], left)
+            left -= len(content)  # a small file may name one blob many times
+            return {"$": "bytes", "v": base64.b64encode(content).decode("ascii")}
         return value
 
     content = _each({part.name: found[part.name] for part in fields(Turn)}, whole)
-    for key, kind in _KINDS.items():
-        if not isinstance(content[key], kind):
-            raise TypeError(f"{key!r} is {type(content[key]).__name__}")
+    check_fields("", content, _TURN)
     content["calls"] = [_call(number, call) for number, call in enumerate(content["calls"], 1)]
     return Turn(**content)
 
 
-_KINDS: Mapping[str, type] = {
-    "pipeline": str,
-    "providers": list,
-    "inputs": dict,
-    "status": str,
-    "outputs": dict,
-    "unkept": list,
-    "calls": list,
-    "events": list,
+_TURN: FieldTypes = {
+    "pipeline": TEXT,
+    "status": TEXT,
+    "inputs": (dict,),
+    "outputs": (dict,),
+    **dict.fromkeys(("providers", "unkept", "calls", "events"), (list,)),
 }
 
 
@@ -183,15 +175,15 @@ def _call(number: int, found: dict[str, Any]) -> RecordedCall:
     return call
 
 
-def _blob(blobs: Mapping[str, str], name: str) -> str:
-    content = zlib.decompress(base64.b64decode(blobs[name], validate=True))
+def _blob(blobs: Mapping[str, str], name: str, limit_bytes: int) -> bytes:
+    content = decompressed(base64.b64decode(blobs[name], validate=True), limit_bytes)
     if hashlib.sha256(content).hexdigest() != name:
         raise ValueError(f"the bytes {name[:12]}… are not those that were recorded")
-    return base64.b64encode(content).decode("ascii")
+    return content
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A tree of JSON in which each value has been changed, from the outside inwards."""
+    """Change each value of a tree of JSON, from the outside inwards."""
     value = change(value)
     if isinstance(value, dict):
         return {key: _each(item, change) for key, item in value.items()}
@@ -200,12 +192,43 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-def unstorable_in(value: Any) -> str | None:
-    """The type of the first value within `value` that could not be stored; None if all were."""
-    if isinstance(value, list):
-        return next(filter(None, map(unstorable_in, value)), None)
-    if isinstance(value, dict):
-        if value.get("$") == "unstorable":
-            return str(value["v"][0])
-        return next(filter(None, map(unstorable_in, value.values())), None)
-    return None
+def plain_error(error: Exception, codec: Codec) -> dict[str, Any]:
+    """Return what a provider raised as JSON can hold it: what `classify` makes of it.
+
+    A built-in exception is kept as it is, too.
+    """
+    known = classify(error)
+    told: dict[str, Any] = {name: getattr(known, name) for name in (*_OWN, "message")}
+    told["category"] = str(known.category)
+    arguments = codec.to_plain(list(error.args))
+    if type(error).__module__ == "builtins" and not codec.lost("", {"args": arguments}):
+        told["builtin"] = [type(error).__name__, arguments]
+    return told
+
+
+def error_again(told: dict[str, Any], codec: Codec) -> Exception:
+    """Return an exception like the one that was recorded."""
+    if "builtin" in told:
+        name, arguments = told["builtin"]
+        cls = getattr(builtins, name)
+        if issubclass(cls, Exception):
+            made: Exception = cls(*codec.from_plain(arguments))
+            return made
+    own = (c for c in _classes(StageflowError) if told["code"] in {c.code, *c.codes})
+    cls = next(own, RecordedError)
+    # The arguments of its own constructor are not known.
+    error = cls.__new__(cls, told["message"])
+    StageflowError.__init__(error, told["message"])
+    error.category = ErrorCategory(told["category"])
+    for name in _OWN:
+        setattr(error, name, told[name])
+    return error
+
+
+_OWN = ("code", "user_message", "retryable", "retry_after_s")
+
+
+def _classes(cls: type[StageflowError]) -> Iterator[type[StageflowError]]:
+    yield cls
+    for known in cls.__subclasses__():
+        yield from _classes(known)

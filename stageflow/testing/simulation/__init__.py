@@ -1,14 +1,9 @@
 """Pipelines in virtual time, in an order that is drawn from a seed.
 
-Write what is to happen, and let it happen in many orders::
-
-    async def turn(sim: Simulation) -> RunResult:
-        return await pipeline.run(sim.context({"text": "hello"}, providers=fakes))
+Timeouts take no real time, and each seed gives another order of what is ready at the same moment. A
+run that fails says how to repeat it::
 
     explore(turn, runs=500)
-
-Thirty seconds of timeout take no time. Each seed gives another order of whatever is ready at the
-same moment, the same seed always the same run. What fails says how to run exactly that again.
 """
 
 from stageflow.testing.simulation.errors import (
@@ -19,9 +14,10 @@ from stageflow.testing.simulation.errors import (
     SimulationError,
     TokenError,
 )
-from stageflow.testing.simulation.loop import Schedule, SimulationLoop, run_in
+from stageflow.testing.simulation.loop import SimulationLoop, run_in
+from stageflow.testing.simulation.owned import EPOCH_S
+from stageflow.testing.simulation.scenario import Scenario, Schedule, Token
 from stageflow.testing.simulation.simulate import (
-    EPOCH_S,
     Outcome,
     Simulation,
     explore,
@@ -29,7 +25,6 @@ from stageflow.testing.simulation.simulate import (
     simulate,
     simulate_pipeline,
 )
-from stageflow.testing.simulation.token import Scenario, Token
 
 __all__ = [
     "EPOCH_S",

@@ -1,29 +1,25 @@
-"""What a simulation refuses, and what it finds."""
-
-from __future__ import annotations
+"""The errors of a simulation."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from stageflow.run import carry_on
+from stageflow.engine.stepping import resume_in_context
+from stageflow.errors import Portable
 
 
-class SimulationError(RuntimeError):
+class SimulationError(Portable, RuntimeError):
     """Root of what the simulation itself raises."""
 
 
 class RealIOError(SimulationError):
-    """Something in the simulation asked for the real world.
-
-    Attributes:
-        operation: The method of the event loop that was called.
-    """
+    """A simulation requested real I/O: `operation` is a method of the loop, or a function."""
 
     def __init__(self, operation: str) -> None:
+        called = operation if "." in operation else f"loop.{operation}"
         super().__init__(
-            f"loop.{operation}() is real I/O, and time in a simulation is virtual: put a fake"
+            f"{called}() is real I/O, and time in a simulation is virtual: put a fake"
             " provider in its place (stageflow.providers.fake), or test this with a real loop (in a"
             " contract test: real_io = True)"
         )
@@ -31,26 +27,19 @@ class RealIOError(SimulationError):
 
 
 class DeadlockError(SimulationError):
-    """Every task waits, and nothing is left that could wake one.
+    """Every task waits: `waiting` says where and for what, `cycle` names those of a cycle."""
 
-    Attributes:
-        waiting: Each task that waits, and where, as ``name: file:line in function``.
-    """
-
-    def __init__(self, waiting: Sequence[str]) -> None:
-        super().__init__(
-            "every task waits, and no timer is set that could wake one:\n  " + "\n  ".join(waiting)
-        )
-        self.waiting = tuple(waiting)
+    def __init__(self, waiting: Sequence[str], steps: int = 0, cycle: Sequence[str] = ()) -> None:
+        text = "every task waits, and no timer is set that could wake one"
+        if steps:
+            text = f"what is simulated waits, and for {steps} callbacks only others have run"
+        lines = [*waiting, f"a cycle: {' → '.join([*cycle, cycle[0]])}"] if cycle else waiting
+        super().__init__(f"{text}:\n  " + "\n  ".join(lines))
+        self.waiting, self.cycle = tuple(waiting), tuple(cycle)
 
 
 class LivelockError(SimulationError):
-    """Callbacks follow one another without end, and no time passes.
-
-    Attributes:
-        steps: How many callbacks ran at the same moment.
-        now_s: That moment, in seconds of virtual time.
-    """
+    """Callbacks follow one another, and no time passes: `steps` of them at the moment `now_s`."""
 
     def __init__(self, steps: int, now_s: float, running: Sequence[str]) -> None:
         super().__init__(
@@ -62,11 +51,7 @@ class LivelockError(SimulationError):
 
 
 class LeftBehindError(SimulationError):
-    """What was simulated has ended, and tasks of it go on.
-
-    Attributes:
-        tasks: Each such task, and where it waits.
-    """
+    """The simulated function has returned, and `tasks` of it still run, each with its place."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__("tasks were left behind:\n  " + "\n  ".join(tasks))
@@ -82,36 +67,68 @@ class TokenError(SimulationError):
         self.token = token
 
 
-def places(tasks: Collection[asyncio.Task[object]]) -> list[str]:
-    """Where each task waits, one line each."""
+def places(tasks: Collection[asyncio.Task[Any]]) -> list[str]:
+    """Return a line for each task that says where it waits, for what, and who holds that."""
     lines = []
     for task in tasks:
-        frame = _innermost(task.get_coro())
-        where = "has not begun"
-        if frame is not None:
-            code = frame.f_code
-            where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
-        lines.append(f"{task.get_name()}: {where}")
+        frames = list(_frames(task.get_coro()))
+        own = [frame for frame in frames if not _module(frame).startswith("asyncio.")] or frames
+        lines.append(f"{task.get_name()}: {place_of(own[-1]) if own else 'has not begun'}")
+        used, awaited = _waited_for(task, frames)
+        lines[-1] += f", in {used}" if used else ""
+        lines[-1] += f", waits for {', '.join(t.get_name() for t in awaited)}" if awaited else ""
     return lines
 
 
-def _innermost(awaited: object) -> FrameType | None:
-    """The frame in which a coroutine waits; that of asyncio itself only if there is no other."""
-    found: FrameType | None = None
+def cycle(tasks: Collection[asyncio.Task[Any]]) -> list[str]:
+    """Return the names of tasks each of which waits for the next, and the last for the first."""
+    seen: set[asyncio.Task[Any]] = set()
+
+    def found(path: list[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+        for task in _waited_for(path[-1], list(_frames(path[-1].get_coro())))[1]:
+            if task in path:
+                return path[path.index(task) :]
+            if task not in seen and (rest := found([*path, task])):
+                return rest
+        seen.add(path[-1])
+        return []
+
+    return [task.get_name() for task in next(filter(None, (found([task]) for task in tasks)), [])]
+
+
+def _waited_for(task: Any, frames: list[FrameType]) -> tuple[str, list[asyncio.Task[Any]]]:
+    """Return which of asyncio's objects a task is in, and the tasks that it waits for."""
+    waiter, used = task._fut_waiter, ""
+    awaited = [waiter] if isinstance(waiter, asyncio.Task) else getattr(waiter, "_children", ())
+    for frame in frames:
+        if _module(frame) in ("asyncio.locks", "asyncio.queues", "asyncio.taskgroups"):
+            owner = frame.f_locals.get("self")
+            if not used or "__" in used:
+                used = f"{type(owner).__name__}.{frame.f_code.co_name}"
+            holder = getattr(owner, "_holder", lambda: None)()
+            awaited = [holder] if holder else getattr(owner, "_tasks", awaited)
+    return used, [one for one in awaited if isinstance(one, asyncio.Task) and not one.done()]
+
+
+def place_of(frame: FrameType) -> str:
+    """Return where a frame is, as ``file:line in function``."""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
+
+
+def _frames(awaited: object) -> Iterator[FrameType]:
+    """Yield the frames of a coroutine, and of what it awaits, from the outside inwards."""
     while awaited is not None:
-        frame = _first(awaited, "cr_frame", "gi_frame")
-        if found is None or (frame is not None and not _is_asyncio(frame)):
-            found = frame
-        if frame is not None and frame.f_code is carry_on.__code__:
+        if (frame := _first(awaited, "cr_frame", "gi_frame")) is not None:
+            yield frame
+        if frame is not None and frame.f_code is resume_in_context.__code__:
             awaited = frame.f_locals["coroutine"]  # the engine steps a stage by hand
         else:
             awaited = _first(awaited, "cr_await", "gi_yieldfrom")
-    return found
 
 
 def _first(owner: object, *names: str) -> Any:
     return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
-
-
-def _is_asyncio(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "asyncio"

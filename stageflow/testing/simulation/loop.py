@@ -1,33 +1,36 @@
-"""An event loop in which time is virtual, and the order of ready callbacks is drawn from a seed.
+"""An event loop with virtual time that draws the order of ready callbacks from a seed.
 
-asyncio calls ready callbacks in the order in which they became ready. In the real world that order
-depends on networks and on other processes; here it depends on a number. So a run that goes wrong
-in one order of ten thousand can be found, and then repeated.
-
-What is scheduled, and how tasks are stepped, is asyncio's own: this loop only chooses what is next.
+What one task schedules keeps its order, as asyncio promises: its callbacks are first in, first out,
+the tasks that it creates start in that order, and so do those that it wakes. What different tasks
+schedule comes in any order, since nobody knows how long each has waited before.
 """
-
-from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import heapq
 import random
-import sys
+import re
 import weakref
 from asyncio import events as asyncio_events
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
+from bisect import insort
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
+from stageflow.resilience.circuit_breaker import forget_breakers
 from stageflow.testing.simulation.errors import (
     DeadlockError,
     LeftBehindError,
     LivelockError,
     RealIOError,
+    cycle,
     places,
 )
+from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch
+from stageflow.testing.simulation.scenario import Schedule
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -35,91 +38,95 @@ Args = TypeVarTuple("Args")
 #: So many callbacks at one moment of virtual time are taken for a loop without end.
 MOST_STEPS_AT_ONCE = 100_000
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """The order in which ready callbacks are called.
-
-    Attributes:
-        seed: What the order is drawn from; None is asyncio's own, first in, first out.
-        switches: How often at most something else than the first is chosen; None sets no limit.
-            A failure that needs few of them is easier to understand.
-    """
-
-    seed: int | None = None
-    switches: int | None = None
+#: After so many callbacks a loop looks whether what is simulated goes on, and collects garbage: at
+#: no other moment, as a generator that is collected is closed by a task.
+STEPS_A_LOOK = 50_000
 
 
-class _Numbered:
-    """Hashes by the order of creation, not by the address in memory.
-
-    asyncio and its users keep tasks and futures in sets. With addresses, `gather`, `wait` and
-    `TaskGroup` would go through them in another order in each process.
-    """
-
-    _serial: int
-
-    def __hash__(self) -> int:
-        return self._serial
+#: asyncio's own factory of tasks that start at once; from Python 3.12 on.
+_EAGER = getattr(asyncio, "eager_task_factory", object())
+_UNNAMED = re.compile(r"Task-\d+")
+#: How often a slow task is called, compared to others. Half of the tasks of a run are slow, since
+#: many failures need one task to be many steps ahead of another.
+_SLOW = 0.25
 
 
-class _Task(_Numbered, asyncio.Task[Any]):
-    # The base class adds a new task to a set before its own constructor has come back.
-    def __init__(self, serial: int, coroutine: Any, **options: Any) -> None:
-        self._serial = serial
-        super().__init__(coroutine, **options)
+class _Lane:
+    """What keeps its order: the callbacks that one task schedules; it does not keep the task."""
+
+    __slots__ = ("speed",)
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
 
 
-class _Future(_Numbered, asyncio.Future[Any]):
-    def __init__(self, serial: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._serial = serial
-        super().__init__(loop=loop)
+_FIFO = Schedule()
 
 
-def _refused(operation: str) -> Any:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise RealIOError(operation)
-
-    refuse.__name__ = operation
-    refuse.__doc__ = "Refuse: this is real I/O."
-    return refuse
-
-
-class SimulationLoop(asyncio.AbstractEventLoop):
+class SimulationLoop(asyncio.BaseEventLoop):
     """The loop. Its clock starts at 0 s, and jumps to the next timer when nothing is ready.
 
     Attributes:
         steps: How many callbacks have been called.
         switches: How often another than the first ready callback was chosen.
         unhandled: What reached the loop's exception handler.
+        trace: A line for each step of a task; None if none are kept.
+        chance: What times are drawn from, such as the latencies of fakes; None if nothing is drawn.
     """
 
-    def __init__(self, schedule: Schedule = Schedule()) -> None:
-        self.steps = 0
-        self.switches = 0
+    def __init__(self, schedule: Schedule = _FIFO) -> None:
+        super().__init__()
+        self.steps = self.switches = 0
         self.unhandled: list[dict[str, Any]] = []
-        self._now_s = 0.0
-        self._ready: list[asyncio.Handle] = []
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
-        self._serials = count()
-        limit = schedule.switches
-        self._limit = sys.maxsize if limit is None else limit
-        self._random = random.Random(schedule.seed) if schedule.seed is not None else None
+        self.trace: deque[str] | None = None
+        self._now_s, self._left_in_pass = 0.0, 0
+        #: The first ready callback of each lane, in the order in which they became ready; and what
+        #: is ready behind it. A lane is what keeps its order.
+        self._ready: list[tuple[int, _Lane | None, asyncio.Handle]] = []
+        self._behind: dict[_Lane, deque[tuple[int, _Lane, asyncio.Handle]]] = {}
+        self._hidden = 0
+        self._lane: _Lane | None = _Lane(1.0)
+        self._lanes = weakref.WeakKeyDictionary[asyncio.Task[Any], _Lane]()
+        self._timers: list[tuple[float, int, _Lane | None, asyncio.TimerHandle]] = []
+        self._serials, self._arrivals = count(), count()
+        seed, limit = schedule.seed, schedule.switches
+        #: Where a limited number of switches is: among the first 8 to 4,096 choices, as the length
+        #: of the run is not known. Fewer switches are some of those.
+        self._switch_at: set[int] | None = None
+        self._choices = -1
+        if limit is not None:
+            scatter = random.Random(f"switches of {seed}")
+            among = 2.0 ** (3 + 9 * scatter.random())
+            self._switch_at = {int(among * scatter.random()) for _ in range(limit)}
+        self._stretch = schedule.stretch
+        self._has_lanes = schedule.order == "tasks"
+        drawn = seed is not None and schedule.order != "asyncio"
+        self._random = random.Random(seed) if drawn else None
+        self.chance = None if seed is None else random.Random(f"times of {seed}")
         self._at_step: dict[int, list[Callable[[], object]]] = {}
-        self._running = self._stopping = self._closed = self._debug = False
-        self._factory: Any = None
-        self._handler: Any = None
-        self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
-
-    # ── time and order ──────────────────────────────────────────────────────────────────────
+        #: How many callbacks had been called when time passed last.
+        self._ending, self._began = False, 0
+        self._generators = weakref.WeakValueDictionary[int, AsyncGenerator[Any, Any]]()
+        self._closing: list[asyncio.Task[None]] = []
+        self._made = weakref.WeakSet[asyncio.Task[Any]]()
+        #: The task that is simulated, what it waited for at the latest look, and since which look.
+        self._main: Any = None
+        self._awaited: object = None
+        self._looks = self._mark = self._woken = 0
 
     def time(self) -> float:
-        """Seconds of virtual time since the loop was made."""
+        """Return the seconds of virtual time since the loop was made."""
         return self._now_s
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass as work does that holds the loop."""
-        self._now_s += seconds
+        """Let time pass, as work does that blocks the loop."""
+        self._advance(self._now_s + seconds)
+
+    def _advance(self, now_s: float) -> None:
+        if now_s > self._now_s:
+            self._now_s = now_s
+            if not self._ending:
+                self._began = self.steps
 
     def at_step(self, step: int, callback: Callable[[], object]) -> None:
         """Call `callback` just before the callback with that number, the first being 1."""
@@ -131,21 +138,58 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
-        """As asyncio's; what is called next among the ready is up to the schedule."""
+        """Schedule a callback, as asyncio does."""
         self._check_open()
         handle = asyncio.Handle(callback, args, self, context)
-        self._ready.append(handle)
+        task = asyncio.current_task(self)
+        if task is not None:
+            self._woken = self.steps
+        self._append(self._sender(task), handle)
         return handle
 
-    def call_later(
+    def call_soon_threadsafe(
         self,
-        delay: float,
         callback: Callable[[Unpack[Args]], object],
         *args: *Args,
         context: contextvars.Context | None = None,
-    ) -> asyncio.TimerHandle:
-        """As asyncio's, in seconds of virtual time."""
-        return self.call_at(self._now_s + delay, callback, *args, context=context)
+    ) -> asyncio.Handle:
+        """Schedule a callback from the loop's own thread; from another one that is refused."""
+        if asyncio_events._get_running_loop() is not self:
+            raise RealIOError("call_soon_threadsafe")
+        return self.call_soon(callback, *args, context=context)
+
+    def _sender(self, task: asyncio.Task[Any] | None) -> _Lane | None:
+        """Return the lane of what is scheduled now: that of the running task, or callback."""
+        if not self._has_lanes or self._random is None:
+            return None
+        if task is None:
+            return self._lane
+        if task not in self._lanes:
+            slow = self._random.random() < 0.5
+            self._lanes[task] = _Lane(_SLOW if slow else 1.0)
+        return self._lanes[task]
+
+    def _append(self, lane: _Lane | None, handle: asyncio.Handle) -> None:
+        arrival = next(self._arrivals)
+        if lane is not None and lane in self._behind:
+            self._behind[lane].append((arrival, lane, handle))
+            self._hidden += 1
+            return
+        if lane is not None:
+            self._behind[lane] = deque()
+        self._ready.append((arrival, lane, handle))
+
+    def _take(self, position: int) -> asyncio.Handle:
+        """Remove one of the ready callbacks; the next of its lane is ready then."""
+        _, lane, handle = self._ready.pop(position)
+        if lane is not None:
+            if behind := self._behind[lane]:
+                insort(self._ready, behind.popleft())
+                self._hidden -= 1
+            else:
+                del self._behind[lane]
+        self._lane = lane
+        return handle
 
     def call_at(
         self,
@@ -154,41 +198,103 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As asyncio's, in seconds of virtual time."""
+        """Schedule a callback at a moment of virtual time."""
         self._check_open()
+        if self._stretch and self.chance is not None:
+            when += max(0.0, when - self._now_s) * self._stretch * self.chance.random()
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, next(self._serials), timer))
+        lane = self._sender(asyncio.current_task(self))
+        heapq.heappush(self._timers, (when, next(self._serials), lane, timer))
         return timer
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Nothing: a timer that was cancelled is dropped when its turn comes."""
-
-    def _run_next(self) -> None:
+    def _run_once(self) -> None:
         """Call one ready callback; if there is none, let time pass up to the next timer."""
         timers, ready = self._timers, self._ready
-        while timers and (timers[0][2].cancelled() or timers[0][0] <= self._now_s or not ready):
-            when, _, timer = heapq.heappop(timers)
-            if not timer.cancelled():
-                self._now_s = max(self._now_s, when)
-                ready.append(timer)
-        if not ready:
-            raise DeadlockError(places(self._tasks()))
+        if not self._left_in_pass:
+            if not ready or (timers and timers[0][0] <= self._now_s):
+                self._fire_timers()
+            # asyncio looks at its timers once a pass; a drawn order may call one at any step.
+            self._left_in_pass = len(ready) if self._random is None else 1
+        self._left_in_pass -= 1
         self.steps += 1
-        for callback in self._at_step.pop(self.steps, ()):
-            callback()
-        handle = ready.pop(self._choice(len(ready)))
+        if self.steps - self._began > MOST_STEPS_AT_ONCE:
+            raise LivelockError(MOST_STEPS_AT_ONCE, self._now_s, places(self._tasks()))
+        if not self.steps % STEPS_A_LOOK:
+            self._look()
+        if self._at_step:
+            for callback in self._at_step.pop(self.steps, ()):
+                self._lane = None
+                callback()
+        handle = self._take(self._choice())
         if not handle.cancelled():
+            if self.trace is not None:
+                self._note(handle)
             handle._run()
 
-    def _choice(self, ready: int) -> int:
-        if self._random is None or ready < 2 or self.switches >= self._limit:
+    def _note(self, handle: Any) -> None:
+        task = getattr(handle._callback, "__self__", None)
+        if self.trace is not None and isinstance(task, asyncio.Task):
+            self.trace.append(f"{self._now_s:9.3f} s  {places([task])[0]}")
+
+    def _look(self) -> None:
+        """Raise `DeadlockError` if what is simulated waits, beside timers that repeat for ever."""
+        gc.collect()
+        awaited = getattr(self._main, "_fut_waiter", None)
+        if awaited is None or awaited is not self._awaited:
+            self._awaited, self._looks, self._mark = awaited, 0, next(self._serials)
+            return
+        self._looks += 1
+        # A timer that was set before may still wake it; tasks that wake each other may take longer.
+        comes = any(n < self._mark and not timer.cancelled() for _, n, _, timer in self._timers)
+        quiet = self._woken <= self.steps - STEPS_A_LOOK
+        if not comes and (quiet or self._looks >= 10):
+            self._raise_deadlock(self._looks * STEPS_A_LOOK)
+
+    def _raise_deadlock(self, steps: int = 0) -> NoReturn:
+        tasks = self._tasks()
+        raise DeadlockError(places(tasks), steps, cycle(tasks))
+
+    def _fire_timers(self) -> None:
+        timers, ready = self._timers, self._ready
+        if self._ending and not self._tasks():
+            self.call_soon(self.stop)
+        while timers and (timers[0][3].cancelled() or timers[0][0] <= self._now_s or not ready):
+            when, _, lane, timer = heapq.heappop(timers)
+            if not timer.cancelled():
+                self._advance(when)
+                self._append(lane, timer)
+        if not ready:
+            self._raise_deadlock()
+
+    def _choice(self) -> int:
+        """Return the position of the next callback: a lane is as likely as it is long and fast."""
+        ready = self._ready
+        if self._random is None or len(ready) < 2:
             return 0
-        chosen = int(self._random.random() * ready)
+        if self._switch_at is not None:
+            self._choices += 1
+            if self._choices not in self._switch_at:
+                return 0
+        while True:
+            position, part = divmod(self._random.random() * (len(ready) + self._hidden), 1)
+            chosen = self._lane_of(int(position))
+            lane = ready[chosen][1]
+            if (lane is None or part < lane.speed) and (chosen or self._switch_at is None):
+                break
         if chosen:
             self.switches += 1
         return chosen
 
-    # ── running ─────────────────────────────────────────────────────────────────────────────
+    def _lane_of(self, position: int) -> int:
+        """Return the lane of one of all ready callbacks; behind the first ones are the others."""
+        if position < len(self._ready):
+            return position
+        position -= len(self._ready)
+        for number, (_, lane, _) in enumerate(self._ready):
+            position -= len(self._behind[lane]) if lane is not None else 0
+            if position < 0:
+                return number
+        raise AssertionError("there are fewer callbacks than were counted")
 
     def run_forever(self) -> None:
         """Call callbacks until `stop`, as asyncio's loop does.
@@ -197,215 +303,169 @@ class SimulationLoop(asyncio.AbstractEventLoop):
             DeadlockError: Nothing is ready, and no timer is set.
             LivelockError: Callbacks follow one another, and no time passes.
         """
-        self._check_open()
-        if self._running or asyncio_events._get_running_loop() is not None:
+        if asyncio_events._get_running_loop() is not None:
             raise RuntimeError("an event loop is running already; a simulation starts outside")
-        hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(self._generators.add, self._finalize)
-        self._running = True
-        asyncio_events._set_running_loop(self)
-        try:
-            self._run_until_stopped()
-        finally:
-            self._running = self._stopping = False
-            asyncio_events._set_running_loop(None)
-            sys.set_asyncgen_hooks(*hooks)
-
-    def _run_until_stopped(self) -> None:
-        moment_s, began = self._now_s, self.steps
-        while not self._stopping:
-            self._run_next()
-            if self._now_s != moment_s:
-                moment_s, began = self._now_s, self.steps
-            elif self.steps - began > MOST_STEPS_AT_ONCE:
-                raise LivelockError(MOST_STEPS_AT_ONCE, moment_s, places(self._tasks()))
-
-    def run_until_complete(self, future: Any) -> Any:
-        """As asyncio's."""
-        task = asyncio.ensure_future(future, loop=self)
-        task.add_done_callback(self._stop_with)
-        try:
-            self.run_forever()
-        finally:
-            task.remove_done_callback(self._stop_with)
-        return task.result()
-
-    def _stop_with(self, _: object) -> None:
-        self._stopping = True
-
-    def stop(self) -> None:
-        """As asyncio's."""
-        self._stopping = True
-
-    def is_running(self) -> bool:
-        """As asyncio's."""
-        return self._running
-
-    def is_closed(self) -> bool:
-        """As asyncio's."""
-        return self._closed
+        patch()
+        super().run_forever()
 
     def close(self) -> None:
-        """As asyncio's."""
-        self._closed = True
-        self._ready.clear()
+        """Drop what is scheduled, and refuse what is scheduled later."""
+        super().close()
+        self._main = self._awaited = None  # a cycle would keep the task
+        self._behind.clear()
         self._timers.clear()
 
+    def __del__(self) -> None:
+        pass  # nothing of the system is held, so nothing has to be closed
+
     def _check_open(self) -> None:
-        if self._closed:
+        if self.is_closed():
             raise RuntimeError("Event loop is closed")
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
         return sorted(asyncio.all_tasks(self), key=hash)
 
     def check_nothing_left(self) -> None:
-        """Make sure that no task goes on but the one that asks.
-
-        Raises:
-            LeftBehindError: Some do.
-        """
+        """Raise `LeftBehindError` if another task than the current one still runs."""
         left = [task for task in self._tasks() if task is not asyncio.current_task(self)]
         if left:
             raise LeftBehindError(places(left))
 
-    # ── tasks and futures ───────────────────────────────────────────────────────────────────
+    def pending_timers(self) -> list[asyncio.TimerHandle]:
+        """Return the timers that are set, and neither cancelled nor called."""
+        return [timer for *_, timer in self._timers if not timer.cancelled()]
 
     def create_future(self) -> asyncio.Future[Any]:
-        """As asyncio's."""
-        return _Future(next(self._serials), self)
+        """Return a future that sorts by its age."""
+        return NumberedFuture(next(self._serials), self)
 
     def create_task(
         self, coro: Any, *, name: object = None, context: Any = None, **options: Any
     ) -> asyncio.Task[Any]:
-        """As asyncio's; names are numbered within the loop, so that they repeat."""
+        """Return a new task, whose name is numbered within the loop, so that it repeats."""
         self._check_open()
         serial = next(self._serials)
-        if self._factory is not None:
-            task: asyncio.Task[Any] = self._factory(self, coro, context=context, **options)
-            return task
         shown = f"Task-{serial}" if name is None else str(name)
-        return _Task(serial, coro, loop=self, name=shown, context=context, **options)
+        factory: Any = self.get_task_factory()
+        if factory is None or factory is _EAGER:
+            if factory is not None:
+                options["eager_start"] = True
+            options.update(loop=self, name=shown, context=context)
+            made = NumberedTask(serial, coro, **options)
+            self._made.add(made)
+            return made
+        if context is not None:
+            options["context"] = context  # a factory need not know what is not given
+        task: asyncio.Task[Any] = factory(self, coro, **options)
+        # asyncio numbers tasks without a name through the whole process.
+        if hasattr(task, "set_name") and (name is not None or _UNNAMED.fullmatch(task.get_name())):
+            task.set_name(shown)
+        self._made.add(task)
+        return task
 
-    def set_task_factory(self, factory: Any) -> None:
-        """As asyncio's."""
-        self._factory = factory
+    def failed_unseen(self) -> list[dict[str, Any]]:
+        """Return the failures that nobody has looked at, as an exception handler gets them."""
+        made = sorted(self._made, key=hash)
+        unseen = [task for task in made if task.done() and getattr(task, "_log_traceback", False)]
+        return [{"exception": task.exception()} for task in unseen]
 
-    def get_task_factory(self) -> Any:
-        """As asyncio's."""
-        return self._factory
+    def _asyncgen_firstiter_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
+        self._generators[next(self._serials)] = generator
 
-    # ── asynchronous generators ─────────────────────────────────────────────────────────────
+    def _asyncgen_finalizer_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if not self.is_closed():
+            self._closing.append(self.create_task(generator.aclose()))
 
-    def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self._generators.discard(generator)
-        if not self._closed:
-            self.create_task(generator.aclose())
+    async def close_dropped_generators(self) -> None:
+        """Wait until generators that were left in their middle have cleaned up."""
+        while self._closing:
+            await asyncio.wait([self._closing.pop()])
 
     async def shutdown_asyncgens(self) -> None:
-        """As asyncio's."""
-        for generator in list(self._generators):
-            await generator.aclose()
+        """Close the generators that were begun and not ended, in the order of their beginning."""
+        for generator in list(self._generators.values()):
+            try:
+                await generator.aclose()
+            except Exception as error:
+                self.call_exception_handler({"message": "aclose() failed", "exception": error})
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Nothing: there is no executor."""
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Keep what nobody handled, for `run_in` to raise."""
+        self.unhandled.append(context)
 
-    # ── errors ──────────────────────────────────────────────────────────────────────────────
+    #: Work that another loop does in a thread is done at once.
+    has_threads = False
 
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep what nobody handled, for whoever runs the simulation to raise."""
-        if self._handler is not None:
-            self._handler(self, context)
-        else:
-            self.unhandled.append(context)
 
-    default_exception_handler = call_exception_handler
+_REAL_IO = """
+    run_in_executor set_default_executor getaddrinfo getnameinfo
+    create_connection create_server create_unix_connection create_unix_server sendfile start_tls
+    connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe
+    subprocess_shell subprocess_exec add_signal_handler remove_signal_handler add_reader
+    remove_reader add_writer remove_writer sock_connect sock_accept sock_recv sock_recv_into
+    sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_sendfile
+"""
 
-    def set_exception_handler(self, handler: Any) -> None:
-        """As asyncio's."""
-        self._handler = handler
 
-    def get_exception_handler(self) -> Any:
-        """As asyncio's."""
-        return self._handler
+def _refusal(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise RealIOError(name)
 
-    def get_debug(self) -> bool:
-        """As asyncio's."""
-        return self._debug
+    return refuse
 
-    def set_debug(self, enabled: bool) -> None:
-        """As asyncio's."""
-        self._debug = enabled
 
-    # ── the real world ──────────────────────────────────────────────────────────────────────
-
-    call_soon_threadsafe = _refused("call_soon_threadsafe")
-    run_in_executor = _refused("run_in_executor")
-    set_default_executor = _refused("set_default_executor")
-    getaddrinfo = _refused("getaddrinfo")
-    getnameinfo = _refused("getnameinfo")
-    create_connection = _refused("create_connection")
-    create_server = _refused("create_server")
-    sendfile = _refused("sendfile")
-    start_tls = _refused("start_tls")
-    create_unix_connection = _refused("create_unix_connection")
-    create_unix_server = _refused("create_unix_server")
-    connect_accepted_socket = _refused("connect_accepted_socket")
-    create_datagram_endpoint = _refused("create_datagram_endpoint")
-    connect_read_pipe = _refused("connect_read_pipe")
-    connect_write_pipe = _refused("connect_write_pipe")
-    subprocess_shell = _refused("subprocess_shell")
-    subprocess_exec = _refused("subprocess_exec")
-    add_reader = _refused("add_reader")
-    remove_reader = _refused("remove_reader")
-    add_writer = _refused("add_writer")
-    remove_writer = _refused("remove_writer")
-    sock_recv = _refused("sock_recv")
-    sock_recv_into = _refused("sock_recv_into")
-    sock_recvfrom = _refused("sock_recvfrom")
-    sock_recvfrom_into = _refused("sock_recvfrom_into")
-    sock_sendall = _refused("sock_sendall")
-    sock_sendto = _refused("sock_sendto")
-    sock_connect = _refused("sock_connect")
-    sock_accept = _refused("sock_accept")
-    sock_sendfile = _refused("sock_sendfile")
-    add_signal_handler = _refused("add_signal_handler")
-    remove_signal_handler = _refused("remove_signal_handler")
+for _name in _REAL_IO.split():
+    setattr(SimulationLoop, _name, _refusal(_name))
 
 
 def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in a loop, close the loop, and make sure that nothing is left of it.
-
-    Returns:
-        What `main` returns.
+    """Run `main` in a loop, close the loop, and check that nothing is left.
 
     Raises:
-        LeftBehindError: Tasks go on when it has returned.
+        LeftBehindError: `main` has returned, and tasks still run.
         ExceptionGroup: Callbacks raised, and nobody handled it.
     """
 
     async def guarded() -> T:
+        loop._main = asyncio.current_task()
         value = await main
+        await loop.close_dropped_generators()
         loop.check_nothing_left()
         return value
 
+    collects = gc.isenabled()
+    gc.disable()
+    forget_breakers()
     try:
         value: T = loop.run_until_complete(guarded())
     finally:
         _end(loop)
-    raised = [found["exception"] for found in loop.unhandled if "exception" in found]
-    if raised:
-        raise ExceptionGroup("nobody handled what callbacks and tasks raised", raised)
+        if collects:
+            gc.enable()
+    raise_unhandled([*loop.unhandled, *loop.failed_unseen()])
     return value
+
+
+def raise_unhandled(found: Sequence[dict[str, Any]]) -> None:
+    """Raise the exceptions that an exception handler was given, if there are any."""
+    if raised := [context["exception"] for context in found if "exception" in context]:
+        raise ExceptionGroup("nobody handled what callbacks and tasks raised", raised)
 
 
 def _end(loop: SimulationLoop) -> None:
     """Cancel what is left, so that no coroutine is dropped in the middle, and close."""
+    loop.trace = None
     try:
-        for task in loop._tasks():
-            task.cancel()
-        last = loop.steps + MOST_STEPS_AT_ONCE
-        while loop._ready and loop._tasks() and loop.steps < last:
-            loop._run_next()
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        if tasks := loop._tasks():
+            for task in tasks:
+                with suppress(RecursionError):  # tasks that await each other
+                    task.cancel()
+            # Time passes, too: a run that does not end ends with its grace period.
+            loop._ending, loop._began = True, loop.steps
+            with suppress(DeadlockError, LivelockError):
+                loop.run_forever()
+            loop._ending = False
+        if loop._generators:
+            loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()

@@ -1,50 +1,48 @@
-"""Run something in simulated time, in the order that a seed gives, and say how to repeat it."""
-
-from __future__ import annotations
+"""Run a function in simulated time, in the order of a seed, and say how to repeat that."""
 
 import asyncio
-import json
 import os
 import random
+import re
+import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import count, repeat
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from stageflow.context import PipelineContext
-from stageflow.events import Event
-from stageflow.pipeline import Pipeline
+from stageflow.codec import DEFAULT_CODEC, canonical
+from stageflow.engine import Pipeline, PipelineContext, RunResult
+from stageflow.events.log import Event
 from stageflow.providers.registry import ProviderRegistry
-from stageflow.result import RunResult
 from stageflow.testing.faults import FaultInjector
-from stageflow.testing.simulation.loop import Schedule, SimulationLoop, run_in
-from stageflow.testing.simulation.token import Scenario, Token, can_travel, name_of
+from stageflow.testing.faults.injector import SIMULATION
+from stageflow.testing.simulation.errors import TokenError
+from stageflow.testing.simulation.loop import SimulationLoop, run_in
+from stageflow.testing.simulation.owned import EPOCH_S, owned
+from stageflow.testing.simulation.scenario import Scenario, Token, name_of
 
 T = TypeVar("T")
 
-#: Wall clock at the start of each simulation, in seconds since the epoch: 2001-09-09 01:46:40 UTC.
-EPOCH_S = 1_000_000_000.0
+_FIRST = Scenario()
 
-
-#: The first seed, and nothing in the way.
-FIRST = Scenario()
+__tracebackhide__ = True  # for pytest
 
 
 class Simulation:
-    """What the simulated function is given: contexts, chance and time that repeat.
+    """The argument of a simulated function: contexts, random numbers and time that repeat.
 
     Attributes:
-        loop: The event loop.
         random: Random numbers from the seed.
         faults: The injectors of the scenario's faults, in order.
     """
 
     def __init__(
-        self,
-        loop: SimulationLoop,
-        scenario: Scenario,
-        faults: tuple[FaultInjector, ...] = (),
+        self, loop: SimulationLoop, scenario: Scenario, faults: tuple[FaultInjector, ...] = ()
     ) -> None:
         self.loop = loop
         self.faults = faults
@@ -53,30 +51,18 @@ class Simulation:
         self._contexts: list[PipelineContext] = []
 
     def context(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> PipelineContext:
-        """A context whose ids, random numbers and wall clock repeat.
-
-        Args:
-            inputs: The inputs of the run.
-            options: As `PipelineContext` takes them.
-        """
+        """Return a `PipelineContext` whose ids, random numbers and wall clock repeat."""
         given: dict[str, Any] = {
             "seed": self.random.getrandbits(64),
-            "wall_clock": self._wall_clock,
+            "wall_clock": lambda: EPOCH_S + self.loop.time(),
             **options,
         }
         context = PipelineContext(inputs, **given)
         self._contexts.append(context)
         return context
 
-    def _wall_clock(self) -> float:
-        return EPOCH_S + self.loop.time()
-
     async def interruptible(self, work: Awaitable[T]) -> T:
-        """Await `work`, which is what the scenario cancels if it says so.
-
-        Raises:
-            asyncio.CancelledError: It was cancelled.
-        """
+        """Await `work`, and cancel it if the scenario says so."""
         task = asyncio.ensure_future(work)
         if self._cancel_at_step is not None:
             self.loop.at_step(self._cancel_at_step, task.cancel)
@@ -90,7 +76,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What a simulation came to.
+    """The result of a simulation.
 
     Attributes:
         value: What the simulated function returned.
@@ -98,7 +84,6 @@ class Outcome(Generic[T]):
         steps: How many callbacks were called.
         switches: How often another than the first ready callback was called.
         events: The events of the latest run of each context that the simulation made.
-        token: The whole of it as one word, for `replay`.
     """
 
     value: T
@@ -106,12 +91,20 @@ class Outcome(Generic[T]):
     steps: int
     switches: int
     events: tuple[Event, ...]
-    token: str
+    _token: Callable[[], Token] = field(repr=False, compare=False)
+
+    @cached_property
+    def token(self) -> str:
+        """The token that repeats it, for `replay`."""
+        return str(self._token())
 
     @property
     def log(self) -> bytes:
         """The events as lines of JSON; equal byte for byte when the same is simulated again."""
-        lines = [json.dumps(event.to_dict(), sort_keys=True, default=repr) for event in self.events]
+        lines = [
+            canonical({**event.to_dict(), "data": DEFAULT_CODEC.plain_items(event.data)})
+            for event in self.events
+        ]
         return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -122,7 +115,7 @@ def simulate(
     scenario: Scenario | None = None,
     token: str | None = None,
 ) -> Outcome[T]:
-    """Run an async function in an event loop of its own, in virtual time, in a seed's order.
+    """Run an async function in a new event loop, in virtual time, in the order of a seed.
 
     Example:
         >>> async def turn(sim: Simulation) -> RunResult:
@@ -131,62 +124,50 @@ def simulate(
         <RunStatus.COMPLETED: 'completed'>
 
     Args:
-        main: The function; it is given a `Simulation`, and then `args`. `simulate_pipeline` spares
-            you writing one.
-        args: What else it is given. A failure's token holds them if they are JSON's values, or
-            have a ``to_dict`` and a ``from_dict`` as `Workload` has, and `main` is a module's.
-        seed: Which order; the same seed gives the same run. None is asyncio's own order.
+        main: The function; it takes a `Simulation`, and then `args`.
+        args: Its other arguments. The token of a failure holds them if `stageflow.codec` can store
+            them and `main` is a function of a module.
+        seed: The order; the same seed gives the same run. None is asyncio's own order.
         scenario: All conditions, in place of `seed`: faults, cancellation, switches.
         token: The conditions of an earlier simulation, in place of both.
 
-    Returns:
-        What came of it.
-
     Raises:
-        RealIOError: Something asked for a socket, a file descriptor, a thread or a process.
-        DeadlockError: Every task waits for another.
-        LivelockError: Callbacks follow one another without end, and no time passes.
-        LeftBehindError: `main` has returned, and a task goes on.
-        TokenError: The token is none.
+        SimulationError: It requests real I/O, does not end, or leaves tasks behind; or `token` is
+            not a token.
         BaseException: Whatever `main` raises, with a note that says how to run it again.
     """
     if token is not None:
         scenario = Token.parse(token).scenario
-    call = _count_call()
-    asked = _ASKED.get()
-    given = Scenario(seed) if scenario is None else scenario
-    if asked is not None and asked.call == call:
-        given = asked.scenario
-    return _simulated(main, args, given, call)
+    call, asked = _next_call()
+    given = asked or (Scenario(seed) if scenario is None else scenario)
+    return _simulated(main, args, given, call, replays=(token or asked) is not None)
 
 
 def explore(
     main: Callable[..., Coroutine[Any, Any, T]],
     *args: Any,
     runs: int = 100,
-    scenario: Scenario = FIRST,
+    scenario: Scenario = _FIRST,
 ) -> list[Outcome[T]]:
-    """Simulate the same in many orders, until one fails.
+    """Do what `simulate` does, for many seeds, until one fails.
 
     Args:
-        main: As in `simulate`.
-        args: As in `simulate`.
+        main: The function.
+        args: Its other arguments.
         runs: How many seeds, from that of `scenario` upwards.
         scenario: The other conditions.
 
-    Returns:
-        What came of each run.
-
     Raises:
-        ValueError: The scenario has no seed to count from.
-        BaseException: As `simulate` does, at the first run that fails.
+        ValueError: The scenario has no seed to count from, or `runs` is below 1.
+        BaseException: As in `simulate`, for the first run that fails.
     """
     if scenario.seed is None:
         raise ValueError("explore counts seeds upwards from scenario.seed, and it is None; give 0")
-    call = _count_call()
-    asked = _ASKED.get()
-    if asked is not None and asked.call == call:
-        return [_simulated(main, args, asked.scenario, call)]
+    if runs < 1:
+        raise ValueError(f"runs={runs}: give at least 1, as no run shows nothing")
+    call, asked = _next_call()
+    if asked is not None:
+        return [_simulated(main, args, asked, call, replays=True)]
     seeds = range(scenario.seed, scenario.seed + runs)
     return [_simulated(main, args, replace(scenario, seed=seed), call) for seed in seeds]
 
@@ -200,18 +181,7 @@ def simulate_pipeline(
     scenario: Scenario | None = None,
     token: str | None = None,
 ) -> Outcome[RunResult]:
-    """Run a pipeline once, as `simulate` does; cancelled if the scenario says so.
-
-    Args:
-        pipeline: What to run.
-        inputs: Its inputs.
-        providers: What its stages call.
-        seed: As in `simulate`, as are `scenario` and `token`.
-        scenario: All conditions, in place of `seed`.
-        token: The conditions of an earlier simulation, in place of both.
-
-    Returns:
-        What came of it; its value is the run's result.
+    """Run a pipeline once, as `simulate` does.
 
     Raises:
         asyncio.CancelledError: The scenario has cancelled the run.
@@ -226,50 +196,35 @@ def simulate_pipeline(
 
 
 def replay(token: str) -> Outcome[Any]:
-    """Run again what a token names, under its conditions.
-
-    The function and its arguments are those of the token; see `simulate` for when it holds them.
-
-    Returns:
-        What came of it this time.
+    """Repeat the simulation of a token.
 
     Raises:
-        TokenError: The token is none, or names a function that is not there.
-        BaseException: Whatever the function raises, as it did then.
+        TokenError: It is not a token, holds no function (see `simulate`), or one that is not there.
+        BaseException: Whatever the function raises.
     """
     parsed = Token.parse(token)
-    return _simulated(parsed.function(), parsed.args, parsed.scenario, 1)
+    return _simulated(parsed.function(), parsed.args, parsed.scenario, 1, replays=True)
 
 
-# ── within a test ───────────────────────────────────────────────────────────────────────────
-
-#: What the test under way is asked to repeat.
-_ASKED: ContextVar[Token | None] = ContextVar("asked", default=None)
-
-#: How many simulations the test under way has begun; None outside of the plugin.
-_CALLS: ContextVar[list[int] | None] = ContextVar("calls", default=None)
+#: The numbers of the simulations of the test under way, and the one that it is to repeat.
+_TEST: ContextVar[tuple[Iterator[int], Token | None]] = ContextVar("test")
 
 
 @contextmanager
 def counting(asked: Token | None) -> Iterator[None]:
     """Number the simulations of a block from 1, and let one of them be as `asked`; for plugins."""
-    calls, wanted = _CALLS.set([0]), _ASKED.set(asked)
+    outer = _TEST.set((count(1), asked))
     try:
         yield
     finally:
-        _CALLS.reset(calls)
-        _ASKED.reset(wanted)
+        _TEST.reset(outer)
 
 
-def _count_call() -> int:
-    calls = _CALLS.get()
-    if calls is None:
-        return 1
-    calls[0] += 1
-    return calls[0]
-
-
-# ── one simulation ──────────────────────────────────────────────────────────────────────────
+def _next_call() -> tuple[int, Scenario | None]:
+    """Return the number of a simulation in its test, and its scenario if a token asks for it."""
+    numbers, asked = _TEST.get((repeat(1), None))
+    call = next(numbers)
+    return call, asked.scenario if asked is not None and asked.call == call else None
 
 
 def _simulated(
@@ -277,38 +232,89 @@ def _simulated(
     args: tuple[Any, ...],
     scenario: Scenario,
     call: int,
+    *,
+    replays: bool = False,
 ) -> Outcome[T]:
-    loop = SimulationLoop(Schedule(scenario.seed, scenario.switches))
+    # Writing a token takes as long as a short simulation, and most are never asked for.
+    token = partial(_token, main, args, scenario, call)
+    trace = deque[str](maxlen=20)
+
+    def attempt(*, traced: bool) -> Outcome[T]:
+        loop = SimulationLoop(scenario)
+        loop.trace = trace if traced else None
+        under_way = SIMULATION.set(loop)
+        try:
+            with owned(loop, scenario.seed), scenario.faults.injected() as injectors:
+                sim = Simulation(loop, scenario, injectors)
+                value = run_in(loop, main(sim, *args))
+        finally:
+            SIMULATION.reset(under_way)
+        return Outcome(value, loop.time(), loop.steps, loop.switches, sim.events, token)
+
     try:
-        with scenario.faults.injected() as injectors:
-            sim = Simulation(loop, scenario, injectors)
-            value = run_in(loop, main(sim, *args))
+        return attempt(traced=replays)
     except BaseException as error:
-        _tell(error, _token(main, args, scenario, call))
+        notes = getattr(error, "__notes__", ())
+        if not any("--simulate=" in note or "replay(" in note for note in notes):
+            _tell(error, token(), None if replays else partial(attempt, traced=True), trace)
+        error.__traceback__ = _without_own(error.__traceback__)
         raise
-    token = str(_token(main, args, scenario, call))
-    return Outcome(value, loop.time(), loop.steps, loop.switches, sim.events, token)
 
 
 def _token(
     main: Callable[..., object], args: tuple[Any, ...], scenario: Scenario, call: int
 ) -> Token:
-    # pytest tells which test is running: "tests/test_turn.py::test_turn (call)".
+    # pytest says which test is running: "tests/test_turn.py::test_turn (call)".
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or None
-    name = name_of(main)
-    if name is None or not can_travel(args):
-        return Token(scenario, None, (), test, call)
-    return Token(scenario, name, args, test, call)
+    lost = DEFAULT_CODEC.lost("args", {"all": DEFAULT_CODEC.to_plain(list(args))})
+    name = None if lost else name_of(main)
+    return Token(scenario, name, () if name is None else args, test, call)
 
 
-def _tell(error: BaseException, token: Token) -> None:
-    if any("--simulate=" in note or "replay(" in note for note in getattr(error, "__notes__", ())):
+def _without_own(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback that begins in the code under test."""
+    own = ("stageflow.testing.simulation", "asyncio.", "contextlib")
+    while traceback and str(traceback.tb_frame.f_globals.get("__name__")).startswith(own):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _tell(error: BaseException, token: Token, attempt: Any, trace: deque[str]) -> None:
+    """Note how to run again what has failed, after a try whether that fails again."""
+    try:
+        text = str(token)
+    except TokenError as problem:
+        error.add_note(str(problem))
         return
     ways = []
     if token.test is not None:
-        ways.append(f"pytest --simulate={token}")
+        ways.append(f"pytest --simulate={text}")
     if token.main is not None:
-        ways.append(f"stageflow.testing.simulation.replay({str(token)!r})")
+        ways.append(f"stageflow.testing.simulation.replay({text!r})")
     if not ways:
-        ways.append(f"the same call of simulate with token={str(token)!r}")
-    error.add_note("To run exactly this again: " + "\n  or: ".join(ways))
+        ways.append(f"the same call of simulate with token={text!r}")
+    said = "To run exactly this again: "
+    hypothesis = sys.modules.get("hypothesis")  # another try must not draw from its example
+    drawn = hypothesis is not None and hypothesis.currently_in_test_context()
+    tries = attempt is not None and isinstance(error, Exception) and not drawn
+    if tries and not _fails_again(error, attempt):
+        trace.clear()
+        said = "This failure did not repeat: its cause is something that the seed does not decide,"
+        said += " such as state that an earlier run has left. To run it under the same conditions: "
+    said += "\n  or: ".join(ways)
+    if trace:
+        said += "\nWhat ran last (virtual time, task, where it went on):\n  " + "\n  ".join(trace)
+    error.add_note(said)
+
+
+def _fails_again(error: BaseException, attempt: Any) -> bool:
+    try:
+        attempt()
+    except Exception as again:
+        return _shown(again) == _shown(error)
+    return False
+
+
+def _shown(error: BaseException) -> str:
+    """Return what is compared of an error: its type and text, without addresses of objects."""
+    return re.sub(r"0x[0-9a-f]+", "0x…", f"{type(error).__qualname__}: {error}")

@@ -5,8 +5,18 @@ everything shrinks, so that what is left of a failure is what matters.
 """
 
 from stageflow.testing.strategies.broken import Broken, broken_specs
-from stageflow.testing.strategies.context import context_bags, context_keys, context_values
+from stageflow.testing.strategies.conditions import (
+    RecordedRun,
+    event_sequences,
+    events,
+    fault_plans,
+    scenarios,
+    workloads,
+)
 from stageflow.testing.strategies.definitions import (
+    context_bags,
+    context_keys,
+    context_values,
     dependencies,
     open_pipelines,
     pipeline_pairs,
@@ -14,9 +24,6 @@ from stageflow.testing.strategies.definitions import (
     stage_names,
     stage_specs,
 )
-from stageflow.testing.strategies.events import RecordedRun, event_sequences, events
-from stageflow.testing.strategies.scenarios import fault_plans, scenarios
-from stageflow.testing.strategies.workloads import workloads
 
 __all__ = [
     "Broken",

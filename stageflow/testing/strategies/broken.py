@@ -1,50 +1,42 @@
 """Specs with one defect, and the defect by its name."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import strategies as st
-
-from stageflow import errors as err
-from stageflow.stage import StageSpec
-from stageflow.testing.scripted import do_nothing
+from stageflow._utils.extras import needs_extra
+from stageflow.engine.stage import StageSpec
+from stageflow.errors import ProblemCode
+from stageflow.testing.invariants import dependencies_of
 from stageflow.testing.strategies.definitions import Draw, stage_names, stage_specs
+from stageflow.testing.workloads import do_nothing
+
+with needs_extra("testing"):
+    from hypothesis import strategies as st
 
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """Specs with exactly one defect.
-
-    Attributes:
-        specs: The specs.
-        defect: The class of the error that has to be reported, and the only one.
-        stages: The stages that the report may name; with a cycle it may name any on it.
-    """
+    """Specs with exactly one defect."""
 
     specs: tuple[Any, ...]
-    defect: type[err.DefinitionError]
-    stages: frozenset[str]
+    defect: ProblemCode  # of the only problem that has to be reported
+    stages: frozenset[str]  # that the report may name
 
 
-def _replaced(specs: Sequence[StageSpec], at: int, **fields: Any) -> list[StageSpec]:
-    changed = list(specs)
-    changed[at] = dataclasses.replace(specs[at], **fields)
-    return changed
+def _replaced(specs: Sequence[StageSpec], at: int, **fields: Any) -> tuple[StageSpec, ...]:
+    return (*specs[:at], dataclasses.replace(specs[at], **fields), *specs[at + 1 :])
 
 
 def _ancestors(specs: Sequence[StageSpec], name: str) -> set[str]:
-    by_name = {spec.name: spec for spec in specs}
+    edges = dependencies_of(specs)
     found: set[str] = set()
     left = [name]
     while left:
-        for before in by_name[left.pop()].dependencies:
-            if before not in found:
-                found.add(before)
-                left.append(before)
+        new = edges[left.pop()] - found
+        found |= new
+        left.extend(new)
     return found
 
 
@@ -59,26 +51,24 @@ def _close_a_cycle(draw: Draw, specs: list[StageSpec]) -> Broken | None:
         return None
     start, end = draw(st.sampled_from(pairs))
     first, last = specs[start], specs[end]
-    before = (*first.dependencies, last.name)
     between = {s.name for s in specs if first.name in _ancestors(specs, s.name)}
     on_cycle = (between & _ancestors(specs, last.name)) | {first.name, last.name}
-    changed = _replaced(specs, start, dependencies=before)
-    return Broken(tuple(changed), err.CycleError, frozenset(on_cycle))
+    keys = [key for key in last.outputs if key not in first.inputs]
+    key = draw(st.sampled_from([None, *keys]))
+    if key is None:
+        changed = _replaced(specs, start, dependencies=(*first.dependencies, last.name))
+    else:
+        changed = _replaced(specs, start, inputs=(*first.inputs, key))
+    return Broken(changed, "cycle", frozenset(on_cycle))
 
 
-def _misplace_a_producer(draw: Draw, specs: list[StageSpec]) -> Broken | None:
-    pairs = [
-        (reader, key)
-        for reader, spec in enumerate(specs)
-        for other in specs
-        for key in other.outputs
-        if other.name not in _ancestors(specs, spec.name) and key not in spec.inputs
-    ]
+def _read_own_output(draw: Draw, specs: list[StageSpec]) -> Broken | None:
+    pairs = [(reader, key) for reader, spec in enumerate(specs) for key in spec.outputs]
     if not pairs:
         return None
     reader, key = draw(st.sampled_from(pairs))
     changed = _replaced(specs, reader, inputs=(*specs[reader].inputs, key))
-    return Broken(tuple(changed), err.MissingProducerError, frozenset({specs[reader].name}))
+    return Broken(changed, "missing_producer", frozenset({specs[reader].name}))
 
 
 def _spoil_one(draw: Draw, specs: list[StageSpec]) -> Broken:
@@ -86,62 +76,40 @@ def _spoil_one(draw: Draw, specs: list[StageSpec]) -> Broken:
     spec = specs[at]
     unknown = draw(stage_names().filter(lambda name: name not in {s.name for s in specs}))
     twice = (*spec.inputs, unknown, unknown)
-    spoilt: list[tuple[type[err.DefinitionError], dict[str, Any]]] = [
-        (err.SelfDependencyError, {"dependencies": (*spec.dependencies, spec.name)}),
-        (err.UnknownDependencyError, {"dependencies": (*spec.dependencies, unknown)}),
-        (err.MissingProducerError, {"inputs": (*spec.inputs, unknown)}),
-        (err.InvalidDeclarationError, {"inputs": twice}),
-        (err.InvalidDeclarationError, {"outputs": "text"}),
-        (err.InvalidDeclarationError, {"inputs": (*spec.inputs, 5)}),
-        (err.InvalidRunnerError, {"runner": print}),
-        (err.InvalidTimeoutError, {"timeout_s": draw(st.sampled_from([0, -1, math.nan, "1"]))}),
+    spoilt: list[tuple[ProblemCode, dict[str, Any]]] = [
+        ("self_dependency", {"dependencies": (*spec.dependencies, spec.name)}),
+        ("unknown_dependency", {"dependencies": (*spec.dependencies, unknown)}),
+        ("invalid_declaration", {"inputs": twice}),
+        ("invalid_declaration", {"outputs": "text"}),
+        ("invalid_declaration", {"inputs": (*spec.inputs, 5)}),
+        ("invalid_runner", {"runner": print}),
+        ("invalid_timeout", {"timeout_s": draw(st.sampled_from([0, -1, math.nan, "1"]))}),
     ]
     defect, fields = draw(st.sampled_from(spoilt))
-    return Broken(tuple(_replaced(specs, at, **fields)), defect, frozenset({spec.name}))
+    return Broken(_replaced(specs, at, **fields), defect, frozenset({spec.name}))
 
 
-def _repeat_a_name(draw: Draw, specs: list[StageSpec]) -> Broken:
-    twin = draw(st.sampled_from(specs))
-    extra = StageSpec(twin.name, do_nothing)
-    return Broken((*specs, extra), err.DuplicateStageError, frozenset({twin.name}))
-
-
-def _rename_badly(draw: Draw, specs: list[StageSpec]) -> Broken:
-    name = draw(st.sampled_from(["", "a b", "a.b", "-a", "ü", "a\n"]))
-    spec = StageSpec(name, do_nothing)
-    return Broken((*specs, spec), err.InvalidNameError, frozenset({name}))
-
-
-def _repeat_an_output(draw: Draw, specs: list[StageSpec]) -> Broken | None:
-    keys = [key for spec in specs for key in spec.outputs]
-    if not keys:
-        return None
-    name = draw(stage_names().filter(lambda name: name not in {s.name for s in specs}))
-    extra = StageSpec(name, do_nothing, outputs=(draw(st.sampled_from(keys)),))
-    return Broken((*specs, extra), err.DuplicateOutputError, frozenset({name}))
-
-
-def _no_spec(draw: Draw, specs: list[StageSpec]) -> Broken:
+def _add_one(draw: Draw, specs: list[StageSpec]) -> Broken:
+    twin = draw(st.sampled_from(specs)).name
+    bad = draw(st.sampled_from(["", "a b", "a.b", "-a", "ü", "a\n"]))
     intruder = draw(st.sampled_from([5, "llm", None, do_nothing]))
-    name = getattr(intruder, "__name__", type(intruder).__name__)
-    return Broken((*specs, intruder), err.InvalidSpecError, frozenset({name}))
-
-
-_DEFECTS = (
-    _close_a_cycle,
-    _misplace_a_producer,
-    _spoil_one,
-    _repeat_a_name,
-    _rename_badly,
-    _repeat_an_output,
-    _no_spec,
-)
+    unknown = draw(stage_names().filter(lambda name: name not in {s.name for s in specs}))
+    added: list[tuple[ProblemCode, Any, str]] = [
+        ("duplicate_stage", StageSpec(twin, do_nothing), twin),
+        ("invalid_name", StageSpec(bad, do_nothing), bad),
+        ("invalid_spec", intruder, getattr(intruder, "__name__", type(intruder).__name__)),
+    ]
+    if keys := [key for spec in specs for key in spec.outputs]:
+        repeats = StageSpec(unknown, do_nothing, outputs=(draw(st.sampled_from(keys)),))
+        added.append(("duplicate_output", repeats, unknown))
+    defect, extra, name = draw(st.sampled_from(added))
+    return Broken((*specs, extra), defect, frozenset({name}))
 
 
 @st.composite
 def broken_specs(draw: Draw) -> Broken:
-    """Valid specs, into which exactly one defect has been put."""
+    """Valid specs with exactly one defect."""
     specs = draw(stage_specs(min_size=2, max_size=8))
-    broken = draw(st.sampled_from(_DEFECTS))(draw, specs)
-    # Where the specs offer no place for that defect, another one fits any.
-    return broken if broken is not None else _spoil_one(draw, specs)
+    defects = [_close_a_cycle, _read_own_output, _spoil_one, _add_one, _add_one]
+    # Where the specs offer no place for a defect, another one fits any.
+    return draw(st.sampled_from(defects))(draw, specs) or _spoil_one(draw, specs)

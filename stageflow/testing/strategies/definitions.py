@@ -1,18 +1,18 @@
-"""Names, specs and pipelines that are valid."""
-
-from __future__ import annotations
+"""Valid names, specs, pipelines and bags."""
 
 import dataclasses
 import functools
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, TypeAlias
 
-from hypothesis import strategies as st
+from stageflow._utils.extras import needs_extra
+from stageflow.engine import ContextBag, Pipeline, StageSpec
+from stageflow.testing.workloads import ScriptedStage, do_nothing, never
 
-from stageflow.pipeline import Pipeline
-from stageflow.stage import StageSpec
-from stageflow.testing.scripted import ScriptedStage, do_nothing
+with needs_extra("testing"):
+    from hypothesis import strategies as st
+    from hypothesis.errors import InvalidArgument
 
 Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -26,43 +26,45 @@ def stage_names() -> st.SearchStrategy[str]:
     return st.builds(str.__add__, st.sampled_from(_HEAD), tails)
 
 
-def dependencies(candidates: Sequence[str]) -> st.SearchStrategy[tuple[str, ...]]:
+def chosen_from(given: Iterable[str], parameter: str) -> tuple[str, ...]:
+    """Return what a strategy chooses from, in the same order in each process."""
+    if isinstance(given, str):
+        raise InvalidArgument(f"{parameter}={given!r} is one string: give a list of strings")
+    return tuple(sorted(given) if isinstance(given, Set) else given)
+
+
+def dependencies(candidates: Iterable[str] | None = None) -> st.SearchStrategy[tuple[str, ...]]:
     """Some of `candidates`, none twice; shrinks to none.
 
     Args:
-        candidates: The names to choose from.
+        candidates: The names to choose from; any names of stages if left out.
     """
-    if not candidates:
+    if candidates is None:
+        return st.lists(stage_names(), unique=True, max_size=4).map(tuple)
+    known = list(dict.fromkeys(chosen_from(candidates, "candidates")))
+    if not known:
         return st.just(())
-    some = st.lists(st.sampled_from(candidates), unique=True, max_size=min(4, len(candidates)))
-    return some.map(tuple)
+    return st.lists(st.sampled_from(known), unique=True, max_size=min(4, len(known))).map(tuple)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """A stage before it is known what stands before it; in one piece, so that it shrinks as one.
-
-    Attributes:
-        name: Its name, if no other has it.
-        group: What others know it by. Neither a name nor a position: leaving a stage out then
-            changes nothing for the others.
-        follows: On which groups it depends: on the latest stage of each that stands before it.
-        reads: Which of the outputs that it can reach it reads, by their order.
-        writes: How many outputs it has.
-        pauses_s: As `ScriptedStage` has it, as is the ending.
-        ending: How it ends.
-        rank: Where it stands among the specs.
-        required: As `StageSpec` has it, as are the others.
-    """
+    """A stage before its dependencies are known; one object, so that it shrinks as one."""
 
     name: str
+    #: Others depend on its group, so removing a stage changes nothing for the others.
     group: int
+    #: It depends on the latest stage of each of these groups.
     follows: tuple[int, ...]
+    #: The positions of the outputs that it reads, among those that it can reach.
     reads: tuple[int, ...]
     writes: int
     pauses_s: tuple[float, ...]
     ending: str
+    #: Its place among the specs.
     rank: int
+    #: Whether it names its dependencies also where it reads one of their outputs.
+    names_all: bool = True
     required: bool = True
     condition: Callable[[object], bool] | None = None
     timeout_s: float | None = None
@@ -78,17 +80,13 @@ def _picks(most: int) -> st.SearchStrategy[tuple[int, ...]]:
     return st.lists(st.integers(0, most), max_size=2, unique=True).map(tuple)
 
 
-def _never(ctx: object) -> bool:
-    return False
-
-
 @functools.cache
 def _drawn(endings: tuple[str, ...]) -> st.SearchStrategy[_Drawn]:
     limits: dict[str, st.SearchStrategy[Any]] = {}
     if endings != ("ok",):
         limits = {
             "required": st.sampled_from([True, False]),
-            "condition": st.sampled_from([None, None, None, _never]),
+            "condition": st.sampled_from([None, None, None, never]),
             "timeout_s": st.sampled_from([None, 1.5, 100.0]),
         }
 
@@ -103,6 +101,7 @@ def _drawn(endings: tuple[str, ...]) -> st.SearchStrategy[_Drawn]:
             pauses_s=st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0]), max_size=2).map(tuple),
             ending=st.sampled_from(endings),
             rank=st.integers(0, 20),
+            names_all=st.booleans(),
             **limits,
         )
 
@@ -117,22 +116,26 @@ def stage_specs(
 ) -> st.SearchStrategy[list[StageSpec]]:
     """The specs of a closed, acyclic pipeline, in any order; shrinks to few stages.
 
-    Each depends on some that were drawn before it, and reads some outputs of its ancestors.
+    Each depends on some of those drawn before it, and reads some outputs of its ancestors.
 
     Args:
         min_size: How many stages at least.
         max_size: How many stages at most.
-        endings: How stages may end, as `ScriptedStage` has it; anything but "ok" also makes some
-            of them optional, conditional or limited in time.
+        endings: As in `ScriptedStage`; anything but "ok" also makes some stages optional,
+            conditional or limited in time.
     """
-    drawn = st.lists(_drawn(tuple(endings)), min_size=min_size, max_size=max_size)
+    known = chosen_from(endings, "endings")
+    if not known or not set(known) <= {"ok", "raise", "fail", "skip"}:
+        raise InvalidArgument(f"endings={known}: give 'ok', 'raise', 'fail' or 'skip'")
+    drawn = st.lists(_drawn(known), min_size=min_size, max_size=max_size)
     return drawn.map(_placed)
 
 
 def _placed(drawn: Sequence[_Drawn]) -> list[StageSpec]:
-    """Specs of what was drawn; what it would depend on and is not there is left out."""
+    """Return specs of what was drawn, without dependencies that do not exist."""
     specs: list[StageSpec] = []
     readable: dict[str, tuple[str, ...]] = {}
+    made: dict[str, tuple[str, ...]] = {}
     latest: dict[int, str] = {}
     for one in drawn:
         name = one.name
@@ -143,12 +146,16 @@ def _placed(drawn: Sequence[_Drawn]) -> list[StageSpec]:
         inherited = tuple(dict.fromkeys(key for other in before for key in readable[other]))
         outputs = tuple(f"{name}.{n}" for n in range(one.writes))
         readable[name] = (*inherited, *outputs)
+        inputs = tuple(inherited[n] for n in one.reads if n < len(inherited))
+        if not one.names_all:
+            before = tuple(b for b in before if not any(key in made[b] for key in inputs))
+        made[name] = outputs
         specs.append(
             StageSpec(
                 name,
                 ScriptedStage(outputs, one.pauses_s, one.ending),
                 before,
-                inputs=tuple(inherited[n] for n in one.reads if n < len(inherited)),
+                inputs=inputs,
                 outputs=outputs,
                 required=one.required,
                 condition=one.condition,
@@ -161,17 +168,9 @@ def _placed(drawn: Sequence[_Drawn]) -> list[StageSpec]:
 
 @st.composite
 def pipelines(draw: Draw, *, max_size: int = 8) -> Pipeline:
-    """Closed, acyclic pipelines that do nothing, over few names, so that two of them overlap.
-
-    A stage depends on stages of earlier letters only, and a name always means the same stage,
-    so any number of them can be composed.
-
-    Args:
-        draw: From Hypothesis.
-        max_size: How many stages at most.
-    """
+    """Closed, acyclic pipelines that do nothing and can be composed, over few names."""
     letters = string.ascii_lowercase[:max_size]
-    chosen = draw(st.sets(st.sampled_from(letters), max_size=max_size))
+    chosen = set(draw(st.sets(st.sampled_from(letters)))) if letters else set()
     # What a stage depends on is fixed by its name, and comes with it.
     universe = {x: tuple(letters[:n][-2:]) if n % 3 else () for n, x in enumerate(letters)}
     while missing := {d for name in chosen for d in universe[name]} - chosen:
@@ -183,10 +182,9 @@ def pipelines(draw: Draw, *, max_size: int = 8) -> Pipeline:
 
 @st.composite
 def open_pipelines(draw: Draw) -> Pipeline:
-    """Pipelines whose dependencies may be missing, and that may conflict with one another.
+    """Valid pipelines whose dependencies may be missing.
 
-    Each is sound in itself. Composed, two of them may define a stage differently, close a cycle,
-    or produce the same output.
+    Two of them may define a stage differently, close a cycle, or produce the same output.
     """
     letters = draw(st.permutations("abcde"))
     names = letters[: draw(st.integers(0, 4))]
@@ -206,12 +204,35 @@ def open_pipelines(draw: Draw) -> Pipeline:
 
 @st.composite
 def pipeline_pairs(draw: Draw) -> tuple[Pipeline, Pipeline]:
-    """Two open pipelines that together are closed, and compose without conflict.
-
-    The stages of one closed pipeline, each given to one of the two, or to both.
-    """
+    """Two parts of one closed pipeline; they may share stages, and compose without conflict."""
     specs = draw(stage_specs(max_size=8))
     shares = draw(st.lists(st.sampled_from("lrb"), min_size=len(specs), max_size=len(specs)))
     left = [spec for spec, share in zip(specs, shares, strict=True) if share in "lb"]
     right = [spec for spec, share in zip(specs, shares, strict=True) if share in "rb"]
     return Pipeline("left", left), Pipeline("right", right)
+
+
+@functools.cache
+def context_keys() -> st.SearchStrategy[str]:
+    """Any string is a key."""
+    return st.text(max_size=8)
+
+
+@functools.cache
+def context_values() -> st.SearchStrategy[Any]:
+    """Values that can be written as JSON."""
+    plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+    return st.recursive(
+        plain,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
+    )
+
+
+@st.composite
+def context_bags(draw: Draw) -> ContextBag:
+    """Bags into which some writers have written."""
+    bag = ContextBag()
+    for key, value in draw(st.dictionaries(context_keys(), context_values(), max_size=6)).items():
+        bag.put(key, value, draw(stage_names()))
+    return bag

@@ -1,1 +1,1 @@
-"""What is measured of newproject, commit by commit."""
+"""The benchmarks of newproject."""

@@ -1,26 +1,20 @@
-"""What a turn costs in CPU time: drawn by asv as a chart, and never judged by its scatter."""
+"""What a turn costs a processor: asv draws it, and the gate counts its instructions."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 
-from benchmarks.works import whole_turn
+from newproject.turn import turn
 
-TURNS = 100
+from benchmarks._lib.turns import context, in_virtual_time
 
 
 class Turn:
-    """CPU time of a hundred turns whose providers answer at once."""
+    """A turn whose providers answer at once, so that all work is the stages' and the engine's."""
 
-    version = "1"
+    version = "2"
     timer = time.process_time
 
-    def time_100_turns(self) -> None:
-        """A rise here is worth a look; the gate times turns in pairs, and is sure."""
-
-        async def turns() -> None:
-            for _ in range(TURNS):
-                await whole_turn()
-
-        asyncio.run(turns())
+    def time_turn(self) -> None:
+        """One turn, in virtual time: the same instructions each time."""
+        in_virtual_time(turn, context()).unwrap()

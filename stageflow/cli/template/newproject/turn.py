@@ -1,4 +1,4 @@
-"""One turn: who is asking is looked up while the model drafts an answer, then both come together.
+"""A turn: it looks the customer up while the model drafts an answer, then joins both.
 
 Try it::
 
@@ -7,49 +7,34 @@ Try it::
 
 from __future__ import annotations
 
-from stageflow import Message, Pipeline, StageContext, StageKind, StageOutput, stage
-from stageflow.providers.replies import valid_answer
+from stageflow import Message, Pipeline, StageContext, StageKind, stage
+from stageflow.providers import valid_answer
 
 APOLOGY = "Sorry, I cannot answer right now. Please try again in a minute."
 
 
-@stage(
-    inputs=["user_id"],
-    outputs=["name"],
-    kind=StageKind.ENRICH,
-    required=False,
-    timeout_s=1.0,
-    provider="db",
-)
-async def customer(ctx: StageContext) -> StageOutput:
-    """The customer's name, or None for somebody new."""
-    record = await ctx.db.get("profiles", ctx["user_id"])
-    return StageOutput.ok(name=record["name"] if record else None)
+@stage(kind=StageKind.ENRICH, required=False, timeout_s=1.0, provider="db")
+async def customer(ctx: StageContext, user_id: str) -> str | None:
+    """Return the customer's name, or None for a new customer."""
+    record = await ctx.db.get("profiles", user_id)
+    return record["name"] if record else None
 
 
-@stage(
-    inputs=["text"],
-    outputs=["draft"],
-    kind=StageKind.AGENT,
-    timeout_s=10.0,
-    provider="llm",
-)
-async def draft(ctx: StageContext) -> StageOutput:
-    """The model's answer, or an apology if the model cannot be reached."""
+@stage(kind=StageKind.AGENT, timeout_s=10.0, provider="llm")
+async def draft(ctx: StageContext, text: str) -> str:
+    """Return the model's answer, or an apology if the model cannot be reached."""
     try:
-        answer = await ctx.llm.complete([Message("user", ctx["text"])])
+        reply = await ctx.llm.complete([Message("user", text)])
     except ConnectionError:
-        return StageOutput.ok(draft=APOLOGY)
-    # A reply that is empty, or no text, fails the turn: the customer is told, in words.
-    return StageOutput.ok(draft=valid_answer(answer))
+        return APOLOGY
+    # An empty reply, or one that is not a text, fails the turn with a message for the customer.
+    return valid_answer(reply)
 
 
-@stage(dependencies=["customer", "draft"], inputs=["name", "draft"], outputs=["answer"])
-async def answer(ctx: StageContext) -> StageOutput:
-    """The draft, addressed to the customer by name if it is known."""
-    # "customer" is not required: when it failed, its output is absent.
-    name = ctx.get("name")
-    return StageOutput.ok(answer=f"{name}: {ctx['draft']}" if name else ctx["draft"])
+@stage
+async def answer(draft: str, customer: str | None = None) -> str:
+    """Address the draft to the customer; without a name if "customer" failed or found none."""
+    return f"{customer}: {draft}" if customer else draft
 
 
 turn = Pipeline("turn", [customer, draft, answer], inputs=["text", "user_id"])

@@ -1,10 +1,9 @@
-"""What the customer reads when a provider fails."""
+"""The customer's answer when a provider fails."""
 
 from __future__ import annotations
 
 import pytest
-from stageflow.testing.faults import FaultType, inject_fault
-from stageflow.testing.simulation import Simulation
+from stageflow.testing import FaultType, Simulation, inject_fault
 
 from newproject.turn import APOLOGY, turn
 
@@ -32,7 +31,7 @@ async def test_without_the_database_the_answer_has_no_name(sim: Simulation) -> N
 
 @pytest.mark.simulate(runs=5)
 async def test_a_model_that_hangs_ends_the_turn_in_time(sim: Simulation) -> None:
-    """After the stage's ten seconds the customer is told, in words without a machine's terms."""
+    """After the stage's ten seconds the turn fails, and the run ends."""
     with inject_fault("llm", FaultType.STALL) as fault:
         result = await turn.run(sim.context(inputs(), providers=providers()))
     assert fault.injected == 1

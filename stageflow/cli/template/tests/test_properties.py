@@ -1,12 +1,11 @@
-"""What holds for every question, every reply and every fault that Hypothesis can draw."""
+"""Properties of every question, reply and fault that Hypothesis draws."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 from stageflow import RunResult
-from stageflow.testing.invariants import check_run
-from stageflow.testing.simulation import Scenario, Simulation, simulate
+from stageflow.testing import Scenario, Simulation, check_run, simulate
 from stageflow.testing.strategies import scenarios
 
 from newproject.turn import turn
@@ -15,7 +14,7 @@ from tests.cases import providers
 
 
 async def one_turn(sim: Simulation, text: str, reply: str, user_id: str) -> RunResult:
-    """A turn with providers that the scenario may put in trouble."""
+    """Run a turn whose providers may have the faults of the scenario."""
     ctx = sim.context({"text": text, "user_id": user_id}, providers=providers(reply))
     return await turn.run(ctx)
 
@@ -29,7 +28,7 @@ async def one_turn(sim: Simulation, text: str, reply: str, user_id: str) -> RunR
 def test_nobody_is_left_without_words(
     text: str, reply: str, user_id: str, scenario: Scenario
 ) -> None:
-    """Whatever fails, and whenever: there is an answer to the question, or a sentence of regret."""
+    """Whatever fails, the customer gets an answer or an apology."""
     result = simulate(one_turn, text, reply, user_id, scenario=scenario).value
     check_run(turn, result)
     if result.status != "completed":

@@ -140,6 +140,14 @@ var central = (function () {
     }));
   }
 
+  // Adds a panel that only some projects have, with a link to it; returns its body.
+  function section(id, title, link) {
+    var inner = el("div", { class: "body" });
+    document.querySelector("main").append(el("section", { id: id, "aria-labelledby": id + "-title" }, el("h2", { id: id + "-title" }, title), inner));
+    document.querySelector("nav .apart").before(el("li", {}, el("a", { href: "#" + id }, link)));
+    return inner;
+  }
+
   function body(id) { return document.querySelector("#" + id + " .body"); }
 
   function color(name) { return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim(); }
@@ -147,6 +155,6 @@ var central = (function () {
   return {
     el: el, number: number, short: short, percent: percent, count: count, date: date, time: time, span: span,
     table: table, name: name, behind: behind, empty: empty, run: run, choice: choice, runbook: runbook,
-    legend: legend, body: body, color: color, panels: [], state: {}, data: null,
+    legend: legend, body: body, section: section, color: color, panels: [], state: {}, data: null,
   };
 })();

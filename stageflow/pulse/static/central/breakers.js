@@ -66,7 +66,7 @@ central.drawBreakers = function () {
   if (letters.count) place.append(c.behind("The newest dead letters (" + c.count(letters.newest.length) + " of " + c.count(letters.count) + "; " + c.count(letters.waiting) + " wait)", function () {
     return el("div", {}, el("p", {}, "To resume one at the stage that failed: ", el("code", {}, "stageflow dlq replay ID --store LETTERS.db")),
       c.table("", [["Letter"], ["When"], ["Pipeline"], ["Failed stage"], ["Provider"], ["Code"], ["State"]], letters.newest.map(function (x) {
-        return [el("code", {}, x.letter_id), c.time(x.at_s), x.pipeline, x.failed_stage || "–", x.provider || "–", x.error_code, x.replayed_s === null ? el("span", { class: "warn-text" }, "waits") : "replayed"];
+        return [el("code", {}, x.dead_letter_id), c.time(x.at_s), x.pipeline, x.failed_stage || "–", x.provider || "–", x.error_code, x.replayed_s === null ? el("span", { class: "warn-text" }, "waits") : "replayed"];
       }), true));
   }));
 };

@@ -58,7 +58,7 @@ central.panels.push(function (data) {
     rows.sort(function (one, other) { return weight(other) - weight(one); });
     result.replaceChildren(
       el("p", {}, commits.link(chosen.a), " " + before.subjects[a] + " → ", commits.link(chosen.b), " " + after.subjects[b]),
-      rows.length ? c.table(rows.length + " series" + (same ? ", " + same + " more are equal" : "") + "; the greatest rise first", [["Series"], ["Before", true], ["After", true], ["Change", true]],
+      rows.length ? c.table(rows.length + " series" + (same ? ", " + same + " more are equal" : "") + "; the greatest increase first", [["Series"], ["Before", true], ["After", true], ["Change", true]],
         rows.map(function (row) {
           return [el("span", {}, c.name(row.name)), c.number(row.x, row.unit), c.number(row.y, row.unit), told(row)];
         }), true) : el("p", { class: "empty" }, same ? "All " + same + " series measured on both are equal." : "Nothing was measured on these two."));

@@ -92,10 +92,10 @@ central.named = function (s) { return s.pipeline + (s.stage ? " · " + s.stage :
 central.stretch = function (t) { return central.date(t.start_s) + " to " + central.date(t.start_s + t.steps * t.step_s) + ", in steps of " + central.span(t.step_s); };
 central.origin = function (t) {
   var few = t.sources.slice(0, 3), rest = t.sources.length - few.length;
-  return central.el("p", { class: "quiet" }, "From ", central.el("code", {}, t.store), ", written by " + few.join(", ") + (rest ? " and " + rest + " more" : "") + ".");
+  return central.el("p", { class: "quiet" }, "From ", central.el("code", {}, t.store), ", written by " + few.join(", ") + (rest ? " and " + rest + " more" : "") + (t.simulated ? ". This is a simulation: its times are virtual." : "."));
 };
 central.noTelemetry = function () {
-  return central.empty("There is no telemetry to show. ", central.run("stageflow run voice --telemetry FILE.db"), " records a turn, a SQLiteSink those of a pipeline of your own; ",
+  return central.empty("There is no telemetry to show. ", central.run("stageflow run PIPELINE --telemetry FILE.db"), " records a turn, a SQLiteSink those of a pipeline of your own; ",
     central.run("stageflow pulse build --store FILE.db"), " shows the file here, ", central.run("stageflow pulse serve --store FILE.db"), " shows it live.");
 };
 // Columns of a chart from rows [step, value, …]; points stand in the middle of their step, and a

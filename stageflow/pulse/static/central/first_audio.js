@@ -1,10 +1,10 @@
-// Panel: what a person waits for: the first audio of a voice turn, and the first items before it.
+// Panel: what a person waits for: the first audio of a turn, and the first items before it.
 central.drawFirstAudio = function () {
   "use strict";
   var c = central, el = c.el, t = c.data.telemetry, firsts = (t && t.firsts) || [], place = c.body("first-audio");
   place.replaceChildren();
   if (!firsts.length) {
-    place.append(t ? c.empty("No voice turn has been heard in ", { command: t.store }, ", and no stream read. ", c.run("stageflow run voice --telemetry FILE.db"), " records a turn.") : c.noTelemetry());
+    place.append(t ? c.empty("No stream has been read in ", { command: t.store }, ". ", c.run("stageflow run PIPELINE --telemetry FILE.db"), " records a turn.") : c.noTelemetry());
     return;
   }
   place.append(c.origin(t), el("p", { class: "quiet" }, "First audio is timed from the start of the turn, the first item of a stream from the start of its stage."));

@@ -2,17 +2,17 @@
 central.panels.push(function (data) {
   "use strict";
   var c = central, el = c.el, g = data.gate, place = c.body("gate");
-  var EXITS = { 0: "fine", 1: "regression", 2: "bad arguments", 3: "over budget", 4: "too little measured", 5: "a benchmark broke", 6: "set-up failed", 130: "interrupted" };
+  var EXITS = { 0: "OK", 1: "regression", 2: "bad arguments", 3: "over budget", 4: "insufficient data", 5: "a benchmark broke", 6: "set-up failed", 130: "interrupted" };
   place.replaceChildren();
   g.notes.forEach(function (note) { place.append(el("p", { class: "warn-text" }, note)); });
 
-  place.append(el("h3", {}, "Self-test"));
+  if (g.selftest_command) place.append(el("h3", {}, "Self-test"));
   if (g.selftest) selftest(g.selftest);
-  else place.append(c.empty("The gate has not been tried on code of which the truth is known. ", c.run("make gate-selftest"), " does so, in about an hour."));
+  else if (g.selftest_command) place.append(c.empty("The gate has not been tried on code whose truth is known. ", c.run(g.selftest_command), " does so."));
 
   place.append(el("h3", {}, "Runs"));
   if (g.runs.length) runs();
-  else place.append(c.empty("No run of the gate is on record here. ", c.run("make gate"), " judges this commit, and records the run."));
+  else place.append(c.empty("No run of the gate is on record here. ", c.run("stageflow pulse gate"), " judges this commit, and records the run."));
 
   function share(rate) {
     return rate.of ? c.percent(rate.happened / rate.of) + " (" + rate.happened + " of " + rate.of + ")" : "none";

@@ -1,4 +1,4 @@
-// Panel: what each series cost over the commits, with budget, change points, and a link from each point.
+// Panel: what each series cost over the commits, with budget, steps, and a link from each point.
 central.panels.push(function (data) {
   "use strict";
   var c = central, el = c.el, h = data.history, place = c.body("history");
@@ -28,7 +28,7 @@ central.panels.push(function (data) {
 
   place.replaceChildren();
   if (!h.series.length) {
-    place.append(c.empty("No commit of this branch has been measured. ", c.run("make bench"), " measures the newest ones and publishes them here."));
+    place.append(c.empty("No commit of this branch has been measured. ", c.run("stageflow pulse bench"), " measures the newest ones and publishes them here."));
     return;
   }
 
@@ -100,7 +100,7 @@ central.panels.push(function (data) {
     // Half a commit of room on either side, so that the first and the last point are whole.
     var chart = c.charts.draw({
       label: series.name + " over " + hashes.length + " commits; newest " + c.number(newest(series), series.unit) +
-        (budget === null ? "." : ", budget " + c.number(budget, series.unit) + ".") + " " + series.steps.length + " change points.",
+        (budget === null ? "." : ", budget " + c.number(budget, series.unit) + ".") + " " + series.steps.length + " steps.",
       data: values(series.x, series.values), range: [-0.5, last + 0.5], least: 4,
       options: function () { return plotted(series, budget); },
       onzoom: closer, onpoint: tell,
@@ -110,9 +110,9 @@ central.panels.push(function (data) {
     holder.replaceChildren(
       c.legend([{ text: series.unit || "value", color: "var(--accent)" }].concat(
         budget === null ? [] : [{ text: "budget " + c.number(budget, series.unit), color: "var(--bad)", class: "dash" }],
-        series.steps.length ? [{ text: "▲ rise, ▼ fall", color: "var(--quiet)", class: "dash" }] : [])),
+        series.steps.length ? [{ text: "▲ step up, ▼ step down", color: "var(--quiet)", class: "dash" }] : [])),
       chart.figure, readout,
-      c.behind("The numbers: change points, and what is drawn", function () { return numbers(series); }));
+      c.behind("The numbers: steps, and what is drawn", function () { return numbers(series); }));
     chart.start();
     c.state.history = chart;
     tell(chart.data[0].length - 1);
@@ -199,14 +199,14 @@ central.panels.push(function (data) {
     ctx.clip();
     series.steps.forEach(function (step) {
       if (step[0] < u.scales.x.min || step[0] > u.scales.x.max) return;
-      var x = u.valToPos(step[0], "x", true), rise = step[2] > step[1], top = u.bbox.top + 2 * px;
-      ctx.strokeStyle = ctx.fillStyle = c.color(rise ? "bad" : "good");
+      var x = u.valToPos(step[0], "x", true), up = step[2] > step[1], top = u.bbox.top + 2 * px;
+      ctx.strokeStyle = ctx.fillStyle = c.color(up ? "bad" : "good");
       ctx.lineWidth = px;
       ctx.setLineDash([3 * px, 3 * px]);
       ctx.beginPath(); ctx.moveTo(x, top); ctx.lineTo(x, u.bbox.top + u.bbox.height); ctx.stroke();
       ctx.setLineDash([]);
       ctx.beginPath();
-      var tip = rise ? top : top + 9 * px, base = rise ? top + 9 * px : top;
+      var tip = up ? top : top + 9 * px, base = up ? top + 9 * px : top;
       ctx.moveTo(x, tip); ctx.lineTo(x - 5 * px, base); ctx.lineTo(x + 5 * px, base); ctx.fill();
     });
     ctx.restore();
@@ -218,7 +218,7 @@ central.panels.push(function (data) {
     });
     var drawn = series.x.map(function (at, n) { return [link(at), c.date(times[at]), c.number(series.values[n], series.unit)]; }).reverse();
     return el("div", {},
-      steps.length ? c.table("Change points of " + series.name, [["Commit"], ["Date"], ["Before", true], ["After", true], ["Change", true]], steps) : el("p", {}, "No change points."),
+      steps.length ? c.table("Steps of " + series.name, [["Commit"], ["Date"], ["Before", true], ["After", true], ["Change", true]], steps) : el("p", {}, "No steps."),
       c.table("Drawn values, newest first" + (drawn.length > 500 ? " (500 of " + c.count(drawn.length) + ")" : ""), [["Commit"], ["Date"], ["Value", true]], drawn.slice(0, 500), true));
   }
 });

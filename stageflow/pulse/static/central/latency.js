@@ -43,7 +43,7 @@ central.drawLatency = function () {
   function benchmarks() {
     var measured = c.data.history.series.filter(function (s) { return s.percentiles; });
     place.append(el("h3", {}, "In the benchmarks"));
-    if (!measured.length) { place.append(c.empty("No benchmark with enough samples for percentiles has been measured. ", c.run("make bench"), " measures them.")); return; }
+    if (!measured.length) { place.append(c.empty("No benchmark with enough samples for percentiles has been measured. ", c.run("stageflow pulse bench"), " measures them.")); return; }
     place.append(c.table("Newest measured commit; choose a row to draw its history", [["Kernel or operation"]].concat(c.budgetColumns),
       measured.map(function (s) {
         var named = el("button", { type: "button", class: "plain", onclick: function () { c.commits.show(s.name); location.hash = "history"; } }, c.name(s.name));

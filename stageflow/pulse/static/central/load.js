@@ -1,11 +1,11 @@
 // Panel: so many turns a second for minutes on end, and what became of the process.
 central.panels.push(function (data) {
   "use strict";
-  var c = central, el = c.el, loads = data.load.loads, place = c.body("load");
-  place.replaceChildren();
+  if (!data.load) return;
+  var c = central, el = c.el, loads = data.load.loads, place = c.section("load", "Steady load", "Load");
   data.load.notes.forEach(function (note) { place.append(el("p", { class: "warn-text" }, note)); });
   if (!loads.length) {
-    place.append(c.empty("No load has been carried here. ", c.run("make load"), " starts 500 turns a second for a minute, and records what became of them."));
+    place.append(c.empty("No load has been carried here. ", c.run(data.load.command), " starts one, and records what became of it."));
     return;
   }
   var newest = loads[loads.length - 1], latency = newest.latency_ms;

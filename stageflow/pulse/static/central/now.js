@@ -6,7 +6,7 @@ central.drawNow = function () {
   var live = ((telemetry && telemetry.over) || []).map(function (row) {
     return Object.assign({}, row, { metric: row.metric + ", in " + telemetry.store, figure: row.figure.toUpperCase() });
   });
-  var over = now.budgets.concat(live), waiting = telemetry ? telemetry.letters.waiting : null;
+  var over = now.budgets.concat(live), waiting = telemetry && !telemetry.simulated ? telemetry.letters.waiting : null;
   var judged = now.kept + now.budgets.length;
 
   function tile(title, value, state, note) {
@@ -18,8 +18,8 @@ central.drawNow = function () {
   place.replaceChildren(el("div", { class: "tiles" },
     tile("Budgets exceeded", sign(over.length, judged || live.length), state(over.length, judged || live.length), judged ? "of " + judged + " measured; " + now.unknown + " not measured" : "no budget is measured"),
     tile("Regressions open", sign(now.regressions.length, data.history.series.length), state(now.regressions.length, data.history.series.length), now.known.length + " known and accepted"),
-    tile("Alerts firing", sign((alerts || []).length, alerts !== null), state((alerts || []).length, alerts !== null), alerts === null ? "nobody evaluates them" : "at the last evaluation"),
-    tile("Dead letters waiting", sign(waiting, waiting !== null), waiting ? "warn" : state(0, waiting !== null), telemetry ? "of " + c.count(telemetry.letters.count) + " in the time shown" : "no telemetry")));
+    tile("Alerts firing", sign((alerts || []).length, alerts !== null), state((alerts || []).length, alerts !== null), alerts === null ? "not evaluated" : "at the last evaluation"),
+    tile("Dead letters waiting", sign(waiting, waiting !== null), waiting ? "warn" : state(0, waiting !== null), waiting === null ? "no telemetry" : "of " + c.count(telemetry.letters.count) + " in the time shown")));
 
   now.notes.forEach(function (note) { place.append(el("p", { class: "warn-text" }, note)); });
   if (alerts === null) place.append(c.empty("Alerts are not evaluated. ", c.run("stageflow pulse alert --store FILE.db"), " evaluates the rules on a file of telemetry."));
@@ -31,17 +31,17 @@ central.drawNow = function () {
       return [el("span", {}, b.metric, el("br"), el("code", { class: "quiet" }, b.series)), b.figure, c.number(b.measured, b.unit), c.number(b.limit, b.unit),
         el("span", { class: "bad-text" }, b.limit ? "+" + Number(((b.measured / b.limit - 1) * 100).toFixed(1)) + " %" : "from 0"), c.runbook(b.runbook)];
     })));
-  else if (!judged) place.append(c.empty("No budget has been measured. ", c.run("make bench"), " measures the newest commits, ", c.run("make gate"), " also times them."));
+  else if (!judged) place.append(c.empty("No budget has been measured. ", c.run("stageflow pulse bench"), " measures the newest commits, ", c.run("stageflow pulse gate"), " also times them."));
 
   function regressions(rows) {
-    return c.table("", [["Series"], ["Since"], ["Before", true], ["Now", true], ["Rise", true], ["What to do"]], rows.map(function (r) {
+    return c.table("", [["Series"], ["Since"], ["Before", true], ["Now", true], ["Increase", true], ["What to do"]], rows.map(function (r) {
       return [el("button", { type: "button", class: "plain", onclick: function () { c.commits.show(r.series); location.hash = "history"; } }, c.name(r.series)),
         el("span", {}, c.commits.link(r.at), " ", c.date(c.commits.times[r.at], { year: "numeric", month: "short", day: "numeric" })),
         c.number(r.before, r.unit), c.number(r.after, r.unit),
         el("span", { class: "bad-text" }, r.ratio === null ? "▲ from 0" : "▲ +" + Number(((r.ratio - 1) * 100).toFixed(1)) + " %"), c.runbook(r.runbook)];
     }));
   }
-  if (now.regressions.length) place.append(el("h3", {}, "Regressions open"), el("p", { class: "quiet" }, "Rises that the gate would fail, among the newest measured commits, that nothing has taken back since."), regressions(now.regressions));
+  if (now.regressions.length) place.append(el("h3", {}, "Regressions open"), el("p", { class: "quiet" }, "Steps that the gate would fail, among the newest measured commits, that nothing has taken back since."), regressions(now.regressions));
   if (now.known.length) place.append(el("h3", {}, "Regressions known"), regressions(now.known));
   if (now.accepted.length) place.append(el("h3", {}, "Accepted"), c.table("benchmarks/accepted.toml", [["Series"], ["Up to", true], ["Reason"], ["Until"], ["Owner"]],
     now.accepted.map(function (a) {

@@ -1,0 +1,1 @@
+"""Helpers of the benchmarks. asv imports them too, so nothing here looks like a benchmark."""

@@ -1,0 +1,152 @@
+"""What several commands share: options, errors, files and the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stageflow._utils.arguments import Arguments, flag, not_negative, option
+from stageflow._utils.extras import install_command
+from stageflow._utils.text import printable
+from stageflow.errors import ErrorCategory, StageflowError
+
+
+class UsageError(StageflowError):
+    """An argument names something that does not exist or has the wrong type."""
+
+    code = "usage"
+    category = ErrorCategory.LOGIC
+
+
+class FileError(StageflowError):
+    """A file could not be read or written."""
+
+    code = "file"
+    category = ErrorCategory.SYSTEMIC
+
+    def __init__(self, action: str, path: str, error: OSError | UnicodeError) -> None:
+        reason = getattr(error, "strerror", None) or error
+        super().__init__(f"cannot {action} {path}: {reason}")
+        self.path = path
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Import modules of an extra in this block; a `UsageError` says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        fix = install_command(extra)
+        raise UsageError(f"{error.name} is not installed: {fix}") from error
+
+
+# ── options ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def add_pipeline(parser: Arguments, name: str = "pipeline", **more: Any) -> None:
+    """Add the argument PIPELINE."""
+    text = "voice, streaming_voice, chat, or module:attribute of a Pipeline (or of a function"
+    parser.add_argument(name, metavar="PIPELINE", help=f"{text} that returns one)", **more)
+
+
+def add_own_providers(parser: Arguments, default: str) -> None:
+    """Add ``--providers``."""
+    text = "a ProviderRegistry, or a function that returns one"
+    option(parser, "--providers MODULE:ATTRIBUTE", f"{text} (default: {default})")
+
+
+def add_scale(parser: Arguments) -> None:
+    """Add ``--scale``."""
+    text = "multiply the latencies of the fake providers by X; 0 means no latency (default: 1)"
+    option(parser, "--scale X", text, type=not_negative, default=1.0)
+
+
+def add_json(parser: Arguments, what: str = "the result") -> None:
+    """Add ``--json``."""
+    flag(parser, "--json", f"print {what} as JSON")
+
+
+def add_color(parser: Arguments) -> None:
+    """Add ``--color``."""
+    text = "colour the output; auto colours on a terminal unless NO_COLOR is set, and elsewhere"
+    choices = ("auto", "always", "never")
+    option(parser, "--color", f"{text} if FORCE_COLOR is set", choices=choices, default="auto")
+
+
+def key_and_value(text: str) -> tuple[str, Any]:
+    """Parse an option KEY=VALUE, whose value is JSON or else a string."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+# ── the terminal ────────────────────────────────────────────────────────────────────────────────
+
+
+def wants_color(choice: str) -> bool:
+    """Return whether to colour the output: by the option, else NO_COLOR, else FORCE_COLOR."""
+    if choice != "auto":
+        return choice == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
+
+
+_ANSI = {"red": 31, "green": 32, "yellow": 33}
+
+
+def painted(text: str, hue: str, color: bool) -> str:
+    """Return `text` in red, green or yellow, or unchanged."""
+    return f"\x1b[{_ANSI[hue]}m{text}\x1b[0m" if color else text
+
+
+def terminal_width() -> int:
+    """Return how many columns the output may fill."""
+    return shutil.get_terminal_size().columns
+
+
+def say(text: str) -> None:
+    """Write lines to the standard output; pass foreign text through `printable` first."""
+    sys.stdout.write(f"{text}\n")
+
+
+def say_json(value: object, indent: int | None = 2) -> None:
+    """Write JSON to the standard output, with escapes for what would control a terminal."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    say("".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text))
+
+
+def complain(text: str) -> None:
+    """Write one line to the standard error, after the output so far."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{printable(text)}\n")
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file; raises `FileError`."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError("write", path, error) from error
+
+
+def read_lines(path: str) -> Sequence[str]:
+    """Return the lines of a file, or of the standard input for ``-``; raises `FileError`."""
+    try:
+        return sys.stdin.readlines() if path == "-" else Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise FileError("read", path, error) from error

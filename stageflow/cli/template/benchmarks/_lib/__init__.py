@@ -1,0 +1,1 @@
+"""Helpers of the benchmarks; asv finds no benchmark here."""

@@ -1,0 +1,333 @@
+"""Stages: their kinds, their specs, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from dataclasses import fields as fields_of
+from enum import StrEnum
+from types import CoroutineType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+)
+
+from stageflow.engine.stage_context import StageContext
+from stageflow.errors import InvalidConfigError, StageDefectError, StageFailedError, shown
+from stageflow.events.log import StageStatus
+
+if TYPE_CHECKING:
+    from stageflow.engine.interceptor import Interceptor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StageKind(StrEnum):
+    """The purpose of a stage: shown in graphs and telemetry, without effect on a run."""
+
+    TRANSFORM = "transform"
+    ENRICH = "enrich"
+    ROUTE = "route"
+    GUARD = "guard"
+    WORK = "work"
+    AGENT = "agent"
+
+
+# A look-up of an enumeration's member costs several times as much as one of a global name.
+_COMPLETED = StageStatus.COMPLETED
+
+
+class StageOutput(NamedTuple):
+    """The output of a stage.
+
+    Attributes:
+        status: COMPLETED, SKIPPED or FAILED.
+        outputs: The declared outputs by key; empty unless completed.
+        reason: Why the stage was skipped or failed.
+        retryable: Whether a failed stage may succeed when it is run again.
+        user_message: What to tell the person in the conversation, if the stage failed or refused.
+    """
+
+    status: StageStatus
+    outputs: Mapping[str, Any]
+    reason: str | None = None
+    retryable: bool = False
+    user_message: str | None = None
+
+    @classmethod
+    def ok(cls, outputs: Mapping[str, Any] | None = None, /, **named: Any) -> Self:
+        """Return a completed output; give the values as a mapping, by name, or both.
+
+        Raises:
+            InvalidConfigError: `outputs` is not a mapping.
+        """
+        if outputs is not None and not isinstance(outputs, Mapping):
+            raise InvalidConfigError(
+                "StageOutput.ok", "outputs", outputs, "name each output: StageOutput.ok(key=value)"
+            )
+        everything = {**outputs, **named} if outputs else named
+        # Each stage of each run calls this, and it takes half the time of cls(…).
+        return tuple.__new__(cls, (_COMPLETED, everything, None, False, None))
+
+    @classmethod
+    def skip(cls, reason: str) -> Self:
+        """Return the output of a stage that had nothing to do; its outputs are absent."""
+        return cls(StageStatus.SKIPPED, {}, reason)
+
+    @classmethod
+    def fail(cls, reason: str, *, retryable: bool = False, user_message: str | None = None) -> Self:
+        """Return the output of a stage that failed, instead of raising an error.
+
+        `reason` is a text for an engineer, `user_message` for the person in the conversation.
+        """
+        return cls(StageStatus.FAILED, {}, reason, retryable, user_message)
+
+    @classmethod
+    def refuse(cls, message: str) -> Self:
+        """Return the output of a stage that ends the run with an answer for the user.
+
+        The run completes with `message` as its `RunResult.refusal`, and leaves no dead letter.
+        Stages that have not started are skipped, running ones are cancelled.
+
+        Raises:
+            InvalidConfigError: The message is not a text, or is empty.
+        """
+        if not isinstance(message, str) or not message:
+            fix = "give the text that the user gets"
+            raise InvalidConfigError("StageOutput.refuse", "message", message, fix)
+        return cls(_COMPLETED, {}, None, False, message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output as plain values; serialisable if the outputs are."""
+        return {
+            "status": str(self.status),
+            "outputs": dict(self.outputs),
+            "reason": self.reason,
+            "retryable": self.retryable,
+            "user_message": self.user_message,
+        }
+
+
+class OutputKeys(frozenset[str]):
+    """The outputs that a stage declares."""
+
+    __slots__ = ()
+
+    #: Whether the stage may return their values without a `StageOutput`.
+    bare = False
+    #: Whether None is such a value; otherwise it is a forgotten return.
+    none = False
+
+    def output_of(self, returned: object) -> StageOutput:
+        """Return what a stage returned as a `StageOutput`; raise if it cannot be one."""
+        if isinstance(returned, StageOutput):
+            return returned
+        if not self.bare or type(returned) is CoroutineType or (returned is None and not self.none):
+            raise StageDefectError.invalid_output(returned, self)
+        if len(self) == 1:
+            for key in self:
+                return tuple.__new__(StageOutput, (_COMPLETED, {key: returned}, None, False, None))
+        if not self and returned is None:
+            return StageOutput.ok()
+        fields: Any = None
+        if isinstance(returned, Mapping):
+            fields = returned
+        elif is_dataclass(returned) and not isinstance(returned, type):
+            fields = {field.name: getattr(returned, field.name) for field in fields_of(returned)}
+        elif isinstance(returned, tuple) and hasattr(returned, "_asdict"):
+            fields = returned._asdict()
+        if not self or fields is None:
+            raise StageDefectError.invalid_output(returned, self)
+        return StageOutput.ok(fields)
+
+
+class _BareKeys(OutputKeys):
+    __slots__ = ()
+
+    bare = True
+
+
+class _BareKeysOrNone(_BareKeys):
+    __slots__ = ()
+
+    none = True
+
+
+def check_output(output: object, declared: OutputKeys) -> StageOutput:
+    """Return what a stage returned as a completed or skipped `StageOutput`.
+
+    Raises:
+        StageFailedError: The stage reports that it failed.
+        StageDefectError: It is not a `StageOutput`, or its outputs are not the declared ones.
+    """
+    if type(output) is not StageOutput:
+        output = declared.output_of(output)
+    outputs = output.outputs
+    # Nearly every stage returns a dict, and isinstance of an abstract class is slow.
+    if output.status is _COMPLETED and (type(outputs) is dict or isinstance(outputs, Mapping)):
+        keys: frozenset[str] = declared
+        if outputs.keys() != keys and output.user_message is None:
+            returned = set(outputs)
+            raise StageDefectError.output_mismatch(
+                undeclared=sorted(map(str, returned - declared)),
+                missing=sorted(declared - returned),
+            )
+        return output
+    if output.status is StageStatus.FAILED:
+        reason = output.reason or "no reason given"
+        text = reason if isinstance(reason, str) else shown(reason)
+        raise StageFailedError(text, retryable=output.retryable, user_message=output.user_message)
+    if output.status is StageStatus.SKIPPED:
+        return output
+    wrong = f"the status {shown(output.status)}"
+    if output.status is _COMPLETED:
+        wrong = f"the outputs {shown(outputs)}"
+    raise StageDefectError(
+        f"returned a StageOutput with {wrong}; write StageOutput.ok(key=value), skip(reason) or"
+        " fail(reason)",
+        code="invalid_output",
+    )
+
+
+def holds(answer: object) -> bool:
+    """Return whether a condition answers true; raise `StageDefectError` if it is async."""
+    if type(answer) is CoroutineType:
+        answer.close()  # else Python warns about it at some later time
+        raise StageDefectError(
+            "its condition returned a coroutine, which nobody awaits; make it a plain function",
+            code="unawaited_output",
+        )
+    return bool(answer)
+
+
+class Stage(Protocol):
+    """One unit of work."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+
+    @property
+    def kind(self) -> StageKind:
+        """The purpose of the stage."""
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        """Do the work."""
+
+
+class Executable(Protocol):
+    """The part of a `Stage` that the engine calls; its name and kind may come from the spec."""
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        """Do the work."""
+
+
+StageFunction: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
+"""An async function of a `StageContext` that returns a `StageOutput`."""
+Condition: TypeAlias = Callable[[StageContext], bool]
+"""A plain function of a `StageContext` that decides whether a stage runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """The definition of a stage in a pipeline, which validates it.
+
+    Attributes:
+        name: Unique in the pipeline; letters, digits, ``_`` and ``-``.
+        runner: An async function of a `StageContext`, or an object with such an ``execute``.
+        dependencies: Names of stages that must have ended before, besides the producers of inputs.
+        inputs: Keys that the stage may read: outputs and streams of other stages, or inputs of the
+            run. The producer of an input is a dependency. If the stage reads only streams of it,
+            it starts once these are open, and does not wait for the producer's end.
+        outputs: Keys that the stage writes; it writes all of them each time it completes.
+        kind: The purpose of the stage.
+        required: Whether the run fails when the stage does; otherwise its outputs are then absent.
+        timeout_s: Limit of one execution in seconds, interceptors included. It takes effect where
+            the stage awaits: code that blocks the loop cannot be interrupted.
+        condition: Called before the stage runs; if it returns false, the stage is skipped.
+        provider: Name of the provider that the stage calls, for interceptors such as the breaker.
+        streams: Keys that the stage opens (`StageContext.open`) and writes item by item, each time
+            it completes; dependents read them while it still runs.
+    """
+
+    name: str
+    runner: StageFunction | Executable
+    dependencies: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    kind: StageKind = StageKind.TRANSFORM
+    required: bool = True
+    timeout_s: float | None = None
+    condition: Condition | None = None
+    provider: str | None = None
+    streams: tuple[str, ...] = ()
+
+    # Not fields: only a `FunctionStage` has others, and every field costs each spec.
+    needs: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+    interceptors: ClassVar[tuple[Interceptor, ...]] = ()
+
+    def __post_init__(self) -> None:
+        # Every spec of every pipeline runs this, and hardly any has a list.
+        given: Any = self
+        if (
+            isinstance(given.dependencies, list)
+            or isinstance(given.inputs, list)
+            or isinstance(given.outputs, list)
+            or isinstance(given.streams, list)
+        ):
+            for field in ("dependencies", "inputs", "outputs", "streams"):
+                names = getattr(self, field)
+                if isinstance(names, list):
+                    object.__setattr__(self, field, tuple(names))
+
+    @property
+    def execute(self) -> StageFunction:
+        """The async function that does the work."""
+        return getattr(self.runner, "execute", self.runner)  # type: ignore[arg-type]
+
+    @property
+    def output_keys(self) -> OutputKeys:
+        """The declared outputs, with the rule for values that the stage returns without a key."""
+        return OutputKeys(self.outputs)
+
+
+# Without methods of its own for equality and text: making them would slow `import stageflow`.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
+class FunctionStage(StageSpec, Generic[P, R]):
+    """A stage that `stage` made of a function; call it to call the function itself.
+
+    Attributes:
+        function: The function as written.
+        needs: The inputs without which the stage is skipped, as their producer was or failed.
+        optional: The inputs that a run need not have.
+        interceptors: Middleware around this stage alone, inside that of the orchestrator.
+        problems: What is wrong with its declaration, and what to write; reported by the pipeline.
+        none_is_output: Whether the function may return None as the value of its output.
+    """
+
+    function: Callable[P, R]
+    needs: tuple[str, ...] = ()  # type: ignore[misc]
+    optional: tuple[str, ...] = ()  # type: ignore[misc]
+    interceptors: tuple[Interceptor, ...] = ()  # type: ignore[misc]
+    problems: tuple[str, ...] = ()
+    none_is_output: bool = False
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, as in a test of its own."""
+        return self.function(*args, **kwargs)
+
+    @property
+    def output_keys(self) -> OutputKeys:
+        """The declared outputs; the function may return their values without a `StageOutput`."""
+        plain = self.none_is_output or not self.outputs
+        return (_BareKeysOrNone if plain else _BareKeys)(self.outputs)

@@ -1,0 +1,114 @@
+"""Conversations cut to what a language model takes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from stageflow.errors import InvalidConfigError
+from stageflow.kernels.speech import ShownText
+from stageflow.providers.ports import Answer, Message, estimated_tokens, valid_answer
+from stageflow.resilience.classification import classify
+
+#: Limit of the earlier messages if neither the user nor the model sets one: with a prompt and an
+#: answer they fit into 8,192, which any current service takes.
+DEFAULT_HISTORY_TOKENS = 4_000
+
+#: The share of a model's window for prompt, history and newest message; the rest is the answer's.
+PROMPT_SHARE = 0.75
+
+#: Tokens that a model adds to each message.
+MESSAGE_TOKENS = 5
+
+
+class Fitted:
+    """A language model that receives as much of a conversation as it takes.
+
+    It receives the whole system prompt and newest message, and the newest of the messages between,
+    up to `history_tokens` (None leaves it to the model) and to what its ``context_tokens`` allow;
+    an answer is never sent without its question. If it refuses them for their length, it receives
+    half of them, then none. Its ``<think>…</think>`` is left out of the answer.
+    """
+
+    def __init__(self, model: Any, history_tokens: int | None = None) -> None:
+        self._model = model
+        self._history_tokens = history_tokens
+
+    async def complete(self, messages: Sequence[Message]) -> str:
+        """Return the complete answer; raise what the model raises for the shortest form."""
+        *longer, shortest = self._attempts(messages)
+        for attempt in longer:
+            try:
+                return _shown(await self._model.complete(attempt))
+            except Exception as error:
+                if not _is_too_long(error):
+                    raise
+        return _shown(await self._model.complete(shortest))
+
+    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
+        """Yield the answer in pieces; raise as `complete`."""
+        attempts = self._attempts(messages)
+        for attempt in attempts:
+            begun, text = attempt is attempts[-1], ShownText()
+            try:
+                async with aclosing(self._model.stream(attempt)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        if shown := text.feed(piece):
+                            yield shown
+                        if isinstance(piece, Answer):
+                            yield piece
+                if rest := text.feed("", last=True):
+                    yield rest
+                return
+            except Exception as error:
+                if begun or not _is_too_long(error):
+                    raise
+
+    def _attempts(self, messages: Sequence[Message]) -> list[Sequence[Message]]:
+        """Return the forms of the conversation to try, the longest first."""
+        start = 1 if messages and messages[0].role == "system" else 0
+        earlier = messages[start:-1]
+        if not earlier:
+            return [messages]
+        prompt, newest = messages[:start], messages[-1]
+        count = getattr(self._model, "count_tokens", estimated_tokens)
+        window = getattr(self._model, "context_tokens", None)
+        limit = self._history_tokens
+        # A mock may have an attribute of any name.
+        if isinstance(window, int):
+            room = int(window * PROMPT_SHARE) - sum(_sizes(count, [*prompt, newest]))
+            limit = room if limit is None else min(limit, room)
+        elif limit is None:
+            limit = DEFAULT_HISTORY_TOKENS
+        totals = itertools.accumulate(_sizes(count, reversed(earlier)))
+        most = sum(1 for total in totals if total <= limit)
+        kept = dict.fromkeys(_with_questions(earlier, n) for n in (most, most // 2, 0))
+        return [[*prompt, *earlier[len(earlier) - n :], newest] for n in kept]
+
+
+def require_history_tokens(tokens: object) -> None:
+    """Raise `InvalidConfigError` unless it is None or a number of tokens."""
+    if tokens is not None and (type(tokens) is not int or tokens < 0):
+        raise InvalidConfigError("llm", "history_tokens", tokens, "give a number, 0 or more")
+
+
+def _sizes(count: Callable[[str], int], messages: Iterable[Message]) -> Iterable[int]:
+    return (count(message.content) + MESSAGE_TOKENS for message in messages)
+
+
+def _with_questions(earlier: Sequence[Message], count: int) -> int:
+    while count and earlier[-count].role != "user":
+        count -= 1
+    return count
+
+
+def _shown(answer: object) -> str:
+    text = ShownText().feed(valid_answer(answer), last=True)
+    return Answer(text, answer.finish_reason) if isinstance(answer, Answer) else text
+
+
+def _is_too_long(error: Exception) -> bool:
+    return classify(error).code == "request_too_long"

@@ -1,0 +1,182 @@
+"""``stageflow pulse check`` and ``stageflow pulse export``: the data of the page as text."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from stageflow._utils.files import atomic_write
+from stageflow._utils.postgres import shown
+from stageflow.pulse.arguments import add_repository, add_store
+from stageflow.pulse.dashboard.export import as_line, measurements
+from stageflow.pulse.dashboard.now import judged
+from stageflow.pulse.dashboard.page import found_store, present
+from stageflow.pulse.errors import PulseError
+from stageflow.pulse.gate import amount, change
+from stageflow.pulse.history import AsvProject, Emit, History, read_history
+from stageflow.telemetry import Place
+
+_CHECK_HELP = """\
+Print what is wrong now: budgets that the newest measured commit exceeds, regressions that are open,
+turns of the telemetry beyond their budget, alerts that fire, dead letters that wait. This measures
+nothing and sends nothing: bench measures, alert evaluates and notifies.
+
+examples:
+  stageflow pulse check
+  stageflow pulse check --store runs.db --json
+
+exit codes:
+  0    nothing is wrong
+  1    something could not be read; the last line names it
+  2    bad arguments
+  3    something is wrong
+  4    nothing is known: no commit is measured, and there is no telemetry
+"""
+
+_EXPORT_HELP = """\
+Write everything that was measured, on every machine, one JSON object a line. docs/results.md
+documents the schema.
+
+examples:
+  stageflow pulse export > measurements.jsonl
+  stageflow pulse export --into measurements.jsonl
+
+exit codes: 0 written, 1 nothing is measured, or it could not be written, 2 bad arguments
+"""
+
+
+class CheckExit(IntEnum):
+    """The exit codes of ``stageflow pulse check``, besides errors."""
+
+    OK = 0
+    WRONG = 3
+    INSUFFICIENT_DATA = 4
+
+
+def add_commands(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> None:
+    """Add the commands; each sets ``run``, called with the parsed arguments."""
+    parser = command("check", help="print what is wrong now", description=_CHECK_HELP)
+    add_repository(parser)
+    add_store(parser, "check this telemetry")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=lambda given: _check(given, emit))
+    parser = command("export", help="all measurements as JSON lines", description=_EXPORT_HELP)
+    add_repository(parser)
+    parser.add_argument("--into", type=Path, metavar="FILE", help="instead of the standard output")
+    parser.set_defaults(run=_export)
+
+
+def _check(arguments: argparse.Namespace, emit: Emit) -> CheckExit:
+    project, store = AsvProject.load(arguments.repository, reads_only=True), arguments.store
+    notes: list[str] = []
+    history = read_history(project, notes.append)
+    found = judged(project, history)
+    checked: Place = store or found_store(project.root, found.settings)
+    now, live = present(project, history, found, checked, named=store is not None)
+    now["commit"] = history.commits[-1].hash if history.commits else None
+    now["live"] = live["over"] if live else []
+    now["letters"] = live["letters"]["waiting"] if live and not live["simulated"] else None
+    now["notes"] += notes
+    verdict = _verdict(now, history)
+    if arguments.json:
+        emit(json.dumps({"exit": int(verdict), **now}, indent=1, ensure_ascii=False))
+    else:
+        name = shown(checked) if isinstance(checked, str) else checked.name
+        for line in _report(now, history, name):
+            emit(line)
+    return verdict
+
+
+def _verdict(now: Mapping[str, Any], history: History) -> CheckExit:
+    wrong = ("budgets", "live", "regressions", "alerts", "letters")
+    if any(now[key] for key in wrong):
+        return CheckExit.WRONG
+    known = history.commits or now["alerts"] is not None or now["letters"] is not None
+    return CheckExit.OK if known else CheckExit.INSUFFICIENT_DATA
+
+
+def _report(now: Mapping[str, Any], history: History, store: str) -> Iterator[str]:
+    over = [*now["budgets"], *now["live"]]
+    at = f" at {now['commit'][:10]}" if now["commit"] else ""
+    counts = f"{now['kept']} kept{at}, {now['unknown']} not measured"
+    yield from _part("budgets exceeded", over, counts, _budget)
+    counts = f"{len(now['known'])} known and accepted, {len(history.commits)} commits measured"
+    rows = [{**row, "commit": history.commits[row["at"]].hash} for row in now["regressions"]]
+    yield from _part("regressions open", rows, counts, _regression)
+    if now["alerts"] is None:
+        yield f"? alerts: not evaluated; stageflow pulse alert --store {store} does"
+    else:
+        yield from _part("alerts firing", now["alerts"], "at the last evaluation", _alert)
+    if now["letters"] is None:
+        yield "? dead letters: there is no telemetry"
+    else:
+        yield f"{_sign(now['letters'])} {now['letters']} dead letters waiting ({store})"
+    for note in now["notes"]:
+        yield f"! {note}"
+
+
+def _part(
+    what: str,
+    rows: Sequence[Mapping[str, Any]],
+    aside: str,
+    text: Callable[[Mapping[str, Any]], str],
+) -> Iterator[str]:
+    yield f"{_sign(len(rows))} {len(rows)} {what} ({aside})"
+    for row in rows:
+        hint = f"; docs/runbook.md#{row['runbook']}" if row["runbook"] else ""
+        yield f"    {text(row)}{hint}"
+
+
+def _sign(count: int) -> str:
+    return "✗" if count else "✓"
+
+
+def _budget(row: Mapping[str, Any]) -> str:
+    measured, limit = amount(row["measured"]), amount(row["limit"])
+    figures = f"{row['figure']} {measured} {row['unit']}, budget {limit}"
+    return f"{row['metric']}: {figures} ({row['series']})"
+
+
+def _regression(row: Mapping[str, Any]) -> str:
+    figures = f"{amount(row['before'])} → {amount(row['after'])} {row['unit']}"
+    increase = change(math.inf if row["ratio"] is None else row["ratio"])
+    return f"{row['series']}: {figures} ({increase}) since {row['commit'][:10]}"
+
+
+def _alert(row: Mapping[str, Any]) -> str:
+    since = dt.datetime.fromtimestamp(row["since_s"]).astimezone().isoformat(timespec="minutes")
+    return f"{row['rule']}: {row['what']}, since {since}"
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    project, count = AsvProject.load(arguments.repository, reads_only=True), 0
+    into: Path | None = arguments.into
+    try:
+        # A file that cannot be written as a whole is not changed.
+        with nullcontext(sys.stdout) if into is None else atomic_write(into) as file:
+            for one in measurements(project, _complain):
+                file.write(as_line(one))
+                count += 1
+            if not count:
+                raise PulseError(
+                    f"there are no results in {project.results_dir}: measure some commits first, "
+                    "stageflow pulse bench"
+                )
+    except OSError as error:
+        if into is None:
+            raise
+        raise PulseError(f"the measurements could not be written to {into}: {error}") from error
+    _complain(f"{count} measurements")
+    return 0

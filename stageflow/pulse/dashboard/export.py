@@ -1,0 +1,122 @@
+"""Export all measurements, one JSON object a line, in a versioned schema.
+
+Unlike asv's files, each line is complete. docs/results.md documents all fields.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stageflow.pulse.dashboard.records import FiguresPanel, figure_runs, load_settings
+from stageflow.pulse.history import (
+    MACHINE_FIELDS,
+    AsvProject,
+    Emit,
+    read_benchmarks,
+    read_results,
+    rows_of,
+    values_of,
+)
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A series on a commit, as it was measured on one machine; times are in ISO 8601, UTC.
+
+    Attributes:
+        schema_version: It changes if a field changes its meaning, not if a field is added.
+        metric: Name of the series, its parameters in brackets.
+        value: The median of timings, or the tracked figure; None if the benchmark failed.
+        samples: The samples of the median; None if they were not kept.
+        measured_at: When the measurement began; None if unknown.
+        machine: The machine, by asv's keys: arch, cpu, machine, num_cpu, os, ram.
+        environment: Name, python, and the requirements by package.
+    """
+
+    schema_version: int
+    metric: str
+    value: float | None
+    samples: tuple[float, ...] | None
+    unit: str
+    commit: str
+    commit_at: str
+    measured_at: str | None
+    machine: Mapping[str, str]
+    environment: Mapping[str, Any]
+
+
+def measurements(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
+    """Yield all measurements by machine and commit, then other figures; skipped ones are left out.
+
+    `emit` gets a line for each file that was left out.
+    """
+    yield from _of_benchmarks(project, emit)
+    panel = load_settings(project.benchmarks_dir).figures
+    if panel is not None:
+        yield from _of_figures(panel, project)
+
+
+def _of_benchmarks(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
+    benchmarks = read_benchmarks(project.results_dir)
+    for result in read_results(project.results_dir, emit):
+        about = {
+            "commit": result["commit_hash"],
+            "commit_at": _moment(result["date"]),
+            "machine": {key: str(result["params"].get(key, "")) for key in MACHINE_FIELDS},
+            "environment": {
+                "name": result["env_name"],
+                "python": result["python"],
+                "requirements": result["requirements"],
+            },
+        }
+        for name, row in rows_of(result, benchmarks):
+            unit = str(benchmarks[name].get("unit", ""))
+            for metric, value, samples in values_of(name, row):
+                if value is not None and not math.isfinite(value):
+                    continue
+                yield Measurement(
+                    schema_version=SCHEMA_VERSION,
+                    metric=metric,
+                    value=value,
+                    samples=None if samples is None else tuple(samples),
+                    unit=unit,
+                    measured_at=_moment(row.get("started_at")),
+                    **about,
+                )
+
+
+def _of_figures(panel: FiguresPanel, project: AsvProject) -> Iterator[Measurement]:
+    runs, _ = figure_runs(panel, project.results_dir)
+    for run in runs:
+        for name, figure in run.figures.items():
+            yield Measurement(
+                schema_version=SCHEMA_VERSION,
+                metric=f"{panel.metric}.{name}",
+                value=figure.value,
+                samples=figure.samples,
+                unit=figure.unit,
+                commit=run.commit,
+                commit_at=run.commit_at,
+                measured_at=run.at,
+                machine=run.machine,
+                environment=run.environment,
+            )
+
+
+def as_line(one: Measurement) -> str:
+    """Return a measurement as a line of JSON."""
+    return json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _moment(milliseconds: object) -> str | None:
+    """Return a time in milliseconds since the epoch in ISO 8601."""
+    if not isinstance(milliseconds, int | float) or isinstance(milliseconds, bool):
+        return None
+    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(timespec="seconds")

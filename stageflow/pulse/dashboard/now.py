@@ -1,0 +1,197 @@
+"""What is wrong now: budgets exceeded, regressions open or accepted, alerts that fire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stageflow.pulse.alerts import AlertState, state_of
+from stageflow.pulse.dashboard.records import DashboardSettings, load_settings
+from stageflow.pulse.dashboard.telemetry import LiveBudgets
+from stageflow.pulse.errors import PulseError
+from stageflow.pulse.gate import (
+    ACCEPTED_FILE,
+    BUDGETS_FILE,
+    RUNBOOK,
+    Accepted,
+    Asv,
+    Budget,
+    Budgets,
+    Check,
+    Limits,
+    State,
+    checks_at,
+    discover,
+    load_accepted,
+    load_budgets,
+    sections_of,
+    today,
+)
+from stageflow.pulse.history import (
+    AsvProject,
+    History,
+    Series,
+    Step,
+    open_step,
+    ratio_of,
+    rounded,
+    scatters,
+    signal_of,
+    steps_of,
+)
+from stageflow.telemetry import Place
+
+#: The number of newest commits among which steps of timings are searched.
+SEARCHED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The history compared with its budgets, and notes on what could not be read."""
+
+    settings: DashboardSettings = field(default_factory=DashboardSettings)
+    budgets: Budgets | None = None
+    accepted: tuple[Accepted, ...] = ()
+    checks: tuple[Check, ...] = ()
+    steps: Mapping[str, Sequence[Step]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def live_budgets(self) -> LiveBudgets:
+        """The budgets of running pipelines."""
+        budgets = self.budgets.budgets if self.budgets else ()
+        return LiveBudgets(budgets, self.settings.live_budgets)
+
+    def budget_of(self, series: str) -> Budget | None:
+        """Return the first budget of a series."""
+        return next((b for b in self.live_budgets.budgets if b.series == series), None)
+
+
+def judged(project: AsvProject, history: History) -> Judged:
+    """Check the newest commit against the budgets, and find the steps of every series.
+
+    A mistake in the files of settings becomes a note.
+    """
+    try:
+        settings = load_settings(project.benchmarks_dir)
+    except PulseError as error:
+        return Judged(notes=(f"Settings were not read: {error}",))
+    path = project.benchmarks_dir / BUDGETS_FILE
+    if not path.exists():
+        note = f"There are no budgets: {path.relative_to(project.root)} is missing."
+        return Judged(settings, notes=(note,))
+    try:
+        catalogue = discover(project.benchmarks_dir, project.root)
+    except PulseError:
+        # Not the error itself: it holds a traceback of this machine.
+        note = "The benchmarks cannot be listed: stageflow pulse budgets says why."
+        return Judged(settings, notes=(note,))
+    try:
+        sections = sections_of(project.root / RUNBOOK)
+        budgets = load_budgets(path, catalogue.units, sections)
+        accepted = load_accepted(project.benchmarks_dir / ACCEPTED_FILE, catalogue.units)
+    except PulseError as error:
+        return Judged(settings, notes=(f"Budgets and acceptances were not read: {error}",))
+    checks: tuple[Check, ...] = ()
+    if history.commits:
+        machine = history.machine.partition(",")[0]
+        checks = checks_at(Asv(project, machine, catalogue, ""), budgets, history.commits[-1].hash)
+    steps = {series.name: _steps(series, budgets.limits) for series in history.series}
+    return Judged(settings, budgets, accepted, checks, steps)
+
+
+def _steps(series: Series, limits: Limits) -> Sequence[Step]:
+    """Find the steps of a series that the gate would warn of; in timings, the newest ones."""
+    timed, old = scatters(series.name), len(series.values) - SEARCHED
+    values = [None if timed and at < old else value for at, value in enumerate(series.values)]
+    return steps_of(values, limits.warn(signal_of(series.name)), timed=timed)
+
+
+def wrong_now(project: AsvProject, history: History, found: Judged, store: Place) -> dict[str, Any]:
+    """Return the panel's data as JSON's values, with the alerts on the telemetry in `store`."""
+    alerts, problem = firing(state_of(store, project.root))
+    regressions = list(_regressions(history, found))
+    return {
+        "budgets": [_check(check) for check in found.checks if check.state is State.OVER],
+        "kept": sum(check.state is State.KEPT for check in found.checks),
+        "unknown": sum(check.state not in (State.OVER, State.KEPT) for check in found.checks),
+        "regressions": [row for row in regressions if row["accepted"] is None],
+        "known": [row for row in regressions if row["accepted"] is not None],
+        "accepted": [
+            {
+                "series": entry.series,
+                "up_to": entry.up_to if entry.up_to != float("inf") else None,
+                "reason": entry.reason,
+                "until": entry.until.isoformat(),
+                "owner": entry.owner,
+                "counts": entry.counts(today()),
+            }
+            for entry in found.accepted
+        ],
+        "alerts": alerts,
+        "notes": [*found.notes, *([problem] if problem else [])],
+    }
+
+
+def firing(state: Path) -> tuple[list[dict[str, Any]] | None, str]:
+    """Return the alerts that fire, oldest first; None and why if there is no readable state."""
+    if not state.exists():
+        return None, ""
+    try:
+        with AlertState(state, create=False, busy_timeout_s=1.0) as opened:
+            alerts = opened.alerts().values()
+    except PulseError as error:
+        return None, f"The alerts in {state.name} cannot be read: {error}"
+    found = [
+        {
+            "rule": alert.rule,
+            "what": alert.what + (f"; likely {alert.likely}" if alert.likely else ""),
+            "since_s": alert.firing_s,
+            "runbook": alert.runbook,
+        }
+        for alert in alerts
+        if alert.firing_s is not None
+    ]
+    return sorted(found, key=lambda alert: alert["since_s"]), ""
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return {
+        "metric": check.budget.metric,
+        "series": check.budget.series,
+        "figure": check.figure,
+        "limit": check.limit,
+        "measured": rounded(check.measured),
+        "unit": check.budget.unit,
+        "runbook": check.budget.runbook,
+        "gate": check.budget.gate,
+    }
+
+
+def _regressions(history: History, found: Judged) -> Iterator[dict[str, Any]]:
+    if found.budgets is None:
+        return
+    for series in history.series:
+        fail = found.budgets.limits.fail(signal_of(series.name))
+        step = open_step(series.values, found.steps.get(series.name, ()), fail)
+        if step is not None:
+            yield _regression(series, step, found)
+
+
+def _regression(series: Series, step: Step, found: Judged) -> dict[str, Any]:
+    name, ratio = series.name, ratio_of(step.before, step.now)
+    budget = found.budget_of(name)
+    accepted = any(entry.covers(name, ratio, today()) for entry in found.accepted)
+    return {
+        "series": name,
+        "unit": series.unit,
+        "at": step.at,
+        "before": rounded(step.before),
+        "after": rounded(step.now),
+        # JSON has no infinity, which is the ratio to 0.
+        "ratio": rounded(ratio) if step.before > 0 else None,
+        "runbook": budget.runbook if budget else None,
+        "accepted": name if accepted else None,
+    }

@@ -1,0 +1,308 @@
+"""Collect the data of Central Pulse, and write or serve them with the page."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from stageflow.pulse.alerts import state_of
+from stageflow.pulse.dashboard.now import Judged, firing, judged, wrong_now
+from stageflow.pulse.dashboard.records import (
+    DashboardSettings,
+    figures_record,
+    gate_record,
+    load_record,
+)
+from stageflow.pulse.dashboard.telemetry import LiveBudgets, budget_in, telemetry, window_of
+from stageflow.pulse.gate import RUNBOOK, sections_of
+from stageflow.pulse.history import (
+    STATIC_DIR,
+    AsvProject,
+    Emit,
+    History,
+    Published,
+    Series,
+    clear_corrupt,
+    copy_libraries,
+    publish,
+    read_history,
+    rounded,
+    signal_of,
+)
+from stageflow.telemetry import Place, TelemetryError, TelemetryStore
+
+PAGE = "central.html"
+FOLDER = "central"
+_VERSION = 1
+
+
+def publish_with_dashboard(
+    project: AsvProject, emit: Emit = print, *, store: Place | None = None
+) -> Published:
+    """Publish asv's pages with Central Pulse; `emit` gets the progress, line by line.
+
+    `store` is the telemetry; by default, the first file of the settings that exists. If a given one
+    cannot be read, `TelemetryError` is raised and the old site is kept.
+    """
+    if store is not None:
+        TelemetryStore(store).close()  # fail before the long work of asv
+    page = partial(write_central, project, emit=emit, store=store)
+    return publish(project, emit, pages=[page])
+
+
+def write_central(
+    project: AsvProject, site_dir: Path, emit: Emit = print, *, store: Place | None = None
+) -> Path:
+    """Write Central Pulse into a site that has the vendored libraries, and return the page.
+
+    Arguments and errors are those of `publish_with_dashboard`.
+    """
+    began = time.monotonic()
+    clear_corrupt(project, emit)
+    history = read_history(project)
+    emit(f"Central Pulse: {len(history.commits)} commits of {len(history.series)} series are read")
+    found = judged(project, history)
+    settings = found.settings
+    emit("Central Pulse: budgets are checked, steps are found")
+    shown = store or found_store(project.root, settings)
+    now, live = present(project, history, found, shown, named=store is not None)
+    if live is not None:
+        emit(f"Central Pulse: telemetry of {live['store']} is added up")
+    data = {
+        "version": _VERSION,
+        "project": project.root.name,
+        "made_at_s": time.time(),
+        "beside_asv": (site_dir / "index.html").exists(),
+        "history": overview(history, found, project.hash_length),
+        "now": now,
+        "gate": gate_record(project.root, settings.selftest),
+        "load": settings.load and load_record(settings.load, project.results_dir),
+        "figures": settings.figures and figures_record(settings.figures, project.results_dir),
+        "telemetry": live,
+    }
+    folder = site_dir / FOLDER
+    shutil.copytree(STATIC_DIR / "central", folder, ignore=shutil.ignore_patterns("*.html"))
+    shutil.copy(STATIC_DIR / "central" / PAGE, site_dir / PAGE)
+    _write(folder / "data.json.js", "centralData", data)
+    for number, piece in enumerate(pieces(history)):
+        _write(folder / f"commits-{number}.json.js", "centralPiece", piece)
+    write_runbook(project.root / RUNBOOK, site_dir)
+    size_kb = (folder / "data.json.js").stat().st_size / 1000
+    emit(f"Central Pulse: {size_kb:,.0f} kB in {time.monotonic() - began:.1f} s")
+    return site_dir / PAGE
+
+
+def live_site(
+    project: AsvProject, store: Place, newest_s: float, alone: Path, emit: Emit
+) -> tuple[Path, LiveTelemetry]:
+    """Return the site to serve with live telemetry: the published one, or this page alone.
+
+    The page shows the newest `newest_s` seconds of the store; without a published site, it is
+    written into the folder `alone`. If the store cannot be read, `TelemetryError` is raised.
+    """
+    TelemetryStore(store).close()
+    site_dir, budgets = project.html_dir, judged(project, History()).live_budgets
+    if not (site_dir / PAGE).exists():
+        emit("There is no published site; Central Pulse is shown alone.")
+        site_dir = alone / "site"
+        copy_libraries(site_dir)
+        write_central(project, site_dir, emit)
+    return site_dir, LiveTelemetry(store, budgets, newest_s=newest_s, root=project.root)
+
+
+def found_store(root: Path, settings: DashboardSettings) -> Path:
+    """Return the telemetry that is shown by default; it may be missing."""
+    places = [root / name for name in settings.telemetry]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def present(
+    project: AsvProject, history: History, found: Judged, store: Place, *, named: bool
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return what is wrong now, and the data of a store; None if it is empty or left out.
+
+    Raise `TelemetryError` if the user `named` the store and it cannot be read.
+    """
+    now = wrong_now(project, history, found, store)
+    if isinstance(store, Path) and not named and not store.exists():
+        return now, None
+    try:
+        with TelemetryStore(store) as opened:
+            window = window_of(opened)
+            live = telemetry(opened, window, found.live_budgets) if window else None
+    except TelemetryError as error:
+        if named:
+            raise
+        now["notes"].append(f"The telemetry is left out: {error}")
+        return now, None
+    if live and live["simulated"]:
+        now["alerts"] = None
+        now["notes"].append(f"{live['store']} holds a simulation, which does not count here.")
+    return now, live
+
+
+def write_runbook(source: Path, site_dir: Path) -> None:
+    """Write the runbook as a page, with a section for each finding."""
+    parts = []
+    for name, body in (sections_of(source) or {}).items():
+        inner = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(body))
+        parts.append(f'<section id="{html.escape(name)}"><h2>{html.escape(name)}</h2>')
+        parts.append("".join(f"<p>{p}</p>" for p in inner.split("\n\n")) + "</section>")
+    page = Template((STATIC_DIR / "central" / "runbook.html").read_text(encoding="utf-8"))
+    shown = page.substitute(sections="\n".join(parts) or "<p>There is no runbook.</p>")
+    (site_dir / "runbook.html").write_text(shown, encoding="utf-8")
+
+
+def _write(path: Path, name: str, data: dict[str, Any]) -> None:
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    path.write_text(f"{name}({text});\n", encoding="utf-8")
+
+
+# ── the history ──────────────────────────────────────────────────────────────────────────────────
+
+#: The number of commits in a piece of the history, which the page loads on demand.
+PIECE = 250
+
+
+def overview(history: History, found: Judged, hash_length: int) -> dict[str, Any]:
+    """Return all series, each with no more values than a chart shows."""
+    commits = history.commits
+    return {
+        "machine": history.machine,
+        "elsewhere": history.elsewhere,
+        "hash_length": hash_length,
+        "hashes": "".join(commit.hash[:hash_length] for commit in commits),
+        "at_s": _differences([commit.at_s for commit in commits]),
+        "piece": PIECE,
+        "limits": None if found.budgets is None else asdict(found.budgets.limits),
+        "series": [_series(series, found) for series in history.series],
+    }
+
+
+def pieces(history: History) -> Iterator[dict[str, Any]]:
+    """Yield the subjects and all values of the commits, a piece at a time."""
+    for first in range(0, len(history.commits), PIECE):
+        part = slice(first, first + PIECE)
+        yield {
+            "number": first // PIECE,
+            "subjects": [commit.subject for commit in history.commits[part]],
+            "values": [[rounded(v) for v in series.values[part]] for series in history.series],
+        }
+
+
+def _series(series: Series, found: Judged) -> dict[str, Any]:
+    steps = found.steps.get(series.name, ())
+    at = sorted({*visible(series.values), *(step.at for step in steps)})
+    budget = found.budget_of(series.name)
+    # Of the newest commit that has enough samples for them.
+    percentiles = series.percentiles[max(series.percentiles)] if series.percentiles else None
+    return {
+        "name": series.name,
+        "unit": series.unit,
+        "signal": signal_of(series.name),
+        "budget": budget and budget_in(series.unit, budget),
+        "at": _differences(at),
+        "values": [rounded(series.values[n]) for n in at],
+        "steps": [[step.at, rounded(step.before), rounded(step.after)] for step in steps],
+        "percentiles": percentiles and [rounded(value) for value in percentiles],
+        "newest": series.newest,
+    }
+
+
+def _differences(numbers: list[int]) -> list[int]:
+    """Return the differences between neighbours, which are shorter as text."""
+    return [b - a for a, b in zip([0, *numbers], numbers, strict=False)]
+
+
+#: The columns of a chart of a history. Each shows its least and greatest value: no peak is lost.
+COLUMNS = 600
+
+
+def visible(values: Sequence[float | None], columns: int = COLUMNS) -> list[int]:
+    """Return the indexes of the first and last value, and of the extremes of each column."""
+    there = [index for index, value in enumerate(values) if value is not None]
+    if len(there) <= 2 * columns:
+        return there
+    kept = {there[0], there[-1]}
+    for column in range(columns):
+        part = there[column * len(there) // columns : (column + 1) * len(there) // columns]
+        kept.add(min(part, key=lambda index: values[index] or 0.0))
+        kept.add(max(part, key=lambda index: values[index] or 0.0))
+    return sorted(kept)
+
+
+# ── live telemetry ───────────────────────────────────────────────────────────────────────────────
+
+#: The address of the live data.
+ADDRESS = "/central/live.json"
+#: A file of the site that a live server replaces, to make the page refresh.
+SWITCH = "/central/live.js"
+REFRESH_S = 5
+
+
+class LiveTelemetry:
+    """Reads a store for all open pages, at most once in half the time between two refreshes."""
+
+    def __init__(
+        self,
+        store: Place,
+        budgets: LiveBudgets,
+        *,
+        newest_s: float,
+        root: Path = Path(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Choose what is shown: the store's newest `newest_s` seconds; `root` is the repository."""
+        self._store = store
+        self._state = state_of(store, root)
+        self._budgets = budgets
+        self._newest_s = newest_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read_at = -float(REFRESH_S)
+        self._answer = b""
+
+    def answer(self) -> bytes:
+        """Return the telemetry as JSON, or why it cannot be read."""
+        with self._lock:
+            if self._clock() - self._read_at >= REFRESH_S / 2 or not self._answer:
+                self._answer = json.dumps(self._read(), separators=(",", ":")).encode()
+                self._read_at = self._clock()
+            return self._answer
+
+    def at(self, path: str) -> tuple[str, bytes] | None:
+        """Return type and content of `path` if it is one of the two live addresses."""
+        if path == ADDRESS:
+            return "application/json", self.answer()
+        if path == SWITCH:
+            return "text/javascript", f"centralLive({REFRESH_S});\n".encode()
+        return None
+
+    def _read(self) -> dict[str, Any]:
+        alerts, problem = firing(self._state)
+        found: dict[str, Any] = {
+            "made_at_s": time.time(),
+            "telemetry": None,
+            "alerts": alerts,
+            "problem": problem,
+        }
+        try:
+            with TelemetryStore(self._store) as store:
+                window = window_of(store, self._newest_s)
+                if window is not None:
+                    found["telemetry"] = telemetry(store, window, self._budgets)
+                    if found["telemetry"]["simulated"]:
+                        found["alerts"] = None
+        except TelemetryError as error:
+            found["problem"] = str(error)
+        return found

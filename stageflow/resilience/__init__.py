@@ -1,0 +1,41 @@
+"""What a failure means, and the circuit breaker that reacts to it."""
+
+from typing import TYPE_CHECKING
+
+from stageflow._utils.lazy import lazy_names
+from stageflow.resilience.classification import classify
+
+if TYPE_CHECKING:
+    from stageflow.resilience.circuit_breaker import (
+        BreakerPolicy,
+        BreakerRegistry,
+        BreakerState,
+        BreakerTransition,
+        CircuitBreaker,
+        Clock,
+        Permit,
+        speaks_against_provider,
+    )
+    from stageflow.resilience.retry import RetryPolicy
+
+__all__ = [
+    "BreakerPolicy",
+    "BreakerRegistry",
+    "BreakerState",
+    "BreakerTransition",
+    "CircuitBreaker",
+    "Clock",
+    "Permit",
+    "RetryPolicy",
+    "classify",
+    "speaks_against_provider",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    """
+    circuit_breaker: BreakerPolicy BreakerRegistry BreakerState BreakerTransition CircuitBreaker
+    circuit_breaker: Clock Permit speaks_against_provider
+    retry: RetryPolicy
+    """,
+)

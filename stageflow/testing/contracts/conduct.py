@@ -1,0 +1,255 @@
+"""What a stage does besides its work: what it reads, calls, changes, keeps and blocks."""
+
+import asyncio
+import datetime as dt
+import functools
+import gc
+import inspect
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections import Counter, UserDict
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
+from types import FrameType
+from typing import Any, TypeAlias
+
+from stageflow.engine.bag import ContextBag
+from stageflow.engine.context import PipelineContext
+from stageflow.engine.interceptor import CallNext, Interceptor
+from stageflow.engine.stage import StageOutput, StageSpec
+from stageflow.engine.stage_context import StageContext
+from stageflow.testing.simulation.errors import place_of
+
+_DATES = (dt.datetime.now, dt.datetime.utcnow, dt.datetime.today, dt.date.today)
+_CLOCKS = frozenset((*_DATES, time.time, time.time_ns, time.monotonic, time.monotonic_ns))
+_CLOSING = frozenset(("close", "aclose", "disconnect", "shutdown"))
+_READING = (
+    *(StageContext.__getitem__, UserDict.__getitem__, UserDict.__contains__),
+    *(ContextBag.__getitem__, ContextBag.get, ContextBag.__contains__),
+)
+_READS = frozenset(function.__code__ for function in _READING)
+
+#: How often the thread of the loop is looked at, in seconds.
+_INTERVAL_S = 0.005
+
+
+class Conduct(Interceptor):
+    """Watches each call while a stage runs."""
+
+    ctx: StageContext
+
+    def __init__(self, spec: StageSpec, run: PipelineContext) -> None:
+        self.undeclared: dict[str, None] = {}  # keys that the stage reads and does not declare
+        self.clocks: dict[str, None] = {}  # where it reads a clock that is not the loop's
+        self.closed: dict[str, None] = {}  # the names of providers
+        self._completed = False
+        self._declared = spec.inputs
+        self._providers = dict(run.providers)
+        self._inputs = run.inputs = UserDict(run.inputs)  # of Python, so that its calls are seen
+        function: Any = spec.execute
+        while isinstance(function, functools.partial):
+            function = function.func
+        self._module = str(getattr(inspect.unwrap(function), "__module__", ""))
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Run the stage with a profiler that sees each call."""
+        self.ctx = ctx
+        profiler = sys.getprofile()
+        sys.setprofile(self._see)
+        try:
+            output = await call_next(ctx)
+            self._completed = True
+            return output
+        finally:
+            sys.setprofile(profiler)
+
+    @property
+    def kept(self) -> dict[str, None]:
+        """What is still referred to after the run; an error refers to everything."""
+        if not self._completed:
+            return {}
+        if sys.getrefcount(self.ctx) > 2:  # by the attribute, and by the argument
+            gc.collect()
+        return {"its context": None} if sys.getrefcount(self.ctx) > 2 else {}
+
+    def _see(self, frame: FrameType, event: str, called: Any) -> None:
+        if event == "c_call":
+            if called in _CLOCKS and self._is_own(frame):
+                self.clocks[f"{called.__qualname__}() at {place_of(frame)}"] = None
+            elif called.__name__ in _CLOSING:
+                self._close(called.__self__)
+        elif event == "call" and frame.f_code.co_name in _CLOSING and frame.f_code.co_argcount:
+            self._close(frame.f_locals.get(frame.f_code.co_varnames[0]))
+        elif event == "call" and frame.f_code in _READS:
+            self._read(frame.f_locals["self"], frame.f_locals["key"], frame.f_back)
+
+    def _close(self, closed: object) -> None:
+        names = (name for name, provider in self._providers.items() if provider is closed)
+        self.closed.update(dict.fromkeys(names))
+
+    def _read(self, owner: object, key: str, caller: FrameType | None) -> None:
+        # A child run reads from its parent what its own stages declare.
+        engine = caller and str(caller.f_globals["__name__"]) == "stageflow.engine.subpipeline"
+        own = any(owner is one for one in (self.ctx, self._inputs, self.ctx.scope.bag))
+        if own and key not in self._declared and not engine:
+            self.undeclared[key] = None
+
+    def _is_own(self, frame: FrameType) -> bool:
+        module, package = str(frame.f_globals.get("__name__")), self._module.rpartition(".")[0]
+        return module == self._module or bool(package and module.startswith(f"{package}."))
+
+
+Runs: TypeAlias = Callable[[], None]
+
+
+@contextmanager
+def around_callbacks(around: Callable[[Runs, asyncio.Handle], None]) -> Iterator[None]:
+    """Call `around` for each callback of this thread's loops, with what runs it and its handle."""
+    run, here = asyncio.Handle._run, threading.get_ident()
+
+    def run_around(handle: asyncio.Handle) -> None:
+        if threading.get_ident() == here:
+            around(lambda: run(handle), handle)
+        else:
+            run(handle)
+
+    asyncio.Handle._run = run_around  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        asyncio.Handle._run = run  # type: ignore[method-assign]
+
+
+class BlockingWatch:
+    """Finds the longest callback: its time, and where it was for most of it.
+
+    The loop itself measures, and a thread samples. While a call holds the interpreter's lock the
+    thread cannot sample; the next sample is at the line of that call.
+    """
+
+    def __init__(self) -> None:
+        self.worst_ms = 0.0
+        self.place = ""
+        self._seen_s: Counter[str] = Counter()
+
+    @contextmanager
+    def on_this_thread(self) -> Iterator[None]:
+        """Watch the loops of this thread within a block."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._look, args=(threading.get_ident(), stop))
+        thread.start()
+        try:
+            with around_callbacks(self._measure):
+                yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _measure(self, run: Runs, handle: asyncio.Handle) -> None:
+        seen_s = self._seen_s = Counter()
+        began = time.perf_counter()
+        run()
+        took_ms = (time.perf_counter() - began) * 1000.0
+        if took_ms > self.worst_ms:
+            self.worst_ms = took_ms
+            self.place = max(seen_s, key=seen_s.__getitem__, default=repr(handle))
+
+    def _look(self, thread: int, stop: threading.Event) -> None:
+        last = time.perf_counter()
+        while not stop.wait(_INTERVAL_S):
+            seen_s, frame = self._seen_s, sys._current_frames()[thread]
+            now = time.perf_counter()
+            seen_s[place_of(_own(frame))] += now - last  # type: ignore[assignment]
+            last = now
+
+
+def _own(innermost: FrameType) -> FrameType:
+    """Return the innermost frame that is not of Python or of the engine."""
+    frame: FrameType | None = innermost
+    # Any code that makes objects may call them.
+    collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None and frame.f_globals is not globals():
+        module = f"{frame.f_globals.get('__name__')}."
+        top = module.partition(".")[0]
+        own = top not in sys.stdlib_module_names and not module.startswith("stageflow.engine.")
+        if own and frame.f_code not in collecting:
+            return frame
+        frame = frame.f_back
+    return innermost
+
+
+class ClosesCalls(Interceptor):
+    """Closes the calls that a failed stage has made and not awaited yet.
+
+    The error refers to the stage's frames, and these to the calls: Python would warn of each when
+    the error is dropped.
+    """
+
+    def failed(self, ctx: StageContext, error: BaseException, /) -> None:
+        """Close what the stage's frames refer to, unless the stage was cancelled."""
+        if not isinstance(error, Exception):
+            return
+        begin_soon = {id(task.get_coro()) for task in asyncio.all_tasks()}
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            for held in frame.f_locals.values():
+                if (
+                    inspect.iscoroutine(held)
+                    and inspect.getcoroutinestate(held) == inspect.CORO_CREATED
+                    and id(held) not in begin_soon
+                ):
+                    held.close()
+
+
+@contextmanager
+def every_call_awaited() -> Iterator[None]:
+    """Raise an `AssertionError` if coroutines of the block are dropped without being awaited."""
+    depth = sys.get_coroutine_origin_tracking_depth()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", "coroutine .* was never awaited", RuntimeWarning)
+            sys.set_coroutine_origin_tracking_depth(1)
+            yield
+    finally:
+        sys.set_coroutine_origin_tracking_depth(depth)
+        dropped = [warning for warning in caught if inspect.iscoroutine(warning.source)]
+        for other in (warning for warning in caught if warning not in dropped):
+            warnings.warn_explicit(
+                other.message, other.category, other.filename, other.lineno, source=other.source
+            )
+    calls: dict[str, None] = {}
+    for warning in dropped:
+        call: Any = warning.source
+        (file, line, function), *_ = call.cr_origin or [("an unknown place", 0, "?")]
+        calls[f"{call.__qualname__}(…), called at {file}:{line} in {function}"] = None
+    if calls:
+        raise AssertionError("write await before the call: nobody awaited " + ", ".join(calls))
+
+
+def surroundings(*, chance: bool) -> dict[str, Any]:
+    """Return what all code of the process shares; with `chance`, also random generators."""
+    found = {"os.environ": dict(os.environ), "the working directory": os.getcwd()}  # noqa: PTH109
+    if chance:
+        found["the global random generator (take ctx.random)"] = random.getstate()
+        if "numpy.random" in sys.modules:
+            state = sys.modules["numpy.random"].get_state()
+            found["numpy's global random generator (make one from ctx.random)"] = str(state)
+    return found
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Undo what a block does to the process, so that each run does it again."""
+    state, environ = random.getstate(), dict(os.environ)
+    try:
+        with chdir(os.getcwd()):  # noqa: PTH109 - as text
+            yield
+    finally:
+        random.setstate(state)
+        if os.environ != environ:
+            os.environ.clear()
+            os.environ.update(environ)

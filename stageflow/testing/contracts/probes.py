@@ -1,0 +1,167 @@
+"""What a contract puts around a stage: a cancellation at one point, or a reader of its streams."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+from unittest import mock
+
+from stageflow.engine import CallNext, Interceptor, Pipeline, StageContext, StageOutput, StageSpec
+from stageflow.testing.simulation import SimulationLoop
+from stageflow.testing.wrapped import opening
+
+T = TypeVar("T")
+
+
+class Waits(Generator[Any, Any, T]):
+    """Awaits some work, and calls back just after the work has begun its n-th wait.
+
+    On a real loop this repeats, unlike the order and the number of callbacks.
+    """
+
+    def __init__(self, work: Awaitable[T], at: int, callback: Callable[[], object]) -> None:
+        self.count = 0  # of the waits so far
+        self.cancelled: list[BaseException] = []
+        self._work = work
+        self._steps: Any = work.__await__()
+        self._at = at
+        self._callback = callback
+
+    def __await__(self) -> Self:
+        return self
+
+    @property
+    def gi_yieldfrom(self) -> object:
+        """What is awaited, for `places`."""
+        return self._work
+
+    def send(self, value: Any, /) -> Any:
+        """Resume the work."""
+        return self._waited(next(self._steps) if value is None else self._steps.send(value))
+
+    def throw(self, error: Any, value: Any = None, traceback: Any = None, /) -> Any:
+        """Resume the work with an error."""
+        if isinstance(error, asyncio.CancelledError):
+            self.cancelled.append(error)
+        return self._waited(self._steps.throw(error if value is None else value))
+
+    def _waited(self, awaited: Any) -> Any:
+        self.count += 1
+        if self.count == self._at:
+            asyncio.get_running_loop().call_soon(self._callback)
+        return awaited
+
+
+class CancellationProbe(Interceptor):
+    """Cancels a task at one point, and checks whether the stage passes the cancellation on.
+
+    The point is the number of a callback, counted from `aim` on; on a real loop, of a wait of the
+    stage and of what is around it.
+    """
+
+    def __init__(self, point: int) -> None:
+        self.point = point
+        self.begun = False
+        self.swallowed = False  # it did not end as cancelled, and asyncio is not the cause
+        self.cancelled_at_s: float | None = None  # None if the task had ended before
+        self._task: asyncio.Future[Any] | None = None
+        self._works: list[Waits[StageOutput]] = []
+        self._excused: list[BaseException | None] = []
+
+    def aim(self, task: asyncio.Future[Any]) -> None:
+        """Choose the task that is cancelled."""
+        self._task = task
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, SimulationLoop):
+            loop.at_step(loop.steps + self.point, self._cancel)
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Call the stage, and check how it ends."""
+        self.begun = True
+        simulated = isinstance(asyncio.get_running_loop(), SimulationLoop)
+        work = Waits(call_next(ctx), 0 if simulated else self.point, self._cancel)
+        self._works.append(work)
+        try:
+            output: StageOutput = await work
+        except Exception:
+            self._look(ctx, work)
+            raise
+        self._look(ctx, work)
+        return output
+
+    def _look(self, ctx: StageContext, work: Waits[StageOutput]) -> None:
+        if ctx.scope.stopping and not all(map(self._is_excused, work.cancelled)):
+            self.swallowed = True
+
+    def _is_excused(self, error: BaseException) -> bool:
+        """Return whether asyncio has swallowed it: a TaskGroup that fails, or ``wait_for``."""
+        traceback = error.__traceback__
+        module = traceback.tb_frame.f_globals.get("__name__", "") if traceback is not None else ""
+        return str(module).startswith("asyncio.") or any(error is one for one in self._excused)
+
+    @contextmanager
+    def excusing_groups(self) -> Iterator[None]:
+        """Excuse a stage for a TaskGroup that has failed and so does not report a cancellation."""
+        leave = asyncio.TaskGroup.__aexit__
+
+        async def excused(group: asyncio.TaskGroup, *raised: Any) -> None:
+            try:
+                await leave(group, *raised)
+            except BaseExceptionGroup:
+                self._excused.append(raised[1])
+                raise
+
+        with mock.patch.object(asyncio.TaskGroup, "__aexit__", excused):
+            yield
+
+    def _cancel(self) -> None:
+        assert self._task is not None, "aim first"
+        if self._task.cancel():
+            self.cancelled_at_s = asyncio.get_running_loop().time()
+            for work in self._works:
+                work.cancelled.clear()  # the stage itself has requested these
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A runner that reads streams at once: `pause_s` an item, and all items or `takes` of each."""
+
+    keys: tuple[str, ...]
+    pause_s: float = 0.0
+    takes: int | None = None
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        """Read the streams."""
+        async with asyncio.TaskGroup() as group:
+            for key in self.keys:
+                group.create_task(self._read(ctx[key]))
+        return StageOutput.ok()
+
+    async def _read(self, stream: Any) -> None:
+        taken = 0
+        while taken != self.takes:
+            async for _ in stream:
+                break
+            else:
+                return
+            taken += 1
+            await asyncio.sleep(self.pause_s)
+        await stream.aclose()
+
+
+def read_by(spec: StageSpec, reader: Reader) -> Pipeline:
+    """Return a pipeline of a stage, given all its inputs, and its reader."""
+    alone = dataclasses.replace(spec, dependencies=(), condition=None)
+    name = f"{spec.name}-reader"
+    beside = StageSpec(name, reader, dependencies=(spec.name,), inputs=reader.keys)
+    return Pipeline(f"{spec.name}-read", [alone, beside], inputs=spec.inputs)
+
+
+class Narrow(Interceptor):
+    """Gives each stream room for one item only, so that the producer has to wait."""
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Run the stage with a context that opens such streams."""
+        return await call_next(opening(ctx, lambda ctx, key, _: ctx.open(key, capacity=1)))

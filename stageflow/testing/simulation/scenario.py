@@ -1,0 +1,228 @@
+"""The conditions of a simulation, and the token that repeats it.
+
+A token is compressed JSON in the URL-safe alphabet. It names a function and its arguments and holds
+no code, but a replay calls that function, and may import its module if that is in the current
+folder: so replay your own tokens only.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from stageflow._utils.files import decompressed
+from stageflow.codec import DEFAULT_CODEC
+from stageflow.errors import CorruptDeadLetterError, StageflowError
+from stageflow.testing.faults import FaultPlan
+from stageflow.testing.simulation.errors import TokenError
+
+Order: TypeAlias = Literal["tasks", "asyncio", "any"]
+
+_PREFIX = "sf1-"
+#: The text in a token may have this many bytes.
+_MOST_BYTES = 4_000_000
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    StageflowError,
+)
+_NO_FAULTS = FaultPlan()
+
+#: The fields of a scenario that JSON can hold.
+_PLAIN = ("seed", "switches", "cancel_at_step", "order", "stretch")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The order in which ready callbacks are called, and when timers fire.
+
+    Attributes:
+        seed: What order and times are drawn from; None keeps asyncio's own order: first in, first
+            out.
+        switches: How often at most another than the first is chosen; None sets no limit. A failure
+            that needs few of them is easier to understand.
+        order: Which orders are drawn. "tasks": tasks take turns in any order, and what one task
+            schedules keeps its order. "asyncio": only asyncio's own, so that times alone differ.
+            "any": each callback by itself, even where asyncio promises an order.
+        stretch: By which share of its delay a timer may be late; 0.1 lets ``sleep(1)`` take up to
+            1.1 s, so that timers close to each other fire in any order.
+
+    Raises:
+        ValueError: A field has another value.
+    """
+
+    seed: int | None = None
+    switches: int | None = None
+    order: Order = "tasks"
+    stretch: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            raise ValueError(f"order={self.order!r}: give 'tasks', 'asyncio' or 'any'")
+        if self.switches is not None and self.switches < 0:
+            raise ValueError(f"switches={self.switches}: give a number from 0 up, or None")
+        if not 0 <= self.stretch < math.inf:
+            raise ValueError(f"stretch={self.stretch}: give a share of the delay, such as 0.1")
+        if self.stretch and self.seed is None:
+            raise ValueError(f"stretch={self.stretch}: it is drawn from a seed; give one")
+
+
+@dataclass(frozen=True)
+class Scenario(Schedule):
+    """The conditions of a simulation: a `Schedule`, faults and a cancellation.
+
+    Attributes:
+        seed: As in `Schedule`; the ids of `Simulation.context` are drawn from it, too.
+        faults: What is injected.
+        cancel_at_step: The number of the callback, from 1, before which `Simulation.interruptible`
+            is cancelled; None for never.
+
+    Raises:
+        ValueError: A field has an invalid value.
+    """
+
+    seed: int | None = 0
+    faults: FaultPlan = _NO_FAULTS
+    cancel_at_step: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cancel_at_step is not None and self.cancel_at_step < 1:
+            raise ValueError(f"cancel_at_step={self.cancel_at_step}: the first callback is 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scenario as a mapping; the codec stores it if it knows the faults' options."""
+        return {**{name: getattr(self, name) for name in _PLAIN}, **self.faults.to_dict()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Scenario:
+        """Return the scenario that `to_dict` has written."""
+        given = {name: plain[name] for name in _PLAIN if name in plain}
+        return cls(faults=FaultPlan.from_dict(plain), **given)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A simulation, to be repeated.
+
+    Attributes:
+        scenario: The conditions.
+        main: The function as ``module:name``; None if it is local to another, or its arguments
+            cannot be stored.
+        args: Its arguments.
+        test: The pytest id of the test that simulated it, or None.
+        call: The number of the simulation in that test, from 1.
+    """
+
+    scenario: Scenario
+    main: str | None = None
+    args: tuple[Any, ...] = ()
+    test: str | None = None
+    call: int = 1
+
+    def __str__(self) -> str:
+        """Return the token as text."""
+        plain = {
+            **DEFAULT_CODEC.plain_items(self.scenario.to_dict()),
+            "main": self.main,
+            "args": DEFAULT_CODEC.to_plain(list(self.args)),
+            "test": self.test,
+            "call": self.call,
+        }
+        told = {name: value for name, value in plain.items() if value not in (None, [])}
+        for path, value in DEFAULT_CODEC.lost("token", told).items():
+            raise TokenError(f"of {self.main}", f"{path} is of type {value.shown}")
+        packed = zlib.compress(json.dumps(told, separators=(",", ":")).encode(), 9)
+        return _PREFIX + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """Read a token; raise `TokenError` if it is not one, or names what does not exist."""
+        if not text.startswith(_PREFIX):
+            raise TokenError(text, f"it does not begin with {_PREFIX!r}")
+        body = text.removeprefix(_PREFIX)
+        try:
+            packed = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+            plain = json.loads(decompressed(packed, _MOST_BYTES))
+            own = {"main", "args", "test", "call"}
+            conditions = {name: value for name, value in plain.items() if name not in own}
+            # Without a seed it was None, which a token leaves out.
+            known = {"seed": None, **DEFAULT_CODEC.items_from_plain(conditions)}
+            scenario = Scenario.from_dict(known)
+            call = plain.get("call", 1)
+            if type(call) is not int or call < 1:
+                raise ValueError(f"call is {call!r}")
+            for name in ("main", "test"):
+                if not isinstance(plain.get(name, ""), str):
+                    raise TypeError(f"{name} is not a text")
+        except _MALFORMED as error:
+            raise TokenError(text, "it is damaged; copy the whole of it") from error
+        if "main" in plain and plain.get("args"):
+            # Import its module, and so the classes of arguments; pytest imports its own later.
+            with contextlib.suppress(TokenError):
+                _found(text, plain["main"])
+        try:
+            args = tuple(DEFAULT_CODEC.from_plain(plain.get("args", [])))
+        except (CorruptDeadLetterError, TypeError, RecursionError) as error:
+            raise TokenError(text, f"an argument of it is not known here ({error})") from error
+        return cls(scenario, plain.get("main"), args, plain.get("test"), call)
+
+    def function(self) -> Callable[..., Any]:
+        """Return the function that was simulated; raise `TokenError` if there is none."""
+        if self.main is None:
+            where = f"run: pytest --simulate={self}" if self.test else "pass it by hand"
+            problem = f"it holds conditions, and no function that a module has; {where}"
+            raise TokenError(str(self), problem)
+        found: Callable[..., Any] = _found(str(self), self.main)
+        return found
+
+
+def name_of(main: object) -> str | None:
+    """Return a function as ``module:name``; None if it cannot be found by that."""
+    module = getattr(main, "__module__", None)
+    name = getattr(main, "__qualname__", None)
+    if not module or not name or "<" in name:
+        return None
+    reference = f"{module}:{name}"
+    try:
+        return reference if _found("", reference) is main else None
+    except TokenError:
+        return None
+
+
+def _found(text: str, reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    if not _is_ours(module):
+        problem = (
+            f"module {module!r} is neither imported nor in the current folder: import it first"
+        )
+        raise TokenError(text, problem)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TokenError(text, f"there is no {name!r} in module {module!r} here") from error
+    return found
+
+
+def _is_ours(module: str) -> bool:
+    """Return whether a token may name a module: importing any other one would run its code."""
+    if module in sys.modules:
+        return True
+    path, here = Path(*module.split(".")), Path.cwd()
+    folders = (Path(entry).resolve() for entry in sys.path)
+    places = (folder / path for folder in folders if folder.is_relative_to(here))
+    return any(p.with_name(f"{p.name}.py").is_file() or p.is_dir() for p in places if p.name)

@@ -1,0 +1,1 @@
+"""Dead letters: codec, stores, capture and replay."""

@@ -1,0 +1,1 @@
+"""The engine, one module at a time."""

@@ -1,0 +1,92 @@
+"""What is spoken of an answer, and what is shown of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stageflow import Pipeline, PipelineContext
+from stageflow.kernels import ShownText, SpokenForm, chat, default_providers, streaming_voice, voice
+from stageflow.providers import FakeLLM, speech_of_text, text_of_speech
+
+#: What is shown, and what is spoken of it; docs/guides/voice.md shows these as a table.
+SPOKEN = {
+    "**Bold**, *italic*, ***both*** and ~~gone~~.": "Bold, italic, both and gone.",
+    "_So_ it __is__, in snake_case.": "So it is, in snake_case.",
+    "2 * 3 = 6, 2*3 = 6, **5** apples": "2 * 3 = 6, 2*3 = 6, 5 apples",
+    "## A heading\n": "A heading\n",
+    "- an item\n* another\n+ a third\n- [x] done\n": "an item\nanother\na third\ndone\n",
+    "> > a quote": "a quote",
+    "1. first\n2. second": "1. first\n2. second",
+    "See [the page](https://example.org/a?b=c).": "See the page.",
+    "![A cat](cat.png) sleeps": "A cat sleeps",
+    "It is at https://www.example.org/a/b?c=d today": "It is at example.org today",
+    "As said[1] and shown.[^2]【3†a】": "As said and shown.",
+    "Run `make test` now": "Run make test now",
+    "Before\n```python\nprint(1)\n```\nAfter": "Before\nAfter",
+    "| Name | Age |\n|------|:---:|\n| Ada | 36 |\n": "Name, Age\nAda, 36\n",
+    "Great, done! \N{PARTY POPPER}": "Great, done! ",
+    "\N{WAVING HAND SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4} Hi": " Hi",
+    "a<br>b and <b>c</b>, 1 < 2 > 0": "ab and c, 1 < 2 > 0",
+    "A \\# sign": "A # sign",
+    "---\n": "\n",
+    "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?": (
+        "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?"
+    ),
+}
+
+
+@pytest.mark.parametrize("shown", SPOKEN)
+def test_what_is_spoken(shown: str) -> None:
+    """Words, and no markup."""
+    found = SpokenForm().of(shown)
+    assert found.strip(" -") == SPOKEN[shown].strip(" ")
+
+
+def test_code_over_several_sentences_is_not_spoken() -> None:
+    """A block of code extends over the parts of an answer."""
+    form = SpokenForm()
+    parts = ["So. ", "```sh\n", "make x. ", "make y\n", "```\n", "Done."]
+    assert [form.of(part) for part in parts] == ["So. ", "", "", "", "", "Done."]
+
+
+THOUGHT = "<think>Hm. Is it 4?</think>\n\nIt is **4**. <think>Sure.</think>Bye"
+
+
+@given(st.lists(st.integers(0, len(THOUGHT)), max_size=9))
+def test_thoughts_are_not_shown(cuts: list[int]) -> None:
+    """In whatever pieces they come."""
+    text, places = ShownText(), [0, *sorted(cuts), len(THOUGHT)]
+    pieces = [THOUGHT[a:b] for a, b in itertools.pairwise(places)]
+    shown = "".join(map(text.feed, pieces)) + text.feed("", last=True)
+    assert shown == "It is **4**. Bye"
+
+
+@pytest.mark.parametrize("text", ["a < b <thin", "<", "x</think>", "a <b> c"])
+def test_other_texts_are_shown_whole(text: str) -> None:
+    """Also if they end like the beginning of a tag."""
+    shown = ShownText()
+    assert "".join(map(shown.feed, text)) + shown.feed("", last=True) == text
+
+
+@pytest.mark.parametrize("kernel", [chat, voice, streaming_voice])
+async def test_a_turn_keeps_what_is_shown_and_speaks_words(
+    kernel: Callable[[], Pipeline],
+) -> None:
+    """The answer and the record hold the markup and no thoughts; the sound has neither."""
+    providers = default_providers(scale=0)
+    providers.register("llm", FakeLLM(THOUGHT))
+    given_ = {"text": "2 + 2?", "audio": speech_of_text("2 + 2?"), "user_id": "ada"}
+    turn = kernel()
+    inputs = {name: given_[name] for name in turn.inputs}
+    result = await turn.run(PipelineContext(inputs, providers=providers))
+    assert result.outputs["answer"] == "It is **4**. Bye"
+    record = await providers.db.get("conversations", "ada")
+    assert record is not None
+    assert record["turns"][0]["assistant"] == "It is **4**. Bye"
+    if kernel is not chat:
+        assert text_of_speech(result.outputs["speech"]) == "It is 4. Bye"

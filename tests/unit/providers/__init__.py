@@ -1,0 +1,1 @@
+"""Providers, fakes, and providers around providers."""

@@ -1,0 +1,1 @@
+"""History, gate, dashboard and alerts."""

@@ -1,0 +1,292 @@
+"""`@stage` on less usual functions, and its streams where readers are slow or leave."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import pytest
+
+from stageflow import (
+    BreakerPolicy,
+    Pipeline,
+    PipelineDefinitionError,
+    StageContext,
+    StageOutput,
+    stage,
+    subpipeline,
+)
+from stageflow.errors import MissingKeyError
+from stageflow.testing import Recorder, Simulation, recorded, simulate
+
+
+def problem(spec: Any) -> str:
+    """The text of what is wrong with a stage."""
+    with pytest.raises(PipelineDefinitionError) as caught:
+        Pipeline("p", [spec]).build()
+    (found,) = caught.value.problems
+    return found.text
+
+
+async def use(question: str, model: str = "small") -> str:
+    return f"{question} {model}"
+
+
+class Asker:
+    """Objects that can be called, and methods."""
+
+    async def __call__(self, question: str) -> str:
+        return question
+
+    @staticmethod
+    async def ask(question: str) -> str:
+        return question
+
+
+class Teller:
+    """An object whose call yields."""
+
+    async def __call__(self, question: str) -> AsyncIterator[str]:
+        yield question
+
+
+class Plain:
+    """An object whose call is plain."""
+
+    def __call__(self, question: str) -> str:
+        return question
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        (stage("it")(partial(use, model="large")), "q large"),
+        (stage("it")(Asker()), "q"),
+        (stage("it")(staticmethod(use)), "q small"),
+        (stage("it", outputs=["it"])(Asker.ask), "q"),
+        (stage("unnamed", outputs=["it"])(Asker()), "q"),
+    ],
+)
+async def test_whatever_is_async_when_called_is_a_stage(spec: Any, value: str) -> None:
+    """A partial function, an object, a static method."""
+    assert (await Pipeline("p", [spec]).run(question="q"))["it"] == value
+
+
+async def test_an_object_whose_call_yields_writes_a_stream() -> None:
+    """As a function does."""
+    result = await Pipeline("p", [stage("it")(Teller())]).run(question="q")
+    assert result["it"].items() == ("q",)
+
+
+DECORATE: Any = stage("it")
+
+
+def words_in_a_thread(question: str) -> Any:
+    yield from question.split()
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (stage(partial(use, model="x")), "its function has no name; give one: stage('name')(…)"),
+        (stage(Asker()), "its function has no name; give one: stage('name')(…)"),
+        (DECORATE(Plain()), "is a plain function; write 'async def', or @stage(thread=True)"),
+        (DECORATE(Asker), "its function is a class, or a stage already"),
+        (stage("it")(stage(use)), "its function is a class, or a stage already"),
+        (stage("it", thread=True)(words_in_a_thread), "yields in a thread; return a list"),
+        (stage(outputs=["class"])(use), "the key 'class' of use() is not an identifier"),
+        (stage("it", streams=["a", "b"])(Teller()), "with one key"),
+        (stage(when=lambda *a: True)(use), "its condition takes *a"),
+    ],
+)
+def test_what_cannot_be_a_stage_is_named_when_the_pipeline_is_built(spec: Any, text: str) -> None:
+    """Not by the interpreter while it runs."""
+    found = problem(spec)
+    assert text in found
+    assert "its function its" not in found
+
+
+async def annotated(context: Annotated[StageContext, "the context"]) -> str:
+    return context.name
+
+
+async def optional(context: Optional[StageContext] = None) -> str:  # noqa: UP045 - as users write it
+    return "" if context is None else context.name
+
+
+async def union(context: "StageContext | None" = None) -> str:
+    return "" if context is None else context.name
+
+
+@pytest.mark.parametrize("function", [annotated, optional, union])
+async def test_an_annotation_around_the_context_is_seen_through(function: Any) -> None:
+    """It is no input of the run."""
+    name = function.__name__
+    assert (await Pipeline("p", [stage(function)]).run())[name] == name
+
+
+async def test_a_guard_may_return_nothing_or_a_refusal() -> None:
+    """Such an annotation declares no output."""
+
+    @stage
+    async def guard(question: str) -> StageOutput | None:
+        return StageOutput.refuse("No.") if question == "bad" else None
+
+    pipeline = Pipeline("p", [guard])
+    assert (await pipeline.run(question="good")).outputs == {}
+    assert (await pipeline.run(question="bad")).refusal == "No."
+
+
+async def test_none_is_not_the_value_of_a_built_in_class() -> None:
+    """A forgotten return fails the stage itself, not the one that reads it."""
+
+    @stage
+    async def forgot(question: str) -> str:  # type: ignore[empty-body]
+        """Return nothing."""
+
+    @stage
+    async def found(question: str) -> str | None:
+        """Return nothing, and say so."""
+
+    result = await Pipeline("p", [forgot]).run(question="q")
+    assert "stage 'forgot': returned None" in str(result.error)
+    assert (await Pipeline("p", [found]).run(question="q"))["found"] is None
+
+
+async def test_an_absent_output_of_a_refused_run_names_the_refusal() -> None:
+    """Not only that the key is missing."""
+
+    @stage
+    async def guard(question: str) -> StageOutput:
+        return StageOutput.refuse("Ask me something else.")
+
+    @stage(after=["guard"])
+    async def answer(question: str) -> str:
+        return question
+
+    result = await Pipeline("p", [guard, answer]).run(question="q")
+    with pytest.raises(MissingKeyError, match=r"the run was refused: Ask me something else\."):
+        result["answer"]
+
+
+async def test_stop_iteration_in_a_thread_fails_the_stage() -> None:
+    """A future cannot hold it, so the run would wait for the thread forever."""
+
+    @stage(thread=True)
+    def first(rows: list[int]) -> int:
+        return next(iter(rows))
+
+    async with asyncio.timeout(10.0):
+        result = await Pipeline("p", [first]).run(rows=[])
+    assert "the function in the thread raised StopIteration" in str(result.error)
+
+
+# ── streams whose readers are slow or leave ─────────────────────────────────────────────────
+
+
+@stage
+async def numbers(put: list[int]) -> AsyncIterator[int]:
+    """A stream without an end."""
+    try:
+        while True:
+            yield len(put)
+            put.append(len(put))
+            await asyncio.sleep(0)
+    finally:
+        put.append(-1)
+
+
+@stage
+async def one(numbers: AsyncIterator[int]) -> int:
+    """A reader that leaves."""
+    async for number in numbers:
+        return number
+    return -1
+
+
+@stage
+async def slow(numbers: AsyncIterator[int]) -> int:
+    """A reader that lets the loop run between two items."""
+    async for number in numbers:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        if number == 50:
+            return number
+    return -1
+
+
+WITHIN = subpipeline("within", Pipeline("child", [numbers]), inputs=["put"], streams=["numbers"])
+
+
+@pytest.mark.parametrize("producer", [numbers, WITHIN])
+async def test_a_generator_ends_when_its_last_reader_has_left(producer: Any) -> None:
+    """Also one in a child run: nobody wants what it yields."""
+    put: list[int] = []
+    async with asyncio.timeout(10.0):
+        result = await Pipeline("p", [producer, one]).run(put=put)
+    assert result["one"] == 0
+    assert put[-1] == -1
+
+
+@pytest.mark.parametrize(("producer", "ahead"), [(numbers, 20), (WITHIN, 40)])
+async def test_a_slow_reader_slows_the_producer(producer: Any, ahead: int) -> None:
+    """Also one in a child run, which is one more stream ahead."""
+    put: list[int] = []
+    async with asyncio.timeout(10.0):
+        result = await Pipeline("p", [producer, slow]).run(put=put)
+    assert result["slow"] == 50
+    assert len(put) < 50 + ahead
+
+
+# ── breakers in simulations ─────────────────────────────────────────────────────────────────
+
+
+@stage(provider="llm", breaker=BreakerPolicy())
+async def ask(question: str) -> str:
+    """A stage with a breaker of its own, which is as old as the module."""
+    if question == "bad":
+        raise ConnectionError("down")
+    return question
+
+
+def test_a_simulation_begins_with_new_breakers() -> None:
+    """Its clock is another one, and it has to go the same way when it is repeated."""
+
+    async def asked(sim: Simulation, question: str, times: int) -> str | None:
+        for _ in range(times):
+            result = await Pipeline("p", [ask]).run(sim.context({"question": question}))
+        return result.error
+
+    assert "circuit breaker open" in str(simulate(asked, "bad", 20).value)
+    assert simulate(asked, "good", 1).value is None
+    assert "circuit breaker open" not in str(simulate(asked, "bad", 1).value)
+
+
+# ── recordings ──────────────────────────────────────────────────────────────────────────────
+
+
+@stage
+async def words(question: str) -> AsyncIterator[str]:
+    for word in question.split():
+        yield word
+
+
+@stage
+async def text(words: AsyncIterator[str]) -> str:
+    return " ".join([word async for word in words])
+
+
+def test_a_run_that_its_caller_has_read_is_replayed_without_one(tmp_path: Path) -> None:
+    """The recording holds the items, which a run without a caller drops."""
+    pipeline = Pipeline("p", [words, text])
+
+    async def record(sim: Simulation) -> None:
+        ctx = sim.context({"question": "to be"})
+        with Recorder(ctx.providers) as recorder:
+            async with pipeline.stream(ctx) as run:
+                result = await run.result()
+        recorder.save(tmp_path / "turn.json", ctx, result)
+
+    simulate(record)
+    assert recorded(tmp_path / "turn.json").replay(pipeline)["text"] == "to be"

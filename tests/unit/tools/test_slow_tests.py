@@ -1,0 +1,99 @@
+"""The fast set of tests: what is left out of it, how it is printed, and what may not be in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.utils import slow
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep other plugins out of the runs."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+TESTS = """\
+import pytest
+
+@pytest.fixture
+def redis():
+    pass
+
+def test_fast():
+    pass
+
+@pytest.mark.slow
+def test_marked():
+    pass
+
+def test_with_a_server(redis):
+    pass
+"""
+
+BUSY = """\
+import subprocess
+import sys
+import time
+
+WORK = "import time\\nwhile time.process_time() < 0.3: pass"
+
+def test_computes():
+    exec(WORK.replace("0.3", str(time.process_time() + 0.3)))
+
+def test_waits_for_a_process():
+    subprocess.run([sys.executable, "-c", WORK], check=True)
+
+def test_sleeps():
+    time.sleep(0.3)
+"""
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run pytest in a project with that plugin, whose own tests are in its folder `tests`."""
+    pytester.makeini("[pytest]\ntestpaths = tests\naddopts = --strict-markers\n")
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments, plugins=[slow])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        ((), 1),
+        (("-v",), 1),
+        (("--all",), 3),
+        (("tests/test_it.py",), 3),
+        (("-k", "server"), 1),
+        (("-m", "slow"), 2),
+    ],
+)
+def test_a_plain_run_leaves_slow_tests_out(
+    pytester: pytest.Pytester, arguments: tuple[str, ...], passed: int
+) -> None:
+    """The summary says how many, and how to run them; whoever names tests gets them all."""
+    pytester.mkdir("tests").joinpath("test_it.py").write_text(TESTS)
+    result = run(pytester, *arguments)
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == passed
+    plain = arguments in {(), ("-v",)}
+    assert ("left out 2 slow tests" in result.stdout.str()) is plain
+    assert ("run everything with `make test`" in result.stdout.str()) is plain
+
+
+def test_an_unmarked_slow_test_fails_the_fast_run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own work counts and that of its processes; waiting does not, nor does it elsewhere."""
+    monkeypatch.setattr(slow, "LIMIT_S", 0.2)
+    pytester.mkdir("tests").joinpath("test_it.py").write_text(BUSY)
+    result = run(pytester)
+    assert result.parseoutcomes() == {"passed": 3, "errors": 2}
+    result.stdout.fnmatch_lines(
+        [
+            "*the fast set allows 0.2 s: make it faster, or mark it with @pytest.mark.slow",
+            "ERROR tests/test_it.py::test_computes*",
+            "ERROR tests/test_it.py::test_waits_for_a_process*",
+        ]
+    )
+    assert run(pytester, "--all").parseoutcomes() == {"passed": 3}

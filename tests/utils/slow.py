@@ -1,0 +1,157 @@
+"""A pytest plugin with two sets of tests: the fast set, which a plain `pytest` runs, and all.
+
+A test is slow if it carries the marker ``slow``, or uses a fixture that starts a server or a
+browser. A run that names tests, by a path, ``-k``, ``-m`` or ``--lf``, includes the slow ones among
+them. The fast set tries fewer examples of each property.
+
+Coverage does not look at tests with the marker ``untraced``, as it makes the engine half as fast:
+they run the same lines thousands of times.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import pytest
+from coverage import Coverage
+from hypothesis import settings
+
+T = TypeVar("T")
+
+#: More processor time than this, in seconds, makes a test slow; its child processes count as well.
+#: On a loaded machine, the same work takes up to twice the processor time.
+LIMIT_S = 4.0
+#: Fixtures that start a server or a browser.
+SERVERS = frozenset({"browser", "llama", "postgres", "redis"})
+
+#: How many tests were left out.
+_LEFT_OUT: pytest.StashKey[int] = pytest.StashKey()
+_BEGAN_S: pytest.StashKey[float] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs everything."""
+    parser.addoption("--all", action="store_true", help="run the slow tests as well")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let all cores run the fast set, unless somebody wants to look at it or says how many."""
+    option = config.option
+    option.all |= bool(
+        config.args_source is config.ArgsSource.ARGS
+        or option.keyword
+        or option.markexpr
+        or getattr(option, "lf", False)
+    )
+    watched = option.usepdb or option.collectonly or option.capture == "no"
+    worker = hasattr(config, "workerinput")
+    if not (option.all or watched or worker) and getattr(option, "numprocesses", 0) is None:
+        option.numprocesses, option.dist = "auto", "worksteal"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and prepare the fast set."""
+    config.addinivalue_line(
+        "markers",
+        "slow: needs a server, a browser, asv, a process of seconds, or seconds of computing;"
+        " a plain pytest leaves it out",
+    )
+    config.addinivalue_line("markers", "untraced: runs without coverage, fixtures included")
+    if not config.option.all and not config.getoption("hypothesis_profile", None):
+        settings.load_profile("fast")
+    # The tests start hundreds of interpreters, and each would compile the package again.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what uses a server."""
+    if SERVERS.intersection(getattr(item, "fixturenames", ())):
+        item.add_marker("slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow tests out of the fast set."""
+    if config.option.all:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+    config.stash[_LEFT_OUT] = len(slow)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the number from a worker of pytest-xdist to its controller."""
+    if hasattr(session.config, "workeroutput") and _LEFT_OUT in session.config.stash:
+        session.config.workeroutput["left_out"] = session.config.stash[_LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the number from a worker."""
+    if "left_out" in getattr(node, "workeroutput", ()):
+        node.config.stash[_LEFT_OUT] = node.workeroutput["left_out"]
+
+
+def pytest_runtestloop() -> None:
+    """Keep what was collected, thousands of tests, out of each garbage collection from now on."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print what was left out, and how to run it."""
+    if not config.option.all:
+        terminalreporter.write_sep("-", "fast set")
+        terminalreporter.write_line(
+            f"left out {config.stash.get(_LEFT_OUT, 0)} slow tests (servers, browser, asv,"
+            " processes, many schedules); run everything with `make test` or `pytest --all`"
+        )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, T, T]:
+    """Keep coverage away from tests that are not to be traced."""
+    tracing = Coverage.current()
+    if tracing is None or not item.get_closest_marker("untraced"):
+        return (yield)
+    tracing.stop()
+    try:
+        return (yield)
+    finally:
+        tracing.start()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, T, T]:
+    """Note the processor time before the fixtures are set up."""
+    item.stash[_BEGAN_S] = _cpu_s()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, T, T]:
+    """Fail a test of the fast set that is slow."""
+    result = yield
+    took_s = _cpu_s() - item.stash[_BEGAN_S]
+    if took_s > LIMIT_S and not item.config.option.all:
+        pytest.fail(
+            f"this test took {took_s:.1f} s of processor time, and the fast set allows"
+            f" {LIMIT_S:g} s: make it faster, or mark it with @pytest.mark.slow",
+            pytrace=False,
+        )
+    return result
+
+
+def _cpu_s() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
