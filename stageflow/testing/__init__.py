@@ -11,16 +11,12 @@ if TYPE_CHECKING:
     from stageflow.testing.faults import *
     from stageflow.testing.invariants import check_events, check_run
     from stageflow.testing.recording import *
-    from stageflow.testing.simulation import *
-    from stageflow.testing.workloads import (
-        Reading,
-        Record,
+    from stageflow.testing.scripted import (
         ScriptedError,
         ScriptedStage,
-        Workload,
-        WorkStage,
         do_nothing,
     )
+    from stageflow.testing.simulation import *
 
 __all__ = [
     "EPOCH_S",
@@ -44,9 +40,7 @@ __all__ = [
     "Outcome",
     "PlannedFault",
     "ProviderContractTest",
-    "Reading",
     "RealIOError",
-    "Record",
     "RecordedTurn",
     "Recorder",
     "RecordingError",
@@ -71,8 +65,6 @@ __all__ = [
     "TokenError",
     "TtsContractTest",
     "TtsFaultInjector",
-    "WorkStage",
-    "Workload",
     "check_events",
     "check_run",
     "do_nothing",
@@ -104,6 +96,6 @@ __getattr__, __dir__ = lazy_names(
     simulation: EPOCH_S DeadlockError LeftBehindError LivelockError Outcome RealIOError Scenario
     simulation: Schedule Simulation SimulationError SimulationLoop Token TokenError explore
     simulation: replay run_in simulate simulate_pipeline
-    workloads: Reading Record ScriptedError ScriptedStage WorkStage Workload do_nothing
+    scripted: ScriptedError ScriptedStage do_nothing
     """,
 )

@@ -20,15 +20,13 @@ from stageflow.dlq import DeadLetter, InMemoryDeadLetterStore
 from stageflow.errors import StreamFailedError
 from stageflow.testing import (
     Outcome,
-    Reading,
-    Record,
     Scenario,
     Simulation,
-    Workload,
     check_events,
     simulate,
 )
-from stageflow.testing.strategies import scenarios, workloads
+from stageflow.testing.strategies import scenarios
+from tests.property.workloads import Reading, Record, Workload, workloads
 from tests.utils.errors import code_of
 
 #: Different orders in which each example is run. Twice as many found fewer of the planted bugs

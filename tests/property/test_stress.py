@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from stageflow.testing import Scenario, Token, Workload, WorkStage, replay, simulate
+from stageflow.testing import Scenario, Token, replay, simulate
 from tests.property import stress
 from tests.property.stress import Example, Tally, check_orders, check_run, examples
+from tests.property.workloads import Workload, WorkStage
 from tools import stress_test
 
 pytestmark = [pytest.mark.slow, pytest.mark.untraced]

@@ -13,8 +13,8 @@ from stageflow.engine.stage_context import StageContext
 from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.probes import CancellationProbe
 from stageflow.testing.invariants import check_run
+from stageflow.testing.scripted import ScriptedStage
 from stageflow.testing.simulation import EPOCH_S, Schedule
-from stageflow.testing.workloads import ScriptedStage
 
 
 class InterceptorContractTest(LoopContract):

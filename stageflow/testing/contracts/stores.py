@@ -22,7 +22,7 @@ from stageflow.errors import (
 from stageflow.events import Event, EventDispatcher, EventSink, StageStatus
 from stageflow.testing.contracts.base import Contract
 from stageflow.testing.contracts.loops import LoopContract, on_subject
-from stageflow.testing.workloads import ScriptedStage
+from stageflow.testing.scripted import ScriptedStage
 
 
 def _letter(number: int) -> DeadLetter:

@@ -11,7 +11,6 @@ from stageflow.testing.strategies.conditions import (
     events,
     fault_plans,
     scenarios,
-    workloads,
 )
 from stageflow.testing.strategies.definitions import (
     context_bags,
@@ -42,5 +41,4 @@ __all__ = [
     "scenarios",
     "stage_names",
     "stage_specs",
-    "workloads",
 ]

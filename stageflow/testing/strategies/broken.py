@@ -9,8 +9,8 @@ from stageflow._utils.extras import needs_extra
 from stageflow.engine.stage import StageSpec
 from stageflow.errors import ProblemCode
 from stageflow.testing.invariants import dependencies_of
+from stageflow.testing.scripted import do_nothing
 from stageflow.testing.strategies.definitions import Draw, stage_names, stage_specs
-from stageflow.testing.workloads import do_nothing
 
 with needs_extra("testing"):
     from hypothesis import strategies as st

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from stageflow._utils.extras import needs_extra
 from stageflow.engine import ContextBag, Pipeline, StageSpec
-from stageflow.testing.workloads import ScriptedStage, do_nothing, never
+from stageflow.testing.scripted import ScriptedStage, do_nothing, never
 
 with needs_extra("testing"):
     from hypothesis import strategies as st

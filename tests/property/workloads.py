@@ -1,4 +1,4 @@
-"""Scripted stages, and whole pipelines as data.
+"""Workloads: whole pipelines as data, and the strategy that draws them.
 
 A workload holds only what JSON can hold, so the token of a failure can hold it.
 """
@@ -6,55 +6,34 @@ A workload holds only what JSON can hold, so the token of a failure can hold it.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stageflow.engine import Interceptor, Pipeline, StageContext, StageOutput, StageSpec
+from hypothesis import strategies as st
+
+from stageflow import (
+    Interceptor,
+    Pipeline,
+    ProviderRegistry,
+    StageContext,
+    StageOutput,
+    StageSpec,
+)
 from stageflow.engine.stream import CAPACITY, StreamWriter
 from stageflow.errors import StageflowError
-from stageflow.interceptors.breaker import BreakerInterceptor
-from stageflow.interceptors.retry import RetryInterceptor
-from stageflow.interceptors.timeout import TimeoutInterceptor
-from stageflow.providers import Message, ProviderRegistry
-from stageflow.resilience.circuit_breaker import BreakerPolicy, BreakerRegistry
-from stageflow.resilience.retry import RetryPolicy
+from stageflow.interceptors import BreakerInterceptor, RetryInterceptor, TimeoutInterceptor
+from stageflow.providers import Message
+from stageflow.resilience import BreakerPolicy, BreakerRegistry, RetryPolicy
+from stageflow.testing import ScriptedStage
+from stageflow.testing.strategies import stage_names
 
 
-async def do_nothing(ctx: StageContext) -> StageOutput:
-    """Run as a stage without outputs."""
-    return StageOutput.ok()
-
-
-def never(ctx: object) -> bool:
+def _never(ctx: object) -> bool:
     """Return False, as the condition of a stage that is always skipped."""
     return False
-
-
-class ScriptedError(Exception):
-    """A scripted stage has raised."""
-
-
-@dataclass(frozen=True)
-class ScriptedStage:
-    """A runner that follows a script, and equals any other one with the same script."""
-
-    outputs: tuple[str, ...] = ()  # keys; each value names its writer
-    pauses_s: tuple[float, ...] = ()  # seconds of each sleep; 0 only yields to the loop
-    ending: str = "ok"  # or "raise", "fail", "skip"
-
-    async def execute(self, ctx: StageContext, /) -> StageOutput:
-        """Sleep, and end as the script says; raise `ScriptedError` if that is "raise"."""
-        for pause_s in self.pauses_s:
-            await asyncio.sleep(pause_s)
-        if self.ending == "raise":
-            raise ScriptedError(f"{ctx.name} raises as its script says")
-        if self.ending == "fail":
-            return StageOutput.fail("as its script says")
-        if self.ending == "skip":
-            return StageOutput.skip("as its script says")
-        return StageOutput.ok({key: f"{key} by {ctx.name}" for key in self.outputs})
 
 
 #: How a stage may end: "raise" raises a permanent error, "transient" one that a retry may fix,
@@ -116,7 +95,7 @@ class Workload:
                 streams=stage.streams,
                 required=stage.required,
                 timeout_s=stage.timeout_s,
-                condition=None if stage.runs else never,
+                condition=None if stage.runs else _never,
                 provider="llm" if stage.calls else None,
             )
             for number, stage in enumerate(self.stages)
@@ -267,3 +246,88 @@ class _TimedLLM:
 
     async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
         yield await self.complete(messages)
+
+
+_SECONDS = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0])
+
+
+#: How many steps back its dependencies are; how many keys it writes, streams it writes and streams
+#: it reads; and all else.
+_Drawn = tuple[list[int], int, int, int, WorkStage]
+
+
+@functools.cache
+def _stages(streams: bool) -> st.SearchStrategy[_Drawn]:
+    """Stages with streams, of which fewer fail, or without."""
+    trouble = 2 if streams else 1
+    streaming: dict[str, st.SearchStrategy[Any]] = {
+        "items": st.sampled_from([0, 5, 3, 5]),
+        "capacity": st.sampled_from([16, 1, 2, 1]),
+        "takes": st.sampled_from([None, 1, None, 2]),
+        "leaves": st.sampled_from([False, False, True]),
+    }
+    stage = st.builds(
+        WorkStage,
+        stage_names(),
+        naps_s=st.lists(_SECONDS, max_size=2 // trouble).map(tuple),
+        calls=st.sampled_from([0, 0, 0, 1] if streams else [0, 1, 1, 2]),
+        ending=st.sampled_from([*["ok"] * 6 * trouble, *ENDINGS[1:], "stubborn", "transient"]),
+        recovers_at=st.integers(0, 3),
+        required=st.sampled_from([True, False]),
+        runs=st.sampled_from([*[True] * 4 * trouble, False]),
+        timeout_s=st.sampled_from([*[None] * 3 * trouble**2, 1.5, 4.0]),
+        cleanup_s=st.sampled_from([0.0, 0.0, 0.25, 3.0]),
+        **streaming if streams else {},
+    )
+    steps_back: st.SearchStrategy[list[int]] = st.lists(st.integers(0, 4), max_size=2, unique=True)
+    if streams:
+        steps_back = st.sampled_from([[], [0], [1], [0, 1], [0], [2, 0]])
+    return st.tuples(
+        steps_back,
+        st.integers(0, 2),
+        st.sampled_from([0, 1, 2, 1]) if streams else st.just(0),
+        st.sampled_from([0, 1, 4, 4]) if streams else st.just(0),
+        stage,
+    )
+
+
+def workloads(*, max_size: int = 8, streams: bool = False) -> st.SearchStrategy[Workload]:
+    """Workloads of few stages, some with retries, a breaker, timeouts and a deadline.
+
+    Shrinks to one stage that does nothing, without any policy.
+
+    Args:
+        max_size: How many stages at most.
+        streams: Whether stages stream to each other; fewer fail then.
+    """
+    unlimited: list[float | None] = [None] * (8 if streams else 2)
+    return st.builds(
+        _workload,
+        st.lists(_stages(streams), min_size=1, max_size=max_size),
+        call_s=st.sampled_from([1.0, 0.0, 3.0]),
+        deadline_s=st.sampled_from([*unlimited, 100.0, 6.0, 2.0]),
+        attempts=st.sampled_from([1, 3, 2, 4]),
+        failures=st.sampled_from([None, 1, 1, 2, 3]),
+        cooldown_s=st.sampled_from([1.0, 0.25, 0.25, 30.0]),
+        attempt_timeout_s=st.sampled_from([*unlimited, 1.25]),
+    )
+
+
+def _workload(drawn: list[_Drawn], **policies: Any) -> Workload:
+    stages: dict[str, WorkStage] = {}
+    for steps_back, writes, streams, reads, stage in drawn:
+        taken = list(stages)
+        name = stage.name
+        while name in stages:
+            name += "_"
+        dependencies = tuple(taken[-1 - n] for n in steps_back if n < len(taken))
+        offered = [key for before in dependencies for key in stages[before].streams]
+        stages[name] = replace(
+            stage,
+            name=name,
+            dependencies=dependencies,
+            outputs=tuple(f"{name}.{n}" for n in range(writes)),
+            streams=tuple(f"{name}:{n}" for n in range(streams)),
+            reads=tuple(offered[:reads]),
+        )
+    return Workload(tuple(stages.values()), **policies)
