@@ -99,6 +99,7 @@ def pytest_testnodedown(node: Any) -> None:
         node.config.stash[_LEFT_OUT] = node.workeroutput["left_out"]
 
 
+@pytest.hookimpl(tryfirst=True)  # the loop of a worker of pytest-xdist ends the calls of this hook
 def pytest_runtestloop() -> None:
     """Keep what was collected, thousands of tests, out of each garbage collection from now on."""
     gc.collect()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from tests.utils import slow
@@ -97,3 +99,8 @@ def test_an_unmarked_slow_test_fails_the_fast_run(
         ]
     )
     assert run(pytester, "--all").parseoutcomes() == {"passed": 3}
+
+
+def test_the_collected_tests_are_kept_out_of_garbage_collections() -> None:
+    """In a worker too: a collection would take as long as some hundred tests."""
+    assert gc.get_freeze_count() > 0
