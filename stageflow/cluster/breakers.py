@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from stageflow._utils.closing import AsyncClosing
 from stageflow._utils.tasks import cancel_all
+from stageflow.cluster import redis_scripts as lua
 from stageflow.cluster.job import check_name
 from stageflow.cluster.redis_link import AWAY, FIRST_PAUSE_S, LONGEST_PAUSE_S, RedisLink
 from stageflow.resilience.circuit_breaker import (
@@ -27,15 +28,6 @@ from stageflow.resilience.circuit_breaker import (
 _log = logging.getLogger("stageflow.cluster")
 
 _LISTEN_S = 5.0
-
-#: States, channel; provider, state, seconds to stay open, name of the sender.
-_PUBLISH = """
-local time = redis.call('TIME')
-local until_s = string.format('%.6f', time[1] + time[2] / 1000000 + ARGV[3])
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({ARGV[2], until_s, ARGV[4]}))
-redis.call('EXPIRE', KEYS[1], 86400)
-redis.call('PUBLISH', KEYS[2], cjson.encode({ARGV[1], ARGV[2], ARGV[3], ARGV[4]}))
-"""
 
 
 class _SharedBreaker(CircuitBreaker):
@@ -144,7 +136,7 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
             arguments = [provider, str(state), breaker.cooldown_s, self._name]
             try:
                 keys = [self._states, self._channel]
-                await self._link.script_once(_PUBLISH, keys, arguments)
+                await self._link.script_once(lua.PUBLISH, keys, arguments)
             except Exception:
                 self._changes.set()
                 raise

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from stageflow._utils.checks import is_duration
@@ -25,50 +26,7 @@ _DECIMAL_BITS = 1_024
 #: Longest deadline of an exported run that passed its deadline, in seconds.
 _DEADLINE_S = 0.02
 
-_TEMPLATE = '''\
-"""Reproduces dead letter {id}.
-
-{story}
-The run resumes with what the finished stages had written; empty FINISHED to run all of them.
-"""
-
-import asyncio
-
-{import_line}
-from stageflow import PipelineContext, PipelineOrchestrator
-from stageflow.dlq import {names}
-from stageflow.kernels.defaults import default_providers
-
-SEED = {seed}
-DEADLINE_S = {deadline_s}
-
-INPUTS = values_of(
-    r"""
-{inputs}
-"""
-)
-
-#: The outputs of the finished stages.
-FINISHED = stages_of(
-    r"""
-{finished}
-"""
-)
-
-#: The failure.
-FAULTS = [{faults}]
-
-
-def test_dead_letter_{short_id}() -> None:
-    """{promise}"""
-    context = PipelineContext(
-        INPUTS, providers=default_providers(scale=0), deadline_s=DEADLINE_S, seed=SEED
-    )
-    orchestrator = PipelineOrchestrator({pipeline}.build(), interceptors=FAULTS)
-    result = asyncio.run(orchestrator.resume(context, FINISHED, reason="dead letter {short_id}"))
-    assert result.failure is not None, "the run completes: the failure does not show any more"
-{check}
-'''
+_TEMPLATE = Path(__file__).with_name("test_of_letter.py.txt")
 
 
 def pytest_file(
@@ -105,7 +63,7 @@ def pytest_file(
         f" {_prose(letter.pipeline)} failed with {_prose(error.code)}:\n"
         f"{_prose(error.message)[1:-1]}\n"
     )
-    return _TEMPLATE.format(
+    return _TEMPLATE.read_text("utf-8").format(
         id=_prose(letter.id)[1:-1],
         short_id=re.sub("[^0-9A-Za-z_]", "_", letter.id[:12]),
         story=story,

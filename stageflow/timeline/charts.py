@@ -7,6 +7,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from stageflow._utils.text import printable
@@ -224,30 +225,6 @@ _WIDTH_PX, _MARGIN_PX, _TOP_PX, _TOOK_PX = 900, 16, 68, 84
 _ROW_PX, _BAR_PX, _LINE_PX, _CHAR_PX = 24, 14, 18, 7.3
 _MAX_LABEL_COLUMNS, _MAX_NOTE_COLUMNS = 32, 118
 
-_STYLE = """\
-svg { --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --rule: #d1d9e0;
-  --completed: #1a7f37; --failed: #cf222e; --skipped: #9a6700; --cancelled: #8250df;
-  --running: #0969da; background: var(--paper);
-  font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-@media (prefers-color-scheme: dark) {
-  svg { --paper: #0d1117; --ink: #e6edf3; --faint: #9198a1; --rule: #30363d;
-    --completed: #3fb950; --failed: #f85149; --skipped: #d29922; --cancelled: #ab7df8;
-    --running: #58a6ff; } }
-.paper { fill: var(--paper); }
-text { fill: var(--ink); white-space: pre; }
-.heading { font-size: 14px; font-weight: 600; }
-.faint, .never-started { fill: var(--faint); }
-.end { text-anchor: end; }
-.middle { text-anchor: middle; }
-.rule { stroke: var(--rule); }
-.completed { fill: var(--completed); }
-.failed { fill: var(--failed); }
-.skipped { fill: var(--skipped); }
-.cancelled { fill: var(--cancelled); }
-.running { fill: var(--running); }
-.aside { fill-opacity: 0.4; }
-"""
-
 
 def timeline_svg(events: Iterable[Event | Mapping[str, Any]]) -> str:
     """Draw a run as a self-contained SVG document, in light or dark colours; see `timeline`."""
@@ -263,7 +240,7 @@ def timeline_svg(events: Iterable[Event | Mapping[str, Any]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH_PX} {height_px}"'
         f' width="{_WIDTH_PX}" height="{height_px}" role="img">',
         f"<title>{html.escape(run.heading)}</title>",
-        f"<style>\n{_STYLE}</style>",
+        f"<style>\n{Path(__file__).with_name('timeline.css').read_text('utf-8')}</style>",
         f'<rect class="paper" width="{_WIDTH_PX}" height="{height_px}"/>',
         _text(_MARGIN_PX, 26, run.heading, "heading"),
         *chart.axis(bottom_px),
