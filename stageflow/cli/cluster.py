@@ -21,6 +21,7 @@ from stageflow.cli.common import (
     add_scale,
     complain,
     needing,
+    say,
     say_json,
 )
 from stageflow.cli.providers import (
@@ -192,11 +193,15 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             "outputs": plain(dict(result.outputs)),
             "error": None if failure is None else str(failure),
             "error_code": None if failure is None else failure.code,
+            "user_message": result.user_message,
             "dead_letter": result.dead_letter,
         }
         say_json({name: getattr(result, name) for name in names} | more)
     else:
-        say_outputs(result.outputs)
+        if result.refusal is None:
+            say_outputs(result.outputs)
+        else:
+            say(printable_lines(result.refusal))
         took = f"{result.duration_ms:.0f} ms on {result.worker}" if result.worker else "not run"
         complain(f"job {result.key}: {result.status}, {took}")
     if failure is not None:

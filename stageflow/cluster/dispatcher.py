@@ -21,6 +21,7 @@ from stageflow.cluster.job import (
     JobResult,
     Wire,
     decode_worker_info,
+    missing_inputs,
     protocol_mismatch,
 )
 from stageflow.codec import DEFAULT_CODEC, Codec, is_large
@@ -93,7 +94,8 @@ class Dispatcher(AsyncClosing):
         self._name = uuid.uuid4().hex
         #: Jobs whose end is waited for, by key.
         self._waiting: dict[str, _Waiting] = {}
-        self._inputs_of: dict[Address, tuple[str, ...]] = {}
+        #: The inputs that each worker of an address needs; versions of a pipeline may differ.
+        self._inputs_of: dict[Address, list[tuple[str, ...]]] = {}
         self._reader: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -150,7 +152,7 @@ class Dispatcher(AsyncClosing):
             return self._too_late(job)
         try:
             async with asyncio.timeout_at(ends_at):
-                await self._check_inputs(address, job.inputs)
+                await self._check_inputs(address, job)
             remaining_s = None if ends_at is None else max(ends_at - loop.time(), _LEAST_S)
             envelope = Envelope(job.key, address, body, digest, remaining_s)
             return await self._sent(job, envelope, ends_at)
@@ -174,26 +176,34 @@ class Dispatcher(AsyncClosing):
         """Cancel the job with this key, from any dispatcher, unless it has ended."""
         await self._broker.cancel(key)
 
-    async def _check_inputs(self, address: Address, inputs: Mapping[str, Any]) -> None:
-        if address not in self._inputs_of:
-            self._inputs_of[address] = await self._served(address)
-        missing = [key for key in self._inputs_of[address] if key not in inputs]
-        if missing:
-            raise ClusterError(
-                f"pipeline {address.pipeline!r} needs the inputs {missing}, which the job lacks"
-                f" (given: {sorted(inputs)}); add them",
-                code="missing_job_inputs",
-            )
+    async def _check_inputs(self, address: Address, job: Job) -> None:
+        """Raise unless a worker can run the job; look again if none could before."""
 
-    async def _served(self, address: Address) -> tuple[str, ...]:
+        def lacking(needed: list[tuple[str, ...]]) -> list[str]:
+            return min(([key for key in keys if key not in job.inputs] for keys in needed), key=len)
+
+        known = self._inputs_of.get(address)
+        if known is None or lacking(known):
+            known = self._inputs_of[address] = await self._served(address)
+        if missing := lacking(known):
+            raise missing_inputs("each of its workers", job, missing)
+
+    async def _served(self, address: Address) -> list[tuple[str, ...]]:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._worker_patience_s
         while True:
             workers = [decode_worker_info(body) for body in (await self._broker.workers()).values()]
-            readers = [worker for worker in workers if address.queue in worker.queues]
-            for worker in readers:
-                if address.pipeline in worker.inputs:
-                    return worker.inputs[address.pipeline]
+            readers = [
+                worker
+                for worker in workers
+                if worker.protocol == PROTOCOL and address.queue in worker.queues
+            ]
+            if found := [
+                worker.inputs[address.pipeline]
+                for worker in readers
+                if address.pipeline in worker.inputs
+            ]:
+                return found
             if readers:
                 served = sorted({name for worker in readers for name in worker.inputs})
                 raise ClusterError(
@@ -328,6 +338,8 @@ def remote_pipeline(
         )
         if result.failure is not None:
             raise ChildRunError(pipeline, result.pipeline_run_id or result.key, result.failure)
+        if result.refusal is not None:
+            return StageOutput.refuse(result.refusal)
         return StageOutput.ok(result.outputs)
 
     return StageSpec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import NoneType
@@ -108,6 +108,7 @@ class JobResult:
         deliveries: How many workers have taken the job.
         dead_letter: Id of its dead letter, if any.
         dead_letter_error: Why its dead letter could not be stored, if it could not.
+        refusal: The answer for the user with which a stage ended it (`StageOutput.refuse`).
     """
 
     key: str
@@ -121,6 +122,12 @@ class JobResult:
     deliveries: int = 0
     dead_letter: str | None = None
     dead_letter_error: str | None = None
+    refusal: str | None = None
+
+    @property
+    def user_message(self) -> str | None:
+        """Why it failed or was refused, in a text for the person in the conversation."""
+        return self.failure.user_message if self.failure is not None else self.refusal
 
     def unwrap(self) -> dict[str, Any]:
         """Return the outputs of a completed job; raise the `failure` of another one."""
@@ -137,6 +144,15 @@ class WorkerInfo:
     inputs: Mapping[str, tuple[str, ...]] = field(hash=False)
     protocol: int | None = PROTOCOL
     version: str = __version__
+
+    def runs(
+        self, address: Address, inputs: Collection[str] | None, protocol: object = PROTOCOL
+    ) -> bool:
+        """Return whether the worker can run a job with these inputs; None for unknown ones."""
+        needed = self.inputs.get(address.pipeline)
+        if needed is None or address.queue not in self.queues or protocol != self.protocol:
+            return False
+        return inputs is None or all(key in inputs for key in needed)
 
 
 def seed_of(key: str) -> int:
@@ -160,7 +176,7 @@ class Wire:
         """Return the content of a job and its digest; raise `ClusterError` if it cannot be sent."""
         inputs = self._codec.plain_items(job.inputs)
         content = {"pipeline": job.pipeline, "inputs": inputs, "outputs": job.outputs}
-        plain = {"protocol": PROTOCOL, "deadline_s": job.deadline_s, **content}
+        plain = {**_SENDER, "deadline_s": job.deadline_s, **content}
         body = self._fitting(f"the job {job.key!r} of pipeline {job.pipeline!r}", "inputs", plain)
         ordered = {key: canonical(value) for key, value in inputs.items()}
         identity = json.dumps([job.queue, {**content, "inputs": ordered}], sort_keys=True)
@@ -188,7 +204,7 @@ class Wire:
         """Return a result as bytes; raises as `encode_job`."""
         failure = result.failure
         plain = {
-            "protocol": PROTOCOL,
+            **_SENDER,
             "pipeline": result.pipeline,
             "status": str(result.status),
             "outputs": self._codec.plain_items(result.outputs),
@@ -206,7 +222,7 @@ class Wire:
     def decode_result(self, key: str, answer: bytes) -> JobResult:
         """Return the result that `encode_result` encoded; raises as `decode_job`."""
         what = f"the answer of the job {key!r}"
-        data = _read(what, answer)
+        data = {**_ADDED, **_read(what, answer)}
         with _readable(what):
             failure = check_fields("", data, _RESULT)["failure"]
             if failure is not None:
@@ -246,7 +262,10 @@ _RESULT_FIELDS: FieldTypes = {
     "deliveries": (int,),
     "dead_letter": TEXT_OR_NONE,
     "dead_letter_error": TEXT_OR_NONE,
+    "refusal": TEXT_OR_NONE,
 }
+#: Fields that older workers of this protocol do not send.
+_ADDED = {"refusal": None}
 _RESULT: FieldTypes = {
     "pipeline": TEXT,
     "status": TEXT,
@@ -261,6 +280,8 @@ _JOB: FieldTypes = {
     "outputs": (list, NoneType),
     "deadline_s": NUMBER_OR_NONE,
 }
+#: What both sides say of themselves. The version is for people.
+_SENDER = {"protocol": PROTOCOL, "version": __version__}
 _INFO: FieldTypes = {"version": TEXT, "queues": (list,), "inputs": (dict,)}
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -276,19 +297,20 @@ def encode_worker_info(info: WorkerInfo) -> bytes:
 def decode_worker_info(body: bytes) -> WorkerInfo:
     """Return the info that `encode_worker_info` encoded.
 
-    An info of another protocol has only protocol and version; an unreadable one has neither.
+    Of another protocol only version and protocol are certain; an unreadable one has neither.
     """
+    protocol, version = None, "unknown"
     try:
-        data = json.loads(body)
+        data = {"queues": [], "inputs": {}, **json.loads(body)}
         if data["protocol"] != PROTOCOL:
-            return WorkerInfo((), {}, data["protocol"], str(data.get("version")))
+            protocol, version = data["protocol"], str(data.get("version"))
         check_fields("", data, _INFO)
         inputs = {name: _texts(f"inputs.{name}", keys) for name, keys in data["inputs"].items()}
         return WorkerInfo(
             _texts("queues", data["queues"]), inputs, data["protocol"], data["version"]
         )
     except _MALFORMED:
-        return WorkerInfo((), {}, None, "unknown")
+        return WorkerInfo((), {}, protocol, version)
 
 
 def _texts(where: str, plain: object) -> tuple[str, ...]:
@@ -309,18 +331,32 @@ def _readable(what: str) -> Iterator[None]:
 def _read(what: str, body: bytes) -> dict[str, Any]:
     with _readable(what):
         data = json.loads(body)
-        protocol = data["protocol"]
+        protocol, version = data["protocol"], data.get("version", "unknown")
     if protocol != PROTOCOL:
-        raise protocol_mismatch(f"the sender of {what}", protocol)
+        raise protocol_mismatch(f"the sender of {what} (stageflow {version!s:.40})", protocol)
     return dict(data)
+
+
+def protocol_of(body: bytes) -> object:
+    """Return the version of the protocol in which a job is written."""
+    return json.loads(body)["protocol"]
 
 
 def protocol_mismatch(who: str, theirs: object) -> ClusterError:
     """Return the error of a side that uses another version of the protocol."""
     return ClusterError(
-        f"{who} speaks version {theirs} of the cluster protocol, and this process version"
+        f"{who} speaks version {theirs!s:.40} of the cluster protocol, and this process version"
         f" {PROTOCOL}; bring dispatchers and workers to the same stageflow",
         code="protocol_mismatch",
+    )
+
+
+def missing_inputs(who: str, job: Job, missing: list[str]) -> ClusterError:
+    """Return the error of a job that lacks inputs."""
+    return ClusterError(
+        f"{who} needs the inputs {missing} for pipeline {job.pipeline!r}, which the job lacks"
+        f" (given: {sorted(job.inputs)}); add them",
+        code="missing_job_inputs",
     )
 
 

@@ -19,13 +19,17 @@ from stageflow._utils.tasks import cancel_all, off_loop, shielded
 from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery
 from stageflow.cluster.job import (
     MAX_PAYLOAD_BYTES,
+    PROTOCOL,
     Job,
     JobResult,
     Wire,
     WorkerInfo,
     check_name,
     dead_letter_id_of,
+    decode_worker_info,
     encode_worker_info,
+    missing_inputs,
+    protocol_of,
     seed_of,
 )
 from stageflow.codec import DEFAULT_CODEC, Codec, as_text, is_large, plain_failure
@@ -57,6 +61,8 @@ _TAKE_WAIT_S = 0.2
 _CLEAN_UP_S = 5.0
 #: Pauses between attempts to store a dead letter, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+#: Codes of jobs that a worker of another version may run.
+_OTHER_VERSION = ("protocol_mismatch", "missing_job_inputs")
 
 
 class _Why(Enum):
@@ -267,21 +273,29 @@ class Worker:
             worker=self.name,
             deliveries=delivery.deliveries,
         )
-        sink = None
+        sink = job = None
         if self._dead_letters is not None:
             patience_s = self._letter_patience_s
             sink = JobDeadLetterSink(self._dead_letters, delivery.key, patience_s=patience_s)
         try:
             decode = partial(self._wire.decode_job, delivery.key, delivery.address, delivery.body)
             job = await off_loop(decode, large=is_large(delivery.body))
+            needed = self._orchestrators[job.pipeline].graph.inputs
+            if missing := [key for key in needed if key not in job.inputs]:
+                raise missing_inputs(f"worker {self.name}", job, missing)
             if sink is not None and delivery.deliveries > 1 and (letter := await sink.earlier()):
                 return _failed_before(refused, letter)
             if delivery.cancelled:
                 raise _cancelled()
-            if delivery.deliveries > self._max_deliveries:
-                return await self._abandoned(job, refused, sink)
-            return await self._run(job, delivery, refused, sink)
+            given_up = delivery.deliveries > self._max_deliveries
+            return await (
+                self._abandoned(job, refused, sink)
+                if given_up
+                else self._run(job, delivery, refused, sink)
+            )
         except StageflowError as error:
+            if error.code in _OTHER_VERSION and await self._hand_over(delivery, job):
+                return None
             cancelled = error.code == "job_cancelled"
             status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
             return replace(refused, status=status, failure=error)
@@ -289,6 +303,20 @@ class Worker:
             if held.why is _Why.CANCELLED:
                 return replace(refused, status=RunStatus.CANCELLED, failure=_cancelled())
             return None
+
+    async def _hand_over(self, delivery: Delivery, job: Job | None) -> bool:
+        """Return a job that a live worker of another version can run, so that it reclaims it."""
+        over = delivery.remaining_s is not None and delivery.remaining_s <= 0
+        if over or delivery.cancelled:
+            return False
+        protocol = PROTOCOL if job is not None else protocol_of(delivery.body)
+        inputs = None if job is None else job.inputs
+        workers = map(decode_worker_info, (await self._broker.workers()).values())
+        if not any(worker.runs(delivery.address, inputs, protocol) for worker in workers):
+            return False
+        _log.info("job %s is left to a worker of another version", delivery.key)
+        await self._broker.give_back(self.name, [delivery])
+        return True
 
     async def _run(
         self, job: Job, delivery: Delivery, so_far: JobResult, sink: JobDeadLetterSink | None
@@ -321,6 +349,7 @@ class Worker:
             duration_ms=result.duration_ms,
             dead_letter=sink.kept if sink is not None else None,
             dead_letter_error=as_text(result.dead_letter_error),
+            refusal=result.refusal,
         )
 
     async def _abandoned(

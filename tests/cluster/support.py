@@ -48,6 +48,11 @@ async def refuse(ctx: StageContext) -> StageOutput:
     return StageOutput.fail("the shop is closed", retryable=True)
 
 
+@stage
+async def decline(ctx: StageContext) -> StageOutput:
+    return StageOutput.refuse("We do not sell\nthat.")
+
+
 @stage(outputs=["thing"])
 async def make_a_thing(ctx: StageContext) -> StageOutput:
     return StageOutput.ok(thing=object())
@@ -68,6 +73,7 @@ async def count(ctx: StageContext) -> StageOutput:
 
 ECHO = Pipeline("echo", [echo], inputs=["value"])
 WAIT = Pipeline("wait", [wait])
+DECLINE = Pipeline("decline", [decline, refuse])
 REFUSE = Pipeline("refuse", [refuse])
 SAY = Pipeline("say", [say, count])
 THING = Pipeline("thing", [make_a_thing])

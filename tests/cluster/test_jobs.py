@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from redis.asyncio import Redis
 
-from stageflow import Audio, Message, Pipeline, ProviderRegistry
-from stageflow.cluster import Address, Envelope, remote_pipeline
-from stageflow.cluster.job import WorkerInfo, encode_worker_info
+from stageflow import Audio, Message, Pipeline, ProviderRegistry, RunStatus
+from stageflow.cli import main
+from stageflow.cluster import Address, Envelope, JobResult, remote_pipeline
+from stageflow.cluster.job import Wire, WorkerInfo, encode_worker_info
+from stageflow.codec import DEFAULT_CODEC
 from stageflow.dlq import InMemoryDeadLetterStore
 from stageflow.errors import ChildRunError, InvalidConfigError
 from tests.cluster.support import (
+    DECLINE,
     ECHO,
     REFUSE,
     SAY,
@@ -45,6 +49,41 @@ async def test_only_outputs_that_are_wanted_come_back(cluster: Cluster) -> None:
     await cluster.worker(ECHO)
     dispatcher = await cluster.dispatcher()
     assert (await dispatcher.run("echo", {"value": 1}, outputs=[])).outputs == {}
+
+
+async def test_a_refusal_is_told_to_the_caller(
+    cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is no failure and leaves no letter, also if another pipeline asked for it."""
+    letters = InMemoryDeadLetterStore()
+    await cluster.worker(DECLINE, dead_letters=letters, queues=["gpu"])
+    outer = Pipeline("outer", [remote_pipeline("there", "decline", queue="gpu"), echo])
+    registry = ProviderRegistry(cluster=await cluster.dispatcher())
+    await cluster.worker(outer, dead_letters=letters, providers=registry)
+    dispatcher = await cluster.dispatcher()
+    for result in (
+        await dispatcher.run("decline", queue="gpu"),
+        await dispatcher.run("outer", {"value": 1}),
+    ):
+        assert (result.status, result.failure, result.dead_letter) == ("completed", None, None)
+        assert result.refusal == result.user_message == "We do not sell\nthat."
+    assert not await letters.letters()
+    words = ["dispatch", "tests.cluster.support:DECLINE", "--broker", cluster.url, "--queue", "gpu"]
+    assert await asyncio.to_thread(main, words) == 0
+    assert capfd.readouterr().out == "We do not sell\nthat.\n"
+    assert await asyncio.to_thread(main, [*words, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["user_message"] == "We do not sell\nthat."
+
+
+async def test_an_answer_of_an_older_worker_is_read(cluster: Cluster) -> None:
+    """It does not say whether it is a refusal."""
+    wire = Wire(DEFAULT_CODEC)
+    plain = json.loads(wire.encode_result(JobResult("k", "echo", RunStatus.COMPLETED)))
+    for name in ("refusal", "version"):
+        del plain[name]
+    assert wire.decode_result("k", json.dumps(plain).encode()).refusal is None
+    with raises_code("incompatible_payload", match="refusal is int"):
+        wire.decode_result("k", json.dumps({**plain, "refusal": 1}).encode())
 
 
 async def test_a_failure_keeps_what_a_caller_acts_on(cluster: Cluster) -> None:
