@@ -1,1 +1,1 @@
-"""What stageflow costs, measured on every commit by asv; README.md is the map."""
+"""The costs of stageflow, measured on every commit by asv; README.md is the map."""

@@ -1,4 +1,4 @@
-"""What writing to and reading from a ContextBag costs, beside a plain dict."""
+"""The cost of writing to and reading from a ContextBag, beside a plain dict."""
 
 from __future__ import annotations
 

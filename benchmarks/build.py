@@ -1,4 +1,4 @@
-"""What it costs to define a pipeline and to build its graph."""
+"""The cost of defining a pipeline and building its graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chat turn takes: with the latencies of the default fakes, and without any."""
+"""The time of a chat turn: with the latencies of the default fakes, and without any."""
 
 from __future__ import annotations
 

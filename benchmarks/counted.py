@@ -1,4 +1,4 @@
-"""What is counted, not timed: instructions, growth, bytes and modules; the same on a busy machine.
+"""Counted series: instructions, growth, bytes and modules; the same on a busy machine.
 
 Two counts of the same code hardly differ, so asv's factor alone judges them rightly. Everything is
 counted in one process before the first benchmark, since a start under valgrind takes seconds.
@@ -23,7 +23,7 @@ Counts = dict[str, Count]
 
 
 class _Counted:
-    """What all of these have in common: one process under valgrind, whose counts they read."""
+    """Base of these series: one process under valgrind, whose counts they read."""
 
     def setup_cache(self) -> Counts:
         """Count all operations; asv does this once, and hands the counts to each benchmark."""
@@ -39,7 +39,7 @@ class Operation(_Counted):
     unit = "instructions"
 
     def needed(self, operation: str) -> list[str]:
-        """What has to be counted for it."""
+        """Return the operations to count."""
         without = OPERATIONS[operation].without
         return [operation, without] if without else [operation]
 
@@ -58,7 +58,7 @@ class Growth(_Counted):
     unit = "exponent"
 
     def needed(self, what: str) -> list[str]:
-        """What has to be counted for it, the smallest first, and last what is taken off."""
+        """Return the operations to count: the smallest first, the one to subtract last."""
         growth = GROWTH[what]
         beyond = () if growth.beyond is None else (growth.beyond,)
         return [f"{what}@{size}" for size in (*growth.sizes, *beyond)]
@@ -111,7 +111,7 @@ class Memory:
     unit = "bytes"
 
     def track_bytes_a_run(self) -> float:
-        """What is kept of each of 200 runs of 20 stages, as long as its result is kept."""
+        """Bytes kept of each of 200 runs of 20 stages, as long as its result is kept."""
         return traced_bytes(runs=200, keep=True)
 
     def track_peak_bytes_a_run(self) -> float:
@@ -119,12 +119,12 @@ class Memory:
         return traced_bytes(runs=200, keep=True, peak=True)
 
     def track_bytes_leaked(self) -> float:
-        """What is left of each of 10,000 runs whose results are dropped, in whole bytes: 0."""
+        """Bytes left of each of 10,000 runs whose results are dropped, in whole bytes: 0."""
         return float(round(traced_bytes(runs=LEAK_RUNS, keep=False)))
 
 
 class Start:
-    """What a program pays at its start."""
+    """The cost of starting a program."""
 
     version = "1"
     setup = requires(*NEEDS)

@@ -1,4 +1,4 @@
-"""What the engine costs a stage: graphs whose stages do nothing, so that all time is its own.
+"""The engine's cost per stage: graphs whose stages do nothing, so that all time is its own.
 
 Every call runs its graph as often as makes about 1,000 stages, in one entry of the loop: a
 millisecond on the chart is a microsecond a stage. All features are on: events, timing, declared

@@ -1,4 +1,4 @@
-"""What it costs to hand events to sinks, and to read them from a result.
+"""The cost of handing events to sinks, and of reading them from a result.
 
 Every call of the first class is a run of 1,000 stages with about 2,000 events.
 """
@@ -40,7 +40,7 @@ class NullSink:
 
 @functools.cache
 def dispatched(sinks: int) -> sf.PipelineOrchestrator:
-    """What runs the graph with that many null sinks behind a dispatcher; made once."""
+    """Return an orchestrator of the graph, made once, with that many null sinks."""
     if not sinks:
         return orchestrator(GRAPH)
     dispatcher = sf.EventDispatcher([NullSink() for _ in range(sinks)], capacity=CAPACITY)
@@ -55,7 +55,7 @@ def graph() -> sf.StageGraph:
 
 
 def run_alone() -> None:
-    """What `run_and_flush` does, without a dispatcher."""
+    """Do the same as `run_and_flush`, without a dispatcher."""
     run(run_times(sf.PipelineOrchestrator(graph()), 1)).unwrap()
 
 
@@ -69,7 +69,7 @@ def run_and_flush() -> None:
 
 
 class Emission(CpuTimed):
-    """What a run pays for its events."""
+    """The cost of a run's events."""
 
     version = "1"
     params = (0, 1, 4)
@@ -84,7 +84,7 @@ class Emission(CpuTimed):
 
 
 class Dispatch(CpuTimed):
-    """What events cost the whole process: the sink's thread, its start and its end included."""
+    """The cost of events for the whole process, with the start and end of the sink's thread."""
 
     version = "2"
 
@@ -95,7 +95,7 @@ class Dispatch(CpuTimed):
 
 
 class PerEvent:
-    """What one event costs on its way to a sink."""
+    """The cost of one event on its way to a sink."""
 
     version = "2"
     unit = "seconds"
@@ -107,7 +107,7 @@ class PerEvent:
 
 
 class Reading(CpuTimed):
-    """What reading a result's events costs: they become objects only then."""
+    """The cost of reading a result's events: they become objects only then."""
 
     version = "1"
 

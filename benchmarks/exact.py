@@ -1,4 +1,4 @@
-"""What is exact: a turn in virtual time, and how many tasks, timers and events it makes.
+"""Exact series: a turn in virtual time, and how many tasks, timers and events it makes.
 
 These are the same on every machine, to the last digit, so any change here is a change of the
 kernel or the engine. Most are zero or small by intent: the least rise is then one of more than a
@@ -169,7 +169,7 @@ class Latency:
         return turn(name, FIXED).latency_ms
 
     def track_beyond_critical_path_ms(self, name: str) -> float:
-        """What it takes longer than the heaviest chain of its stages: 0, or the engine waits."""
+        """Time beyond that of the heaviest chain of its stages: 0, or the engine waits."""
         path = kernel(name).build().critical_path(FIXED.of_stages())
         return turn(name, FIXED).latency_ms - path.length
 
@@ -185,7 +185,7 @@ class Latency:
 
 
 class Work:
-    """What a turn with fixed latencies makes."""
+    """The work of a turn with fixed latencies."""
 
     version = "1"
     params = KERNELS
@@ -240,7 +240,7 @@ class TimeToFirstAudio:
 
 
 class Streaming:
-    """What a streaming turn takes, and makes, to speak four sentences to their end."""
+    """The time and the work of a streaming turn to speak four sentences to their end."""
 
     setup = requires(*STREAMING)
     version = "1"

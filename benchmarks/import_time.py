@@ -1,4 +1,4 @@
-"""What ``import stageflow`` costs a program that starts."""
+"""The cost of ``import stageflow`` for a program that starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What interceptors add to a stage.
+"""The cost of interceptors per stage.
 
 Every call runs ten times a graph of 100 stages (layered 10x10) that do nothing: a millisecond on
 the chart is a microsecond a stage, and what an interceptor costs is the distance to ``none``. Spans
@@ -56,7 +56,7 @@ def resilient(name: str) -> tuple[sf.Interceptor, ...]:
 
 @functools.cache
 def guarded(chain: str) -> sf.PipelineOrchestrator:
-    """What runs the graph, each stage naming a provider, with a chain of `resilient`; made once."""
+    """Return an orchestrator, made once, of stages with a provider and a chain of `resilient`."""
     specs = [
         dataclasses.replace(spec, provider="llm") for spec in pipeline(INTERCEPTED_GRAPH).stages
     ]

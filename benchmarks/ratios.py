@@ -1,7 +1,7 @@
-"""What the engine costs as a multiple of hand-written asyncio code for the same work.
+"""The engine's cost as a multiple of hand-written asyncio code for the same work.
 
 Both are measured in turn in the same process, so a ratio moves less with the machine than a time.
-The hand-written code's own times stand beside it: a ratio that moves while they do is no change
+The hand-written code's own times stand beside it: a ratio that moves while they do is not a change
 of stageflow's. ``python -m benchmarks.compare`` prints these ratios beside their goals.
 """
 
@@ -64,7 +64,7 @@ class Featured:
 
 
 class Other:
-    """What is compared besides graphs."""
+    """Comparisons of other work than graphs."""
 
     version = "1"
 

@@ -1,4 +1,4 @@
-"""What each stage of the kernels costs on its own, with providers that answer at once."""
+"""The cost of each stage of the kernels on its own, with providers that answer at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it costs when a stage runs another pipeline as a child run."""
+"""The cost of a stage that runs another pipeline as a child run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it costs to keep telemetry in SQLite, and to ask for it."""
+"""The cost of writing telemetry to SQLite, and of reading it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def sink(name: str) -> Any:
 
 @functools.cache
 def batch() -> Any:
-    """What is written again and again, as runs with the same ids."""
+    """Return the events to write again and again, as runs with the same ids."""
     return batch_of(0, BATCH_RUNS, 1e9, 0.004)
 
 
@@ -96,7 +96,7 @@ def store() -> Any:
 
 @functools.cache
 def bound(interval_s: float | None) -> sf.PipelineOrchestrator:
-    """What runs the graph, with a sink that is given a batch each `interval_s`, or without one."""
+    """Return an orchestrator; with an interval, a sink gets a batch each `interval_s`."""
     graph = pipeline(GRAPH).build()
     if interval_s is None:
         return sf.PipelineOrchestrator(graph)
@@ -118,7 +118,7 @@ async def load(orchestrator: sf.PipelineOrchestrator) -> None:
 
 
 class Load:
-    """What telemetry in SQLite adds at 10,000 events a second, all threads included."""
+    """The cost of telemetry in SQLite at 10,000 events a second, all threads included."""
 
     version = "1"
     timeout = 120.0
@@ -135,7 +135,7 @@ class Load:
 
 
 class Writing(CpuTimed):
-    """What a batch costs the sink's thread."""
+    """The cost of a batch for the sink's thread."""
 
     version = "1"
     timer = time.thread_time
@@ -147,7 +147,7 @@ class Writing(CpuTimed):
 
 
 class Reading(CpuTimed):
-    """What a dashboard asks of 75,600 events of ten days."""
+    """The queries of a dashboard over 75,600 events of ten days."""
 
     version = "2"
 

@@ -1,4 +1,4 @@
-"""What a voice turn takes: with the latencies of the default fakes, and without any."""
+"""The time of a voice turn: with the latencies of the default fakes, and without any."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Latency:
         return {"samples": latencies_s(turns, APART_S), "number": 1}
 
     def track_over_hand_written(self) -> dict[str, object]:
-        """What 100 turns take longer than hand-written ones that wait equally long."""
+        """The time of 100 turns beyond that of hand-written ones that wait equally long."""
         pairs = voice_pairs_s(TURNS // 2, APART_S)
         return charted([kernel - by_hand for kernel, by_hand in pairs])
 

@@ -325,7 +325,7 @@ def _ends(annotation: str, name: str) -> bool:
 
 
 def _is_builtin(annotation: str) -> bool:
-    """Return whether an annotation is a built-in class, of which None is no value."""
+    """Return whether an annotation is a built-in class, of which None is not a value."""
     root, _, _ = annotation.partition("[")
     built_in = root != "object" and isinstance(getattr(builtins, root, None), type)
     return built_in and "|" not in annotation

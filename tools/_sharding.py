@@ -9,7 +9,7 @@ from stageflow.pulse.history import Shard, add_shard
 
 
 class ShardsError(ValueError):
-    """What was to be put together is not one whole; the text says what is amiss."""
+    """The parts to merge do not make one whole; the text says why."""
 
 
 def require_all(shards: Iterable[Shard]) -> None:

@@ -123,7 +123,7 @@ async def breaker_ms(url: str, times: int) -> list[float]:
 
 
 class Figures:
-    """What was measured, round by round."""
+    """The measurements, round by round."""
 
     def __init__(self) -> None:
         """Nothing yet."""

@@ -31,7 +31,7 @@ class Outcome:
     """The counts at the end.
 
     Attributes:
-        ends: How each job ended, by its key, as its dispatcher was told.
+        ends: How each job ended, by its key, as its dispatcher was notified.
         again: The same of those that another dispatcher has sent as well.
         counts: How many jobs have ended, by outcome, as the broker has counted.
         attempts: How often each payment was begun, by key.
@@ -39,7 +39,7 @@ class Outcome:
         paid: The keys of the payments in the ledger.
         letters: The correlation ids of the dead letters.
         left: How many jobs are in the broker's queue still.
-        events: How often each mishap was brought about.
+        events: How often each mishap was caused.
         seconds: How long it took.
     """
 
@@ -55,7 +55,7 @@ class Outcome:
     seconds: float = 0.0
 
     def problems(self, jobs: int) -> list[str]:
-        """What does not hold, one sentence each."""
+        """Return the promises that were broken, one sentence each."""
         completed = {key for key, end in self.ends.items() if end.status == "completed"}
         failed = {key for key, end in self.ends.items() if end.status == "failed"}
         told_twice = [
@@ -69,14 +69,14 @@ class Outcome:
             "one completed and was not paid": completed <= set(self.paid),
             "one left two letters": len(self.letters) == len(set(self.letters)),
             f"failed without a letter: {self._unkept(failed)}": set(self.letters) == failed,
-            f"two dispatchers were told two ends: {told_twice}": not told_twice,
+            f"two dispatchers heard two ends:  {told_twice}": not told_twice,
             f"{self.left} jobs are in the queue": self.left == 0,
             f"attempts at one job had {self.run_ids} run ids": self.run_ids == 1,
         }
         return [problem for problem, holds in checks.items() if not holds]
 
     def _unkept(self, failed: set[str]) -> dict[str, str]:
-        """What is said of failed jobs that left no letter."""
+        """Return the problems of failed jobs that left no letter."""
         ends = {key: self.ends[key] for key in failed - set(self.letters)}
         return {key: f"{end.failure}; {end.dead_letter_error}" for key, end in ends.items()}
 
@@ -129,7 +129,7 @@ class StressTest:
         self.outcome.events["database stopped"] += 1
 
     async def run(self, jobs: int, *, kills: int) -> Outcome:
-        """Send the jobs, bring about the mishaps as they end, and count."""
+        """Send the jobs, cause the mishaps as they end, and count."""
         async with await psycopg.AsyncConnection.connect(self.url) as connection:
             await connection.execute(SCHEMA)
         started_at = time.perf_counter()
@@ -219,7 +219,7 @@ def main() -> int:
         "seed": arguments.seed,
         "jobs sent": arguments.jobs,
         "sent twice": len(outcome.again),
-        "ended, as dispatchers were told": f"{len(outcome.ends)} {dict(statuses)}",
+        "ended, as dispatchers heard": f"{len(outcome.ends)} {dict(statuses)}",
         "ended, as the broker counted": f"{sum(outcome.counts.values())} {outcome.counts}",
         "payments in the ledger": f"{len(outcome.paid)}, {len(set(outcome.paid))} different",
         "attempts at payments": sum(outcome.attempts.values()),

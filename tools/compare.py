@@ -126,7 +126,7 @@ def chains(rounds: int) -> Rows:
 
 
 def interceptors(rounds: int) -> Rows:
-    """What interceptors add to each of 100 stages, by the layered graph."""
+    """The cost that interceptors add to each of 100 stages, by the layered graph."""
     names = ("four observers", "all four")
     works = [pairs.interceptors(name)[0] for name in names]
     none_given, without = pairs.interceptors("none")

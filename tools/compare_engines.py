@@ -180,7 +180,7 @@ async def suspend(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a graph costs with one engine.
+    """The cost of a graph with one engine.
 
     Attributes:
         graph: Its name.
@@ -258,7 +258,7 @@ def waiting_ratio(engine: str) -> float:
 
 
 def failure_leaves(engine: str) -> tuple[bool, bool]:
-    """What a failure leaves, when one of two stages fails at once and the other goes on.
+    """Return the work that is left when one of two stages fails at once and the other goes on.
 
     Returns:
         Whether the run ends before the other stage would have, and whether that one was cancelled
@@ -345,7 +345,7 @@ def line_counts() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one engine was found to do.
+    """The findings about one engine.
 
     Attributes:
         engine: Name of its package.

@@ -53,7 +53,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a load came to.
+    """The result of a load test.
 
     Attributes:
         asked: Turns that were started.
@@ -79,7 +79,7 @@ class Report:
     files: int
 
     def faults(self, rate_hz: float) -> list[str]:
-        """What was not as it has to be; empty if all was."""
+        """Return what went wrong; empty if nothing did."""
         reached_hz = self.ended / self.seconds
         return [
             text

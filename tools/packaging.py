@@ -52,14 +52,14 @@ class PackagingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was built."""
+    """The built files."""
 
     wheel: Path
     sdist: Path
 
 
 def run(command: Sequence[str | Path], **options: object) -> str:
-    """What a command prints.
+    """Return the output of a command.
 
     Raises:
         PackagingError: It failed.

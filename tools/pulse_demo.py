@@ -45,7 +45,7 @@ SHOWN_S = 3600.0
 
 @dataclass(frozen=True)
 class Trouble:
-    """A fault, and the alert that it has to bring about."""
+    """A fault, and the alert that it has to cause."""
 
     provider: str
     fault: FaultType

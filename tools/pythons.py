@@ -43,7 +43,7 @@ LOOPS = ("asyncio", "uvloop", "eager", "debug")
 
 @dataclass(frozen=True)
 class Row:
-    """What came of the tests on one Python and one loop.
+    """The result of the tests on one Python and one loop.
 
     Attributes:
         python: The version.

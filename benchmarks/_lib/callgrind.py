@@ -70,7 +70,7 @@ class TooBusyError(CallgrindError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Count:
-    """What came of counting one operation.
+    """The result of counting one operation.
 
     Attributes:
         instructions: Instructions of one operation; None if it was not counted.
@@ -175,7 +175,7 @@ def _serve_under_valgrind(folder: Path, names: Sequence[str]) -> dict[str, dict[
 
 
 def _without_random_addresses() -> list[str]:
-    """What runs a program with the same addresses each time, where this machine allows that."""
+    """Return a command prefix that fixes a program's addresses, where this machine allows that."""
     command = ["setarch", platform.machine(), "--addr-no-randomize"]
     try:
         refused = subprocess.run([*command, "true"], capture_output=True, check=False).returncode  # noqa: S603

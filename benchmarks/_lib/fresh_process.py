@@ -1,4 +1,4 @@
-"""What has to be measured in a fresh interpreter: imports, and the growth of memory."""
+"""Measurements that need a fresh interpreter: imports, and the growth of memory."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def traced_bytes(runs: int, *, keep: bool, peak: bool = False) -> float:
         runs: How many runs.
         keep: Whether the runs of 20 stages that suspend go on at once, and their results are kept;
             else they are runs of ten stages, one after another, and the results are dropped.
-        peak: Whether the most that was allocated in between is asked for.
+        peak: Whether to return the most that was allocated in between.
     """
     return _ask(_TRACED.format(runs=runs, keep=keep, peak=peak)) / runs
 

@@ -20,7 +20,7 @@ Work: TypeAlias = Callable[[], Any]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What many rounds came to.
+    """The result of many rounds.
 
     Attributes:
         median: Half of the rounds lie below.

@@ -93,7 +93,7 @@ class Operation:
         return self.calls * self.per_call
 
     def missing(self) -> list[str]:
-        """What this commit of stageflow lacks for it."""
+        """Return the names that it needs and this commit of stageflow lacks."""
         return missing(*self.needs)
 
     async def do(self, call: Call) -> None:
@@ -369,7 +369,7 @@ def _all() -> list[Operation]:
             "run.concurrent", "ten such runs at once", _shape("dense 4x5", suspending, 10), 1, 10
         ),
         Operation("run.child", "ten stages in a child run", lambda: _runs(parent(1)), 10),
-        Operation("run.failing", "a stage that raises: classified, told", _failing, 20),
+        Operation("run.failing", "a stage that raises: classified, reported", _failing, 20),
         Operation(
             "stream.item",
             "an item put and read, with room for 16",

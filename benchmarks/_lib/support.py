@@ -1,4 +1,4 @@
-"""What every benchmark file needs: the one event loop, skipping, and how time is measured.
+"""Helpers of every benchmark file: the one event loop, skipping, and how time is measured.
 
 This module, like every helper here, can be imported with any commit of stageflow installed.
 """
@@ -142,7 +142,7 @@ def from_older_commits(package: str, **homes: str) -> None:
 
 
 def requires(*names: str) -> Callable[..., NoReturn] | None:
-    """What a benchmark module assigns to ``setup``, so that old commits skip it cleanly.
+    """Return the ``setup`` of a benchmark module, so that old commits skip it cleanly.
 
     Args:
         names: Attributes of the package ``stageflow``, or modules in it, such as

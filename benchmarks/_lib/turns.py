@@ -63,7 +63,7 @@ def chat_inputs() -> dict[str, Any]:
 @functools.cache
 def kernel(name: str) -> sf.Pipeline:
     """The kernel of that name, built."""
-    # An older commit may lack some of them: each is looked up only when it is asked for.
+    # An older commit may lack some of them: each is looked up when it is first used.
     makers = {
         "voice": lambda: voice(),  # noqa: PLW0108
         "streaming_voice": lambda: streaming_voice(),  # noqa: PLW0108
@@ -108,7 +108,7 @@ def hand_voice_turn(number: int, scale: float = 1.0) -> Turn:
 async def voice_by_hand(
     inputs: Mapping[str, Any], providers: sf.ProviderRegistry
 ) -> dict[str, Any]:
-    """What somebody writes who wants the answer and nothing else.
+    """The same turn in plain asyncio, for the answer and nothing else.
 
     No events, no limits, no checks, and a failing memory fails the turn.
     """

@@ -1,4 +1,4 @@
-"""What is measured: graphs as plain data and as pipelines, bags, interceptors and child runs.
+"""Subjects of benchmarks: graphs as data and as pipelines, bags, interceptors and child runs.
 
 Each exists once, for the charts, the instruction counts and the paired timings alike.
 """
@@ -124,7 +124,7 @@ def pipeline(shape: str, make: StageMaker = no_op) -> sf.Pipeline:
 
 @functools.cache
 def orchestrator(shape: str, make: StageMaker = no_op) -> sf.PipelineOrchestrator:
-    """What runs one of `SHAPES`, without interceptors; made once."""
+    """Return an orchestrator of one of `SHAPES`, without interceptors; made once."""
     return sf.PipelineOrchestrator(pipeline(shape, make).build())
 
 

@@ -37,7 +37,7 @@ def _without_stop_iteration(work: Callable[[], T]) -> T:
     try:
         return work()
     except StopIteration as error:
-        # A future cannot hold it, so whoever awaits the thread would wait forever.
+        # A future cannot hold it, so code that awaits the thread would wait forever.
         raise RuntimeError("the function in the thread raised StopIteration") from error
 
 

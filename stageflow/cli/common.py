@@ -1,4 +1,4 @@
-"""What several commands share: options, errors, files and the terminal."""
+"""Helpers of several commands: options, errors, files and the terminal."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker publishes: its queues, and the inputs of each pipeline that it serves."""
+    """Published facts of a worker: its queues, and the inputs of each pipeline that it serves."""
 
     queues: tuple[str, ...]
     inputs: Mapping[str, tuple[str, ...]] = field(hash=False)

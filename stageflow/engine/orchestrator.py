@@ -203,7 +203,7 @@ class PipelineOrchestrator(Closing):
 class RunHandle:
     """A run that goes on in an ``async with`` block, while the block reads its streams.
 
-    ``async for item in run[key]`` gets every item, whenever it begins and whoever else reads: the
+    ``async for item in run[key]`` gets every item, whenever it begins and whatever others read: the
     run keeps all items of its streams. Leaving the block cancels a run that has not ended.
     """
 

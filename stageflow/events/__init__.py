@@ -1,4 +1,4 @@
-"""What happens in a run: numbered events, their log, and the dispatcher to the sinks."""
+"""The events of a run: numbered events, their log, and the dispatcher to the sinks."""
 
 # ruff: noqa: F403, F405 - the list below says which names are public
 

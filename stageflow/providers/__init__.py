@@ -1,4 +1,4 @@
-"""What stages call: ports, the registry that holds their providers, fakes, and real providers."""
+"""Providers that stages call: ports, the registry, fakes, and real providers."""
 
 from typing import TYPE_CHECKING
 

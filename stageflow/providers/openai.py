@@ -167,7 +167,7 @@ class OpenAIService(AsyncClosing):
             error = TimeoutError(f"no part of an answer within {self._timeout_s:g} s")
         failure: Exception = error
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-            text = f"{self.base_url} answered with something that is no reply: "
+            text = f"{self.base_url} answered with something that is not a reply: "
             failure = InvalidReplyError(text + self._shown(str(error)))
             failure.__cause__ = error
         elif isinstance(error, openai.APIError | TimeoutError):

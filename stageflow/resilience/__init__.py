@@ -1,4 +1,4 @@
-"""What a failure means, and the circuit breaker that reacts to it."""
+"""The meaning of a failure, and the circuit breaker that reacts to it."""
 
 from typing import TYPE_CHECKING
 

@@ -138,7 +138,7 @@ def read_events(path: str | Path) -> Iterator[Event]:
                         at = datetime.fromisoformat(row["timestamp"])
                         yield Event(**{**row, "timestamp": at})
                     except (ValueError, KeyError, TypeError) as error:
-                        _log.warning("%s, line %d is no event: %s", path, number, error)
+                        _log.warning("%s, line %d is not an event: %s", path, number, error)
     except OSError as error:
         raise TelemetryError.file_failed("read", str(path), error) from error
 

@@ -1,4 +1,4 @@
-"""What a `stageflow.telemetry.TelemetryStore` returns.
+"""Values that a `stageflow.telemetry.TelemetryStore` returns.
 
 Histograms of durations can be added up. Their fixed buckets are about 4.7 % wide: each power of ten
 from 1 µs to 10,000 s has 50. 1, 3, 5 and 8 of each power are bounds, so a comparison with a budget

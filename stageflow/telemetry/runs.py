@@ -1,4 +1,4 @@
-"""What all sinks share: runs under way, outcomes, first audio, states of breakers."""
+"""State that all sinks keep: runs under way, outcomes, first audio, states of breakers."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _Fact: TypeAlias = tuple[
 
 
 class _Role(IntEnum):
-    """What to do with an event besides storing it."""
+    """Further work that an event needs besides being stored."""
 
     NONE = 0
     RUN_START = 1

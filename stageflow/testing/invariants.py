@@ -1,4 +1,4 @@
-"""What holds for the events of every run."""
+"""Invariants of the events of every run."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

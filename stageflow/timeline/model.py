@@ -1,4 +1,4 @@
-"""What a timeline shows, computed from the events of a run."""
+"""The contents of a timeline, computed from the events of a run."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def test_uncommitted_changes_are_not_measured(repo: GateRepo) -> None:
 @pytest.mark.parametrize(
     ("files", "args", "message"),
     [
-        (budgets(-1), (), "budgets.toml:13: p50 = -1 is no cost"),
+        (budgets(-1), (), "budgets.toml:13: p50 = -1 is not a cost"),
         ({"benchmarks/budgets.toml": "version = 1"}, (), "has no budget"),
         ({"benchmarks/accepted.toml": "x = 1\nversion = 1"}, (), "accepted.toml:1: nothing"),
         ({"benchmarks/_lib/worker.py": "raise OSError('planted')"}, (), "OSError: planted"),

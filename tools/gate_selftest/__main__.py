@@ -144,7 +144,7 @@ def _record(pool: Pool, rounds: int, record: Callable[[Pool], None], emit: Emit)
 
 
 def _copier(package: Path, scratch: Path) -> Callable[[Callable[[Path], None]], Path]:
-    """What copies the package into a folder of its own, and plants into the copy."""
+    """Return a function that copies the package into its own folder, and plants a defect there."""
 
     def copied(plant: Callable[[Path], None]) -> Path:
         folder = Path(tempfile.mkdtemp(dir=scratch))

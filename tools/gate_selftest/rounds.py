@@ -36,7 +36,7 @@ PROCESSES_A_ROUND = PROCESSES // 2
 
 @dataclass(frozen=True)
 class Round:
-    """What one round measured.
+    """The measurements of one round.
 
     Attributes:
         values: Exact and counted series; NaN where something is lacking.
@@ -148,7 +148,7 @@ def evidence(
     processes: Sequence[Mapping[str, Both]],
     confirming: Sequence[Mapping[str, Both]] = (),
 ) -> Evidence:
-    """What the judge would be given if these had been measured of two commits."""
+    """Return the input of the judge if these had been measured of two commits."""
     first, second = _together(processes), _together(confirming)
     timings: dict[str, Timing] = {
         timed(operation): timing_of(both, second.get(operation))

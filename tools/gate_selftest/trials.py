@@ -69,7 +69,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Identical:
-    """What the gate made of identical code under one condition.
+    """The gate's verdicts on identical code under one condition.
 
     Attributes:
         condition: ``quiet`` or ``loaded``.
@@ -94,7 +94,7 @@ class Identical:
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """What the gate made of a planted defect.
+    """The gate's verdicts on a planted defect.
 
     Attributes:
         layer: What was slowed down.

@@ -16,7 +16,7 @@ from tools.mutation.session import Outcome, Result
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         shard: Which part of the mutants.

@@ -17,7 +17,7 @@ _NOT_CODE = frozenset({"__slots__", "__all__", "__match_args__"})
 
 
 class Identity(NamedTuple):
-    """What names a mutant as long as its line stays: no line number, no running number.
+    """The identity of a mutant as long as its line stays: no line number, no running number.
 
     Attributes:
         module: Path of the file, from the root.

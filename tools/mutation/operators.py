@@ -1,4 +1,4 @@
-"""What may go wrong in a line of code: the mutation operators.
+"""The mutation operators: the mistakes that are planted in a line of code.
 
 All that mutmut 3.8 does by default, and more: conditions negated, calls and raises deleted, return
 values lost, exceptions not caught, decorators taken off. As there, annotations, docstrings, the

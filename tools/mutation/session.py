@@ -68,7 +68,7 @@ _KILLED, _SURVIVED = 1, 0
 
 
 class Outcome(StrEnum):
-    """What became of a mutant."""
+    """The outcome of a mutant."""
 
     KILLED = "killed"
     TIMED_OUT = "timed out"
@@ -77,7 +77,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one mutant.
+    """The result of one mutant.
 
     Attributes:
         tests: How many tests run its line.
@@ -92,7 +92,7 @@ class Result:
 
 @dataclass
 class Reach:
-    """What the tests did on the code as it is.
+    """The lines that the tests reach in the code as it is.
 
     Attributes:
         duration_s: How long each took, by test; only those that passed.

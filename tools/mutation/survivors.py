@@ -16,7 +16,7 @@ class SurvivorsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a run says of the list.
+    """A run's judgement of the list.
 
     Attributes:
         unlisted: Survivors without an entry.

@@ -31,7 +31,7 @@ _CHUNK = 100
 
 @dataclass(frozen=True)
 class Played:
-    """What came of one number.
+    """The result of one number.
 
     Attributes:
         seed: The number.

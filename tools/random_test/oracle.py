@@ -1,4 +1,4 @@
-"""What every run owes, from its plan, its events and what its stages did and saw."""
+"""The promises of every run, checked from its plan, its events and what its stages did and saw."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _word(event: Event) -> str:
 
 
 def findings(run: Run) -> Iterator[str]:
-    """Return what a run owes and did not keep."""
+    """Return the promises that a run broke."""
     if not run.events:
         if run.raised is None:
             yield "the run has no events"

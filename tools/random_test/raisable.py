@@ -1,4 +1,4 @@
-"""What stages raise: ordinary errors, and all that a careless library may come up with."""
+"""Exceptions that stages raise: ordinary ones, and those of careless libraries."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SUSPECTS = 3
 #: have died, since a breaker in use changes with each cool-down.
 FORGOTTEN_S = 6 * 3600
 
-#: How long a finding holds without enough runs, in seconds; so two minutes are no break.
+#: How long a finding holds without enough runs, in seconds; so two minutes are not a break.
 HOLD_S = 150
 
 #: Names of labels with their values, ordered by name.

@@ -111,7 +111,7 @@ class Evaluator:
         after: dict[AlertKey, Alert] = {}
         for alert in found:
             rule = self._rules[alert.rule]
-            # An inhibited alert is not told while the rule that says more fires for the same.
+            # An inhibited alert is not sent while the rule that says more fires for the same.
             inhibited = (rule.inhibited_by, alert.labels) in firing
             quiet = inhibited or at_s < rule.silent_until_s or alert.clear_s is not None
             tells = alert.told if alert.ended_s else not (alert.told or quiet)

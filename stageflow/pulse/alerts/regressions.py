@@ -216,7 +216,7 @@ def _named(
             first, last = regression.suspects[0], regression.suspects[-1]
             hashes = commits[first - 1].hash[:_HASH], commits[last].hash[:_HASH]
             labels = ((_LABEL, "..".join(hashes)),)
-        # Of two regressions that were told as one, the first represents both.
+        # Of two regressions that were reported as one, the first represents both.
         named.setdefault(labels, regression)
     return named
 

@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
 class Kind(StrEnum):
-    """What a rule evaluates."""
+    """The quantity that a rule evaluates."""
 
     LATENCY = "latency"
     FIRST_AUDIO = "first_audio"

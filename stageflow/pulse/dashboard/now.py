@@ -1,4 +1,4 @@
-"""What is wrong now: budgets exceeded, regressions open or accepted, alerts that fire."""
+"""Present trouble: budgets exceeded, regressions open or accepted, alerts that fire."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ DEFAULT_LIMITS = Limits(counted_fail=1.095, counted_warn=1.02, timed_fail=1.2, t
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a series may cost: the limits of its median (or only value) and of 99 of 100 cases.
+    """Limits of a series: of its median (or only value) and of 99 of 100 cases.
 
     Attributes:
         factor: Converts a value of the series to `unit`, the unit of the limits.
@@ -183,7 +183,7 @@ def _budget(table: Table, known: Mapping[str, str]) -> Budget | None:
     series, unit, p50, p99 = values.pop("benchmark"), values["unit"], values["p50"], values["p99"]
     for key in ("p50", "p99"):
         if values[key] is not None and not 0 <= values[key] < math.inf:
-            table.complain(f"{key} = {values[key]} is no cost: write a number from 0 up", key)
+            table.complain(f"{key} = {values[key]} is not a cost: write a number from 0 up", key)
     if p99 is not None and p99 < p50:
         table.complain(f"p99 = {p99:g} is below p50 = {p50:g}: exchange them", "p99")
     if p99 is not None and signal_of(series) in (Signal.EXACT, Signal.COUNTED):

@@ -19,7 +19,7 @@ from stageflow.pulse.history import Interval, Signal, percentile, ratio_of, sign
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What asv knows of one series on one commit.
+    """The value of one series on one commit.
 
     The value is None if it failed there (how is in `note`; in time if not `late`), NaN if skipped.
     """
@@ -34,7 +34,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What asv knows of one commit: its hash, machine, and values by series, if measured."""
+    """The results of one commit: its hash, machine, and values by series, if measured."""
 
     commit: str
     machine: str
@@ -72,7 +72,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What `judge` reads: the commits, and by series its unit and its timing.
+    """The input of `judge`: the commits, and by series its unit and its timing.
 
     Attributes:
         removed: Series that only the base's benchmarks had.
@@ -194,7 +194,7 @@ class Judgement:
         known = states[State.KEPT] + states[State.OVER] + states[State.UNSURE]
         seen = known + kinds[Kind.NEW] + sum(kinds[kind] for kind in COMPARED)
         unseen = kinds[Kind.NOT_MEASURED] + kinds[Kind.TOO_BUSY] + states[State.TOO_FEW]
-        # Values of another machine are no comparison, however many budgets they keep.
+        # Values of another machine cannot be compared, however many budgets they keep.
         only_elsewhere = kinds[Kind.OTHER_MACHINE] and not any(kinds[kind] for kind in COMPARED)
         if not seen or unseen or only_elsewhere:
             return Exit.INSUFFICIENT_DATA

@@ -1,4 +1,4 @@
-"""What is known before the gate measures, and what asv measures and has measured for it."""
+"""The state before the gate measures, and the results of asv."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ ACCEPTED_FILE = "accepted.toml"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is known before anything is measured."""
+    """The state before anything is measured."""
 
     project: AsvProject
     asv: Asv

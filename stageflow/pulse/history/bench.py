@@ -64,7 +64,7 @@ def add_shard(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What to measure, and how: the options of ``stageflow pulse bench``."""
+    """The options of ``stageflow pulse bench``."""
 
     commits: int = DEFAULT_COMMITS
     machine: str | None = None

@@ -1,4 +1,4 @@
-"""What asv has measured of the branch's commits, as one value a series and commit."""
+"""The results of the branch's commits, as one value a series and commit."""
 
 from __future__ import annotations
 

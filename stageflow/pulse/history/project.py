@@ -55,7 +55,7 @@ _GIT_OPTIONS = [word for setting in _FIXED.split() for word in ("-c", setting)]
 def run_git(root: Path, *args: str, stdin: str = "", answers: Collection[int] = (0,)) -> str:
     """Run git in a folder and return what it printed.
 
-    Exit codes in `answers` are answers, not failures. Paths among the arguments are no patterns.
+    Exit codes in `answers` are answers, not failures. Paths among the arguments are not patterns.
 
     Raises:
         PulseError: git is missing or failed; carries what git wrote.

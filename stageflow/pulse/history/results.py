@@ -266,7 +266,7 @@ def _are_finite(values: list[Any]) -> bool:
 
 def _check_moment(what: str, value: object) -> None:
     sound = isinstance(value, int | float) and abs(value) <= _LATEST_MS
-    _need(sound, f"{what} is no moment: {str(value)[:20]}")
+    _need(sound, f"{what} is not a point in time: {str(value)[:20]}")
 
 
 def _check_plain(value: object, where: str, left: int = _DEEPEST) -> None:

@@ -1,4 +1,4 @@
-"""What is measured for each commit: names of series, their signals, and numbers of samples.
+"""The series of each commit: names of series, their signals, and numbers of samples.
 
 Nothing here assumes how samples scatter.
 """
@@ -20,7 +20,7 @@ TIMED_UNIT = "ns"
 
 
 class Signal(StrEnum):
-    """What a series is judged by."""
+    """The signal by which a series is judged."""
 
     EXACT = "exact"  # virtual time, numbers of tasks, events, timers: any increase fails
     COUNTED = "counted"  # instructions, bytes, modules: an increase beyond a limit fails

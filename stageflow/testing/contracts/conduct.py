@@ -1,4 +1,4 @@
-"""What a stage does besides its work: what it reads, calls, changes, keeps and blocks."""
+"""Side effects of a stage: what it reads, calls, changes, keeps and blocks."""
 
 import asyncio
 import datetime as dt
@@ -70,7 +70,7 @@ class Conduct(Interceptor):
 
     @property
     def kept(self) -> dict[str, None]:
-        """What is still referred to after the run; an error refers to everything."""
+        """Objects that are still referred to after the run; an error refers to everything."""
         if not self._completed:
             return {}
         if sys.getrefcount(self.ctx) > 2:  # by the attribute, and by the argument

@@ -1,4 +1,4 @@
-"""What the engine expects of an interceptor: that a stage behind it keeps its own contract."""
+"""The contract of an interceptor: that a stage behind it keeps its own contract."""
 
 import asyncio
 from collections.abc import Sequence

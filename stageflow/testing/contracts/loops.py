@@ -1,4 +1,4 @@
-"""What the tests of a contract run on: a simulated event loop, or a real one."""
+"""Event loops for the tests of a contract: a simulated event loop, or a real one."""
 
 import asyncio
 import functools
@@ -42,7 +42,7 @@ class LoopContract(Contract):
 
     @cached_property
     def resources(self) -> AsyncExitStack:
-        """What makers have opened: enter it here, and it is closed in the loop that used it."""
+        """Resources of makers: enter one here, and it is closed in the loop that used it."""
         return AsyncExitStack()
 
     def _run(self, work: Coroutine[Any, Any, T], schedule: Schedule = _IN_ORDER) -> T:

@@ -1,4 +1,4 @@
-"""What a contract puts around a stage: a cancellation at one point, or a reader of its streams."""
+"""Probes around a stage: a cancellation at one point, or a reader of its streams."""
 
 import asyncio
 import dataclasses
@@ -34,7 +34,7 @@ class Waits(Generator[Any, Any, T]):
 
     @property
     def gi_yieldfrom(self) -> object:
-        """What is awaited, for `places`."""
+        """The awaited object, for `places`."""
         return self._work
 
     def send(self, value: Any, /) -> Any:

@@ -1,4 +1,4 @@
-"""What the engine expects of models, speech services, databases and speakers."""
+"""The contracts of models, speech services, databases and speakers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ _SOUND = Audio((b"\x00\x10" * 40 + b"\x00\xf0" * 40) * 10)
 
 
 class ProviderContractTest(LoopContract):
-    """What the contracts of providers have in common.
+    """Base of the contracts of providers.
 
     They run on a real loop, as a client does; ``real_io = False`` puts a fake in simulated time.
     What a maker opens, `resources` closes::
@@ -83,7 +83,7 @@ class LlmContractTest(ProviderContractTest):
         """In pieces that are text, and together not empty."""
         pieces = [piece async for piece in llm.stream(_ASKED)]
         wrong = [piece for piece in pieces if not isinstance(piece, str)]
-        assert not wrong, f"stream() gave {wrong[0]!r}, which is no text"
+        assert not wrong, f"stream() gave {wrong[0]!r}, which is not text"
         assert "".join(pieces), "stream() gave nothing"
 
     @on_subject
@@ -125,7 +125,7 @@ class SttContractTest(ProviderContractTest):
 
     @on_subject
     async def test_gives_text(self, stt: STT) -> None:
-        """What was said, as text."""
+        """A transcript is text."""
         heard = await stt.transcribe(self.make_audio())
         assert isinstance(heard, str), f"transcribe() gave a {type(heard).__name__}"
         assert heard.strip(), "transcribe() heard nothing"
@@ -197,7 +197,7 @@ class DatabaseContractTest(ProviderContractTest):
 
     @on_subject
     async def test_what_is_not_there_is_none(self, db: Database) -> None:
-        """It is no error."""
+        """It is not an error."""
         got = await db.get("users", "nobody")
         assert got is None, f"get() gave {got!r} for a key that nobody has put"
 
@@ -227,7 +227,7 @@ class DatabaseContractTest(ProviderContractTest):
 
     @on_subject
     async def test_records_are_copies(self, db: Database) -> None:
-        """Whoever changes what was put or got does not change what is kept."""
+        """Changing a record that was put or got does not change the stored one."""
         put: dict[str, Any] = {"turns": [1]}
         await db.put("users", "ada", put)
         put["turns"].append(2)

@@ -249,7 +249,7 @@ class StageContractTest(LoopContract):
     def test_leaves_its_providers_open(self) -> None:
         """Other runs use them, too."""
         closed = self._seen(lambda conduct: conduct.closed)
-        assert not closed, f"it closes {closed}: let whoever opened a provider close it"
+        assert not closed, f"it closes {closed}: let the code that opened a provider close it"
 
     def test_reads_no_clock_but_the_loops(self) -> None:
         """Simulated and repeated runs have a time of their own."""

@@ -1,4 +1,4 @@
-"""What the engine expects of a dead-letter store, and of an event sink."""
+"""The contracts of a dead-letter store and of an event sink."""
 
 import asyncio
 import dataclasses
@@ -81,7 +81,7 @@ class StoreContractTest(LoopContract):
 
     @on_subject
     async def test_an_unknown_letter_is_refused(self, store: DeadLetterStore) -> None:
-        """To whoever asks for it, or claims it."""
+        """When it is read, or claimed."""
         await _refused(store.get("nobody"), UnknownDeadLetterError)
         await _refused(store.claim("nobody", lease_s=1.0), UnknownDeadLetterError)
 

@@ -21,7 +21,7 @@ _NAN_OF_ARRAYS = bytes(6) + b"\xf8\xff", bytes(6) + b"\xf8\x7f"
 
 
 class Picture:
-    """What a value holds at one moment, to be compared with another value, or the same later."""
+    """The contents of a value at one moment, to compare with another value or a later state."""
 
     def __init__(self, value: Any) -> None:
         self._copy = copied(value)

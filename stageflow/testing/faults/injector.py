@@ -21,7 +21,7 @@ from stageflow.testing.wrapped import WrappedProvider, watcher_of
 
 
 class FaultType(StrEnum):
-    """What goes wrong. In brackets the options, with their defaults."""
+    """Types of faults. In brackets the options, with their defaults."""
 
     TIMEOUT = "timeout"  # no answer within a time [duration_ms=3000]: TimeoutError
     ERROR = "error"  # the answer is an error [message, status_code=503 | sqlstate, exception]

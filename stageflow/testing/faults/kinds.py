@@ -1,4 +1,4 @@
-"""What happens to one call under each type of fault.
+"""The effect of each type of fault on one call.
 
 A kind is a frozen record of its options, which are checked when it is made. All waiting uses the
 event loop's clock and can be cancelled. What is raised is not a `StageflowError`: it has the shape

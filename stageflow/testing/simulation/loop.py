@@ -52,7 +52,7 @@ _SLOW = 0.25
 
 
 class _Lane:
-    """What keeps its order: the callbacks that one task schedules; it does not keep the task."""
+    """Callbacks that keep their order: those that one task schedules; it does not keep the task."""
 
     __slots__ = ("speed",)
 

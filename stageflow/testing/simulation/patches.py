@@ -1,4 +1,4 @@
-"""What a simulation changes in Python itself: the order of asyncio's sets, and real I/O."""
+"""Changes of a simulation to Python itself: the order of asyncio's sets, and real I/O."""
 
 import asyncio
 import builtins

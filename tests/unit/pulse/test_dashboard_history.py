@@ -262,7 +262,7 @@ def test_wrong_settings_are_a_note(project: AsvProject) -> None:
     finally:
         path.write_text(sound, encoding="utf-8")
     assert found.budgets is None
-    assert "p50 = -1 is no cost" in found.notes[0]
+    assert "p50 = -1 is not a cost" in found.notes[0]
 
 
 def test_missing_telemetry_is_told_before_anything_is_made(

@@ -1,4 +1,4 @@
-"""What a turn costs a processor: asv draws it, and the gate counts its instructions."""
+"""The processor time of a turn: asv draws it, and the gate counts its instructions."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ async def one_turn(sim: Simulation, text: str, reply: str, user_id: str) -> RunR
 def test_nobody_is_left_without_words(
     text: str, reply: str, user_id: str, scenario: Scenario
 ) -> None:
-    """Whatever fails, the customer gets an answer or an apology."""
+    """If anything fails, the customer gets an answer or an apology."""
     result = simulate(one_turn, text, reply, user_id, scenario=scenario).value
     check_run(turn, result)
     if result.status != "completed":
