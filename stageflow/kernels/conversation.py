@@ -99,7 +99,7 @@ async def remember(
 
 def complete_text(ctx: StageContext, answer: str) -> str:
     """Return an answer as plain text; emit ``answer_cut`` if the service cut it."""
-    if isinstance(answer, Answer):
+    if isinstance(answer, Answer) and answer.cut:
         ctx.emit("answer_cut", finish_reason=answer.finish_reason)
     return str(answer)
 

@@ -36,32 +36,36 @@ class Fitted:
         self._model = model
         self._history_tokens = history_tokens
 
-    async def complete(self, messages: Sequence[Message]) -> str:
+    async def complete(self, messages: Sequence[Message], **options: Any) -> str:
         """Return the complete answer; raise what the model raises for the shortest form."""
         *longer, shortest = self._attempts(messages)
         for attempt in longer:
             try:
-                return _shown(await self._model.complete(attempt))
+                return _shown(await self._model.complete(attempt, **options))
             except Exception as error:
                 if not _is_too_long(error):
                     raise
-        return _shown(await self._model.complete(shortest))
+        return _shown(await self._model.complete(shortest, **options))
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
+    async def stream(
+        self, messages: Sequence[Message], **options: Any
+    ) -> AsyncGenerator[str, None]:
         """Yield the answer in pieces; raise as `complete`."""
         attempts = self._attempts(messages)
         for attempt in attempts:
-            begun, text = attempt is attempts[-1], ShownText()
+            begun, text, end = attempt is attempts[-1], ShownText(), None
             try:
-                async with aclosing(self._model.stream(attempt)) as pieces:
+                async with aclosing(self._model.stream(attempt, **options)) as pieces:
                     async for piece in pieces:
                         begun = True
                         if shown := text.feed(piece):
                             yield shown
                         if isinstance(piece, Answer):
-                            yield piece
+                            end = piece
                 if rest := text.feed("", last=True):
                     yield rest
+                if end is not None:
+                    yield end.with_text("")
                 return
             except Exception as error:
                 if begun or not _is_too_long(error):
@@ -70,23 +74,27 @@ class Fitted:
     def _attempts(self, messages: Sequence[Message]) -> list[Sequence[Message]]:
         """Return the forms of the conversation to try, the longest first."""
         start = 1 if messages and messages[0].role == "system" else 0
-        earlier = messages[start:-1]
+        last = len(messages) - 1
+        # The calls of tools, and their results, belong to the newest message of the user.
+        while last > start and messages[last].role != "user":
+            last -= 1
+        earlier = messages[start : max(0, last)]
         if not earlier:
             return [messages]
-        prompt, newest = messages[:start], messages[-1]
+        prompt, newest = messages[:start], messages[last:]
         count = getattr(self._model, "count_tokens", estimated_tokens)
         window = getattr(self._model, "context_tokens", None)
         limit = self._history_tokens
         # A mock may have an attribute of any name.
         if isinstance(window, int):
-            room = int(window * PROMPT_SHARE) - sum(_sizes(count, [*prompt, newest]))
+            room = int(window * PROMPT_SHARE) - sum(_sizes(count, [*prompt, *newest]))
             limit = room if limit is None else min(limit, room)
         elif limit is None:
             limit = DEFAULT_HISTORY_TOKENS
         totals = itertools.accumulate(_sizes(count, reversed(earlier)))
         most = sum(1 for total in totals if total <= limit)
         kept = dict.fromkeys(_with_questions(earlier, n) for n in (most, most // 2, 0))
-        return [[*prompt, *earlier[len(earlier) - n :], newest] for n in kept]
+        return [[*prompt, *earlier[len(earlier) - n :], *newest] for n in kept]
 
 
 def require_history_tokens(tokens: object) -> None:
@@ -107,7 +115,7 @@ def _with_questions(earlier: Sequence[Message], count: int) -> int:
 
 def _shown(answer: object) -> str:
     text = ShownText().feed(valid_answer(answer), last=True)
-    return Answer(text, answer.finish_reason) if isinstance(answer, Answer) else text
+    return answer.with_text(text) if isinstance(answer, Answer) else text
 
 
 def _is_too_long(error: Exception) -> bool:

@@ -3,7 +3,19 @@
 from typing import TYPE_CHECKING
 
 from stageflow._utils.lazy import lazy_names
-from stageflow.providers.ports import LLM, STT, TTS, Answer, Audio, Database, Message, Speaker
+from stageflow.providers.ports import (
+    LLM,
+    STT,
+    TTS,
+    Answer,
+    Audio,
+    Database,
+    Message,
+    Speaker,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 from stageflow.providers.registry import PORTS, Adapter, ProviderRegistry, adapted
 
 if TYPE_CHECKING:
@@ -51,6 +63,9 @@ __all__ = [
     "Retry",
     "Speaker",
     "SqlDatabase",
+    "ToolCall",
+    "ToolResult",
+    "Usage",
     "adapted",
     "echo",
     "read_wav",

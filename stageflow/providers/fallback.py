@@ -70,7 +70,7 @@ class Checked(_Wrapper):
             async for piece in pieces:
                 if not isinstance(piece, str):
                     raise invalid_reply("the language model", piece, "no text")
-                has_text = has_text or bool(piece.strip())
+                has_text = has_text or bool(piece.strip() or getattr(piece, "tool_calls", ()))
                 yield piece
         if not has_text:
             raise invalid_reply("the language model", "", "nothing that could be said")
@@ -181,8 +181,8 @@ class IdleTimeout(_Wrapper):
         if method == "complete" and self._complete_by_stream:
             pieces = [piece async for piece in self._stream("stream", *args, **named)]
             whole = "".join(pieces)
-            cut = pieces and isinstance(pieces[-1], Answer)
-            return Answer(whole, pieces[-1].finish_reason) if cut else whole
+            last = pieces[-1] if pieces else ""
+            return last.with_text(whole) if isinstance(last, Answer) else whole
         return await self._in_time(partial(getattr(self._provider, method), *args, **named))
 
     async def _stream(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:

@@ -18,26 +18,95 @@ _SHOWN_CHARS = 60
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
+    """One message of a conversation.
 
-    role: Literal["system", "user", "assistant"]
+    The content of an ``assistant`` message may be an `Answer`, which has the model's tool calls;
+    that of a ``tool`` message is a `ToolResult`.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the message as chat services take it."""
-        return {"role": self.role, "content": self.content}
+        content = self.content
+        message: dict[str, Any] = {"role": self.role, "content": str(content)}
+        if isinstance(content, ToolResult):
+            message["tool_call_id"] = content.tool_call_id
+        if isinstance(content, Answer) and content.tool_calls:
+            message["tool_calls"] = [call.to_dict() for call in content.tool_calls]
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that a model asks for; `arguments` is JSON as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the call as chat services take it."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+class ToolResult(str):
+    """The result of a tool call as text: the content of a message of the role ``tool``."""
+
+    tool_call_id: str
+
+    def __new__(cls, text: str, tool_call_id: str) -> Self:
+        """Create the result of a call from its text."""
+        result = super().__new__(cls, text)
+        result.tool_call_id = tool_call_id
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens of one answer, as the service counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class Answer(str):
-    """An answer, or the last piece of a stream, that was cut: ``length``, ``content_filter``."""
+    """A model's answer, or the last piece of a stream, of which more than its text is known.
+
+    Attributes:
+        finish_reason: ``stop``, ``tool_calls``, ``refusal`` (the text is the refusal), or why it
+            was cut: ``length``, ``content_filter``.
+        tool_calls: The calls that the model asks for.
+        usage: Its tokens, if the service reports them.
+    """
 
     finish_reason: str
+    tool_calls: Sequence[ToolCall]
+    usage: Usage | None
 
-    def __new__(cls, text: str, finish_reason: str) -> Self:
+    def __new__(
+        cls,
+        text: str,
+        finish_reason: str = "stop",
+        *,
+        tool_calls: Sequence[ToolCall] = (),
+        usage: Usage | None = None,
+    ) -> Self:
         """Create an answer from its text."""
         answer = super().__new__(cls, text)
-        answer.finish_reason = finish_reason
+        answer.finish_reason, answer.tool_calls, answer.usage = finish_reason, tool_calls, usage
         return answer
+
+    @property
+    def cut(self) -> bool:
+        """Whether the service ended the answer before the model did."""
+        return self.finish_reason in ("length", "content_filter")
+
+    def with_text(self, text: str) -> Answer:
+        """Return the answer with another text."""
+        return Answer(text, self.finish_reason, tool_calls=self.tool_calls, usage=self.usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +144,10 @@ class LLM(Protocol):
     ``request_too_long``, such as HTTP 413. The kernels use two optional attributes:
     ``context_tokens: int | None``, the tokens that it takes, its answer included, and
     ``count_tokens(text: str) -> int`` (`estimated_tokens` if absent).
+
+    A model that calls tools also takes ``tools``, a list of `Tool.to_dict`. Its calls, why it
+    ended, and its tokens are in an `Answer`: what `complete` returns, or the last piece of a
+    stream.
     """
 
     async def complete(self, messages: Sequence[Message]) -> str:
@@ -127,10 +200,10 @@ def valid_transcript(reply: object) -> str:
 
 
 def valid_answer(reply: object) -> str:
-    """Return a model's answer; raise `InvalidReplyError` if it is blank or not text."""
+    """Return a model's answer; raise `InvalidReplyError` if it is not text, or says nothing."""
     if not isinstance(reply, str):
         raise invalid_reply("the language model", reply, "no text")
-    if not reply.strip():
+    if not reply.strip() and not getattr(reply, "tool_calls", ()):
         raise invalid_reply("the language model", reply, "nothing that could be said")
     return reply
 
