@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = "repository"
 #: Files that may be linked to.
 _TAKEN = (
-    *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE"),
+    *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
     *("benchmarks/README.md", "benchmarks/*.toml", "tests/README.md", "examples/*"),
 )
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)")

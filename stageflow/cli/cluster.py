@@ -144,9 +144,15 @@ async def _serve(
 ) -> None:
     from stageflow.cluster import SharedBreakers, Worker  # noqa: PLC0415 - an extra
 
-    stop = asyncio.Event()
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)  # sent again, it ends the process at once
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end, number)
     async with AsyncExitStack() as opened:
         await opened.enter_async_context(broker)
         interceptors: list[Interceptor] = []

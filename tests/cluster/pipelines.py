@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import LiteralString
 
 import psycopg
@@ -99,3 +100,13 @@ async def answer_comes(ctx: StageContext) -> StageOutput:
 
 
 waiting = Pipeline("waiting", [answer_comes])
+
+
+@stage
+async def never_ends() -> None:
+    """Say that the job runs, and go on for ever."""
+    print("it runs", file=sys.stderr, flush=True)
+    await asyncio.Event().wait()
+
+
+endless = Pipeline("endless", [never_ends])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,19 @@ def test_a_worker_ends_well_on_sigterm(worker: WorkerProcess) -> None:
     """With the code 0, and a word of it."""
     assert worker.stop() == 0
     assert "has ended" in worker.lines[-1]
+
+
+def test_a_second_sigterm_ends_a_worker_at_once(redis: RedisServer) -> None:
+    """The job, which would go on for an hour, is left to other workers."""
+    arguments = ("tests.cluster.pipelines:endless", "--drain-s", "3600")
+    worker = WorkerProcess(redis.url, *arguments, environment={})
+    worker.wait_until_it_serves()
+    command = [sys.executable, "-m", "stageflow", "dispatch", arguments[0]]
+    environment = {**os.environ, BROKER_VARIABLE: redis.url}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as dispatcher:
+        worker.wait_for("it runs")
+        assert worker.stop_at_once() == -signal.SIGTERM
+        dispatcher.kill()
 
 
 def test_no_broker_is_a_usage_error() -> None:

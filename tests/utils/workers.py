@@ -34,12 +34,26 @@ class WorkerProcess:
 
     def wait_until_it_serves(self) -> None:
         """Return once it says that it serves."""
+        self.wait_for(" serves ")
+
+    def wait_for(self, part: str) -> None:
+        """Return once it writes a line with that part."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.lines.append(line)
-            if " serves " in line:
+            if part in line:
                 return
         raise AssertionError("".join(self.lines))
+
+    def stop_at_once(self) -> int:
+        """Send SIGTERM until it ends, as an operator would who cannot wait; its exit code."""
+        while True:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.communicate(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                continue
+            return self._process.returncode
 
     def kill(self) -> None:
         """End it as a crash would."""
