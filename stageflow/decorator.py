@@ -6,17 +6,19 @@ import asyncio
 import builtins
 import inspect
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
 from functools import partial
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from stageflow._utils.checks import is_async
+from stageflow._utils.closing import close_stream
 from stageflow._utils.tasks import off_loop, shielded
 from stageflow.engine.interceptor import Interceptor
 from stageflow.engine.stage import Condition, FunctionStage, StageFunction, StageKind, StageOutput
 from stageflow.engine.stage_context import REQUIRED, Argument, StageContext
+from stageflow.engine.stream import StreamWriter
 from stageflow.errors import InvalidConfigError, shown
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ R = TypeVar("R")
 #: What an async function returns, or one that yields.
 A = TypeVar("A", bound=Awaitable[Any] | AsyncIterator[Any])
 
-#: A class, also as ``Optional[…]``, ``Annotated[…]`` or ``… | None``.
-_ONE_CLASS = re.compile(r"(?:[\w.]*(?:Optional|Annotated)\[)?([\w.<>]+)(?:,.*)?\]?(?: \| None)?")
+#: What may be around a class: ``Optional[…]``, ``Annotated[…, …]``, ``… | None``.
+_AROUND = re.compile(r"[\w.]*(?:Optional|Annotated|Union)\[|None(?:, | \| )| \| None|,.*|\]")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -254,7 +256,7 @@ class _Signature(NamedTuple):
         misfits: list[str] = []
         for one in signature.parameters.values():
             default = REQUIRED if one.default is inspect.Parameter.empty else one.default
-            argument = Argument("" if _is_context(one) else one.name, default)
+            argument = Argument("" if _is_context(one, function) else one.name, default)
             if one.name == "self" and not positional:
                 fix = f"give stage(instance.{_name(function)}), without @stage in the class"
                 misfits.append(f"is a method; {fix}")
@@ -270,14 +272,14 @@ class _Signature(NamedTuple):
                 fix = f"name each input as a parameter of {_name(function)}()"
                 misfits.append(f"takes {stars}{one.name}; {fix}")
         arguments = (*positional, *named.values())
-        returns = _annotation(signature.return_annotation)
+        returns = _text(_annotation(signature.return_annotation, function))
         alone = [argument.key for argument in arguments] == [""]
         return cls(arguments, tuple(named), tuple(misfits), returns, alone, function)
 
     @property
     def returns_value(self) -> bool:
         """Whether the function returns the value of an output."""
-        if self.returns in ("_empty", "Any"):
+        if self.returns == "_empty" or _ends(self.returns, "Any"):
             return not self.alone
         return self.returns != "None" and not _ends(self.returns, "StageOutput")
 
@@ -311,17 +313,34 @@ def _yields(function: Any) -> bool:
     return inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call)
 
 
-def _annotation(annotation: object) -> str:
-    """Return an annotation as text; it is not evaluated, since its names may not exist yet."""
+def _annotation(annotation: Any, function: Any) -> Any:
+    """Return what an annotation says; as text, if its names do not exist yet."""
     if isinstance(annotation, str):
-        return annotation.strip("'\"")
+        text, function = (
+            annotation.strip("'\""),
+            inspect.unwrap(getattr(function, "func", function)),
+        )
+        names = getattr(function, "__globals__", getattr(function.__call__, "__globals__", {}))
+        frame: Any = inspect.currentframe()
+        while frame.f_globals["__name__"] == __name__ and frame.f_back is not None:
+            frame = frame.f_back  # to where the stage is declared
+        try:
+            annotation = eval(text, names, frame.f_locals)  # noqa: S307 - as without the quotes
+        except Exception:
+            return text
+    return getattr(annotation, "__value__", annotation)  # of an alias: ``type X = …``
+
+
+def _text(annotation: object) -> str:
+    if isinstance(annotation, str):
+        return annotation
     return annotation.__qualname__ if isinstance(annotation, type) else repr(annotation)
 
 
 def _ends(annotation: str, name: str) -> bool:
     """Return whether an annotation is that name, perhaps optional or annotated."""
-    found = _ONE_CLASS.fullmatch(annotation)
-    return found is not None and found[1].rpartition(".")[2] == name
+    around, _, last = _AROUND.sub("", annotation).rpartition(".")
+    return last == name and "[" not in around
 
 
 def _is_builtin(annotation: str) -> bool:
@@ -331,12 +350,11 @@ def _is_builtin(annotation: str) -> bool:
     return built_in and "|" not in annotation
 
 
-def _is_context(parameter: inspect.Parameter) -> bool:
-    annotation = parameter.annotation
-    if annotation is inspect.Parameter.empty or annotation is Any:
-        return parameter.name == "ctx"
-    text = _annotation(annotation)
-    return _ends(text, "StageContext") or (parameter.name == "ctx" and _ends(text, "Any"))
+def _is_context(parameter: inspect.Parameter, function: Any) -> bool:
+    annotation = _annotation(parameter.annotation, function)
+    text = _text(annotation)
+    unknown = text == "_empty" or isinstance(annotation, str) or _ends(text, "Any")
+    return _ends(text, "StageContext") or (parameter.name == "ctx" and unknown)
 
 
 def _runner(
@@ -349,12 +367,7 @@ def _runner(
     if stream is not None:
 
         async def write(ctx: StageContext) -> StageOutput:
-            writer = ctx.open(stream)
-            async with aclosing(call(ctx)) as items:
-                async for item in items:
-                    if not await writer.put(item):
-                        break  # no reader is left
-            return StageOutput.ok()
+            return await _write(call(ctx), ctx.open(stream))
 
         return write
     if thread:
@@ -373,6 +386,31 @@ def _runner(
 
         return run_in_thread
     return call
+
+
+async def _write(items: Any, writer: StreamWriter) -> StageOutput:
+    """Put what a generator yields into a stream; what cancels a put is raised by the yield."""
+    # Without asyncio's hooks: nothing can await the end of a generator that the run abandons.
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    step = items.__anext__()
+    sys.set_asyncgen_hooks(*hooks)
+    try:
+        while True:
+            item = await step
+            try:
+                if not await writer.put(item):
+                    break  # no reader is left
+                step = items.__anext__()
+            except asyncio.CancelledError as error:
+                step = items.athrow(error)
+    except StopAsyncIteration:
+        pass
+    finally:
+        del step  # it may hold the error whose traceback holds this frame
+        if not isinstance(sys.exception(), GeneratorExit):
+            await close_stream(items)
+    return StageOutput.ok()
 
 
 def _call(function: Any, signature: _Signature) -> Callable[[StageContext], Any]:

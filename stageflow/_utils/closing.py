@@ -38,12 +38,23 @@ class AsyncClosing(ABC):
         await self.close()
 
 
+async def close_stream(stream: object) -> None:
+    """Close a stream if it can be closed: not every iterator can."""
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        try:
+            await close()
+        except BaseExceptionGroup as group:
+            # A TaskGroup around a yield wraps the GeneratorExit that closes its generator.
+            _, rest = group.split(GeneratorExit)
+            if rest is not None:
+                raise rest from None
+
+
 @asynccontextmanager
 async def closing_stream(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Close a stream at the end of a block if it can be closed: not every iterator can."""
+    """Close a stream at the end of a block."""
     try:
         yield stream
     finally:
-        close = getattr(stream, "aclose", None)
-        if close is not None:
-            await close()
+        await close_stream(stream)

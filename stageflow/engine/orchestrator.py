@@ -105,7 +105,7 @@ class PipelineOrchestrator(Closing):
             asyncio.CancelledError: The caller was cancelled. Every stage has then been cancelled
                 and has finished its clean-up; ``ctx`` shows what was done.
             InvalidContextError: The context is in use by another run, an input is missing, or a
-                name is not an input of the pipeline.
+                name is not an input of the pipeline, or is given twice.
             InvalidConfigError: ``ctx`` is something else.
             BaseException: A stage raised one that is not an `Exception`, as ``pytest.fail`` does;
                 the run has then failed as if the stage were required.
@@ -173,6 +173,8 @@ class PipelineOrchestrator(Closing):
                 raise InvalidConfigError(owner, "ctx", ctx, fix)
             return ctx
         if ctx is None or isinstance(ctx, Mapping):
+            if twice := [key for key in inputs if ctx and key in ctx]:
+                raise InvalidContextError.given_twice(self.graph.name, twice)
             return PipelineContext({**(ctx or {}), **inputs})
         fix = "give the inputs by name, or PipelineContext({…})"
         if isinstance(ctx, StageContext):
@@ -182,7 +184,12 @@ class PipelineOrchestrator(Closing):
     def _check(self, ctx: PipelineContext) -> None:
         missing = [key for key in self.graph.inputs if key not in ctx.inputs]
         if missing:
-            raise InvalidContextError.missing_inputs(self.graph.name, missing, ctx.inputs)
+            stages = (self.graph[key] for key in missing if key in self.graph)
+            hint = "".join(
+                f"; stage {spec.name!r} writes {[*spec.outputs, *spec.streams]}: read one of these"
+                for spec in stages
+            )
+            raise InvalidContextError.missing_inputs(self.graph.name, missing, ctx.inputs, hint)
 
     def _begin(self, ctx: PipelineContext, handle: RunHandle | None = None) -> Run:
         self._check(ctx)

@@ -88,15 +88,24 @@ class InvalidContextError(StageflowError):
 
     @staticmethod
     def missing_inputs(
-        pipeline: str, missing: Sequence[str], given: Iterable[str]
+        pipeline: str, missing: Sequence[str], given: Iterable[str], hint: str = ""
     ) -> InvalidContextError:
         """Return the error of a run that lacks inputs which its pipeline declares."""
         names = ", ".join(map(repr, missing))
         items = ", ".join(f"{key}=…" for key in missing)
         return InvalidContextError(
             f"pipeline {pipeline!r} needs the input {names}; write run({items})"
-            f"{misspelt(missing, given)}",
+            f"{misspelt(missing, given)}{hint}",
             code="missing_run_input",
+        )
+
+    @staticmethod
+    def given_twice(pipeline: str, keys: Sequence[str]) -> InvalidContextError:
+        """Return the error of a run that was given inputs in a mapping and by name."""
+        names = ", ".join(map(repr, keys))
+        return InvalidContextError(
+            f"pipeline {pipeline!r} was given the input {names} in a mapping and by name; give it"
+            " once"
         )
 
     @staticmethod

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from contextlib import aclosing
 from functools import cache
 
+from stageflow._utils.closing import closing_stream
 from stageflow.decorator import stage
 from stageflow.engine.pipeline import Pipeline
 from stageflow.engine.stage import StageKind, StageSpec
@@ -76,7 +76,7 @@ def llm_stage(history_tokens: int | None, streaming: bool) -> StageSpec:
             await pieces.put(refusal)
             return refusal
         model = Fitted(Checked(ctx.llm), history_tokens)
-        async with aclosing(model.stream(conversation(text, history))) as found:
+        async with closing_stream(model.stream(conversation(text, history))) as found:
             async for piece in found:
                 answer += complete_text(ctx, piece)
                 if piece:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import aclosing
 from typing import Any
 
+from stageflow._utils.closing import closing_stream
 from stageflow.errors import InvalidConfigError
 from stageflow.kernels.speech import ShownText
 from stageflow.providers.ports import Answer, Message, estimated_tokens, valid_answer
@@ -55,7 +55,7 @@ class Fitted:
         for attempt in attempts:
             begun, text, end = attempt is attempts[-1], ShownText(), None
             try:
-                async with aclosing(self._model.stream(attempt, **options)) as pieces:
+                async with closing_stream(self._model.stream(attempt, **options)) as pieces:
                     async for piece in pieces:
                         begun = True
                         if shown := text.feed(piece):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, TypeAlias
 
+from stageflow._utils.closing import closing_stream
 from stageflow.decorator import stage
 from stageflow.engine.pipeline import Pipeline
 from stageflow.engine.stage import StageKind, StageOutput, StageSpec
@@ -90,7 +91,7 @@ def llm_stage(history_tokens: int | None) -> StageSpec:
             conversation(transcript, history, profile)
         )
         splitter, answer, unsaid = SentenceSplitter(first_bytes=FIRST_BYTES), "", ""
-        async with _heard_before_it_fails(ctx, sentences), aclosing(answering) as pieces:
+        async with _heard_before_it_fails(ctx, sentences), closing_stream(answering) as pieces:
             async for piece in pieces:
                 answer += complete_text(ctx, piece)
                 for sentence in splitter.feed(piece):

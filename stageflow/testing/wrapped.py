@@ -15,12 +15,12 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, lru_cache, partial, wraps
 from typing import Any, Self, TypeAlias, Union, cast, get_args, get_origin
 
+from stageflow._utils.closing import closing_stream
 from stageflow.engine.stage_context import StageContext
 from stageflow.engine.stream import CAPACITY, StreamWriter
 
@@ -188,7 +188,7 @@ def _watched(owner: WrappedProvider, name: str, function: Callable[..., Any]) ->
 
     async def streamed(*args: Any, **options: Any) -> AsyncIterator[Any]:
         call = _call(owner, name, function, *args, **options)
-        async with aclosing(_begin(owner, call).stream(call)) as pieces:
+        async with closing_stream(_begin(owner, call).stream(call)) as pieces:
             async for piece in pieces:
                 yield piece
 

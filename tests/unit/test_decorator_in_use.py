@@ -1,23 +1,30 @@
 """`@stage` on less usual functions, and its streams where readers are slow or leave."""
 
 import asyncio
+import gc
+import typing
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TypeAlias
 
 import pytest
 
+import stageflow as sf
 from stageflow import (
     BreakerPolicy,
     Pipeline,
+    PipelineContext,
     PipelineDefinitionError,
+    RunResult,
     StageContext,
     StageOutput,
+    StageSpec,
     stage,
     subpipeline,
 )
-from stageflow.errors import MissingKeyError
+from stageflow.errors import InvalidContextError, MissingKeyError
 from stageflow.testing import Recorder, Simulation, recorded, simulate
 
 
@@ -124,6 +131,45 @@ async def test_an_annotation_around_the_context_is_seen_through(function: Any) -
     """It is no input of the run."""
     name = function.__name__
     assert (await Pipeline("p", [stage(function)]).run())[name] == name
+
+
+Ctx = StageContext
+Out = StageOutput
+Noted = Annotated[StageContext | None, "the context"]
+
+
+async def renamed(context: "Ctx", text: str) -> "Out":
+    return StageOutput.ok()
+
+
+async def through_a_module(context: "sf.StageContext", text: str) -> "sf.StageOutput":
+    return StageOutput.ok()
+
+
+async def around(*, text: str, context: "Noted") -> "None":
+    pass
+
+
+async def not_yet_there(ctx: "Later", text: str) -> "Out | None":  # type: ignore[name-defined]  # noqa: F821
+    return None
+
+
+@pytest.mark.parametrize("function", [renamed, through_a_module, around, not_yet_there])
+def test_an_alias_in_a_postponed_annotation_is_seen_through(function: Any) -> None:
+    """As with ``from __future__ import annotations``: an annotation is the text that it is."""
+    assert (stage(function).inputs, stage(function).outputs) == (("text",), ())
+
+
+def test_an_alias_where_the_stage_is_declared_is_seen_through() -> None:
+    """Also one that is no global name, and one of a decorated function's own module."""
+    Local: TypeAlias = StageContext
+
+    @stage
+    async def local(context: "Local", ctx: "str") -> "typing.Any":
+        return context.name
+
+    assert (local.inputs, local.outputs) == (("ctx",), ("local",))
+    assert stage("part")(partial(renamed, text="t")).outputs == ()
 
 
 async def test_a_guard_may_return_nothing_or_a_refusal() -> None:
@@ -237,6 +283,138 @@ async def test_a_slow_reader_slows_the_producer(producer: Any, ahead: int) -> No
         result = await Pipeline("p", [producer, slow]).run(put=put)
     assert result["slow"] == 50
     assert len(put) < 50 + ahead
+
+
+async def bounded(how: str, left: list[str]) -> AsyncIterator[int]:
+    """An endless stream inside of a block that cancels what is around it."""
+
+    async def watch() -> None:
+        await asyncio.sleep(5.0)
+        raise ConnectionError("the line is down")
+
+    try:
+        if how == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(watch())
+                for number in range(10**9):
+                    yield number
+        async with asyncio.timeout(5.0):
+            for number in range(10**9):
+                yield number
+    finally:
+        left.append(how)
+
+
+async def leave(ctx: StageContext) -> StageOutput:
+    async with aclosing(ctx["bounded"]) as items:
+        return StageOutput.ok(read=await anext(aiter(items)))
+
+
+async def stay(ctx: StageContext) -> StageOutput:
+    async for _ in ctx["bounded"]:
+        await asyncio.sleep(100.0)
+    return StageOutput.ok(read=0)
+
+
+async def read_by(runner: Any, how: str, left: list[str]) -> RunResult:
+    reader = StageSpec("read", runner, inputs=("bounded",), outputs=("read",))
+    pipeline = Pipeline("p", [stage(bounded), reader])
+    return await pipeline.run({"how": how, "left": left})
+
+
+@pytest.mark.parametrize("how", ["group", "timeout"])
+@pytest.mark.simulate(order="asyncio")
+async def test_a_reader_may_leave_a_generator_that_yields_in_a_block(how: str) -> None:
+    """A task group wraps the GeneratorExit; that is no failure."""
+    left: list[str] = []
+    assert (await read_by(leave, how, left))["read"] == 0
+    assert left == [how]
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("group", "stage 'bounded': ConnectionError: the line is down"),
+        ("timeout", "stage 'bounded': timeout inside the stage (TimeoutError)"),
+    ],
+)
+@pytest.mark.simulate(order="asyncio")
+async def test_a_block_around_a_yield_gets_the_cancellation_of_the_put(
+    how: str, error: str
+) -> None:
+    """It cancels its stage while an item waits for a reader, and makes its own error of that."""
+    left: list[str] = []
+    assert (await read_by(stay, how, left)).error == error
+    assert left == [how]
+
+
+@pytest.mark.parametrize("how", ["group", "timeout"])
+@pytest.mark.simulate(order="asyncio")
+async def test_a_caller_may_cancel_a_generator_that_yields_in_a_block(how: str) -> None:
+    """The run is cancelled, and does not fail."""
+    left: list[str] = []
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(read_by(stay, how, left), 2.0)
+    assert left == [how]
+
+
+@pytest.mark.simulate(order="asyncio")
+async def test_a_generator_that_outlasts_the_grace_period_is_left_without_noise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One line says which stage it was; neither the loop nor the interpreter adds another."""
+
+    @stage
+    async def stubborn() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.sleep(100.0)
+        except asyncio.CancelledError:
+            await asyncio.sleep(100.0)
+
+    @stage
+    async def total(stubborn: AsyncIterator[int]) -> int:
+        return sum([number async for number in stubborn])
+
+    noise: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    result = await Pipeline("p", [stubborn, total]).run(PipelineContext(deadline_s=1, grace_s=1))
+    gc.collect()
+    await asyncio.sleep(1.0)
+    assert "stage 'stubborn' of pipeline 'p' did not end within the grace" in str(result.error)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "ended without a stage: stage 'stubborn'" in line
+    assert noise == []
+
+
+# ── inputs that are given wrongly ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("start", ["run", "stream"])
+async def test_an_input_that_is_given_twice_is_named(start: str) -> None:
+    """In a mapping and by name, even with one value; two halves are one whole."""
+    pipeline = Pipeline("p", [stage(use)])
+    for orchestrator in (pipeline, pipeline.bind()):
+        with pytest.raises(InvalidContextError, match=r"the input 'question' in a mapping and by"):
+            await getattr(orchestrator, start)({"question": "q"}, question="q")
+    assert (await pipeline.run({"question": "q"}, model="big"))["use"] == "q big"
+
+
+async def test_a_parameter_named_like_a_stage_names_the_outputs_of_that_stage() -> None:
+    """Also of a pipeline that takes every input."""
+
+    @stage(outputs=["found"])
+    async def search(question: str) -> list[str]:
+        return [question]
+
+    @stage
+    async def answer(search: list[str]) -> str:
+        return search[0]
+
+    pipeline = Pipeline("p", [search, answer])
+    with pytest.raises(InvalidContextError, match=r"stage 'search' writes \['found'\]: read one"):
+        await pipeline.run(question="q")
+    assert (await pipeline.run(question="q", search=["s"]))["answer"] == "s"
 
 
 # ── breakers in simulations ─────────────────────────────────────────────────────────────────

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from tools.mutation.changed import UnknownCommitError, changed_lines
 from tools.mutation.mutants import Identity, Mutant, Source
 from tools.mutation.session import OPTIONS, Outcome, Plugin, Result
 from tools.mutation.survivors import SurvivorsError, judge, load
+
+Targets = Mapping[str, Sequence[Source]]
 
 #: What is mutated if nothing is named.
 TARGETS = (
@@ -43,6 +47,12 @@ TARGETS = (
     "stageflow/dlq/",
     "stageflow/_utils/sqlite.py",
     "stageflow/testing/contracts/",
+    "stageflow/testing/faults/",
+    "stageflow/testing/simulation/",
+    "stageflow/testing/strategies/",
+    "stageflow/pulse/gate/",
+    "stageflow/pulse/alerts/",
+    "benchmarks/",
 )
 TESTS = ("tests/unit", "tests/property", "tests/contract", "tests/integration", "tests/fault")
 SURVIVORS = Path(__file__).with_name("survivors.toml")
@@ -59,31 +69,39 @@ def main(argv: Sequence[str]) -> int:
     root = Path.cwd()
     try:
         listed = load(options.survivors)
-        sources = [Source(root / name, name) for name in _files(root, options.targets or TARGETS)]
+        targets = _targets(root, options.targets or TARGETS)
+        sources = [source for found in targets.values() for source in found]
         if options.merge:
             results = kept.merged([kept.load(Path(path)) for path in options.merge], sources)
-            return _report(results, sources, listed, options.floor)
+            return _report(results, targets, listed, options.floor)
         wanted = _wanted(root, options)
     except (OSError, SyntaxError, SurvivorsError, UnknownCommitError, ShardsError) as error:
         print(error, file=sys.stderr)
         return 2
-    chosen = [mutant for source in sources for mutant in source.mutants if wanted(mutant)]
+    chosen: list[Mutant] = []
+    for target, found in targets.items():
+        mutants = [mutant for source in found for mutant in source.mutants if wanted(mutant)]
+        if options.sample is not None and options.sample < len(mutants):
+            # Of the target's own generator: a target more or less changes no other's sample.
+            draw = random.Random(f"{options.seed} {target}")
+            mutants = draw.sample(mutants, options.sample)
+        chosen += mutants
     if not chosen:
         print("no mutant to try: no line that was changed can be mutated")
         return 0
-    return _try(options, sources, chosen, listed)
+    return _try(options, targets, chosen, listed)
 
 
 def _try(
     options: argparse.Namespace,
-    sources: Sequence[Source],
+    targets: Targets,
     chosen: Sequence[Mutant],
     listed: dict[Identity, str],
 ) -> int:
     shard = options.shard
     mine = [mutant for number, mutant in enumerate(chosen) if shard.takes(number)]
     plugin = Plugin(
-        sources,
+        [source for found in targets.values() for source in found],
         mine,
         jobs=options.jobs,
         examples=options.examples,
@@ -100,7 +118,7 @@ def _try(
         return 2
     # What one shard has killed says little of the whole, which is judged once it is merged.
     floor = options.floor if shard.count == 1 else 0.0
-    return _report(plugin.results, sources, listed, floor)
+    return _report(plugin.results, targets, listed, floor)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,6 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tests", nargs="+", default=list(TESTS), metavar="PATH", help="what pytest collects"
     )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="try only N mutants of each target, drawn at random; the table shows the interval"
+        " in which the score of all of them is, with 95 %% confidence",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the sample (default: %(default)s)"
+    )
     add_shards(parser)
     parser.add_argument(
         "--again", type=Path, metavar="PATH", help="only what survived in results kept by --json"
@@ -158,13 +186,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _files(root: Path, targets: Sequence[str]) -> list[str]:
-    found: list[str] = []
+def _targets(root: Path, targets: Sequence[str]) -> dict[str, list[Source]]:
+    """Return the files of each target; a file of two targets belongs to the first."""
+    found: dict[str, list[Source]] = {}
+    taken: set[str] = set()
     for target in targets:
         path = root / target
         files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        found.extend(file.relative_to(root).as_posix() for file in files)
-    return list(dict.fromkeys(found))
+        names = [file.relative_to(root).as_posix() for file in files]
+        found[target] = [Source(root / name, name) for name in names if name not in taken]
+        taken.update(names)
+    return found
 
 
 def _wanted(root: Path, options: argparse.Namespace) -> Callable[[Mutant], bool]:
@@ -206,17 +238,19 @@ class _Progress:
 
 
 def _report(
-    results: Sequence[Result],
-    sources: Sequence[Source],
-    listed: dict[Identity, str],
-    floor: float,
+    results: Sequence[Result], targets: Targets, listed: dict[Identity, str], floor: float
 ) -> int:
     survivors = {
         result.mutant.identity: result for result in results if result.outcome is Outcome.SURVIVED
     }
     judged = judge(
         listed,
-        (mutant.identity for source in sources for mutant in source.mutants),
+        (
+            mutant.identity
+            for sources in targets.values()
+            for source in sources
+            for mutant in source.mutants
+        ),
         survivors,
         (result.mutant.identity for result in results),
     )
@@ -227,22 +261,48 @@ def _report(
         print(f"listed as a survivor, but killed: {identity}")
     for identity in judged.gone:
         print(f"listed as a survivor, but not there any more: {identity}")
-    print(_table(results, listed))
-    killed = sum(result.outcome is not Outcome.SURVIVED for result in results)
-    score = 100.0 * killed / len(results)
-    if score < floor:
-        print(f"{score:.1f} % of all mutants killed, at least {floor:g} % asked")
-        return 1
-    return 0
-
-
-def _table(results: Sequence[Result], listed: dict[Identity, str]) -> str:
-    """A row a file, and one for all: counts of mutants, scores in per cent."""
-    groups: dict[str, list[Result]] = defaultdict(list)
+    files: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        groups[result.mutant.identity.module].append(result)
-    rows = [f"{'':<36}  mutants  killed  timed out  survived  listed   score  without listed"]
-    for name, group in [*groups.items(), ("all", list(results))]:
+        files[result.mutant.identity.module].append(result)
+    groups = {
+        target: [result for source in sources for result in files.get(source.name, ())]
+        for target, sources in targets.items()
+    }
+    print(_table({**files, **groups, "all": results}, listed))
+    low = [
+        f"{target}: {score:.1f} % of all mutants killed, at least {floor:g} % asked"
+        for target, tried in groups.items()
+        if tried and (score := _score(tried)) < floor
+    ]
+    print(*low, sep="\n", end="\n" if low else "")
+    return 1 if low else 0
+
+
+def _score(results: Sequence[Result]) -> float:
+    """Return how many of a hundred mutants were killed."""
+    killed = sum(result.outcome is not Outcome.SURVIVED for result in results)
+    return 100.0 * killed / len(results)
+
+
+def interval(killed: int, tried: int) -> tuple[float, float]:
+    """Return where the share of a whole is, in per cent, by a sample of it (Wilson, 95 %)."""
+    z = 1.96
+    share = killed / tried
+    centre = share + z * z / (2 * tried)
+    width = z * math.sqrt(share * (1 - share) / tried + (z / (2 * tried)) ** 2)
+    scale = 100.0 / (1 + z * z / tried)
+    return scale * (centre - width), scale * (centre + width)
+
+
+def _table(groups: Mapping[str, Sequence[Result]], listed: dict[Identity, str]) -> str:
+    """Return a row for each file, each target and all: counts of mutants, scores in per cent."""
+    rows = [
+        f"{'':<36}  mutants  killed  timed out  survived  listed   score      95 %"
+        "      without listed"
+    ]
+    for name, group in groups.items():
+        if not group:
+            continue
         count = Counter(result.outcome for result in group)
         survived = count[Outcome.SURVIVED]
         excused = sum(
@@ -251,10 +311,11 @@ def _table(results: Sequence[Result], listed: dict[Identity, str]) -> str:
         )
         killed = len(group) - survived
         judged = len(group) - excused
+        low, high = interval(killed, len(group))
         rows.append(
             f"{name:<36}  {len(group):>7}  {count[Outcome.KILLED]:>6}"
             f"  {count[Outcome.TIMED_OUT]:>9}  {survived:>8}  {excused:>6}"
-            f"  {100.0 * killed / len(group):>6.1f}"
+            f"  {100.0 * killed / len(group):>6.1f}  {low:>5.1f} to {high:>5.1f}"
             f"  {100.0 * killed / judged if judged else 100.0:>14.1f}"
         )
     return "\n".join(rows)

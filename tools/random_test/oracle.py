@@ -13,6 +13,8 @@ from tools.random_test.playing import Play, Record
 _TERMINAL = {"completed", "failed", "skipped", "cancelled"}
 #: How an execution of a stage ends; one that hangs is closed.
 _ENDED = {"returned", "raised", "closed"}
+#: What a stage in the form of a function of parameters may return as it is, if it fits.
+_BARE = {"none", "dict", "text", "class"}
 #: Two times of a virtual clock are the same if they differ by less, in seconds.
 _SAME_S = 1e-6
 #: The ends of a stage that returned something which is not wrong in every case.
@@ -178,6 +180,8 @@ def _ends(run: Run) -> Iterator[str]:
             yield f"stage {stage.name} was executed without a started event"
         if len(executions) > 1 and "retry" not in run.plan.interceptors:
             yield f"stage {stage.name} was executed {len(executions)} times"
+        if executions and any(key not in run.ctx.bag for key in stage.needs):
+            yield f"stage {stage.name} was executed without a parameter that it needs"
         if executions and stage.name in run.finished | run.restored:
             yield f"stage {stage.name} had finished, and the replay executed it again"
         unended = len(executions) - sum(one.what in _ENDED for one in run.records[stage.name])
@@ -276,7 +280,7 @@ def _possible(run: Run, stage: StagePlan, end: Event) -> set[str]:
 
 
 def _unexecuted(run: Run, stage: StagePlan) -> set[str]:
-    if stage.condition == "false":
+    if any(key not in run.ctx.bag for key in stage.needs) or stage.condition == "false":
         return {"skipped"}
     # A breaker may reject, an interceptor may wait longer than the timeout.
     may_fail = {"breaker", "before_raises", "wraps"} & set(run.plan.interceptors)
@@ -287,6 +291,10 @@ def _unexecuted(run: Run, stage: StagePlan) -> set[str]:
 
 def _returned(stage: StagePlan) -> set[str]:
     """Return the ends that may follow from what a stage returned."""
+    if stage.form in {"parameters", "defaults"} and stage.ending in _BARE:
+        count = len(stage.outputs)
+        fits = {"none": count < 2, "dict": count > 0}.get(stage.ending, count == 1)
+        return {"completed"} if fits else {"failed"}
     if stage.ending == "missing":
         return {"failed"} if stage.outputs else {"completed"}
     return set(_ENDS.get(stage.ending, {"failed"}))

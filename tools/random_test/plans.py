@@ -54,6 +54,11 @@ class StagePlan:
     form: str = "function"
     child: Plan | None = None
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The inputs without which the stage is skipped: its parameters without a default."""
+        return tuple(filter(str.isidentifier, self.inputs)) if self.form == "parameters" else ()
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -161,16 +166,20 @@ class Draw:
                 if chance() < 0.7:
                     continue
             seen.update(dict.fromkeys(key for key in one.outputs if chance() < 0.7))
-        outputs = tuple(f"{name}.{key}" for key in ("a", "b é")[: choice((0, 1, 1, 1, 2))])
-        streams: tuple[str, ...] = (
-            (f"{name}~",) if chance() < 0.25 and "streams" not in self._without else ()
+        # Keys of many stages are names of parameters, and those of a few are not.
+        separator, second = ("_", "b") if name.isidentifier() else (".", "b é")
+        outputs = tuple(
+            f"{name}{separator}{key}" for key in ("a", second)[: choice((0, 1, 1, 1, 2))]
         )
-        streams += (f"{name}~2",) if streams and chance() < 0.15 else ()
+        streams: tuple[str, ...] = (
+            (f"{name}{separator}s",) if chance() < 0.25 and "streams" not in self._without else ()
+        )
+        streams += (f"{name}{separator}t",) if streams and chance() < 0.15 else ()
         keys = (streams, tuple(streamed))
         opening = tuple(Act("open", (key, choice((1, 1, 2, 16)))) for key in streams)
         if chance() < 0.08:
             opening = opening[:-1]
-        form, child = self._form(depth)
+        form, child = self._form(depth, name.isidentifier())
         if form == "subpipeline":
             outputs, streams, opening, streamed = (), (), (), {}
         condition = None if form == "subpipeline" else self._allowed(choice(CONDITIONS))
@@ -202,9 +211,12 @@ class Draw:
             child=child,
         )
 
-    def _form(self, depth: int) -> tuple[str, Plan | None]:
+    def _form(self, depth: int, identifier: bool) -> tuple[str, Plan | None]:
         """Return how the stage is written, and what it runs inside."""
         chance = self._random.random()
+        if identifier and chance > 0.7:
+            # The keys that it reads are parameters: all of them required, or each with a default.
+            return "parameters" if chance > 0.85 else "defaults", None
         if chance < 0.12 and depth < 2:
             return self._random.choice(("function", "subpipeline")), self.plan(depth + 1)
         return "object" if chance < 0.25 else "function", None

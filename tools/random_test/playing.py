@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from stageflow import (
     StageOutput,
     StageSpec,
     run_child,
+    stage,
     subpipeline,
 )
 from stageflow.engine import StreamReader, StreamWriter
@@ -119,9 +121,9 @@ class Play:
                 timeout_s=timeout_s,
             )
 
-        async def run(ctx: StageContext) -> StageOutput:
+        async def run(ctx: StageContext, **values: Any) -> StageOutput:
             self._enter(ctx, plan)
-            return await Execution(self, ctx, stage).run()
+            return await Execution(self, ctx, stage, values).run()
 
         def condition(ctx: StageContext) -> Any:
             self._enter(ctx, plan)
@@ -135,6 +137,8 @@ class Play:
         runner: Any = run
         if stage.form == "object":
             runner = type("Runner", (), {"execute": staticmethod(run)})()
+        if stage.form in {"parameters", "defaults"}:
+            return _declared(plan, stage, run, condition if stage.condition else None, timeout_s)
         return StageSpec(
             stage.name,
             runner,
@@ -153,11 +157,42 @@ class Play:
         self.plans.setdefault(ctx.pipeline_run_id, plan)
 
 
-class Execution:
-    """One execution of a stage."""
+def _declared(
+    plan: Plan, planned: StagePlan, run: Any, condition: Any, timeout_s: float | None
+) -> StageSpec:
+    """Return a stage as `@stage` makes it of a function whose parameters are the inputs."""
+    named = [key for key in planned.inputs if key.isidentifier()]
+    default = inspect.Parameter.empty if planned.form == "parameters" else None
+    parameters = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default) for key in named
+    ]
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__signature__ = inspect.Signature([context, *parameters])
+    made = {key: one.name for one in plan.stages for key in (*one.outputs, *one.streams)}
+    implied = {made.get(key) for key in planned.inputs}
+    return stage(
+        planned.name,
+        inputs=[key for key in planned.inputs if key not in named],
+        outputs=planned.outputs,
+        streams=planned.streams,
+        dependencies=[name for name in planned.dependencies if name not in implied],
+        required=planned.required,
+        timeout_s=timeout_s,
+        when=condition,
+        provider=planned.provider,
+    )(run)
 
-    def __init__(self, play: Play, ctx: StageContext, stage: StagePlan) -> None:
+
+class Execution:
+    """One execution of a stage; `values` are its parameters."""
+
+    def __init__(
+        self, play: Play, ctx: StageContext, stage: StagePlan, values: Mapping[str, Any]
+    ) -> None:
         self.play, self.ctx, self.stage = play, ctx, stage
+        for key, value in values.items():
+            if value is not ctx.get(key) and not isinstance(value, StreamReader):
+                self.complain(f"the parameter {key!r} is not the input of that name")
         self.run_id = ctx.pipeline_run_id
         play.executions[self.run_id, stage.name] += 1
         play.executions["", stage.name] += 1

@@ -9,7 +9,7 @@ import asyncio
 import errno
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -94,7 +94,7 @@ class Fault:
         await self._before()
         if self.replaces:
             self.plain(call)
-        async with aclosing(self._read(call, call.forward())) as pieces:
+        async with closing_stream(self._read(call, call.forward())) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -120,7 +120,7 @@ class Fault:
         return _first_pieces(stream)
 
     async def _read(self, call: Call, stream: Any) -> AsyncGenerator[Any, None]:
-        async with aclosing(self._pieces(stream)) as pieces:
+        async with closing_stream(self._pieces(stream)) as pieces:
             async for piece in pieces:
                 yield piece
         if (error := self._error(call)) is not None:
@@ -204,7 +204,7 @@ class Slow(_Late):
     fits_plain = False
 
     async def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
-        async with aclosing(_first_pieces(stream)) as pieces:
+        async with closing_stream(_first_pieces(stream)) as pieces:
             async for piece in pieces:
                 await asyncio.sleep(self.per_piece_ms / 1000.0)
                 yield piece
@@ -269,13 +269,15 @@ class Stall(Fault):
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """Yield from a stream that stops short without an end."""
-        async with aclosing(self._pieces(None if self.replaces else call.forward())) as pieces:
+        async with closing_stream(
+            self._pieces(None if self.replaces else call.forward())
+        ) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
         if self.after_pieces:
-            async with aclosing(_first_pieces(stream, self.after_pieces)) as pieces:
+            async with closing_stream(_first_pieces(stream, self.after_pieces)) as pieces:
                 async for piece in pieces:
                     yield piece
         while self.keepalive_ms is not None:

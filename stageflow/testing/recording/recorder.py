@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from stageflow._utils.closing import Closing
+from stageflow._utils.closing import Closing, closing_stream
 from stageflow._utils.files import atomic_write
 from stageflow.codec import DEFAULT_CODEC, Codec
 from stageflow.engine import PipelineContext, RunResult, Stream
@@ -194,7 +194,7 @@ class _Recording(Fault):
         """Yield the provider's pieces."""
         listening = self._listen(call, streamed=True)
         with _noted(listening):
-            async with aclosing(super().stream(call)) as pieces:
+            async with closing_stream(super().stream(call)) as pieces:
                 async for piece in pieces:
                     listening.gets(piece)
                     yield piece

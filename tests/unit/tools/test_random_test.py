@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stageflow.dlq import DeadLetter
-from stageflow.engine import ContextBag, StageContext, StreamReader, run
+from stageflow.engine import ContextBag, StageContext, StreamReader, plan, run
 from stageflow.engine.stepping import resume_in_context
 from tools.random_test.command import Played, conditions, main, play, show, shrink
 from tools.random_test.plans import Act, Plan, StagePlan, acts_of, smaller
@@ -165,9 +165,32 @@ def task_left(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(run.Run, "_conclude", leaving)
 
 
+def needs_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Run a stage although an input without a default is absent."""
+    make = plan.Node.__init__
+
+    def needless(self: Any, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        self.needs = ()
+
+    patch.setattr(plan.Node, "__init__", needless)
+
+
+def lost_parameters(patch: pytest.MonkeyPatch) -> None:
+    """Call a stage without the values of its parameters."""
+    arguments = StageContext.arguments
+
+    def lost(self: StageContext, wanted: Any) -> list[Any]:
+        first, *rest = arguments(self, wanted)
+        return [first, *(None for _ in rest)]
+
+    patch.setattr(StageContext, "arguments", lost)
+
+
 PLANTS: list[Plant] = [
     two_ends, no_waiting, lost_cancellation, no_deadline, siblings_go_on, early_start, no_timeout,
     lost_output, lost_item, nothing_finished, lost_letter, shared_variables, task_left,
+    needs_ignored, lost_parameters,
 ]  # fmt: skip
 
 
