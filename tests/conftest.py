@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,9 @@ settings.register_profile("fast", _COMMON, max_examples=20)
 settings.register_profile("ci", _COMMON, max_examples=50)
 settings.register_profile("nightly", _COMMON, max_examples=2_000)
 settings.load_profile("dev")
+
+# How often a server of the standard library looks whether it is to end: half a second by default.
+BaseServer.serve_forever.__defaults__ = (0.02,)
 
 _WATCH = pytest.StashKey[Watch]()
 

@@ -286,11 +286,13 @@ def test_half_open_connections_are_limited(tmp_path: Path) -> None:
     """In number, so that they take no more threads, and in time."""
     before = threading.active_count()
     with serving_site(site_with(tmp_path)) as server, ExitStack() as opened:
+        # Whoever finds the queue full tries again only a second later.
+        server.socket.listen(512)
         for _ in range(300):
             address = ("127.0.0.1", int(server.server_address[1]))
-            opened.enter_context(socket.create_connection(address, timeout=5))
+            opened.enter_context(socket.create_connection(address, timeout=300))
         # The last of them has been closed, as all before it have been looked at.
-        with socket.create_connection(address, timeout=20) as last:
+        with socket.create_connection(address, timeout=300) as last:
             assert last.recv(1) == b""
         assert threading.active_count() - before < 100
         handler = server.RequestHandlerClass
