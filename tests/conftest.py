@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.utils.postgres import PostgresServer
 from tests.utils.redis_server import RedisServer
+from tests.utils.session import keep_temporary_files_in_memory
 from tests.utils.untouched import Watch
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ if sys.version_info < (3, 13):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register this repository's own markers."""
+    """Prepare the session."""
+    keep_temporary_files_in_memory()
     config.addinivalue_line("markers", "benchmark: measures a time, and holds it to a budget")
     config.stash[_WATCH] = watch = Watch(Path(__file__).parents[1])
     config.add_cleanup(watch.close)

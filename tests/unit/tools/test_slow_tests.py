@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from tests.utils import slow
+from tests.utils import session, slow
 
 pytest_plugins = ["pytester"]
 
@@ -104,3 +107,18 @@ def test_an_unmarked_slow_test_fails_the_fast_run(
 def test_the_collected_tests_are_kept_out_of_garbage_collections() -> None:
     """In a worker too: a collection would take as long as some hundred tests."""
     assert gc.get_freeze_count() > 0
+
+
+@pytest.mark.parametrize("folder", [None, "/var/tmp"])
+def test_temporary_files_are_kept_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str | None
+) -> None:
+    """Unless somebody says where; whoever starts a process hands it on."""
+    monkeypatch.setattr(session, "_MEMORY", tmp_path)
+    monkeypatch.setattr(session, "_ENOUGH", 0)
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    if folder:
+        monkeypatch.setenv("TMPDIR", folder)
+    session.keep_temporary_files_in_memory()
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == (folder or str(tmp_path))
