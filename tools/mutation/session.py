@@ -96,11 +96,13 @@ class Reach:
 
     Attributes:
         duration_s: How long each took, by test; only those that passed.
+        cost_s: Its processor time, which a busy machine does not change.
         tests: Which tests ran a line, by file and line.
         failed: Tests that did not pass.
     """
 
     duration_s: dict[str, float] = field(default_factory=dict)
+    cost_s: dict[str, float] = field(default_factory=dict)
     tests: dict[str, dict[int, set[str]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(set))
     )
@@ -171,6 +173,7 @@ class Plugin:
         items = {item.nodeid: item for item in session.items}
         for source in self._sources.values():
             importlib.import_module(source.module)
+        gc.unfreeze()  # the collector does not show what another plugin has frozen
         live = LiveFunctions([source.path for source in self._sources.values()])
         _warm_up()
         gc.collect()
@@ -208,11 +211,13 @@ class Plugin:
                 raise pytest.UsageError(f"the tests do not run to their end: {end}")
             found: Reach = pickle.loads((scratch / f"share-{share}").read_bytes())
             self.reach.duration_s.update(found.duration_s)
+            self.reach.cost_s.update(found.cost_s)
             self.reach.failed.extend(found.failed)
             for path, lines in found.tests.items():
                 for line, tests in lines.items():
                     self.reach.tests[path][line] |= tests
-        self._tell(f"they take {sum(self.reach.duration_s.values()):.0f} s in all")
+        costs = (sum(self.reach.cost_s.values()), sum(self.reach.duration_s.values()))
+        self._tell("they take {:.0f} s of processor time, {:.0f} s in all".format(*costs))
         for test in sorted(self.reach.failed):
             self._tell(f"left out, as it fails on the code as it is: {test}")
 
@@ -223,12 +228,12 @@ class Plugin:
         tracer = coverage.Coverage(data_file=None, include=paths, config_file=False)
         self._tracer = tracer
         tracer.start()
-        clock = os.times
         for item in items:
             tracer.switch_context(item.nodeid)
-            began = clock().elapsed
+            began = os.times()
             if self._passes(item):
-                reach.duration_s[item.nodeid] = clock().elapsed - began
+                *used, elapsed = (end - start for end, start in zip(os.times(), began, strict=True))
+                reach.duration_s[item.nodeid], reach.cost_s[item.nodeid] = elapsed, sum(used)
             else:
                 reach.failed.append(item.nodeid)
         tracer.stop()
@@ -301,12 +306,12 @@ class Plugin:
         kills = self._kills[_family(mutant)]
         cases: Counter[str] = Counter()
         turn: dict[str, int] = {}
-        for test in sorted(reached, key=lambda test: (self.reach.duration_s[test], test)):
+        for test in sorted(reached, key=lambda test: (self.reach.cost_s[test], test)):
             function = test.rpartition("::")[2].partition("[")[0]
             turn[test] = cases[function]
             cases[function] += 1
         ordered = sorted(turn, key=lambda test: (-kills[test], turn[test]))
-        spent_s = accumulate(self.reach.duration_s[test] for test in ordered)
+        spent_s = accumulate(self.reach.cost_s[test] for test in ordered)
         return [test for test, s in zip(ordered, spent_s, strict=True) if s <= self._patience_s]
 
     def _try(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.utils.commands import run_command
+from tools.mutation.command import interval
 
 pytestmark = pytest.mark.slow
 
@@ -47,13 +48,26 @@ def test_counted():
 """
 
 
+#: As of a package with a plugin, whose modules pytest imports in its own way; and as of a plugin
+#: that hides what was imported before the tests run from the garbage collector.
+CONFTEST = """
+import gc
+import pytest
+
+pytest.register_assert_rewrite("toy")
+
+def pytest_collection_finish():
+    import toy
+    gc.freeze()
+"""
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     """A project of one module, committed."""
     (tmp_path / "toy.py").write_text(TOY)
     (tmp_path / "test_toy.py").write_text(TESTS)
-    # As of a package with a plugin: pytest imports such modules in its own way.
-    (tmp_path / "conftest.py").write_text("import pytest\npytest.register_assert_rewrite('toy')\n")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     run(tmp_path, "git", "init", "--quiet")
     run(tmp_path, "git", "add", ".")
@@ -111,6 +125,21 @@ def test_a_commit_that_is_not_there_is_told(toy: Path) -> None:
     done = mutate(toy, "--since", "nowhere")
     assert done.returncode == 2
     assert "nowhere" in done.stderr
+
+
+def test_a_sample_is_drawn_by_its_seed(toy: Path) -> None:
+    """So many mutants of each target, the same each time, and the interval of the score."""
+    first, again, other = (
+        mutate(toy, "--sample", "4", "--seed", seed, "--floor", "0", "--json", f"{number}.json")
+        for number, seed in enumerate("112")
+    )
+    assert first.returncode == again.returncode == other.returncode == 0, first.stderr
+    drawn = [(toy / f"{number}.json").read_text() for number in range(3)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert table(first.stdout).split()[1] == "4"
+    assert " to " in table(first.stdout)
+    assert interval(100, 100) == pytest.approx((96.3, 100.0), abs=0.01)
+    assert interval(45, 50) == pytest.approx((78.6, 95.7), abs=0.1)
 
 
 def table(output: str) -> str:
