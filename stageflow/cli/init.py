@@ -12,11 +12,12 @@ from importlib.metadata import Distribution, distribution
 from json import dumps, loads
 from pathlib import Path
 from shlex import quote
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from stageflow import __version__
 from stageflow._utils.arguments import option
 from stageflow.cli.common import FileError, UsageError, say
+from stageflow.errors import StageflowError
 
 TEMPLATE = Path(__file__).parent / "template"
 #: The package's name in the template, and the prefix of files that begin with a dot.
@@ -57,8 +58,11 @@ def _init(arguments: argparse.Namespace) -> int:
     say("  make test")
     say("  make bench")
     if found.startswith(" @ file:"):
-        say(f"The project takes stageflow from this machine ({found[3:]}). Before others build it,")
-        say("set an address in pyproject.toml that they can reach.")
+        say(f"The project takes stageflow from this machine ({found[3:]}): its workflows fail")
+        say(
+            "elsewhere, until pyproject.toml has an address that others can reach. Set it there, or"
+        )
+        say('create the project with --stageflow "git+https://…"')
     return 0
 
 
@@ -97,7 +101,8 @@ def installed_from() -> str:
     try:
         origin = _origin(distribution("stageflow"))
     except ModuleNotFoundError:  # it runs from a clone, not installed
-        origin = Path(__file__).parents[2].as_uri()
+        root = Path(__file__).parents[2]
+        origin = _remote(root) or root.as_uri()
     return f" @ {origin}" if origin else f">={__version__}"
 
 
@@ -110,9 +115,27 @@ def _origin(installed: Distribution) -> str | None:
     url = str(origin["url"])
     if vcs := origin.get("vcs_info"):
         return f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    if not url.startswith("file:"):
+        return url
+    path = Path(unquote(urlsplit(url).path))
     # A wheel may have been deleted since.
-    gone = url.startswith("file:") and not Path(urlsplit(url).path).exists()
-    return None if gone else url
+    return (_remote(path) or url) if path.exists() else None
+
+
+def _remote(clone: Path) -> str | None:
+    """Return the address of the commit of a clone, if others can get it from there."""
+    from stageflow.pulse.history import run_git  # noqa: PLC0415 - other commands do not need it
+
+    try:
+        url = run_git(clone, "remote", "get-url", "origin").strip()
+        pushed = run_git(clone, "for-each-ref", "--contains", "HEAD", "refs/remotes/origin")
+        commit, *within = run_git(clone, "rev-parse", "HEAD", "--show-prefix").split()
+    except (StageflowError, OSError):
+        return None
+    if found := re.fullmatch(r"git@([^:/]+):(.+)", url):
+        url = f"ssh://git@{found[1]}/{found[2]}"
+    shared = pushed and not within and re.match("(?:https|ssh)://", url)
+    return f"git+{url}@{commit}" if shared else None
 
 
 # ── files ───────────────────────────────────────────────────────────────────────────────────────

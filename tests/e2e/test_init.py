@@ -12,7 +12,7 @@ import pytest
 
 from stageflow.cli import main
 from stageflow.pulse.alerts import load_alerts
-from tests.utils.asv_repo import ScratchRepo
+from tests.utils.asv_repo import ROOT, ScratchRepo
 from tests.utils.commands import run_command
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ BREAKS = {
 def shop(tmp_path_factory: pytest.TempPathFactory) -> ScratchRepo:
     """A project, as it is laid."""
     folder = tmp_path_factory.mktemp("init")
-    assert main(["init", str(folder / "shop")]) == 0
+    assert main(["init", str(folder / "shop"), "--stageflow", str(ROOT)]) == 0
     (folder / "home").mkdir()
     return ScratchRepo(folder / "shop", folder / "home")
 

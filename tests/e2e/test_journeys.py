@@ -281,7 +281,7 @@ def test_a_turn_that_failed_for_good_is_taken_up_again(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
     """It is told, kept, counted as wrong, replayed once the service is back, and then settled."""
-    stageflow("init", "shop", cwd=tmp_path)
+    stageflow("init", "shop", "--stageflow", str(ROOT), cwd=tmp_path)
     shop = tmp_path / "shop"
     (shop / "services.py").write_text(SERVICES)
     for command in (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stageflow.cli.init import TEMPLATE
+from stageflow.pulse.gate import Exit
 from tests.utils import asv_repo, gate_repo
 from tests.utils.asv_repo import BASE_STEPS, ROOT, ScratchRepo, package
 from tests.utils.hosted_runner import Event, Runner, run_job
@@ -70,16 +71,22 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     repo.git("switch", "--quiet", "--detach")
     repo.git("merge", "--quiet", "--no-ff", "--message", "Merge feature into main", "feature")
     repo.git("update-ref", "refs/pull/1/merge", "HEAD")
-    repo.commit("Slower", renamed(package(BASE_STEPS * 3 // 2)))
+    repo.commit("A tenth slower", renamed(package(BASE_STEPS * 11 // 10)))
     repo.git("update-ref", "refs/pull/2/merge", "HEAD")
     repo.git("switch", "--quiet", "main")
     origin = folder / "origin"
     repo.git("clone", "--quiet", "--mirror", str(repo.path), str(origin))
     programs = folder / "programs"
     programs.mkdir()
-    for name, command in (("python", ""), ("mkdocs", " -m mkdocs")):
+    python = f'exec "{sys.executable}"'
+    # Valgrind is installed by others, or missing.
+    for name, line in (
+        ("python", python),
+        ("mkdocs", f"{python} -m mkdocs"),
+        ("sudo", "exit 0 ||"),
+    ):
         script = programs / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n', encoding="utf-8")
+        script.write_text(f'#!/bin/sh\n{line} "$@"\n', encoding="utf-8")
         script.chmod(0o755)
     return Runner(origin, programs, ROOT / "Makefile", repo.env)
 
@@ -90,15 +97,20 @@ def makefile_of(workflows: Path) -> Path:
 
 
 def judged(
-    runner: Runner, event: Event, folder: Path, workflows: Path = OURS, found: str = "OK"
+    runner: Runner, event: Event, folder: Path, workflows: Path = OURS, code: int = 0
 ) -> str:
     """Run the gate's job and return which commits its report is about, and what it says."""
     on = replace(runner, makefile=makefile_of(workflows))
     done = run_job(workflows / "gate.yml", "gate", event, on, folder)
+    found = Exit(code).name
     assert f"Gate: {found} " in done.output, done.output
-    assert any(done.codes.values()) == (found != "OK")
-    # Shown whatever the gate found.
-    assert 'cat gate.md >> "$GITHUB_STEP_SUMMARY"' in done.codes
+    # All steps ran, the last one whatever the gate found, and the gate's own code is in the log.
+    *others, gate, show = done.codes
+    assert gate.startswith("make gate ")
+    assert show == 'cat gate.md >> "$GITHUB_STEP_SUMMARY"'
+    assert [name for name, ended in done.codes.items() if ended] == ([gate] if code else [])
+    assert others
+    assert (f"Error {code}\n" in done.output) == (code != 0)
     return done.summary
 
 
@@ -114,10 +126,13 @@ def test_a_pull_request_passes(runner: Runner, tmp_path: Path, workflows: Path) 
     assert commits(runner, "main", PULL_REQUEST.ref) in report
 
 
-def test_a_slower_pull_request_fails_and_shows_its_report(runner: Runner, tmp_path: Path) -> None:
-    """The step of the gate ends the job, but for the report."""
+@pytest.mark.parametrize("workflows", [OURS, THEIRS], ids=["ours", "of init"])
+def test_a_slower_pull_request_fails_and_shows_its_report(
+    runner: Runner, tmp_path: Path, workflows: Path
+) -> None:
+    """A tenth more work ends the job with the gate's code 1, but for the report."""
     event = replace(PULL_REQUEST, ref="refs/pull/2/merge")
-    report = judged(runner, event, tmp_path / "clone", found="REGRESSION")
+    report = judged(runner, event, tmp_path / "clone", workflows, code=1)
     assert commits(runner, "main", event.ref) in report
 
 
@@ -166,3 +181,7 @@ def test_the_site_is_published(runner: Runner, tmp_path: Path, workflows: Path, 
     assert set(index["revision_to_hash"].values()) == set(main)
     assert (done.clone / ".asv/html/central.html").is_file()
     assert runner.git(done.clone, "status", "--porcelain") == ""
+    if workflows is THEIRS:  # the command of its next job, on the same results
+        shutil.copy(TEMPLATE / "benchmarks/alerts.toml", done.clone / "benchmarks")
+        alert = on.run(done.clone, "make alert", {})
+        assert alert.returncode == 0, alert.stdout

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from stageflow.cli.init import TEMPLATE
 from tests.utils.asv_repo import ROOT
 from tests.utils.commands import run_command
 from tests.utils.working_copy import working_copy
@@ -124,6 +125,28 @@ def test_all_other_steps_are_known() -> None:
         'cat gate.md >> "$GITHUB_STEP_SUMMARY"',
         "git merge-base --is-ancestor HEAD origin/main",
     ]
+
+
+def _steps(path: Path, job: str) -> list[str]:
+    """The actions, without their versions, and the commands of a job."""
+    steps = _load(path)["jobs"][job]["steps"]
+    return [step["run"] if "run" in step else step["uses"].partition("@")[0] for step in steps]
+
+
+def test_the_gate_has_all_its_steps() -> None:
+    """Each one counts: valgrind for the counts, the cache for what was measured, the report."""
+    checkout = ["actions/checkout", "actions/setup-python"]
+    gate, show = 'make gate {}GATE_ARGS="--machine ci --markdown gate.md{}"', "cat gate.md >> {}"
+    show = show.format('"$GITHUB_STEP_SUMMARY"')
+    assert _steps(ROOT / ".github/workflows/gate.yml", "gate") == [
+        *(*checkout, "actions/cache/restore", ".ci/programs valgrind"),
+        *(gate.format('BASE="$BASE" ', " --json gate.json"), show),
+        *("actions/upload-artifact", "actions/cache/save"),
+    ]
+    laid = TEMPLATE / "dot-github/workflows"
+    install = "sudo apt-get update --quiet && sudo apt-get install --quiet --yes valgrind"
+    assert _steps(laid / "gate.yml", "gate") == [*checkout, install, gate.format("", ""), show]
+    assert _steps(laid / "pages.yml", "alert")[2:] == ["actions/cache/restore", "make alert"]
 
 
 def test_only_what_was_tested_on_main_is_released() -> None:

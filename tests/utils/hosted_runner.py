@@ -146,7 +146,7 @@ class Runner:
         return subprocess.run(
             ["bash", "-e", "-c", command],
             cwd=folder,
-            env=kept | given,
+            env=kept | {"PATH": f"{self.programs}:{kept['PATH']}"} | given,
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

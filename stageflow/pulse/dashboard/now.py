@@ -23,7 +23,7 @@ from stageflow.pulse.gate import (
     Limits,
     State,
     checks_at,
-    discover,
+    list_benchmarks,
     load_accepted,
     load_budgets,
     sections_of,
@@ -83,7 +83,7 @@ def judged(project: AsvProject, history: History) -> Judged:
         note = f"There are no budgets: {path.relative_to(project.root)} is missing."
         return Judged(settings, notes=(note,))
     try:
-        catalogue = discover(project.benchmarks_dir, project.root)
+        catalogue = list_benchmarks(project)
     except PulseError:
         # Not the error itself: it holds a traceback of this machine.
         note = "The benchmarks cannot be listed: stageflow pulse budgets says why."

@@ -44,7 +44,7 @@ from stageflow.pulse.gate.measure import (
 )
 from stageflow.pulse.gate.pairs import PROCESSES, Both, TimedSide, side_of, time_pairs, timing_of
 from stageflow.pulse.gate.report import amount, change
-from stageflow.pulse.gate.worker import Catalogue, Worker, discover, tree
+from stageflow.pulse.gate.worker import Catalogue, Worker, list_benchmarks, tree
 
 __all__ = [
     "ACCEPTED_FILE",
@@ -79,8 +79,8 @@ __all__ = [
     "amount",
     "change",
     "checks_at",
-    "discover",
     "judge",
+    "list_benchmarks",
     "load_accepted",
     "load_budgets",
     "p99_limits_ms",

@@ -35,7 +35,7 @@ from stageflow.pulse.gate.measure import (
     today,
 )
 from stageflow.pulse.gate.pairs import Both, Pairs, time_pairs
-from stageflow.pulse.gate.worker import Catalogue, discover, tree
+from stageflow.pulse.gate.worker import Catalogue, discover, list_benchmarks, tree
 from stageflow.pulse.history import (
     GATE_DIR,
     AsvProject,
@@ -264,7 +264,7 @@ def compare(
     project: AsvProject, revisions: tuple[str, str], only: str | None, emit: Emit = print
 ) -> Exit:
     """Emit all series that were measured on two commits, the greatest increase first."""
-    found = discover(project.benchmarks_dir, project.source)
+    found = list_benchmarks(project)
     clear_corrupt(project, emit)
     asv = Asv(project, project.know_machine(None), found, "")
     one, other = (resolved(project, revision) for revision in revisions)

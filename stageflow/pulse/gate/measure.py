@@ -29,7 +29,7 @@ from stageflow.pulse.gate.budgets import (
     sections_of,
 )
 from stageflow.pulse.gate.judge import Measured, Value
-from stageflow.pulse.gate.worker import Catalogue, Worker, discover, tree
+from stageflow.pulse.gate.worker import Catalogue, Worker, list_benchmarks, tree
 from stageflow.pulse.history import (
     GATE_DIR,
     UNREADABLE,
@@ -256,7 +256,7 @@ class Setting:
 
 def set_up(project: AsvProject, machine: str | None, emit: Emit) -> Setting:
     """Check all settings."""
-    found = discover(project.benchmarks_dir, project.source)
+    found = list_benchmarks(project)
     sections = sections_of(project.root / RUNBOOK)
     path = project.benchmarks_dir / BUDGETS_FILE
     budgets = Budgets(DEFAULT_LIMITS, ())

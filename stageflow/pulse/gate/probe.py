@@ -2,7 +2,8 @@
 
 It measures the first package on ``PYTHONPATH``, and imports nothing of stageflow, which may be that
 package. ``timed('NAME')`` and ``instructions('NAME')`` are of a time_* benchmark, ``value('NAME')``
-of any other, by asv's names.
+of any other, by asv's names. Only the modules of those that are measured are imported, since some
+make their data when they are imported.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import gc
+import io
 import itertools
 import json
 import mmap
@@ -34,6 +36,7 @@ from asv_runner.benchmarks.timeraw import TimerawBenchmark  # type: ignore[impor
 from asv_runner.discovery import (  # type: ignore[import-untyped]
     disc_benchmarks,
     get_benchmark_from_name,
+    list_benchmarks,
 )
 
 #: Client requests of valgrind's tool callgrind: "CT", and a number (callgrind.h).
@@ -59,8 +62,10 @@ _CACHES: dict[str, bytes] = {}
 
 def prepared(folder: str, name: str) -> Any:
     """Return a benchmark after its setup, which raises `NotImplementedError` to skip it."""
-    number, _, name = name.partition(" ")
-    benchmark = get_benchmark_from_name(folder, f"{name}-{number}" if number else name)
+    benchmark = get_benchmark_from_name(folder, name.partition("(")[0])
+    _check_origin(Path(folder).resolve())
+    if name != benchmark.name:
+        benchmark.set_param_idx(_names(benchmark).index(name))
     if (key := benchmark.setup_cache_key) is not None:
         if key not in _CACHES:
             _CACHES[key] = pickle.dumps(benchmark.do_setup_cache())
@@ -221,45 +226,55 @@ def main() -> None:
         answers.write(f"{json.dumps(found)}\n")
         answers.flush()
 
+    if arguments == ["list"]:
+        tell(listed(folder))
+        return
     if arguments and arguments[0] in ("count", "single"):
         work, names = (count if arguments[0] == "count" else single), arguments[1:]
         tell(_tried(work, folder, *names))
         os._exit(0)  # what an interpreter does at its end is not of interest
-    ids, found = _listed(folder)
     if arguments:
-        timed(folder, ids[arguments[1]], float(arguments[2]))
+        timed(folder, arguments[1], float(arguments[2]))
         return
-    _check_origin(Path(folder).resolve())
-    tell(found)
+    tell({})
     for line in sys.stdin:
         asked = json.loads(line)
         if "operation" in asked:
-            tell(_tried(timed, folder, ids[asked["operation"]], asked["seconds"]))
+            tell(_tried(timed, folder, asked["operation"], asked["seconds"]))
         else:
-            tell(_measured(folder, ids, asked["measure"]))
+            tell(_measured(folder, asked["measure"]))
 
 
-def _listed(folder: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the number and name of asv's benchmark by series, and what can be measured."""
-    ids: dict[str, str] = {}
+def _names(benchmark: Any) -> list[str]:
+    """Return the name of a benchmark with each choice of its parameters, in asv's order."""
+    choices = [", ".join(choice) for choice in itertools.product(*benchmark.params)]
+    return [f"{benchmark.name}({choice})" if choice else benchmark.name for choice in choices]
+
+
+def listed(folder: str) -> dict[str, Any]:
+    """Return asv's descriptions of all benchmarks, and what this program can measure of them."""
     operations: list[str] = []
     apart: dict[str, str] = {}
     for found in disc_benchmarks(folder):
-        for number, choice in enumerate(itertools.product(*found.params)):
-            name = f"{found.name}({', '.join(choice)})" if choice else found.name
-            ids[name] = f"{number if choice else ''} {found.name}"
+        for name in _names(found):
             if found.type == "time":
                 operations.append(name)
                 if not isinstance(found, TimerawBenchmark):
                     apart[f"instructions({name!r})"] = "instructions"
             elif not name.startswith(("exact.", "counted.")):  # asv measures what does not scatter
                 apart[f"value({name!r})"] = str(found.unit)
-    return ids, {"operations": operations, "apart": apart}
+    _check_origin(Path(folder).resolve())
+    list_benchmarks(folder, described := io.StringIO())
+    return {
+        "benchmarks": json.loads(described.getvalue()),
+        "operations": operations,
+        "apart": apart,
+    }
 
 
-def _measured(folder: str, ids: dict[str, str], series: Sequence[str]) -> dict[str, Any]:
+def _measured(folder: str, series: Sequence[str]) -> dict[str, Any]:
     named = ((one, *one[:-1].split("(", 1)) for one in series)
-    wanted = [(one, way == "instructions", ids[ast.literal_eval(name)]) for one, way, name in named]
+    wanted = [(one, way == "instructions", ast.literal_eval(name)) for one, way, name in named]
     to_count = [i for _, is_count, i in wanted if is_count]
     counts = _tried(counted, folder, to_count) if to_count else {}
     return {
@@ -270,7 +285,7 @@ def _measured(folder: str, ids: dict[str, str], series: Sequence[str]) -> dict[s
 
 def _check_origin(folder: Path) -> None:
     """End the program if it has imported a package of the clone, not of the commit's tree."""
-    tree = Path(os.environ["PYTHONPATH"].split(os.pathsep)[-1]).resolve()
+    tree = Path(os.environ["PYTHONPATH"].split(os.pathsep)[0]).resolve()
     clone = next((path for path in folder.parents if (path / ".git").exists()), tree)
     for file in (str(getattr(module, "__file__", "")) for module in [*sys.modules.values()]):
         theirs = file.startswith(f"{clone}/") and not file.startswith(f"{folder}/")

@@ -18,7 +18,7 @@ from stageflow._utils.extras import install_command
 from stageflow.pulse.errors import PulseError, WorkerFailedError
 from stageflow.pulse.gate.measure import resolved
 from stageflow.pulse.gate.pairs import time_pairs, timing_of
-from stageflow.pulse.gate.worker import Worker, command, discover, has_worker, tree
+from stageflow.pulse.gate.worker import Worker, command, has_worker, list_benchmarks, tree
 from stageflow.pulse.history import (
     GATE_DIR,
     STATIC_DIR,
@@ -46,7 +46,7 @@ def bisect(project: AsvProject, part: str, base: str | None, head: str, emit: Em
         head: Revision after it.
         emit: Gets the progress and the result, line by line.
     """
-    found = discover(project.benchmarks_dir, project.source)
+    found = list_benchmarks(project)
     series = resolve_series(
         part, [name for name in found.units if signal_of(name) is not Signal.HISTORY]
     )
@@ -188,7 +188,7 @@ def profile(
     sampler = str(beside) if beside.exists() else shutil.which("py-spy")
     if sampler is None:
         raise PulseError(f"py-spy is not installed: {install_command('bench')}")
-    operation = resolve_series(part, discover(project.benchmarks_dir, project.source).operations)
+    operation = resolve_series(part, list_benchmarks(project).operations)
     folder = project.root / GATE_DIR / "profiles" / re.sub(r"[^\w.@-]+", "-", operation)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

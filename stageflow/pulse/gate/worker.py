@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,7 +22,7 @@ from typing import Any
 
 from stageflow._utils.closing import Closing
 from stageflow.pulse.errors import PulseError, WorkerFailedError
-from stageflow.pulse.history import TIMED_UNIT, AsvProject, series_of, timed
+from stageflow.pulse.history import GATE_DIR, TIMED_UNIT, AsvProject, series_of, timed
 
 #: For an answer, and for each series that is measured: a worker ends long before it itself.
 _PATIENCE_S = 60.0
@@ -50,14 +52,14 @@ def command(benchmarks: Path, tree: Path) -> tuple[list[str], dict[str, str]]:
     if has_worker(benchmarks):
         program, path = ["-m", f"{benchmarks.name}._lib.worker"], [tree, benchmarks.parent]
     else:
-        program, path = [str(_PROBE), str(benchmarks)], [tree / "src", tree]
+        program, path = [str(_PROBE), str(benchmarks)], [tree, tree / "src"]
     return [*python, *program], os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
 
 
 class Worker(Closing):
     """A worker, which ends with its ``with`` block. Its methods raise `WorkerFailedError`.
 
-    It has `operations` to time. A commit may lack something for one: see `missing`.
+    A project's own has `operations` to time. A commit may lack something for one: see `missing`.
     """
 
     def __init__(self, benchmarks: Path, tree: Path) -> None:
@@ -84,9 +86,7 @@ class Worker(Closing):
                 raise WorkerFailedError(f"the worker imported {package}, not the one in {tree}")
             lacking = ready.get("missing", {}).items()
             self.missing = {name: tuple(lacks) for name, lacks in lacking}
-            self.operations = tuple(ready["operations"])
-            #: By series that are counted or read apart from asv, the unit.
-            self.apart = dict(ready.get("apart", {}))
+            self.operations = tuple(ready.get("operations", ()))
         except BaseException:
             self.close()
             raise
@@ -146,15 +146,6 @@ class Worker(Closing):
         return WorkerFailedError(f"the worker of the timed operations {how}:\n{tail}")
 
 
-#: asv's own discovery, in a process of its own: benchmarks are code.
-_DISCOVER = """\
-import sys
-from asv_runner.discovery import list_benchmarks
-with open(sys.argv[2], "w", encoding="utf-8") as file:
-    list_benchmarks(sys.argv[1], file)
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """asv's descriptions of the benchmarks by name, and the operations that are timed in pairs.
@@ -179,30 +170,38 @@ class Catalogue:
 
 def discover(benchmarks: Path, tree: Path) -> Catalogue:
     """List what the folder `benchmarks` can measure of the package in `tree`."""
-    with tempfile.TemporaryDirectory(prefix="gate-") as temporary:
-        listed = Path(temporary) / "benchmarks.json"
-        done = subprocess.run(  # noqa: S603 - a fixed program, and no shell
-            [sys.executable, "-P", "-c", _DISCOVER, str(benchmarks), str(listed)],
-            check=False,
-            env=command(benchmarks, tree)[1],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode != 0:
-            tail = "\n".join(done.stderr.strip().splitlines()[-15:])
-            raise PulseError(f"the benchmarks in {benchmarks} cannot be listed:\n{tail}")
-        found = json.loads(listed.read_text(encoding="utf-8"))
-    with Worker(benchmarks, tree) as worker:
-        by_name = {benchmark["name"]: benchmark for benchmark in found}
-        return Catalogue(by_name, worker.operations, worker.apart)
+    done = subprocess.run(  # noqa: S603 - a fixed program, and no shell
+        [sys.executable, "-P", str(_PROBE), str(benchmarks), "list"],
+        check=False,
+        env=command(benchmarks, tree)[1],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        tail = "\n".join(done.stderr.strip().splitlines()[-15:])
+        raise PulseError(f"the benchmarks in {benchmarks} cannot be listed:\n{tail}")
+    found = json.loads(done.stdout)
+    operations, apart = tuple(found["operations"]), found["apart"]
+    if has_worker(benchmarks):
+        with Worker(benchmarks, tree) as worker:
+            operations, apart = worker.operations, {}
+    return Catalogue({one["name"]: one for one in found["benchmarks"]}, operations, apart)
+
+
+def list_benchmarks(project: AsvProject) -> Catalogue:
+    """List what the benchmarks of a clone can measure."""
+    if has_worker(project.benchmarks_dir):
+        return discover(project.benchmarks_dir, project.source)
+    with tree(project, "HEAD") as files:
+        return discover(project.benchmarks_dir, files)
 
 
 @contextmanager
 def tree(project: AsvProject, commit: str, *folders: str) -> Iterator[Path]:
     """Yield a temporary folder that holds a commit's package, and `folders`.
 
-    It holds all of the commit if the benchmarks have no worker that knows its one package.
+    It holds all of the commit, built if need be, if the benchmarks have no worker that knows its
+    one package.
     """
     place: tuple[str, ...]
     if has_worker(project.benchmarks_dir):
@@ -215,4 +214,49 @@ def tree(project: AsvProject, commit: str, *folders: str) -> Iterator[Path]:
         target = Path(temporary) / "tree"
         with tarfile.open(archive) as packed:
             packed.extractall(target, filter="data")
+        if not has_worker(project.benchmarks_dir) and _needs_build(target):
+            wheel = _wheel(project, project.commit(commit) or commit, target)
+            shutil.unpack_archive(wheel, target, "zip")
         yield target
+
+
+#: Code that is compiled, and settings by which a build writes files of the package.
+_COMPILED = {".c", ".cc", ".cpp", ".cxx", ".f", ".f90", ".pyx", ".rs"}
+_WRITTEN = re.compile(r"\b(?:version_file|write_to|build\.hooks|build-hook)\b")
+#: Folders that are no part of a package.
+_ASIDE = re.compile(r"asv\w*|benchmarks?|docs?|examples?|tests?|tools?")
+
+
+def _needs_build(tree: Path) -> bool:
+    """Return whether a package cannot be imported from its source."""
+    settings = tree / "pyproject.toml"
+    if settings.exists() and _WRITTEN.search(settings.read_text("utf-8", errors="replace")):
+        return True
+    found = (path.relative_to(tree) for path in tree.rglob("*") if path.suffix in _COMPILED)
+    return any(not _ASIDE.fullmatch(path.parts[0]) for path in found)
+
+
+def _wheel(project: AsvProject, commit: str, tree: Path) -> Path:
+    """Return the wheel of a commit for this Python, built once."""
+    folder = project.root / GATE_DIR / "wheels" / f"{commit}-{sys.implementation.cache_tag}"
+    if not (built := sorted(folder.glob("*.whl"))):
+        done = subprocess.run(  # noqa: S603 - a fixed program, and no shell
+            [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder), "."],
+            cwd=tree,
+            check=False,
+            # There is no history, from which it would be taken.
+            env={"SETUPTOOLS_SCM_PRETEND_VERSION": "0"} | os.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        built = sorted(folder.glob("*.whl"))
+        if done.returncode or not built:
+            tail = "\n".join(done.stdout.strip().splitlines()[-15:])
+            raise PulseError(
+                f"commit {commit[:10]} has compiled parts, which pip cannot build here:\n{tail}\n"
+                "Install what its build needs (compilers, libraries), or measure it with asv alone:"
+                " asv continuous BASE HEAD"
+            )
+    return built[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,7 @@ import yaml
 
 from stageflow.cli import init, main
 from stageflow.cli.common import UsageError
-from tests.utils.asv_repo import ROOT
+from tests.utils.asv_repo import ROOT, ScratchRepo
 from tests.utils.commands import run_command
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def names(folder: Path) -> list[str]:
 def test_the_whole_project_is_laid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every file is there under the project's own name, and the next steps are told."""
     folder = tmp_path / "my-shop"
-    assert main(["init", str(folder)]) == 0
+    assert main(["init", str(folder), "--stageflow", str(ROOT)]) == 0
     found = names(folder)
     for expected in (
         *(".gitignore", "Makefile", "README.md", "asv.conf.json", "pyproject.toml"),
@@ -40,6 +41,7 @@ def test_the_whole_project_is_laid(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "dot-" not in "".join(found)
     told = capsys.readouterr().out
     assert [line for line in told.splitlines() if "make" in line] == ["  make test", "  make bench"]
+    assert "workflows fail\nelsewhere" in told
 
 
 def test_an_empty_folder_is_taken_where_it_is(
@@ -151,7 +153,7 @@ class _Installed:
     ("noted", "origin"),
     [
         (None, None),
-        (f'{{"url": "{ROOT.as_uri()}", "dir_info": {{"editable": true}}}}', ROOT.as_uri()),
+        ('{"url": "file:///usr", "dir_info": {"editable": true}}', "file:///usr"),
         ('{"url": "file:///gone/x.whl", "archive_info": {}}', None),
         (
             '{"url": "https://h/r", "vcs_info": {"vcs": "git", "commit_id": "abc"}}',
@@ -162,6 +164,34 @@ class _Installed:
 def test_the_default_is_where_this_one_came_from(noted: str | None, origin: str | None) -> None:
     """A clone, a commit of a repository, or an index: as pip has noted it."""
     assert init._origin(_Installed(noted)) == origin  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "pushed", "origin"),
+    [
+        ("https://h/r", True, "git+https://h/r@{commit}"),
+        ("git@h:o/r.git", True, "git+ssh://git@h/o/r.git@{commit}"),
+        ("https://h/r", False, None),
+        ("/srv/r", True, None),
+    ],
+)
+def test_a_clone_is_named_by_what_others_can_reach(
+    tmp_path: Path, url: str, pushed: bool, origin: str | None
+) -> None:
+    """A commit that a server has is taken from there; else from the folder, as the output says."""
+    repo = ScratchRepo(tmp_path / "clone of mine", tmp_path)
+    repo.path.mkdir()
+    repo.git("init", "--quiet", "--initial-branch", "main")
+    repo.commit("It", {"it/it": ""})
+    repo.git("remote", "add", "origin", url)
+    if pushed:
+        repo.git("update-ref", "refs/remotes/origin/main", "HEAD")
+    expected = (origin or repo.path.as_uri()).format(commit=repo.git("rev-parse", "HEAD"))
+    noted = _Installed(json.dumps({"url": repo.path.as_uri(), "dir_info": {}}))
+    assert init._origin(noted) == expected  # type: ignore[arg-type]
+    within = (repo.path / "it").as_uri()
+    noted = _Installed(json.dumps({"url": within, "dir_info": {}}))
+    assert init._origin(noted) == within  # type: ignore[arg-type]
 
 
 def test_the_template_keeps_the_rules_of_this_house() -> None:
