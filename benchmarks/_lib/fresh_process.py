@@ -35,13 +35,20 @@ print(peak_bytes() - before)
 _TRACED = """\
 import gc, sys, tracemalloc
 sys.path[:0] = sys.argv[1:3]
+from benchmarks._lib.handwritten import FeaturedGraph
 from benchmarks._lib.support import run
-from benchmarks._lib.workloads import orchestrator, suspending, run_at_once, run_times
+from benchmarks._lib.workloads import SHAPES, orchestrator, suspending, run_at_once, run_times
+
+class ByHand:
+    graph = FeaturedGraph(SHAPES["dense 4x5"], suspend=True)
+    run = lambda self, _: self.graph.run()
 
 def go(runs):
     return run(run_at_once(bound, runs)) if {keep} else run(run_times(bound, runs)) and None
 
 bound = orchestrator("dense 4x5", suspending) if {keep} else orchestrator("chain of 10")
+if {by_hand}:
+    bound = ByHand()
 go(100)
 gc.collect()
 tracemalloc.start()
@@ -57,8 +64,9 @@ if not {peak}:
 print((peak if {peak} else after) - before)
 """
 
+# How many modules of its own each of these loads depends on the version of Python.
 _IMPORTED = """\
-import sys, asyncio
+import sys, asyncio, copy, dataclasses, datetime, difflib, random
 before = set(sys.modules)
 sys.path.insert(0, sys.argv[1])
 import stageflow
@@ -97,7 +105,7 @@ def growth_bytes(runs: int, *, suspend: bool = False) -> int:
     return _ask(_GROWTH.format(runs=runs, maker=maker))
 
 
-def traced_bytes(runs: int, *, keep: bool, peak: bool = False) -> float:
+def traced_bytes(runs: int, *, keep: bool, peak: bool = False, by_hand: bool = False) -> float:
     """Bytes that Python has allocated after `runs` runs more than before them, divided by `runs`.
 
     Args:
@@ -105,12 +113,13 @@ def traced_bytes(runs: int, *, keep: bool, peak: bool = False) -> float:
         keep: Whether the runs of 20 stages that suspend go on at once, and their results are kept;
             else they are runs of ten stages, one after another, and the results are dropped.
         peak: Whether to return the most that was allocated in between.
+        by_hand: Whether the runs are those of code by hand, which keeps events and outputs, too.
     """
-    return _ask(_TRACED.format(runs=runs, keep=keep, peak=peak)) / runs
+    return _ask(_TRACED.format(runs=runs, keep=keep, peak=peak, by_hand=by_hand)) / runs
 
 
 def imported_modules() -> int:
-    """How many modules ``import stageflow`` loads that ``import asyncio`` has not."""
+    """How many modules ``import stageflow`` loads beyond some of Python that it needs."""
     return _ask(_IMPORTED)
 
 

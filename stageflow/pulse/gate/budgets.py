@@ -110,7 +110,7 @@ def load_budgets(
         sections: Those of the runbook; None if there is no runbook.
     """
     settings = Settings(path)
-    settings.check_top({"limits": dict, "reference": dict, "budget": list, "without_budget": list})
+    settings.check_top({"limits": dict, "reference": list, "budget": list, "without_budget": list})
     limits = _limits(settings)
     tables = settings.tables("budget", _BUDGET)
     budgets = [_budget(table, known) for table in tables]
@@ -124,14 +124,11 @@ def load_budgets(
             problem = f"{RUNBOOK} has no section {section!r}: write ## {section} there, {near}"
             table.complain(problem, "runbook")
     named = {table.values["benchmark"] for table in tables if "benchmark" in table.values}
-    reference = _reference(settings, known)
+    references = _references(settings, known)
     _check_complete(settings, named, known)
     settings.finish()
     assert limits is not None  # or there was a problem
-    found = [budget for budget in budgets if budget is not None]
-    if reference is not None:
-        unit = known[reference[0]]
-        found = [replace(b, reference=reference) if b.unit == unit else b for b in found]
+    found = (replace(b, reference=references.get(b.unit)) for b in budgets if b is not None)
     return Budgets(limits, tuple(found))
 
 
@@ -165,15 +162,19 @@ def _limits(settings: Settings) -> Limits | None:
     return Limits(**table.values)
 
 
-def _reference(settings: Settings, known: Mapping[str, str]) -> tuple[str, float] | None:
-    table = settings.table("reference", _REFERENCE)
-    if table is None or table.problems:
-        return None
-    series, value = table.values["benchmark"], float(table.values["value"])
-    _check_known(table, series, known)
-    if not 0 < value < math.inf:
-        table.complain(f"value = {value} is not above 0: write what was measured", "value")
-    return None if table.problems else (series, value)
+def _references(settings: Settings, known: Mapping[str, str]) -> dict[str, tuple[str, float]]:
+    """Return by unit a series, and its value where the limits in that unit were set."""
+    tables = [t for t in settings.tables("reference", _REFERENCE) if not t.problems]
+    found: dict[str, tuple[str, float]] = {}
+    for table in tables:
+        series, value = table.values["benchmark"], float(table.values["value"])
+        if not 0 < value < math.inf:
+            table.complain(f"value = {value} is not above 0: write what was measured", "value")
+        if _check_known(table, series, known):
+            found[known[series]] = (series, value)
+    sound = [table for table in tables if not table.problems]
+    settings.check_once(sound, lambda t: f"{known[t.values['benchmark']]} have a reference")
+    return found
 
 
 def _budget(table: Table, known: Mapping[str, str]) -> Budget | None:

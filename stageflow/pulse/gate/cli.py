@@ -133,7 +133,7 @@ def run_gate_command(do: Do, arguments: argparse.Namespace, emit: Emit) -> Exit:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return do(AsvProject.load(arguments.repository), arguments, emit) or Exit.OK
-    except PulseError as error:
+    except (PulseError, OSError) as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
         return Exit.SETUP_FAILED

@@ -82,10 +82,11 @@ def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
     base, head = _commits(project, options)
     held = setting.budgets.held(nightly=options.nightly)
     series = _asked(setting.catalogue, held, options)
-    package, remarks = project.package, []
-    if not (project.root / package).exists():
-        package = str(project.source)
-    if head == resolved(project, "HEAD") and project.git("status", "--porcelain", "--", package):
+    package, untracked, remarks = project.package, "normal", []
+    if not (project.root / package).exists():  # asv's own files may be new there
+        package, untracked = str(project.source), "no"
+    status = ("status", "--porcelain", f"--untracked-files={untracked}", "--", package)
+    if head == resolved(project, "HEAD") and project.git(*status):
         remarks.append(f"Uncommitted changes of {package}/ were not measured: commits are.")
     evidence = Evidence(
         units={name: setting.catalogue.units[name] for name in series},
@@ -320,7 +321,8 @@ def show_budgets(project: AsvProject, revision: str, emit: Emit = print) -> Exit
 
 def checks_at(asv: Asv, budgets: Budgets, head: str) -> tuple[Check, ...]:
     """Return every budget beside what was measured last of the commit `head`."""
-    files = (asv.project.root / GATE_DIR).glob(f"*-{head[:10]}.json")
+    found = (asv.project.root / GATE_DIR).glob(f"*-{head[:10]}.json")
+    files = (path for path in found if path.is_file())
     newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
     evidence = Evidence(
         units=asv.catalogue.units,

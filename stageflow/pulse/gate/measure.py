@@ -197,7 +197,7 @@ class Asv:
         with suppress(*UNREADABLE):
             content = json.loads(self._ledger_path.read_text(encoding="utf-8"))
             if content["version"] == _LEDGER_VERSION:
-                return dict(content["commits"])
+                return {commit: {**names} for commit, names in content["commits"].items()}
         return {}
 
     @property

@@ -189,7 +189,14 @@ def _interval(both: Both, cost: Callable[[Block], float]) -> Interval | None:
 def side_of(content: Mapping[str, Any]) -> TimedSide:
     """Return one side of a run, as it was kept."""
     blocks = [
-        Block(tuple(block["wall_ns"]), block["cpu_ns"], tuple(block.get("lost_ns", ())))
-        for block in content["blocks"]
+        Block(_times(one["wall_ns"]), *_times([one["cpu_ns"]]), _times(one.get("lost_ns", ())))
+        for one in content["blocks"]
     ]
     return TimedSide(blocks, content["error"], tuple(content["missing"]))
+
+
+def _times(values: Sequence[Any]) -> tuple[float, ...]:
+    found = tuple(map(float, values))
+    if not all(map(math.isfinite, found)):
+        raise ValueError("a time is not finite")
+    return found

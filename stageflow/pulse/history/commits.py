@@ -146,7 +146,7 @@ def _paired(project: AsvProject, machine: str, number: Mapping[str, int]) -> Ite
                     samples = [ns for block in head["blocks"] for ns in block["wall_ns"]]
                     name = timed(operation)
                     series = found.setdefault(name, Series(name, TIMED_UNIT, [None] * len(number)))
-                    if samples:
+                    if samples and all(map(math.isfinite, samples)):
                         _fill(series, at, median(samples), samples)
     yield from found.values()
 

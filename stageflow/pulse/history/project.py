@@ -50,6 +50,15 @@ _FIXED = (
     " log.showSignature=false"
 )
 _GIT_OPTIONS = [word for setting in _FIXED.split() for word in ("-c", setting)]
+#: What git tells its hooks, and what would lead it from a folder to another repository.
+_OF_HOOKS = re.compile(
+    "GIT_(?:DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|OBJECT_DIRECTORY"
+    "|ALTERNATE_OBJECT_DIRECTORIES|SHALLOW_FILE)"
+)
+
+
+def _environment() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if not _OF_HOOKS.fullmatch(name)}
 
 
 def run_git(root: Path, *args: str, stdin: str = "", answers: Collection[int] = (0,)) -> str:
@@ -64,6 +73,7 @@ def run_git(root: Path, *args: str, stdin: str = "", answers: Collection[int] = 
         done = subprocess.run(  # noqa: S603 - a fixed program, and no shell
             ["git", "--literal-pathspecs", *_GIT_OPTIONS, *args],  # noqa: S607 - the user's git
             cwd=root,
+            env=_environment(),
             input=stdin.encode(),
             check=False,
             capture_output=True,
@@ -182,7 +192,7 @@ class AsvProject:
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            env=_environment() | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
             # A group of its own: Ctrl-C reaches asv once, when the driver passes it on.
             process_group=0,
         )

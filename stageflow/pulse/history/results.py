@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -38,6 +39,8 @@ _RESULT_SHAPE: dict[str, type | tuple[type, ...]] = {
 }
 #: asv adds up the distances between values, and never ends where they come to infinity.
 _LARGEST = 1e150
+#: Values of one benchmark, each of which has a name; and letters of its name, as that of a file.
+_MOST_CHOICES, _LONGEST = 100_000, 200
 #: Lists and objects within each other; asv writes five.
 _DEEPEST = 10
 #: Moments in milliseconds since the epoch that have a date in every program.
@@ -204,9 +207,10 @@ def _check_benchmarks(data: dict[str, Any]) -> None:
             continue
         if not isinstance(benchmark, dict) or benchmark.get("name") != name:
             raise _UnsoundError(f"benchmark {name!r} is not described by an object of that name")
-        fits = _is_list_of_lists(benchmark.get("params"))
-        fits = fits and isinstance(benchmark.get("param_names"), list)
+        params, names = benchmark.get("params"), benchmark.get("param_names")
+        fits = _are_params(params) and isinstance(names, list) and len(names) == len(params)
         _need(fits, f"benchmark {name!r} has malformed params")
+        _need(len(name) <= _LONGEST, f"benchmark {name[:20]!r}… has too long a name for a file")
         _need(isinstance(benchmark.get("version"), str), f"benchmark {name!r} has no version")
 
 
@@ -244,7 +248,7 @@ def _check_row(name: str, row: object, columns: list[str]) -> None:
         and all(some is None or (isinstance(some, list) and _are_finite(some)) for some in samples)
     )
     _need(sound, f"the samples of {name!r} are not lists of finite numbers")
-    _need(_is_list_of_lists(fields.get("params") or []), f"the params of {name!r} are not lists")
+    _need(_are_params(fields.get("params") or []), f"the params of {name!r} are not lists of texts")
     _check_moment(f"started_at of {name!r}", fields.get("started_at") or 0)
     for column, value in fields.items():
         # Their bounds may be infinite.
@@ -285,5 +289,8 @@ def _check_plain(value: object, where: str, left: int = _DEEPEST) -> None:
         _check_plain(part, where, left - 1)
 
 
-def _is_list_of_lists(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, list) for item in value)
+def _are_params(value: Any) -> bool:
+    """Return whether a value has lists of texts, of which not too many choices can be made."""
+    sound = isinstance(value, list) and all(isinstance(item, list) for item in value)
+    sound = sound and all(isinstance(text, str) for item in value for text in item)
+    return sound and math.prod(map(len, value)) <= _MOST_CHOICES

@@ -17,12 +17,12 @@ from stageflow.pulse.gate import (
     Exit,
     Gate,
     Kind,
-    discover,
+    list_benchmarks,
     load_accepted,
     load_budgets,
     sections_of,
 )
-from stageflow.pulse.history import Signal
+from stageflow.pulse.history import AsvProject, Signal
 
 ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs/guides/gate.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ GUIDE = (ROOT / "docs/guides/gate.md").read_text(encoding="utf-8")
 @functools.cache
 def catalogue() -> Catalogue:
     """All series of this repository's benchmarks."""
-    return discover(ROOT / "benchmarks", ROOT)
+    return list_benchmarks(AsvProject.load(ROOT))
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def test_results_of_another_benchmark_are_not_taken(tmp_path: Path, row: list[An
     assert asv(tmp_path).read(HASH).values == {}
 
 
-@pytest.mark.parametrize("ledger", ["none", "another", "corrupt", "another format"])
+@pytest.mark.parametrize("ledger", ["of a list", "none", "another", "corrupt", "another format"])
 def test_results_of_edited_benchmarks_are_not_taken(tmp_path: Path, ledger: str) -> None:
     """Unless it is known that the benchmarks were these, they are measured anew; history is not."""
     write(tmp_path, [[1, 2], PARAMS, "1"])
@@ -99,7 +99,8 @@ def test_results_of_edited_benchmarks_are_not_taken(tmp_path: Path, ledger: str)
         know(tmp_path, "before")
     elif ledger != "none":
         know(tmp_path)
-        text = "{" if ledger == "corrupt" else '{"version": 99, "commits": 7}'
+        texts = {"corrupt": "{", "of a list": f'{{"version": 1, "commits": {{"{HASH}": [1]}}}}'}
+        text = texts.get(ledger, '{"version": 99, "commits": 7}')
         (tmp_path / ".asv/gate/measured.json").write_text(text, encoding="utf-8")
     assert asv(tmp_path).read(HASH).values == {}
     assert asv(tmp_path).read(HASH, reusable=False).values.keys() == set(SERIES)

@@ -148,8 +148,25 @@ def test_everything_is_kept(folder: Path) -> None:
     assert Pairs.load(kept.path, "another").first == {}
 
 
+def kept_with(time: str) -> str:
+    """A kept pair in which one time is this text."""
+    side = f'{{"blocks": [{{"wall_ns": [{time}], "cpu_ns": 1}}], "error": null, "missing": []}}'
+    both = f'{{"a": [{side}, {side}]}}'
+    return f'{{"version": 1, "digest": "digest", "first": {both}, "second": {{}}}}'
+
+
+def test_a_kept_pair_is_read(tmp_path: Path) -> None:
+    """So the files of the next test are read but for their one value."""
+    (tmp_path / "kept.json").write_text(kept_with("1"), encoding="utf-8")
+    assert Pairs.load(tmp_path / "kept.json", "digest").first.keys() == {"a"}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", "[" * 100_000, '{"version": 1, "digest": "digest"}']
+    "text",
+    [
+        *("", "{", "[]", "{}", "[" * 100_000, '{"version": 1, "digest": "digest"}'),
+        *map(kept_with, ("Infinity", "NaN", "1" * 400, "1" * 5_000, '"slow"', "null", "[1]")),
+    ],
 )
 def test_half_a_file_counts_as_none(tmp_path: Path, text: str) -> None:
     """Whatever is kept and cannot be read is measured anew."""

@@ -116,11 +116,12 @@ def test_nightly_holds_all(tmp_path: Path) -> None:
     assert [b.metric for b in found.held(nightly=True)] == ["Bag write", "Tasks"]
 
 
-REFERENCE = """
-[reference]
+_ONE = """
+[[reference]]
 benchmark = "counted.track_instructions('bag.write')"
 value = 1000
-
+"""
+REFERENCE = f"""{_ONE}
 [[budget]]
 metric = "Bag write, counted"
 benchmark = "counted.track_instructions('bag.write')"
@@ -149,6 +150,8 @@ def test_a_reference_is_of_its_unit(tmp_path: Path) -> None:
         ("value = 1000", "value = nan", "write what was measured"),
         ("value = 1000\n", "", "lacks the key 'value'"),
         ("('bag.write')", "('bag.wrote')", "did you mean"),
+        ("[[reference]]", "[reference]", "write [[reference]]"),
+        ("\n[[budget]]", f"{_ONE}\n[[budget]]", "instructions have a reference in line 32 already"),
     ],
 )
 def test_mistake_in_the_reference(tmp_path: Path, old: str, new: str, fix: str) -> None:

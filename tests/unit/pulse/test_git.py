@@ -189,3 +189,19 @@ def test_a_default_name_that_is_no_folder(
     (tmp_path / ".asv-machine.json").write_text(json.dumps(known), encoding="utf-8")
     with pytest.raises(PulseError, match=r"'\.\./out' cannot be the name"):
         project.know_machine("here")
+
+
+def test_a_hook_of_another_repository(
+    project: AsvProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What git tells a hook, such as one before a push, leads nobody to its repository."""
+    git(tmp_path, "init", "--quiet", "--initial-branch", "other")
+    tip = git(project.root, "rev-parse", "refs/heads/main")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
+    assert resolved(project, "main") == tip
+    with project.config_of_branch() as (_, config):
+        bare = json.loads(Path(config).read_text(encoding="utf-8"))["repo"]
+        assert (Path(bare) / "refs/heads/main").read_text(encoding="utf-8").strip() == tip
+    assert circumstances(project.root)["commit"] == tip

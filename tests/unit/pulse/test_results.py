@@ -70,6 +70,12 @@ def row(values: object, samples: object = None, started: object = 1, q_25: objec
     return changed(result_columns=columns, results={"a.t": cells}).encode()
 
 
+def listed(name: str, params: object, names: object) -> bytes:
+    """A list of one benchmark."""
+    row = {"name": name, "params": params, "param_names": names, "version": "1"}
+    return json.dumps({name: row, "version": 2}).encode()
+
+
 def nested(levels: int) -> Any:
     """Lists within each other."""
     return [nested(levels - 1)] if levels else []
@@ -95,6 +101,10 @@ CORRUPTIONS = [
     (RESULT_NAME, changed(results={"a.t": [[1]] * 9}).encode(), "'a.t' do not fit"),
     (RESULT_NAME, changed(results={"a.t": [["fast"], [], "1"]}).encode(), "list of numbers"),
     (RESULT_NAME, changed(results={"a.t": [[1], ["n"], "1"]}).encode(), "params of 'a.t'"),
+    *(
+        (RESULT_NAME, changed(results={"a.t": [[1], params, "1"]}).encode(), "params of 'a.t'")
+        for params in ([[1]], [[None]], [["x"] * 1000] * 3, {"n": []})
+    ),
     (RESULT_NAME, changed(results={"a.t": [[1], [], "1", 1, 1, 7]}).encode(), "'stats_q_25'"),
     *((RESULT_NAME, row(values), "'a.t' is not a list of numbers") for values in BEYOND_ASV),
     *((RESULT_NAME, row([1], [[1, bad]]), "samples of 'a.t'") for bad in (*UNDRAWABLE, math.nan)),
@@ -119,6 +129,11 @@ CORRUPTIONS = [
     ("m/machine.json", b'{"machine": "m", "version": 9}', "version 9, expected 1"),
     ("benchmarks.json", b'{"a.time_x": {"na', "not whole JSON"),
     ("benchmarks.json", b'{"a.time_x": 3, "version": 2}', "'a.time_x' is not described"),
+    *(
+        ("benchmarks.json", listed("a", params, names), "malformed params")
+        for params, names in (([[1]], ["n"]), ([["1"]], []), ([["x"] * 1000] * 3, ["n"] * 3))
+    ),
+    ("benchmarks.json", listed("a" * 300, [], []), "too long a name"),
     (
         "benchmarks.json",
         b'{"a": {"name": "a", "params": [1], "param_names": [], "version": "1"}, "version": 2}',
