@@ -6,13 +6,11 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from stageflow._utils.arguments import flag, option, positive, whole
-from stageflow.errors import StageflowError
 from stageflow.pulse.alerts import cli as alerts_cli
 from stageflow.pulse.arguments import add_repository, add_store
 from stageflow.pulse.dashboard import PAGE, live_site, publish_with_dashboard
@@ -20,7 +18,6 @@ from stageflow.pulse.dashboard import cli as dashboard_cli
 from stageflow.pulse.gate import cli as gate_cli
 from stageflow.pulse.history import (
     DEFAULT_COMMITS,
-    EXIT_INTERRUPTED,
     AsvProject,
     BenchOptions,
     add_machine,
@@ -32,7 +29,6 @@ from stageflow.pulse.history import (
     say_how_to_open,
 )
 
-EXIT_ERROR = 1
 DEFAULT_PORT = 8765
 DEFAULT_HOURS = 24.0
 
@@ -131,24 +127,6 @@ def add_commands(
     dashboard_cli.add_commands(command, _emit)
     alerts_cli.add_commands(command, _emit)
     gate_cli.add_commands(command, _emit)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a pulse command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stageflow.pulse",
-        description="The benchmark history of this repository: measure it, publish it, look at it.",
-    )
-    add_commands(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
-    arguments = parser.parse_args(argv)
-    try:
-        return int(arguments.run(arguments))
-    except StageflowError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted.\n")
-        return EXIT_INTERRUPTED
 
 
 def _bench(arguments: argparse.Namespace) -> int:

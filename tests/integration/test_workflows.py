@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from stageflow.cli.init import TEMPLATE
 from tests.utils.asv_repo import ROOT
 from tests.utils.commands import run_command
 from tests.utils.working_copy import working_copy
@@ -143,7 +142,7 @@ def test_the_gate_has_all_its_steps() -> None:
         *(gate.format('BASE="$BASE" ', " --json gate.json"), show),
         *("actions/upload-artifact", "actions/cache/save"),
     ]
-    laid = TEMPLATE / "dot-github/workflows"
+    laid = ROOT / "stageflow/cli/template/dot-github/workflows"
     install = "sudo apt-get update --quiet && sudo apt-get install --quiet --yes valgrind"
     assert _steps(laid / "gate.yml", "gate") == [*checkout, install, gate.format("", ""), show]
     assert _steps(laid / "pages.yml", "alert")[2:] == ["actions/cache/restore", "make alert"]

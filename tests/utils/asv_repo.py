@@ -145,7 +145,7 @@ class ScratchRepo:
         return self._run([sys.executable, "-m", "asv", *args], self.path)
 
     def pulse(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run ``python -m stageflow.pulse`` of this working tree on the repository."""
+        """Run ``stageflow pulse`` of this working tree on the repository."""
         # Not in the scratch repository: its package has the same name as ours.
         return self._run(self._pulse_command(*args), ROOT)
 
@@ -167,7 +167,7 @@ class ScratchRepo:
         (self.path / "asv.conf.json").write_text(json.dumps(config), encoding="utf-8")
 
     def start_pulse(self, *args: str) -> subprocess.Popen[str]:
-        """Start ``python -m stageflow.pulse`` on the repository, to be watched as it runs."""
+        """Start ``stageflow pulse`` on the repository, to be watched as it runs."""
         return subprocess.Popen(
             self._pulse_command(*args),
             cwd=ROOT,
@@ -180,7 +180,7 @@ class ScratchRepo:
         )
 
     def _pulse_command(self, command: str, *args: str) -> list[str]:
-        module = [sys.executable, "-m", "stageflow.pulse"]
+        module = [sys.executable, "-m", "stageflow", "pulse"]
         return [*module, command, "--repository", str(self.path), *args]
 
     def _run(self, command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

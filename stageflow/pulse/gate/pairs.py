@@ -189,7 +189,7 @@ def _interval(both: Both, cost: Callable[[Block], float]) -> Interval | None:
 def side_of(content: Mapping[str, Any]) -> TimedSide:
     """Return one side of a run, as it was kept."""
     blocks = [
-        Block(_times(one["wall_ns"]), *_times([one["cpu_ns"]]), _times(one.get("lost_ns", ())))
+        Block(_times(one["wall_ns"]), _times([one["cpu_ns"]])[0], _times(one.get("lost_ns", ())))
         for one in content["blocks"]
     ]
     return TimedSide(blocks, content["error"], tuple(content["missing"]))

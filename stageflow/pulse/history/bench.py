@@ -242,7 +242,7 @@ def say_how_to_open(project: AsvProject, published: Published, emit: Emit) -> No
         f"is published in {published.index}"
     )
     emit("Open that file in a browser (no network is needed), or run")
-    emit(f"  {sys.executable} -m stageflow.pulse serve --repository {project.root}")
+    emit(f"  {sys.executable} -m stageflow pulse serve --repository {project.root}")
 
 
 def _clock(duration_s: float) -> str:

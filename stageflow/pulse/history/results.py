@@ -207,7 +207,7 @@ def _check_benchmarks(data: dict[str, Any]) -> None:
             continue
         if not isinstance(benchmark, dict) or benchmark.get("name") != name:
             raise _UnsoundError(f"benchmark {name!r} is not described by an object of that name")
-        params, names = benchmark.get("params"), benchmark.get("param_names")
+        params, names = benchmark.get("params", ()), benchmark.get("param_names")
         fits = _are_params(params) and isinstance(names, list) and len(names) == len(params)
         _need(fits, f"benchmark {name!r} has malformed params")
         _need(len(name) <= _LONGEST, f"benchmark {name[:20]!r}… has too long a name for a file")

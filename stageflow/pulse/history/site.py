@@ -59,7 +59,7 @@ def publish(
     if not measured:
         raise PulseError(
             f"there are no results in {project.results_dir}: measure some commits first, "
-            "python -m stageflow.pulse bench"
+            "stageflow pulse bench"
         )
     branch = project.branch_ref()
     if project.is_shallow():
@@ -236,9 +236,7 @@ def make_server(site_dir: Path, port: int, live: LivePage | None = None) -> Thre
     `live` answers for the paths that it knows.
     """
     if not any(site_dir.glob("*.html")):
-        raise PulseError(
-            f"there is no site in {site_dir}: publish it first, python -m stageflow.pulse build"
-        )
+        raise PulseError(f"there is no site in {site_dir}: publish it first, stageflow pulse build")
     handler = partial(_Handler, live=live, directory=site_dir)
     try:
         return _Server((LOOPBACK, port), handler)

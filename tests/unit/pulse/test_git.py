@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from stageflow.cli import main
 from stageflow.pulse import PulseError
 from stageflow.pulse.alerts.regressions import HistoryWatch, Regression
 from stageflow.pulse.alerts.rules import BenchmarkRule, Links, Severity
 from stageflow.pulse.alerts.state import AlertState
-from stageflow.pulse.cli import main
 from stageflow.pulse.dashboard import publish_with_dashboard
 from stageflow.pulse.gate.command import GateOptions, _commits, _edited
 from stageflow.pulse.gate.measure import resolved
@@ -164,7 +164,7 @@ def test_machine_that_is_no_folder(
 ) -> None:
     """The name is refused with the arguments, before anything is measured or written."""
     with pytest.raises(SystemExit) as caught:
-        main([command, "--repository", str(project.root), f"--machine={name}"])
+        main(["pulse", command, "--repository", str(project.root), f"--machine={name}"])
     assert caught.value.code == 2
     assert "cannot be the name of a machine" in capsys.readouterr().err
     with pytest.raises(PulseError, match="cannot be the name of a machine"):

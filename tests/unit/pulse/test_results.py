@@ -85,6 +85,9 @@ def nested(levels: int) -> Any:
 UNDRAWABLE = (math.inf, -math.inf, 1e308, 10**400, "1", [1], None)
 BEYOND_ASV = [[1, value] for value in UNDRAWABLE if value is not None] + [7]
 
+#: Parameters that are not texts, or too many.
+UNUSABLE: tuple[Any, ...] = ([[1]], [[None]], [["x"] * 1000] * 3, {"n": []})
+
 CORRUPTIONS = [
     (RESULT_NAME, b"", "empty"),
     (RESULT_NAME, b" \n", "empty"),
@@ -103,7 +106,7 @@ CORRUPTIONS = [
     (RESULT_NAME, changed(results={"a.t": [[1], ["n"], "1"]}).encode(), "params of 'a.t'"),
     *(
         (RESULT_NAME, changed(results={"a.t": [[1], params, "1"]}).encode(), "params of 'a.t'")
-        for params in ([[1]], [[None]], [["x"] * 1000] * 3, {"n": []})
+        for params in UNUSABLE
     ),
     (RESULT_NAME, changed(results={"a.t": [[1], [], "1", 1, 1, 7]}).encode(), "'stats_q_25'"),
     *((RESULT_NAME, row(values), "'a.t' is not a list of numbers") for values in BEYOND_ASV),
