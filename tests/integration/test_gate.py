@@ -306,15 +306,25 @@ def test_bad_arguments(repo: GateRepo) -> None:
     assert repo.gate("--nightlyy").returncode == 2
 
 
-def test_interrupted(repo: GateRepo) -> None:
+def test_interrupted(repo: GateRepo, tmp_path: Path) -> None:
     """Terminated while asv measures, it ends with 130 and leaves no half result behind."""
-    repo.commit("Slower", SLOWER)
+    # Its work does not end before the signal has come.
+    waits = tmp_path / "waits"
+    waits.touch()
+    (name, text), *_ = SLOWER.items()
+    until = f"    while os.path.exists({str(waits)!r}):\n        time.sleep(0.02)\n    done = 0\n"
+    text = text.replace("    done = 0\n", until).replace(
+        "STEPS", "import os\nimport time\n\nSTEPS", 1
+    )
+    assert until in text
+    repo.commit("Slower", {name: text})
     with repo.start_pulse("gate") as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "For stageflow commit" in line:
                 process.send_signal(signal.SIGTERM)
     assert process.returncode == 130
+    waits.unlink()
     judged(repo, 1)
 
 

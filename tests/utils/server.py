@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +35,12 @@ class Server(ABC):
 
 
 def free_port() -> int:
-    """A port on which nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A port on which nobody listens now, and which the system hands to nobody meanwhile.
+
+    Of these, Linux gives none to whoever asks for any port, and to no outgoing connection.
+    """
+    # The system's chance: a seed of the tests would be the same in each worker.
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 1_000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("1,000 ports are all taken")
