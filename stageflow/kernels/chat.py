@@ -11,8 +11,15 @@ from stageflow.engine.pipeline import Pipeline
 from stageflow.engine.stage import StageKind, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.errors import InvalidContextError, shown
-from stageflow.kernels.conversation import History, complete_text, conversation, memory, remember
-from stageflow.kernels.history import Fitted, require_history_tokens
+from stageflow.kernels import conversation as any_turn
+from stageflow.kernels.conversation import (
+    SYSTEM_PROMPT,
+    History,
+    complete_text,
+    conversation,
+    remember,
+)
+from stageflow.kernels.history import Fitted, require_prompting
 from stageflow.providers.fallback import Checked
 from stageflow.providers.ports import valid_answer
 
@@ -46,9 +53,11 @@ async def guard(text: str) -> str | None:
 
 
 @cache
-def llm_stage(history_tokens: int | None, streaming: bool) -> StageSpec:
+def llm_stage(
+    history_tokens: int | None = None, system_prompt: str = SYSTEM_PROMPT, streaming: bool = False
+) -> StageSpec:
     """Return the stage that calls the model, or hands on the guard's refusal; see `Fitted`."""
-    require_history_tokens(history_tokens)
+    require_prompting(history_tokens, system_prompt)
 
     @stage("llm", outputs=["answer"], kind=StageKind.AGENT, timeout_s=15.0, provider="llm")
     async def answer(
@@ -57,8 +66,8 @@ def llm_stage(history_tokens: int | None, streaming: bool) -> StageSpec:
         if refusal is not None:
             return refusal
         model = Fitted(ctx.llm, history_tokens)
-        answer = valid_answer(await model.complete(conversation(text, history)))
-        return complete_text(ctx, answer)
+        messages = conversation(text, history, system_prompt=system_prompt)
+        return complete_text(ctx, valid_answer(await model.complete(messages)))
 
     @stage(
         "llm",
@@ -76,7 +85,8 @@ def llm_stage(history_tokens: int | None, streaming: bool) -> StageSpec:
             await pieces.put(refusal)
             return refusal
         model = Fitted(Checked(ctx.llm), history_tokens)
-        async with closing_stream(model.stream(conversation(text, history))) as found:
+        messages = conversation(text, history, system_prompt=system_prompt)
+        async with closing_stream(model.stream(messages)) as found:
             async for piece in found:
                 answer += complete_text(ctx, piece)
                 if piece:
@@ -86,7 +96,7 @@ def llm_stage(history_tokens: int | None, streaming: bool) -> StageSpec:
     return stream if streaming else answer
 
 
-llm = llm_stage(None, False)
+llm = llm_stage()
 
 
 @stage(kind=StageKind.WORK, required=False, timeout_s=2.0, provider="db")
@@ -98,7 +108,13 @@ async def persist(
     await remember(ctx, user_id, user=user, assistant=answer, refused=refusal is not None)
 
 
-def chat(*, history_tokens: int | None = None, streaming: bool = False) -> Pipeline:
+def chat(
+    *,
+    history_tokens: int | None = None,
+    system_prompt: str = SYSTEM_PROMPT,
+    memory: StageSpec = any_turn.memory,
+    streaming: bool = False,
+) -> Pipeline:
     """Return the chat kernel.
 
     Inputs of a run: ``text`` (a string) and ``user_id`` (a string, a whole number or a UUID; None
@@ -107,7 +123,9 @@ def chat(*, history_tokens: int | None = None, streaming: bool = False) -> Pipel
 
     Args:
         history_tokens: The most tokens of earlier messages to send, 0 or more; see `Fitted`.
+        system_prompt: The instructions of the model; "" for none.
+        memory: The stage that writes ``history``, such as one that summarises earlier turns.
         streaming: Whether the answer also is a stream, ``pieces``.
     """
-    answering = llm_stage(history_tokens, streaming)
+    answering = llm_stage(history_tokens, system_prompt, streaming)
     return Pipeline("chat", [guard, memory, answering, persist], inputs=["text", "user_id"])

@@ -97,10 +97,13 @@ class Fitted:
         return [[*prompt, *earlier[len(earlier) - n :], *newest] for n in kept]
 
 
-def require_history_tokens(tokens: object) -> None:
-    """Raise `InvalidConfigError` unless it is None or a number of tokens."""
-    if tokens is not None and (type(tokens) is not int or tokens < 0):
-        raise InvalidConfigError("llm", "history_tokens", tokens, "give a number, 0 or more")
+def require_prompting(history_tokens: object, system_prompt: object) -> None:
+    """Raise `InvalidConfigError` unless they are None or a number of tokens, and a text."""
+    if history_tokens is not None and (type(history_tokens) is not int or history_tokens < 0):
+        fix = "give a number, 0 or more"
+        raise InvalidConfigError("llm", "history_tokens", history_tokens, fix)
+    if not isinstance(system_prompt, str):
+        raise InvalidConfigError("llm", "system_prompt", system_prompt, "give a string")
 
 
 def _sizes(count: Callable[[str], int], messages: Iterable[Message]) -> Iterable[int]:

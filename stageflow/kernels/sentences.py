@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 #: A longer sentence is cut, if possible at white space.
 MAX_SENTENCE_CHARS = 300
@@ -11,9 +12,10 @@ MAX_SENTENCE_CHARS = 300
 #: Abbreviations that rarely end a sentence. Single letters (J. R. Smith) and letters between stops
 #: (e.g., U.S.) need no entry.
 _ABBREVIATED = """
-abs approx apr aug bzw ca capt cf co corp dec dept dr ed eds eq esp etc evtl exkl feb fig figs fr
-gen ggf gov hon hr hrs inc inkl jan jr lt ltd max messrs min mlle mme mr mrs ms mt nos nov nr oct
-op ph.d pp prof prov rep rev sec sen sept sgt sig sr sra st ste str tel univ usw vgl vol vols vs
+abs approx apr art aug av avda ave bd blvd bzw ca capt cf co corp dec dept dr dra ed eds ee ej env
+eq esp etc evtl exkl fa feb fig figs fr gen ggf gov hon hr hrs inc ing inkl jan jr lt ltd max messrs
+min mlle mme mr mrs ms mt nos nov nr núm oct op pág págs ph.d pp prof prov rd rep rev sec sen sept
+sgt sig sr sra srta st ste str tel tél ud uds univ usw vgl vol vols vs
 """
 ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 
@@ -25,7 +27,7 @@ _CLOSERS = "\"')\\]}*_~`»›”’」』】）〉》"  # noqa: RUF001 - they ar
 # Each match ends where a sentence may end. It includes the character behind the end, so that more
 # text cannot move the end.
 _END = re.compile(
-    rf"(?P<stop>[.!?…]+)[{_CLOSERS}“‘]*\s"  # noqa: RUF001 - German closes with them
+    rf"(?P<stop>[.!?…]+)(?:[{_CLOSERS}“‘]|[^\S\n]»)*\s"  # noqa: RUF001 - German closes with them
     rf"|[{_STOPS}]+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}]))"
     r"|(?<=\S)[^\S\n]*\n"
 )
@@ -33,6 +35,7 @@ _COMMON_STARTERS = """
 After Also And Are As At Before But Can Could Did Does For He Her His How However I If In Is It Its
 Let My Next No Now On Or Our Please She So That The Then There These They This Those Was We What
 When Where Which Who Why Would Yes You Your Aber Das Dann Der Die Er Es Ich Sie Und Wir
+Ce Ces Elle Et Il Ils Je Les Mais Nous On Puis Vous El Ella Esto Los Luego Pero Una Usted Yo
 """
 _STARTERS = frozenset(_COMMON_STARTERS.split())
 #: German words behind and before an ordinal ("am 3. Mai").
@@ -43,7 +46,7 @@ _MONTHS = frozenset(_MONTH_NAMES.split())
 _ARTICLES = "am beim bis das dem den der des im vom zum zur"
 _BEFORE_ORDINAL = frozenset(_ARTICLES.split())
 #: Abbreviations that end a sentence if a capital, or one of these words, follows.
-_BEFORE_CAPITAL = {"a.m", "p.m", "etc", "usw"}
+_BEFORE_CAPITAL = {"a.m", "p.m", "al", "etc", "usw"}
 _BEFORE_STARTER = {"co", "corp", "inc", "jr", "ltd", "ph.d", "sr"}
 _NEXT_WORD = re.compile(r"\W*(\w+)\W")
 #: In how many characters behind a stop the next word is looked for.
@@ -53,6 +56,9 @@ _CLAUSE_END = re.compile(
     re.DOTALL,
 )
 _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
+_QUOTES = ('"', "'", "”", "’", "»", "“", "‘", "」", "』")  # noqa: RUF001 - they are meant
+_OPEN_GUILLEMET = re.compile(r"«\s[^»]*$")  # of French, which has spaces within
+_ELISION = re.compile(r"^(?:[cdjlmnst]|qu)['’]", re.IGNORECASE)  # noqa: RUF001 - it is meant
 _LAST_WORD_END = re.compile(r".*\S\s", re.DOTALL)
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _OPENERS = "\"'([{«‹“‘„¿¡*_#-"  # noqa: RUF001 - they are meant
@@ -64,7 +70,8 @@ class SentenceSplitter:
     All sentences joined are the text, whatever the pieces in which it arrives. A sentence ends as
     early as possible: at the white space behind a full stop, at the end of a line, or behind a full
     stop of a script without spaces; not behind an abbreviation, a single letter, or the number of
-    an item. If that depends on the next word ("no. 5", "plan B. Next"), the splitter waits for it.
+    an item. If that depends on what follows ("no. 5", "plan B. Next", "“Why?” he asked"), the
+    splitter waits for it.
 
     If the first sentence is longer than `first_bytes` in UTF-8, its first clause or else its first
     words are a piece of their own, so that they can be spoken early.
@@ -124,26 +131,59 @@ def _end_within(text: str, most: int) -> int | None:
 
 def _is_end(text: str, found: re.Match[str], limit: int) -> bool | None:
     """Return whether a sentence ends at a match; None if that depends on the text up to `limit`."""
-    stop, words = found["stop"], text[: found.start()].split()
-    if stop != "." or not words or text[found.start() - 1].isspace():
+    before = text[: found.start()]
+    if found["stop"] is None:
+        goes_on = text.startswith(("と", "っ"), found.end()) and found[0].endswith(_QUOTES)
+        return not goes_on  # as in 「…」と言った
+    is_line = found[0].endswith("\n")
+    goes_on = not is_line and _goes_on_behind_quote(text, found, limit)
+    words = before.split()
+    if goes_on is not False:
+        return None if goes_on is None else False
+    if found["stop"] != "." or not words or before[-1].isspace():
         # A stop on its own ends the text before it, if there is any.
-        return bool(words) or stop != "."
-    word = words[-1].lstrip(_OPENERS)
-    lower, is_number = word.lower(), word.isdigit()
-    is_item = is_number and (len(words) == 1 or words[-2].lower() in _BEFORE_ORDINAL)
-    if is_item or found[0].endswith("\n"):
+        return bool(words) or found["stop"] != "."
+    word = words[-1] = _ELISION.sub("", words[-1].lstrip(_OPENERS))
+    is_item = word.isdigit() and (len(words) == 1 or words[-2].lower() in _BEFORE_ORDINAL)
+    if is_item or is_line:
         return not is_item
-    letters = word != "I" and _DOTTED.fullmatch(word) is not None
-    if not (is_number or letters or lower == "no" or lower in _BEFORE_STARTER | _BEFORE_CAPITAL):
-        return lower not in ABBREVIATIONS
     following = _NEXT_WORD.match(text, found.end(), limit)
-    if following is None and len(text) < limit:
+    next_word = following[1] if following else "" if len(text) >= limit else None
+    return _is_end_between(words, next_word)
+
+
+def _goes_on_behind_quote(text: str, found: re.Match[str], limit: int) -> bool | None:
+    in_guillemets = "»" not in found[0] and _OPEN_GUILLEMET.search(text, 0, found.start())
+    if not in_guillemets and not found[0].rstrip().endswith(_QUOTES):
+        return False
+    following = text[found.end() : limit].lstrip()
+    if following in ("", "»") and len(text) < limit:
         return None
-    next_word = following[1] if following else ""
+    return following.startswith("»") if in_guillemets else following[:1].islower()
+
+
+def _is_end_between(words: Sequence[str], next_word: str | None) -> bool | None:
+    """Return whether a sentence ends at a full stop; None if that depends on a word to come."""
+    word, lower = words[-1], words[-1].lower()
+    may_end = lower in _BEFORE_STARTER | _BEFORE_CAPITAL
+    if lower in ABBREVIATIONS and not may_end:
+        return False
+    is_number = word.isdigit()
+    is_letters = word != "I" and _DOTTED.fullmatch(word) is not None
+    is_short = len(words) > 1 and word[:1].isupper() and (1 < len(word) < 4 or word.isupper())
+    is_street = lower.endswith("str")
+    if not (is_number or is_letters or may_end or is_short or is_street or lower == "no"):
+        return True
+    if next_word is None:
+        return None
+    first = next_word[:1]
     if is_number or lower == "no":
-        return next_word.lower() not in _MONTHS if is_number else not next_word[:1].isdigit()
-    capital = next_word[:1].isupper() and (len(next_word) == 1 or not next_word.isupper())
-    return capital if lower in _BEFORE_CAPITAL else next_word in _STARTERS
+        return next_word.lower() not in _MONTHS if is_number else not first.isdigit()
+    if not is_letters and not may_end:
+        return not (first.islower() or (is_street and first.isdigit()))
+    is_unit = is_letters and len(words) > 1 and words[-2].isdigit()
+    is_capital = first.isupper() and (len(next_word) == 1 or not next_word.isupper())
+    return is_capital if is_unit or lower in _BEFORE_CAPITAL else next_word in _STARTERS
 
 
 def _boundary(text: str, at: int) -> int:

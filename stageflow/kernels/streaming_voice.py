@@ -21,8 +21,14 @@ from stageflow.engine.stage import StageKind, StageOutput, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.engine.stream import StreamReader, StreamWriter
 from stageflow.events.log import FIRST_AUDIO, Event
-from stageflow.kernels.conversation import History, complete_text, conversation, remember
-from stageflow.kernels.history import Fitted, require_history_tokens
+from stageflow.kernels.conversation import (
+    SYSTEM_PROMPT,
+    History,
+    complete_text,
+    conversation,
+    remember,
+)
+from stageflow.kernels.history import Fitted, require_prompting
 from stageflow.kernels.sentences import SentenceSplitter
 from stageflow.kernels.speech import SpokenForm
 from stageflow.kernels.voice import NOTHING_HEARD, memory, profile, stt
@@ -60,13 +66,13 @@ class Mark(asyncio.Event):
 
 
 @cache
-def llm_stage(history_tokens: int | None) -> StageSpec:
+def llm_stage(history_tokens: int | None = None, system_prompt: str = SYSTEM_PROMPT) -> StageSpec:
     """Return the stage that streams the sentences of the answer; see `Fitted`.
 
     Text without a letter or digit is joined to the next sentence. At the end of the answer it is an
     item of its own, which is shown and stored but not spoken.
     """
-    require_history_tokens(history_tokens)
+    require_prompting(history_tokens, system_prompt)
 
     @stage(
         "llm",
@@ -88,7 +94,7 @@ def llm_stage(history_tokens: int | None) -> StageSpec:
             return NOTHING_HEARD
         watched = Checked(IdleTimeout(ctx.llm, PROGRESS_S, name="the language model"))
         answering = Fitted(watched, history_tokens).stream(
-            conversation(transcript, history, profile)
+            conversation(transcript, history, profile, system_prompt)
         )
         splitter, answer, unsaid = SentenceSplitter(first_bytes=FIRST_BYTES), "", ""
         async with _heard_before_it_fails(ctx, sentences), closing_stream(answering) as pieces:
@@ -107,7 +113,7 @@ def llm_stage(history_tokens: int | None) -> StageSpec:
     return stream
 
 
-llm = llm_stage(None)
+llm = llm_stage()
 
 
 @stage(outputs=["speech"], streams=["sound"], timeout_s=ANSWER_S, provider="tts")
@@ -218,7 +224,12 @@ async def persist(
     return keeping.result()
 
 
-def streaming_voice(*, history_tokens: int | None = None) -> Pipeline:
+def streaming_voice(
+    *,
+    history_tokens: int | None = None,
+    system_prompt: str = SYSTEM_PROMPT,
+    memory: StageSpec = memory,
+) -> Pipeline:
     """Return the streaming voice kernel.
 
     It is `voice` with the streams ``sentences`` (strings) and ``sound`` (`Utterance`). A registered
@@ -226,7 +237,7 @@ def streaming_voice(*, history_tokens: int | None = None) -> Pipeline:
     """
     return Pipeline(
         "streaming_voice",
-        [stt, profile, memory, llm_stage(history_tokens), tts, speak, persist],
+        [stt, profile, memory, llm_stage(history_tokens, system_prompt), tts, speak, persist],
         inputs=["audio", "user_id"],
     )
 

@@ -15,13 +15,14 @@ from stageflow.events.log import FIRST_AUDIO
 from stageflow.kernels import conversation as any_turn
 from stageflow.kernels.conversation import (
     PROFILES,
+    SYSTEM_PROMPT,
     History,
     complete_text,
     conversation,
     remember,
     user_key,
 )
-from stageflow.kernels.history import Fitted, require_history_tokens
+from stageflow.kernels.history import Fitted, require_prompting
 from stageflow.kernels.speech import SpokenForm
 from stageflow.providers.ports import (
     Audio,
@@ -58,9 +59,9 @@ memory = replace(any_turn.memory, dependencies=("stt",))
 
 
 @cache
-def llm_stage(history_tokens: int | None) -> StageSpec:
+def llm_stage(history_tokens: int | None = None, system_prompt: str = SYSTEM_PROMPT) -> StageSpec:
     """Return the stage that calls the model; see `Fitted`."""
-    require_history_tokens(history_tokens)
+    require_prompting(history_tokens, system_prompt)
 
     @stage("llm", outputs=["answer"], kind=StageKind.AGENT, timeout_s=15.0, provider="llm")
     async def answer(
@@ -72,13 +73,13 @@ def llm_stage(history_tokens: int | None) -> StageSpec:
         if not transcript:
             return NOTHING_HEARD
         model = Fitted(ctx.llm, history_tokens)
-        messages = conversation(transcript, history, profile)
+        messages = conversation(transcript, history, profile, system_prompt)
         return complete_text(ctx, valid_answer(await model.complete(messages)))
 
     return answer
 
 
-llm = llm_stage(None)
+llm = llm_stage()
 
 
 @stage(outputs=["speech"], timeout_s=5.0, provider="tts")
@@ -103,7 +104,12 @@ async def persist(
     return None
 
 
-def voice(*, history_tokens: int | None = None) -> Pipeline:
+def voice(
+    *,
+    history_tokens: int | None = None,
+    system_prompt: str = SYSTEM_PROMPT,
+    memory: StageSpec = memory,
+) -> Pipeline:
     """Return the voice kernel.
 
     Inputs of a run: ``audio`` (`Audio`) and ``user_id`` (see `chat`). Outputs: ``transcript``,
@@ -112,9 +118,11 @@ def voice(*, history_tokens: int | None = None) -> Pipeline:
 
     Args:
         history_tokens: The most tokens of earlier messages to send, 0 or more; see `Fitted`.
+        system_prompt: The instructions of the model; "" for none.
+        memory: The stage that writes ``history``, such as one that summarises earlier turns.
     """
     return Pipeline(
         "voice",
-        [stt, profile, memory, llm_stage(history_tokens), tts, persist],
+        [stt, profile, memory, llm_stage(history_tokens, system_prompt), tts, persist],
         inputs=["audio", "user_id"],
     )

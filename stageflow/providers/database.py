@@ -22,7 +22,7 @@ from stageflow._utils.postgres import cancelled_in_time
 from stageflow._utils.postgres import shown as shown_url
 from stageflow.errors import InvalidConfigError, shown
 from stageflow.errors.data import require_durations
-from stageflow.providers.ports import invalid_record, require_address
+from stageflow.providers.ports import appended, appending, invalid_record, require_address
 
 with needs_extra("db"):
     import sqlalchemy as sa
@@ -101,10 +101,12 @@ class SqlDatabase(AsyncClosing):
         if self._is_sqlite:
             sa.event.listen(self._engine.sync_engine, "connect", _read_while_written)
         insert = (sqlite if self._is_sqlite else postgresql).insert(_TABLE)
-        self._write = insert.on_conflict_do_update(
-            index_elements=[_TABLE.c.collection, _TABLE.c.key],
-            set_={"record": insert.excluded.record},
-        )
+        at, set_ = [_TABLE.c.collection, _TABLE.c.key], {"record": insert.excluded.record}
+        self._write = insert.on_conflict_do_update(index_elements=at, set_=set_)
+        # It returns nothing if the record is no longer the one that was read.
+        self._exchange = insert.on_conflict_do_update(
+            index_elements=at, set_=set_, where=_TABLE.c.record == sa.bindparam("before")
+        ).returning(_TABLE.c.key)
         self._has_table = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[asyncio.Future[None]] = set()
@@ -117,16 +119,20 @@ class SqlDatabase(AsyncClosing):
 
     async def put(self, collection: str, key: str, record: Mapping[str, Any]) -> None:
         """Store the record as it is now; raise `ProviderError` also if JSON cannot hold it."""
-        require_address(collection, key)
-        row = {"collection": collection, "key": key}
-        try:
-            row["record"] = json.dumps(_as_json(record, "record"), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise invalid_record(collection, key, str(error)) from None
-        except RecursionError:
-            problem = "it contains itself, or is nested too deeply; flatten it"
-            raise invalid_record(collection, key, problem) from None
-        await self._execute(self._write, row)
+        await self._execute(self._write, _row(collection, key, record))
+
+    async def append(
+        self, collection: str, key: str, field: str, item: Any, *, keep: int | None = None
+    ) -> None:
+        """Append in one step, whatever other processes do; see `Database`. Raises as `put`."""
+        row: dict[str, Any] = _row(collection, key, {"item": item})
+        copied, stored = json.loads(row.pop("record"))["item"], None
+        async with appending(self, at := (collection, key)):
+            while stored is None:  # another process may write between
+                before = await self._execute(_READ, row)
+                record = None if before is None else json.loads(before)
+                changed = _row(*at, appended(record, at, field, copied, keep))
+                stored = await self._execute(self._exchange, {**changed, "before": before})
 
     async def close(self) -> None:
         """Wait for the calls under way, and close all connections; the next call reopens."""
@@ -160,7 +166,7 @@ class SqlDatabase(AsyncClosing):
         self._threads.append(thread)
         return connection
 
-    async def _execute(self, statement: sa.Executable, parameters: Mapping[str, str]) -> str | None:
+    async def _execute(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> str | None:
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if self._loop is not loop:
@@ -180,7 +186,7 @@ class SqlDatabase(AsyncClosing):
             call.set_result(None)
 
     async def _connected(
-        self, statement: sa.Executable, parameters: Mapping[str, str]
+        self, statement: sa.Executable, parameters: Mapping[str, Any]
     ) -> str | None:
         async with self._engine.connect() as connection:
             if not self._has_table:
@@ -188,6 +194,19 @@ class SqlDatabase(AsyncClosing):
                 self._has_table = True
             result = await connection.execute(statement, parameters)
             return result.scalar_one_or_none() if result.returns_rows else None
+
+
+def _row(collection: str, key: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the row of a record; raise `ProviderError` if it, or its address, cannot be stored."""
+    require_address(collection, key)
+    try:
+        text = json.dumps(_as_json(record, "record"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise invalid_record(collection, key, str(error)) from None
+    except RecursionError:
+        problem = "it contains itself, or is nested too deeply; flatten it"
+        raise invalid_record(collection, key, problem) from None
+    return {"collection": collection, "key": key, "record": text}
 
 
 def _parsed(url: str) -> sa.URL:

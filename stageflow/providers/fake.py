@@ -23,6 +23,7 @@ from stageflow.errors import InvalidAudioError, InvalidConfigError, Portable
 from stageflow.providers.ports import (
     Audio,
     Message,
+    append_by_put,
     estimated_tokens,
     is_speakable,
     require_address,
@@ -329,6 +330,12 @@ class FakeDatabase(_Fake):
         copied = copy.deepcopy(record)
         await self._take(self._write)
         self._records[collection, key] = copied
+
+    async def append(
+        self, collection: str, key: str, field: str, item: Any, *, keep: int | None = None
+    ) -> None:
+        """Append by `get` and `put`, one append of a record at a time; see `Database`."""
+        await append_by_put(self, (collection, key), field, item, keep, owner=self)
 
 
 def _frame(byte: int) -> bytes:

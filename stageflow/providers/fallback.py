@@ -32,6 +32,7 @@ T = TypeVar("T")
 #: Methods of the ports that yield pieces; all others return an answer.
 _STREAMING = frozenset({"stream"})
 _ANSWERING = frozenset(m for _, methods in PORTS.values() for m in methods) - _STREAMING
+_ANSWERING |= {"append"}  # which a database may lack
 _END = object()
 _chance = random.Random()
 
@@ -100,12 +101,17 @@ class Fallback(_Wrapper):
         name: str | None = None,
     ) -> None:
         super().__init__(primary, name, fallback)
-        for method in sorted(_ANSWERING | _STREAMING):
+        for method in sorted((_ANSWERING | _STREAMING) - {"append"}):
             if hasattr(primary, method) and not callable(getattr(fallback, method, None)):
                 fix = f"give a provider that also has {method}()"
                 raise InvalidConfigError("Fallback", "fallback", fallback, fix)
         self._fallback = fallback
         self.breaker = CircuitBreaker(self.name, policy)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute == "append":
+            getattr(self._fallback, attribute)  # without it there is none
+        return super().__getattr__(attribute)
 
     async def _call(self, method: str, /, *args: Any, **named: Any) -> Any:
         try:

@@ -5,11 +5,13 @@ A port is a protocol: any object with its methods can be registered under its na
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self
+from weakref import WeakValueDictionary
 
 from stageflow.errors import InvalidReplyError, ProviderError, shown
 
@@ -179,13 +181,49 @@ class Speaker(Protocol):
 
 
 class Database(Protocol):
-    """A store of small records, addressed by collection and key."""
+    """A store of small records, addressed by collection and key.
+
+    It may also have ``async append(collection, key, field, item, *, keep=None)``, which appends to
+    a list of a record, whatever other processes do, and keeps its newest `keep` items. It creates
+    what is missing. If it loses its connection, the item may have been appended.
+    """
 
     async def get(self, collection: str, key: str) -> Mapping[str, Any] | None:
         """Return the record, or None if there is none."""
 
     async def put(self, collection: str, key: str, record: Mapping[str, Any]) -> None:
         """Store the record; replace an earlier one."""
+
+
+def appended(
+    record: Mapping[str, Any] | None, at: tuple[str, str], field: str, item: Any, keep: int | None
+) -> dict[str, Any]:
+    """Return a record with one more item; raise `ProviderError` if the field is not a list."""
+    record = record or {}
+    items = record.get(field, [])
+    if not isinstance(items, list):
+        raise invalid_record(*at, f"{field!r} is {shown(items)}, not a list")
+    if keep is not None and keep < 1:
+        raise invalid_record(*at, f"keep is {keep!r}; give 1 or more, or None")
+    return {**record, field: [*items, item][-(keep or 0) :]}
+
+
+_appending: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
+
+
+def appending(owner: object, at: tuple[str, str]) -> asyncio.Lock:
+    """Return the lock that keeps appends to a record one after another in this event loop."""
+    where = asyncio.get_running_loop(), id(owner), *at
+    return _appending.setdefault(where, asyncio.Lock())
+
+
+async def append_by_put(
+    db: Database, at: tuple[str, str], field: str, item: Any, keep: int | None, *, owner: object
+) -> None:
+    """Append to a record of a database without ``append``; `owner` is it without wrappers."""
+    async with appending(owner, at):
+        record = valid_record(await db.get(*at))
+        await db.put(*at, appended(record, at, field, item, keep))
 
 
 # A broken service may send null in place of text, half a sample of sound, or an error page. Checked

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +52,38 @@ TEXTS = {
 }
 
 
+#: Cases of the table that the splitter gets wrong: it does not wait for the word behind "…" or
+#: "!", takes "der 5." for an ordinal, and ends a sentence at a quote in it.
+WRONG = {
+    "Well... I am not sure. | Maybe tomorrow.",
+    "Wait… what? | I did not hear you.",
+    "Yahoo! is a company. | It is old.",
+    "Heute ist der 5. | Morgen ist der 6.",
+    "“你来吗？”他问。|“不来。”",  # noqa: RUF001 - it is meant
+    "等等……|我再想想。",
+    "请稍等～|马上就好。",  # noqa: RUF001 - it is meant
+    "えっと……|わかりません。",
+}
+CASES = tomllib.loads(Path(__file__).with_name("sentence_cases.toml").read_text(encoding="utf-8"))
+
+
+def test_sentences_of_six_languages() -> None:
+    """Each of the table, in any pieces; tools/compare_segmenters.py compares other programs."""
+    cases = [case for of_language in CASES.values() for case in of_language]
+    assert len(CASES) == 6
+    assert len(cases) >= 120
+    wrong = set()
+    for case in cases:
+        text, expected = case.replace("|", ""), [part.strip() for part in case.split("|")]
+        found = [sentence.strip() for sentence in sentences_of(text)]
+        splitter = SentenceSplitter()
+        pieces = [part for character in text for part in splitter.feed(character)]
+        assert [*pieces, splitter.finish()] == sentences_of(text)
+        if [sentence for sentence in found if sentence] != expected:
+            wrong.add(case)
+    assert wrong == WRONG
+
+
 def cut(marked: str) -> list[str]:
     return [part for part in marked.split("|") if part]
 
@@ -65,6 +100,7 @@ texts = st.lists(
             [". ", "! ", "?", "…", "。", "。」", "」", ")", '"', " ", "\n", "Dr. ", "3.14"]
         ),
         st.sampled_from(["e.g. ", "x", "word ", "字", "1. ", "॥", "I. "]),
+        st.sampled_from(["« ", " » ", "」", "と", "Ing. ", "5 h. ", "l'O.N. ", "Xstr. "]),
         st.text(max_size=6),
     ),
     max_size=60,
