@@ -15,7 +15,15 @@ from typing import Any
 import stageflow as sf
 from benchmarks._lib import without_asv
 from benchmarks._lib.support import from_older_commits, requires
-from benchmarks._lib.turns import NEEDS, STREAMING, VOICES, chat_inputs, kernel, voice_inputs
+from benchmarks._lib.turns import (
+    NEEDS,
+    STREAMING,
+    STREAMING_CHAT,
+    VOICES,
+    chat_inputs,
+    kernel,
+    voice_inputs,
+)
 
 FAKES = ("FakeDatabase", "FakeLLM", "FakeSTT", "FakeTTS")
 
@@ -93,6 +101,8 @@ class Turn:
     emitted: int = 0
     first_audio_ms: float | None = None
     heard_ms: float | None = None
+    #: When the first piece of the answer of a streaming chat was there.
+    first_token_ms: float | None = None
 
 
 def turn(name: str, latencies: Latencies, **others: Any) -> Turn:
@@ -114,7 +124,7 @@ def turn(name: str, latencies: Latencies, **others: Any) -> Turn:
             self.timers += 1
             return super().call_at(when, callback, *args, context=context)
 
-    inputs = chat_inputs() if name == "chat" else voice_inputs()
+    inputs = chat_inputs() if name.endswith("chat") else voice_inputs()
     pipeline, loop, fakes = kernel(name), CountingLoop(), {**_fakes(latencies), **others}
     context = sf.PipelineContext(inputs, providers=sf.ProviderRegistry(**fakes), seed=0)
     main: Coroutine[Any, Any, sf.RunResult] = pipeline.run(context)
@@ -126,7 +136,11 @@ def turn(name: str, latencies: Latencies, **others: Any) -> Turn:
     first_ms = first_audio_ms(events) if "first_audio_ms" in globals() else None
     heard_ms = first_ms and _heard_ms(result, first_ms)
     emitted = sum(event.what == "first_audio" for event in events)
-    return Turn(ended_ms, loop.tasks, calls, timers, len(events), emitted, first_ms, heard_ms)
+    first_items = (e.offset_ms for e in events if e.what == "stream_first_item")
+    token_ms = next(first_items, None) if name == "streaming_chat" else None
+    return Turn(
+        ended_ms, loop.tasks, calls, timers, len(events), emitted, first_ms, heard_ms, token_ms
+    )
 
 
 def _heard_ms(result: sf.RunResult, first_ms: float) -> float:
@@ -236,6 +250,21 @@ class TimeToFirstAudio:
         """All of it, to the last word: the rest sounds without a gap, so what is won is kept."""
         found = talk(name).heard_ms
         assert found is not None, "a turn that completed has been heard"
+        return found
+
+
+class TimeToFirstToken:
+    """After what time a user reads something, of a streaming chat's answer of sixteen words."""
+
+    setup = requires(*STREAMING_CHAT)
+    version = "1"
+    unit = "ms"
+
+    def track_ms(self) -> float:
+        """The memory and the model's first word, and nothing else."""
+        model = FakeLLM(ANSWER, latency=LatencyProfile.fixed(FIXED.llm))
+        found = turn("streaming_chat", FIXED, llm=model).first_token_ms
+        assert found is not None, "a turn that completed has been read"
         return found
 
 

@@ -9,7 +9,16 @@ import functools
 import stageflow as sf
 from benchmarks._lib import without_asv
 from benchmarks._lib.support import CpuTimed, from_older_commits, requires, timed
-from benchmarks._lib.turns import NEEDS, STREAMING, VOICES, Turn, chat_turn, talk, voice_turn
+from benchmarks._lib.turns import (
+    NEEDS,
+    STREAMING,
+    STREAMING_CHAT,
+    VOICES,
+    Turn,
+    chat_turn,
+    talk,
+    voice_turn,
+)
 
 # An older commit may lack it; its benchmarks then skip before anything here is called.
 SIMULATION = ("Simulation", "simulate", "simulate_pipeline")
@@ -81,6 +90,25 @@ class TimeToFirstAudio:
         """With the first sentence as soon as it is there, or the whole: P50, P95 and P99."""
         firsts = (first_audio_ms(result.events) for result in _talks(name))
         return {"samples": [_s(first_ms) for first_ms in firsts], "number": 1}
+
+
+class TimeToFirstToken:
+    """After what time 200 users of a streaming chat read the first word, in virtual time."""
+
+    setup = requires(*STREAMING_CHAT)
+    version = "1"
+    unit = "seconds"
+
+    def track_turn(self) -> dict[str, object]:
+        """With the latencies of the default fakes: P50, P95 and P99."""
+        turns = [chat_turn(number, name="streaming_chat") for number in range(TURNS)]
+        samples = [
+            event.offset_ms / 1_000.0
+            for turn in turns
+            for event in simulate(_turned, turn, seed=None).value.events
+            if event.what == "stream_first_item"
+        ]
+        return {"samples": samples, "number": 1}
 
 
 class TimeToFirstItem:

@@ -29,6 +29,7 @@ with contextlib.suppress(ImportError):
 
 NEEDS = ("PipelineContext", "kernels.chat", "kernels.defaults", "kernels.voice")
 STREAMING = (*NEEDS, "kernels.streaming_voice")
+STREAMING_CHAT = (*NEEDS, "kernels.limiter")  # a module as old as the series that needs it
 #: The kernels of a voice turn: whole and streaming.
 VOICES = ("voice", "streaming_voice")
 TEXT = "What is the weather like today?"
@@ -68,6 +69,7 @@ def kernel(name: str) -> sf.Pipeline:
         "voice": lambda: voice(),  # noqa: PLW0108
         "streaming_voice": lambda: streaming_voice(),  # noqa: PLW0108
         "chat": lambda: chat(),  # noqa: PLW0108
+        "streaming_chat": lambda: chat(streaming=True),
     }
     pipeline = makers[name]()
     pipeline.build()
@@ -88,10 +90,10 @@ def voice_turn(number: int, scale: float = 1.0) -> Turn:
     return functools.partial(kernel("voice").run, context)
 
 
-def chat_turn(number: int, scale: float = 1.0) -> Turn:
+def chat_turn(number: int, scale: float = 1.0, name: str = "chat") -> Turn:
     """The kernel's chat turn; latencies are multiplied by `scale`."""
     context = sf.PipelineContext(chat_inputs(), providers=default_providers(number, scale))
-    return functools.partial(kernel("chat").run, context)
+    return functools.partial(kernel(name).run, context)
 
 
 def talk(kernel_name: str, number: int) -> Turn:

@@ -133,8 +133,8 @@ def _is_end(text: str, found: re.Match[str], limit: int) -> bool | None:
     """Return whether a sentence ends at a match; None if that depends on the text up to `limit`."""
     before = text[: found.start()]
     if found["stop"] is None:
-        goes_on = text.startswith(("と", "っ"), found.end()) and found[0].endswith(_QUOTES)
-        return not goes_on  # as in 「…」と言った
+        # 「…」と言った goes on.
+        return not (text.startswith(("と", "っ"), found.end()) and found[0].endswith(_QUOTES))
     is_line = found[0].endswith("\n")
     goes_on = not is_line and _goes_on_behind_quote(text, found, limit)
     words = before.split()

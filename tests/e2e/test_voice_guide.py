@@ -20,7 +20,7 @@ LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTA
 
 def test_each_listing_has_a_name() -> None:
     """So that none is left out here."""
-    assert len(LISTINGS) == TEXT.count("```python\n") == 2
+    assert len(LISTINGS) == TEXT.count("```python\n") == 4
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,8 @@ def test_each_listing_has_a_name() -> None:
         ("speaker", r"1\.44 s\n0\.72 s\nYou said: Good morning\. How are you\?\n"),
         # At least the nine characters of its first two words; a busy machine may hear more.
         ("barge_in", r"You said:[\w .:]* True\n"),
+        ("limiter", r"turn_replaced\nYou said: Stop\..*\n"),
+        ("summary", r"You said: Summarize this conversation .* User: Message 0 Assistant: .*\n"),
     ],
 )
 def test_a_listing_works(name: str, printed: str) -> None:

@@ -272,6 +272,11 @@ def test_time_to_first_audio() -> None:
         assert heard_ms == pytest.approx(first_ms + 84 * 60)
 
 
+def test_time_to_first_token() -> None:
+    """By hand: read, and one of sixteen words. To the last digit."""
+    assert exact.TimeToFirstToken().track_ms() == 23.4375 + 187.5 / 16
+
+
 def test_a_streaming_turn() -> None:
     """By hand: first audio, 84 bytes of sound, read, write; and what is called and told for it."""
     turn = exact.Streaming()
