@@ -91,8 +91,9 @@ class BrowserSpeaker:
 
 def patient(kernel: Pipeline) -> Pipeline:
     """Return the kernel with a minute for speech to text: small machines are slow."""
-    stages = [replace(s, timeout_s=60.0) if s.name == "stt" else s for s in kernel.stages]
-    return Pipeline(kernel.name, stages, inputs=kernel.inputs)
+    return kernel.with_stages(
+        [replace(spec, timeout_s=60.0) if spec.name == "stt" else spec for spec in kernel.stages]
+    )
 
 
 class Agent:

@@ -15,7 +15,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stageflow.kernels.sentences import SentenceSplitter
+from stageflow.kernels import SentenceSplitter
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "unit" / "kernels" / "sentence_cases.toml"
@@ -97,7 +97,8 @@ def main() -> int:
     total = sum(map(len, cases.values()))
     print(f"{'':12}{'all':>12}" + "".join(f"{language:>8}" for language in cases))
     for name, found in {"stageflow": ours, **of_others(texts)}.items():
-        right, wrong = {}, []
+        right: dict[str, int] = {}
+        wrong: list[tuple[str, list[str]]] = []
         for language, each in cases.items():
             got = [[s.strip() for s in one if s.strip()] for one in found[language]]
             bad = [pair for pair in zip(each, got, strict=True) if expected(pair[0]) != pair[1]]
@@ -108,8 +109,8 @@ def main() -> int:
             + "".join(f"{right[language]:>4}/{len(cases[language]):<3}" for language in cases)
         )
         if arguments.wrong:
-            for case, got in wrong:
-                print(f"    {case!r}\n    {' | '.join(got)!r}")
+            for case, sentences in wrong:
+                print(f"    {case!r}\n    {' | '.join(sentences)!r}")
     late = sum(wait > 0 for wait in waited)
     print(
         f"stageflow decides {len(waited) - late} of {len(waited)} ends at once, the rest after"

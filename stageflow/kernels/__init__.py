@@ -4,6 +4,7 @@ from stageflow.kernels.chat import chat
 from stageflow.kernels.conversation import INTERRUPTED, PROFILES, SYSTEM_PROMPT
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
 from stageflow.kernels.limiter import TurnLimiter, TurnLimitError
+from stageflow.kernels.sentences import SentenceSplitter
 from stageflow.kernels.speech import ShownText, SpokenForm
 from stageflow.kernels.streaming_voice import KEEPING_S, first_audio_ms, streaming_voice
 from stageflow.kernels.voice import NOTHING_HEARD, voice
@@ -15,6 +16,7 @@ __all__ = [
     "NOTHING_HEARD",
     "PROFILES",
     "SYSTEM_PROMPT",
+    "SentenceSplitter",
     "ShownText",
     "SpokenForm",
     "TurnLimitError",

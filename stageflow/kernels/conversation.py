@@ -91,11 +91,12 @@ async def remember(
         turn["interrupted"] = True
     key = user_key(user_id)
     if key is not None:
-        if (append := getattr(ctx.db, "append", None)) is not None:
-            await append(CONVERSATIONS, key, "turns", turn, keep=KEPT_TURNS)
-        else:
-            owner, at = ctx.run.providers.registered("db"), (CONVERSATIONS, key)
+        owner, at = ctx.run.providers.registered("db"), (CONVERSATIONS, key)
+        append = getattr(ctx.db, "append", None)
+        if append is None or getattr(owner, "in_memory", False) is True:
             await append_by_put(ctx.db, at, "turns", turn, KEPT_TURNS, owner=owner)
+        else:
+            await append(*at, "turns", turn, keep=KEPT_TURNS)
 
 
 def _line(found: object, most: int = MAX_FIELD_CHARS) -> str:

@@ -16,13 +16,14 @@ WhenBusy = Literal["wait", "refuse", "replace"]
 class TurnLimitError(StageflowError):
     """A turn was refused, or replaced, as another one of its conversation runs."""
 
+    code = "conversation_busy"
+    category = ErrorCategory.TRANSIENT
+    retryable = True
+    user_message = "I am still answering. Please try again in a moment."
     codes: ClassVar = {
-        "conversation_busy": Traits(
-            ErrorCategory.TRANSIENT, True, "I am still answering. Please try again in a moment."
-        ),
         "turn_replaced": Traits(
             ErrorCategory.POLICY, False, "Your newer message is answered instead."
-        ),
+        )
     }
 
 
@@ -73,7 +74,7 @@ class TurnLimiter:
         turns = self._turns.get(conversation, [])
         if len(turns) >= self._most or any(earlier.task is task for earlier in turns):
             text = f"a turn of the conversation {shown(conversation)} is running; wait for its end"
-            raise TurnLimitError(text, code="conversation_busy")
+            raise TurnLimitError(text)
         if self._when_busy == "replace":
             for earlier in turns:
                 earlier.replace()

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import functools
+import html
 import re
 
-_START, _END = "<think>", "</think>"
+#: The tags around what a model thinks.
+_THOUGHTS = ("think", "thinking", "thought", "reasoning")
 
 _EMOJI = (
-    "[0-9#*]\ufe0f?\u20e3"
-    "|[\u200d\u2600-\u27bf\u2b50\u2b55\ufe0f\U0001f000-\U0001faff\U000e0020-\U000e007f]"
+    "[0-9#*]\ufe0f?\u20e3|(?<![\\w:]):[a-z][a-z0-9_+-]+:(?!\\w)"
+    "|[\u200d\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff\U000e0020-\U000e007f]"
 )
 #: What is replaced at the start of a line, and anywhere, before it is spoken.
 _AT_START = {
     r"^\s*\|?(?:\s*:?-{3,}:?\s*\|)+[\s:|-]*$": "",  # the line below the head of a table
+    r"^\s*(?:={3,}|[-*_]{3,}|(?:[-*_][^\S\n]+){2,}[-*_])[^\S\n]*(?=\n|$)": "",  # rules
     r"^\s*\|\s*(.*?)\s*\|?[^\S\n]*$": r"\1",  # a row of a table
+    r"^\s*\[[^\]^]+\]:\s*<?https?:.*": "",  # the address of a link
+    r"^\s*\[\^[^\]]+\]:\s*": "",  # the mark of a footnote
     r"^\s*(?:(?:#{1,6}|>|[-*+•])\s+)+(?:\[[ xX]\]\s)?": "",  # headings, quotes, items, tasks
 }
 _ANYWHERE = {
+    r"\\(?=[^\w\s]|$)": "",
+    r"<!--.*?-->": "",
     r"(?<=\S)\s*\|\s*(?=\S)": ", ",  # between cells
-    r"!?\[([^\]]*)\]\([^)]*\)": r"\1",  # links and pictures
+    r"!?\[([^\]]*)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\]]*\])": r"\1",  # links and pictures
     r"\[\^?\d+\]|【[^】]*】": "",  # footnotes and sources
-    r"<?https?://(?:www\.)?([^\s/)>\]]+)[^\s)>\]]*>?": r"\1",
+    r"<?(?:https?://(?:www\.)?|\bwww\.)([^\s/)>\]]+)[^\s)>\]]*>?": r"\1",
+    r"<(?:mailto:)?([^\s<>@]+@[^\s<>]+)>": r"\1",
     r"</?[a-zA-Z][^>]*>": "",
     r"\*{2,}|`+|~~": "",  # bold, code, struck
     r"(?<![\w\s])\*|\*(?![\w\s])|(?<=\s)\*(?=\w)|(?<=\w)\*(?=\s)": "",  # not 2*3 or 2 * 3
     r"(?<!\w)_+(?=\S)|(?<=\S)_+(?!\w)": "",  # not snake_case
-    r"\\(?=[^\w\s]|$)": "",
     _EMOJI: "",
 }
 
@@ -52,32 +59,37 @@ class SpokenForm:
                     lambda t, form: re.sub(form, rules[form], t), rules, line
                 )
             self._at_start = line.endswith("\n")
-        return spoken
+        return html.unescape(spoken)
 
 
 class ShownText:
     """Leave a model's ``<think>…</think>`` out of a text that arrives in pieces."""
 
     def __init__(self) -> None:
-        self._rest, self._thinking, self._behind = "", False, False
+        self._rest, self._behind = "", False
+        self._end = ""  # the tag that ends a thought
 
     def feed(self, piece: str, *, last: bool = False) -> str:
         """Return what is shown of the next piece; of the `last` one, all that is left."""
         shown, self._rest = "", self._rest + piece
         while True:
-            tag = _END if self._thinking else _START
+            tags = (self._end,) if self._end else tuple(f"<{name}>" for name in _THOUGHTS)
+            tag = min(tags, key=lambda one: self._rest.find(one) % (len(self._rest) + 1))
             before, found, after = self._rest.partition(tag)
             if not found:
-                # The end may be the beginning of the tag.
-                sizes = range(0 if last else len(tag) - 1, 0, -1)
-                kept = next((n for n in sizes if before.endswith(tag[:n])), 0)
+                # The end may be the beginning of a tag.
+                most = 0 if last else min(len(before), max(map(len, tags)) - 1)
+                ends = (
+                    n for n in range(most, 0, -1) if any(t.startswith(before[-n:]) for t in tags)
+                )
+                kept = next(ends, 0)
                 before, after = before[: len(before) - kept], before[len(before) - kept :]
-            if not self._thinking:
+            if not self._end:
                 before = before.lstrip() if self._behind else before
                 self._behind = self._behind and not before
                 shown += before
             self._rest = after
             if not found:
                 return shown
-            self._behind = self._thinking
-            self._thinking = not self._thinking
+            self._behind = bool(self._end)
+            self._end = "" if self._end else f"</{tag[1:]}"

@@ -300,6 +300,9 @@ class FakeDatabase(_Fake):
     stores at its end: if it is cancelled, nothing changes.
     """
 
+    #: No other process writes, so the kernels append by `get` and `put`.
+    in_memory = True
+
     def __init__(
         self,
         records: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,

@@ -33,7 +33,8 @@ _BY_TYPE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
 # Texts of services for a request that is too long for a model; there is no status for it.
 _TOO_LONG = re.compile(
     r"context[ _](?:length|size|window)|string_above_max_length|maximum number of tokens"
-    r"|(?:prompt|input|request) (?:is )?too (?:long|large)|too many (?:input )?tokens",
+    r"|(?:prompt|input|request) (?:is )?too (?:long|large)|too many (?:input )?tokens"
+    r"|maximum prompt length|reduce the length|inputs.{0,3} (?:tokens|must have less than)",
     re.IGNORECASE,
 )
 

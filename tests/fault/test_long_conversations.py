@@ -114,6 +114,10 @@ async def test_a_kernel_has_a_limit_of_its_own(kernel: Callable[..., Pipeline]) 
         RefusedError(400, "request (931 tokens) exceeds the available context size (512 tokens)"),
         RefusedError(400, "prompt is too long: 213462 tokens > 200000 maximum"),
         RefusedError(422, "The input token count exceeds the maximum number of tokens allowed"),
+        RefusedError(400, "Please reduce the length of the messages or completion."),
+        RefusedError(400, "This model's maximum prompt length is 512 but the request has 931."),
+        RefusedError(422, "`inputs` tokens + `max_new_tokens` must be <= 2048"),
+        RefusedError(422, "Input validation error: `inputs` must have less than 4096 tokens"),
     ],
 )
 async def test_a_refusal_for_length_is_answered_with_less_history(

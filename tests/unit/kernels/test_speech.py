@@ -33,6 +33,16 @@ SPOKEN = {
     "\N{WAVING HAND SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4} Hi": " Hi",
     "a<br>b and <b>c</b>, 1 < 2 > 0": "ab and c, 1 < 2 > 0",
     "A \\# sign": "A # sign",
+    "\\*So\\* it is": "So it is",
+    "Title\n=====\n* * *\nText": "Title\n\n\nText",
+    "<!-- a note -->Hi, Tom &amp; Ann": "Hi, Tom & Ann",
+    "See [the docs][1].\n[1]: https://example.org/a\n": "See the docs.\n\n",
+    "[^1]: The note.": "The note.",
+    "[A](https://example.org/(b)) at www.example.org/c": "A at example.org",
+    "Write to <mailto:ada@example.org>": "Write to ada@example.org",
+    ":smile: It is \N{ALARM CLOCK}5:30, so \N{BLACK RIGHT-POINTING TRIANGLE} go": (
+        "It is 5:30, so  go"
+    ),
     "---\n": "\n",
     "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?": (
         "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?"
@@ -64,6 +74,14 @@ def test_thoughts_are_not_shown(cuts: list[int]) -> None:
     pieces = [THOUGHT[a:b] for a, b in itertools.pairwise(places)]
     shown = "".join(map(text.feed, pieces)) + text.feed("", last=True)
     assert shown == "It is **4**. Bye"
+
+
+@pytest.mark.parametrize("name", ["thinking", "thought", "reasoning"])
+def test_thoughts_have_many_tags(name: str) -> None:
+    """Each ends with its own, in whatever pieces."""
+    text, shown = f"So <{name}>a <think> b</think> c</{name}> it is <thi", ShownText()
+    pieces = "".join(map(shown.feed, text)) + shown.feed("", last=True)
+    assert pieces == ShownText().feed(text, last=True) == "So it is <thi"
 
 
 @pytest.mark.parametrize("text", ["a < b <thin", "<", "x</think>", "a <b> c"])

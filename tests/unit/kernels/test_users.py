@@ -158,15 +158,23 @@ def test_a_name_is_data_and_no_instruction(name: Any, known: str | None) -> None
     assert data == ([] if known is None else [DATA_FOLLOW, json.dumps({"name": known})])
 
 
+def listening(sent: list[Sequence[Message]]) -> FakeLLM:
+    """A model that keeps what it is sent."""
+
+    def answer(messages: Sequence[Message]) -> str:
+        sent.append(messages)
+        return "ok"
+
+    return FakeLLM(answer)
+
+
 @pytest.mark.parametrize("kernel", [chat, voice, streaming_voice])
 async def test_a_kernel_has_instructions_of_its_own(kernel: Callable[..., Pipeline]) -> None:
     """They take the place of the default ones; without any, no system message is sent."""
     for system_prompt, roles in (("Answer in rhymes.", ["system", "user"]), ("", ["user"])):
         sent: list[Sequence[Message]] = []
         providers = default_providers(scale=0)
-        providers.register(
-            "llm", FakeLLM(lambda messages, sent=sent: sent.append(messages) or "ok")
-        )  # type: ignore[misc]
+        providers.register("llm", listening(sent))
         turn = kernel(system_prompt=system_prompt)
         given = {"text": "hi", "audio": speech_of_text("hi"), "user_id": "bob"}
         inputs = {name: given[name] for name in turn.inputs}
@@ -189,7 +197,7 @@ async def test_a_stage_of_ones_own_sums_earlier_turns_up(kernel: Callable[..., P
 
     sent: list[Sequence[Message]] = []
     providers = default_providers(scale=0)
-    providers.register("llm", FakeLLM(lambda messages: sent.append(messages) or "ok"))  # type: ignore[func-returns-value]
+    providers.register("llm", listening(sent))
     turns = [{"user": f"q{n}", "assistant": f"a{n}", "refused": False} for n in range(4)]
     await providers.db.put("conversations", "bob", {"turns": turns})
     turn = kernel(memory=digest)
