@@ -16,7 +16,7 @@ _EMOJI = (
 #: What is replaced at the start of a line, and anywhere, before it is spoken.
 _AT_START = {
     r"^\s*\|?(?:\s*:?-{3,}:?\s*\|)+[\s:|-]*$": "",  # the line below the head of a table
-    r"^\s*(?:={3,}|[-*_]{3,}|(?:[-*_][^\S\n]+){2,}[-*_])[^\S\n]*(?=\n|$)": "",  # rules
+    r"^\s*(?:[=*_]{3,}|(?:[-*_][^\S\n]+){2,}[-*_])[^\S\n]*(?=\n|$)": "",  # rules
     r"^\s*\|\s*(.*?)\s*\|?[^\S\n]*$": r"\1",  # a row of a table
     r"^\s*\[[^\]^]+\]:\s*<?https?:.*": "",  # the address of a link
     r"^\s*\[\^[^\]]+\]:\s*": "",  # the mark of a footnote

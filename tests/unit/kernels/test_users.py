@@ -115,29 +115,6 @@ async def test_no_turn_of_a_user_is_lost(database: Any) -> None:
         assert turns == [f"turn {n}" for n in range(10)]
 
 
-async def test_appends_are_one_step(database: Any, tmp_path: Path) -> None:
-    """However many come at once, of two connections; the newest are kept, and other fields."""
-    others = [database, database]
-    async with SqlDatabase(f"sqlite:///{tmp_path / 'users.db'}", lock_timeout_s=60.0) as second:
-        if isinstance(database, SqlDatabase):
-            others[1] = second
-        await database.put("talks", "ada", {"name": "Ada", "turns": ["first"]})
-        turns = [(n, mine) for n in range(8) for mine in (0, 1)]
-        appends = (others[mine].append("talks", "ada", "turns", [n, mine]) for n, mine in turns)
-        await asyncio.gather(*appends)
-        record = await database.get("talks", "ada")
-    assert record["name"] == "Ada"
-    assert record["turns"][0] == "first"
-    assert sorted(record["turns"][1:]) == sorted([n, mine] for n, mine in turns)
-    await database.append("talks", "ada", "turns", "last", keep=2)
-    assert (await database.get("talks", "ada"))["turns"] == [record["turns"][-1], "last"]
-    await database.append("talks", "bob", "turns", "first")
-    assert await database.get("talks", "bob") == {"turns": ["first"]}
-    for field, keep, problem in (("name", None, "not a list"), ("turns", 0, "keep is 0")):
-        with pytest.raises(ProviderError, match=problem):
-            await database.append("talks", "ada", field, "x", keep=keep)
-
-
 @pytest.mark.parametrize(
     ("name", "known"),
     [

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -113,6 +114,30 @@ async def test_many_calls_at_once_do_not_mix(database: Database) -> None:
         assert await database.get(collection, str(number)) == {"number": number}
 
     await asyncio.gather(*map(caller, range(100)))
+
+
+async def test_appends_are_one_step(database: Any) -> None:
+    """Whoever appends at the same time, here over two connections; other fields stay."""
+    collection, users = fresh_collection(), [database, database]
+    async with AsyncExitStack() as opened:
+        if isinstance(database, SqlDatabase):
+            url = database._url.set(drivername=database._url.get_backend_name())
+            other = SqlDatabase(url.render_as_string(hide_password=False), **PATIENT)
+            users[1] = await opened.enter_async_context(other)
+        await database.put(collection, "ada", {"name": "Ada", "turns": ["first"]})
+        turns = [[number, mine] for number in range(8) for mine in (0, 1)]
+        appends = (users[turn[1]].append(collection, "ada", "turns", turn) for turn in turns)
+        await asyncio.gather(*appends)
+        record = await database.get(collection, "ada")
+    assert (record["name"], record["turns"][0]) == ("Ada", "first")
+    assert sorted(record["turns"][1:]) == sorted(turns)
+    await database.append(collection, "ada", "turns", "last", keep=2)
+    assert (await database.get(collection, "ada"))["turns"] == [record["turns"][-1], "last"]
+    await database.append(collection, "bob", "turns", "first")
+    assert await database.get(collection, "bob") == {"turns": ["first"]}
+    for field, keep, problem in (("name", None, "not a list"), ("turns", 0, "keep is 0")):
+        with raises_code("invalid_record", match=problem):
+            await database.append(collection, "ada", field, "x", keep=keep)
 
 
 async def test_a_cancelled_put_is_made_wholly_or_not_at_all(database: Database) -> None:

@@ -527,3 +527,23 @@ async def test_a_stream_that_has_yielded_is_not_made_again() -> None:
     with pytest.raises(ConnectionError):
         await read(Retry(ScriptedLLM(["a", HICCUP], "b")).stream(ASKED), pieces)
     assert pieces == ["a"]
+
+
+async def test_a_database_appends_if_both_do() -> None:
+    """A second one without ``append`` hides that of the first: the kernels then get and put."""
+
+    class Plain:
+        async def get(self, collection: str, key: str) -> None:
+            """Hold nothing."""
+
+        async def put(self, collection: str, key: str, record: Any) -> None:
+            """Store nothing."""
+
+    class Broken(FakeDatabase):
+        async def append(self, *args: Any, **named: Any) -> None:
+            raise ConnectionError
+
+    second = FakeDatabase()
+    await Fallback(Broken(), second).append("talks", "ada", "turns", "hi")
+    assert await second.get("talks", "ada") == {"turns": ["hi"]}
+    assert not hasattr(Fallback(Broken(), Plain()), "append")
