@@ -98,7 +98,7 @@ def wav_audio(
 
     if not content:
         raise refused("it is empty; give a WAV file", "empty_audio")
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+    if content[:4] not in (b"RIFF", b"RF64") or content[8:12] != b"WAVE":
         raise refused(f"it is not a WAV file; {_FIX}")
     chunks = {name: (start, size) for name, start, size in _chunks(content)}
     if b"data" not in chunks or chunks.get(b"fmt ", (0, 0))[1] < 16:

@@ -54,6 +54,15 @@ _SHOWN_CHARS = 300
 _CUT = ("length", "content_filter")
 _PCM = {"audio/pcm", "audio/x-pcm", "audio/l16", "audio/raw", "audio/x-raw"}
 _PCM |= {"", "application/octet-stream", "binary/octet-stream"}
+_CODEC = r"pcm|(?:pcm_?)?s?(?:linear)?-?16(?:le)?|signed(?:-integer)?"
+#: What parameters of a content type may say; others do not matter.
+_PARAMETERS = {
+    **dict.fromkeys(("rate", "samplerate"), "[1-9][0-9]{3,5}"),
+    **dict.fromkeys(("bits", "bitdepth", "bitspersample"), "16"),
+    **dict.fromkeys(("encoding", "codec", "codecs", "format"), _CODEC),
+    **dict.fromkeys(("endian", "endianness"), "little.*"),
+    "channels": "1",
+}
 #: How MP3, AAC, Ogg, FLAC, MP4, WebM, AMR, AIFF and CAF begin, and texts.
 _FOREIGN = re.compile(
     rb"ID3|\xff[\xe2\xe3\xf1-\xf3\xf9-\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3|#!AMR|FORM|caff"
@@ -374,10 +383,14 @@ class OpenAITTS(_Model):
             except InvalidAudioError as error:
                 raise InvalidReplyError(str(error)) from error
         kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
-        given = dict(re.findall(r"(\w+)\s*=\s*\"?(\w+)", " ".join(parameters)))
-        rate_hz, channels = given.get("rate", str(PCM_RATE_HZ)), given.get("channels", "1")
-        foreign = kind not in _PCM or _FOREIGN.match(content)
-        if foreign or channels != "1" or not re.fullmatch("[1-9][0-9]{3,5}", rate_hz):
+        pairs = re.findall(r"([\w-]+)\s*=\s*\"?([\w-]+)", " ".join(parameters))
+        given = {re.sub("[^a-z]", "", name): value for name, value in pairs}
+        rate_hz = given.get("rate") or given.get("samplerate", PCM_RATE_HZ)
+        if (
+            kind not in _PCM
+            or _FOREIGN.match(content)
+            or not all(re.fullmatch(_PARAMETERS.get(n, ".*"), value) for n, value in given.items())
+        ):
             raise InvalidReplyError(
                 f"text to speech answered with {content_type or 'no content type'} in place of PCM"
                 f" of one channel: {self._service._shown(repr(content[:_SHOWN_CHARS]))}"

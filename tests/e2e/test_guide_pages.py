@@ -15,7 +15,7 @@ from tools.command_line import PAGE, page, parsers
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 #: Those whose listings are programs of their own.
-PAGES = ("streams", "interceptors", "conditions", "deadlines")
+PAGES = ("streams", "interceptors", "conditions", "deadlines", "chat")
 
 
 def blocks(name: str, language: str) -> str:

@@ -20,7 +20,7 @@ LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTA
 
 def test_each_listing_has_a_name() -> None:
     """So that none is left out here."""
-    assert len(LISTINGS) == TEXT.count("```python\n") == 4
+    assert len(LISTINGS) == TEXT.count("```python\n") == 3
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,6 @@ def test_each_listing_has_a_name() -> None:
         # At least the nine characters of its first two words; a busy machine may hear more.
         ("barge_in", r"You said:[\w .:]* True\n"),
         ("limiter", r"turn_replaced\nYou said: Stop\..*\n"),
-        ("summary", r"You said: Summarize this conversation .* User: Message 0 Assistant: .*\n"),
     ],
 )
 def test_a_listing_works(name: str, printed: str) -> None:
