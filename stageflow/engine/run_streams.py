@@ -111,8 +111,11 @@ class RunStreams:
         return [early.latch for early in self._early.pop(stage, [])]
 
     def detach(self) -> None:
-        """Drop the reference to the run, which has ended."""
+        """Drop the references to the run, which has ended."""
         del self._release
+        for opened in self._opened.values():
+            for stream in opened.values():
+                stream.detach()
 
     def abandon(self, begun: Collection[str | None], failure: StageflowError | None) -> None:
         """Close the readers and streams of stages that have not begun, because the run stops."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
@@ -172,6 +173,13 @@ class Stream:
         self._readers.pop(CALLER, None)  # it would be a reference cycle
         _wake(self._putting)
         self._wake_readers()
+
+    def detach(self) -> None:
+        """Keep a failure without its traceback, which leads to the run and so back to here."""
+        if isinstance(self._failure, StageflowError):
+            self._failure = twin = copy.copy(self._failure)
+            twin.__cause__ = None
+            vars(twin).update(dict.fromkeys(vars(twin).keys() & {"cause"}))
 
     def drop_put(self) -> bool:
         """Return whether a call of `put` was not awaited, and close it; for the engine."""

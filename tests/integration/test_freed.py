@@ -22,6 +22,7 @@ from stageflow import (
     StageOutput,
     StageSpec,
     TimeoutInterceptor,
+    run_child,
     stage,
     subpipeline,
 )
@@ -83,6 +84,26 @@ async def writing(ctx: StageContext) -> StageOutput:
     return StageOutput.ok()
 
 
+async def breaking_off(ctx: StageContext) -> StageOutput:
+    parts = ctx.open("parts")
+    await parts.put(Value())
+    raise ConnectionError
+
+
+async def breaking_off_in_a_child(ctx: StageContext) -> StageOutput:
+    parts = ctx.open("parts")
+    await parts.put(Value())
+    await run_child(ctx, Pipeline("c", [STAGES["failed"]]))
+    return StageOutput.ok()
+
+
+@stage
+async def parts(value: Value) -> AsyncIterator[Value]:
+    async with asyncio.timeout(1):
+        while True:
+            yield value
+
+
 async def reading(ctx: StageContext) -> StageOutput:
     async for _ in ctx["parts"]:
         pass
@@ -114,6 +135,18 @@ PIPELINES = {
             StageSpec("read", reading, dependencies=("write",), inputs=("parts",)),
         ],
     ),
+    **{
+        f"streaming and failed {number}": Pipeline(
+            "p", [spec, StageSpec("read", reader, inputs=("parts",))]
+        )
+        for number, (spec, reader) in enumerate(
+            [
+                (StageSpec("write", breaking_off, streams=("parts",)), reading),
+                (StageSpec("write", breaking_off_in_a_child, streams=("parts",)), reading),
+                (parts, resting),
+            ]
+        )
+    },
 }
 
 
