@@ -167,7 +167,7 @@ RIGHT: dict[Any, dict[str, Any]] = {
 DEFECTS: list[tuple[Any, str, dict[str, Any], str]] = [
     (LlmContractTest, "completes_with_text", {"complete": gives(None)}, r"gave a NoneType"),
     (LlmContractTest, "completes_with_text", {"complete": gives("")}, "gave an empty answer"),
-    (LlmContractTest, "streams_text", {"stream": streams(["a", 1])}, "gave 1, which is no text"),
+    (LlmContractTest, "streams_text", {"stream": streams(["a", 1])}, "gave 1, which is not text"),
     (LlmContractTest, "streams_text", {"stream": streams(["", ""])}, "gave nothing"),
     (
         LlmContractTest,

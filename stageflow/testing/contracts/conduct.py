@@ -5,16 +5,21 @@ import datetime as dt
 import functools
 import gc
 import inspect
+import logging
+import operator
 import os
 import random
+import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 import warnings
 from collections import Counter, UserDict
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -26,7 +31,8 @@ from stageflow.engine.stage_context import StageContext
 from stageflow.testing.simulation.errors import place_of
 
 _DATES = (dt.datetime.now, dt.datetime.utcnow, dt.datetime.today, dt.date.today)
-_CLOCKS = frozenset((*_DATES, time.time, time.time_ns, time.monotonic, time.monotonic_ns))
+_TIMES = (time.time, time.time_ns, time.monotonic, time.monotonic_ns)
+_CLOCKS = frozenset((*_DATES, *_TIMES, time.clock_gettime, time.clock_gettime_ns))
 _CLOSING = frozenset(("close", "aclose", "disconnect", "shutdown"))
 _READING = (
     *(StageContext.__getitem__, UserDict.__getitem__, UserDict.__contains__),
@@ -230,9 +236,38 @@ def every_call_awaited() -> Iterator[None]:
         raise AssertionError("write await before the call: nobody awaited " + ", ".join(calls))
 
 
+def _set_environ(environ: Mapping[str, str]) -> None:
+    if os.environ != environ:
+        os.environ.clear()
+        os.environ.update(environ)
+
+
+def _set_handlers(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+#: What all code of the process shares: how to read it, and how to set it.
+_SHARED: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "os.environ": (lambda: dict(os.environ), _set_environ),
+    "the working directory": (os.getcwd, os.chdir),
+    "sys.path": (sys.path.copy, partial(operator.setitem, sys.path, slice(None))),
+    "sys.stdout": (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
+    "sys.stderr": (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "the level of the root logger": (lambda: logging.root.level, logging.root.setLevel),
+    "the time limit of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),
+    "the signal handlers": (
+        lambda: {number: signal.getsignal(number) for number in signal.valid_signals()},
+        _set_handlers,
+    ),
+}
+
+
 def surroundings(*, chance: bool) -> dict[str, Any]:
     """Return what all code of the process shares; with `chance`, also random generators."""
-    found = {"os.environ": dict(os.environ), "the working directory": os.getcwd()}  # noqa: PTH109
+    found = {name: read() for name, (read, _) in _SHARED.items()}
     if chance:
         found["the global random generator (take ctx.random)"] = random.getstate()
         if "numpy.random" in sys.modules:
@@ -244,12 +279,10 @@ def surroundings(*, chance: bool) -> dict[str, Any]:
 @contextmanager
 def restored() -> Iterator[None]:
     """Undo what a block does to the process, so that each run does it again."""
-    state, environ = random.getstate(), dict(os.environ)
+    state, shared = random.getstate(), surroundings(chance=False)
     try:
-        with chdir(os.getcwd()):  # noqa: PTH109 - as text
-            yield
+        yield
     finally:
         random.setstate(state)
-        if os.environ != environ:
-            os.environ.clear()
-            os.environ.update(environ)
+        for name, (_, write) in _SHARED.items():
+            write(shared[name])

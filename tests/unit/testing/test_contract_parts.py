@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
+import logging
 import os
 import random
 import re
+import signal
+import socket
 import sys
 import threading
 import warnings
@@ -79,19 +83,22 @@ def test_surroundings_show_what_is_shared() -> None:
     """Random generators only if they are asked for."""
     state = str(np.random.get_state())
     plain, full = surroundings(chance=False), surroundings(chance=True)
-    assert plain == {"os.environ": dict(os.environ), "the working directory": str(Path.cwd())}
-    assert plain.items() <= full.items()
+    assert plain["os.environ"] == dict(os.environ)
+    assert plain["the working directory"] == str(Path.cwd())
+    assert plain["sys.path"] == sys.path
+    assert plain["sys.path"] is not sys.path
+    assert {name: full[name] for name in plain} == plain
     assert full["the global random generator (take ctx.random)"] == random.getstate()
     numpy = full["numpy's global random generator (make one from ctx.random)"]
     assert numpy == state
     with mock.patch.dict(sys.modules):
         del sys.modules["numpy.random"]
-        assert len(surroundings(chance=True)) == 3
+        assert len(surroundings(chance=True)) == len(plain) + 1
 
 
 @pytest.mark.parametrize("raises", [(), (ZeroDivisionError,)])
 def test_the_process_is_restored(raises: Any, tmp_path: Path) -> None:
-    """Variables that are set, changed and deleted, the folder, and the random generator."""
+    """Variables that are set, changed and deleted, the folder, the generator, and so on."""
     before = surroundings(chance=True)
     with suppress(*raises), restored():
         os.environ["NEW"] = "1"
@@ -99,6 +106,12 @@ def test_the_process_is_restored(raises: Any, tmp_path: Path) -> None:
         del os.environ["HOME"]
         os.chdir(tmp_path)
         random.random()
+        sys.path.append("elsewhere")
+        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        sys.setrecursionlimit(sys.getrecursionlimit() + 1)
+        logging.root.setLevel(logging.root.level + 1)
+        socket.setdefaulttimeout(7.0)
+        signal.signal(signal.SIGUSR2, print)
         for error in raises:
             raise error
     assert surroundings(chance=True) == before
