@@ -1,7 +1,9 @@
 """Run thousands of payments while workers are killed, the broker crashes and the database stops.
 
+With --broker sentinel or cluster it has a replica, and fails over instead of crashing.
 Each job must end exactly once by every count: the ends that the dispatchers received, the broker's
-counters, the rows of the ledger, the dead letters. The exit code is 1 if any of them disagree.
+counters, the rows of the ledger, the dead letters. Each caller, with and without a deadline, must
+get a result. The exit code is 1 if any of them disagree.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ from stageflow.cluster import Dispatcher, JobResult, RedisBroker
 from stageflow.dlq import PostgresDeadLetterStore
 from tests.cluster.pipelines import LEDGER, SCHEMA
 from tests.utils.postgres import PostgresServer
+from tests.utils.redis_deployments import BehindSentinel, InCluster, Replicated
 from tests.utils.redis_server import RedisServer
 from tests.utils.workers import WorkerProcess
+
+#: The deadline of every second job, in seconds: mishaps included, each ends long before.
+_DEADLINE_S = 3_600.0
 
 
 @dataclass
@@ -41,6 +47,8 @@ class Outcome:
         left: How many jobs are in the broker's queue still.
         events: How often each mishap was caused.
         seconds: How long it took.
+        failed_over: Whether the broker failed over: what a replica has confirmed is kept, and an
+            answer may have been read before that.
     """
 
     ends: dict[str, JobResult] = field(default_factory=dict)
@@ -53,13 +61,16 @@ class Outcome:
     left: int = 0
     events: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    failed_over: bool = False
 
     def problems(self, jobs: int) -> list[str]:
         """Return the promises that were broken, one sentence each."""
         completed = {key for key, end in self.ends.items() if end.status == "completed"}
         failed = {key for key, end in self.ends.items() if end.status == "failed"}
         told_twice = [
-            key for key, end in self.again.items() if _facts(end) != _facts(self.ends[key])
+            key
+            for key, end in self.again.items()
+            if self._facts(end) != self._facts(self.ends[key])
         ]
         checks = {
             f"{len(self.ends)} of {jobs} jobs have ended": len(self.ends) == jobs,
@@ -75,21 +86,27 @@ class Outcome:
         }
         return [problem for problem, holds in checks.items() if not holds]
 
+    def _facts(self, end: JobResult) -> tuple[Any, ...]:
+        told = end.status, end.pipeline_run_id, dict(end.outputs)
+        return told if self.failed_over else (*told, end.worker, end.deliveries)
+
     def _unkept(self, failed: set[str]) -> dict[str, str]:
         """Return the problems of failed jobs that left no letter."""
         ends = {key: self.ends[key] for key in failed - set(self.letters)}
         return {key: f"{end.failure}; {end.dead_letter_error}" for key, end in ends.items()}
 
 
-def _facts(end: JobResult) -> tuple[Any, ...]:
-    return end.status, end.pipeline_run_id, end.worker, end.deliveries, dict(end.outputs)
-
-
 class StressTest:
     """The servers, the workers, and the crashes."""
 
     def __init__(
-        self, redis: RedisServer, postgres: PostgresServer, url: str, *, workers: int, seed: int
+        self,
+        redis: RedisServer | Replicated,
+        postgres: PostgresServer,
+        url: str,
+        *,
+        workers: int,
+        seed: int,
     ) -> None:
         """Choose the servers, which run, and the database of the ledger and the letters."""
         self.redis, self.postgres, self.url = redis, postgres, url
@@ -117,9 +134,14 @@ class StressTest:
 
     def crash_broker(self) -> None:
         """Kill the broker, and bring it back with what it has acknowledged."""
-        self.redis.kill()
-        self.redis.start()
-        self.outcome.events["broker killed"] += 1
+        if isinstance(self.redis, RedisServer):
+            self.redis.kill()
+            self.redis.start()
+            self.outcome.events["broker killed"] += 1
+        else:
+            self.redis.fail_over()
+            self.outcome.failed_over = True
+            self.outcome.events["broker failed over"] += 1
 
     def stop_database(self) -> None:
         """Stop the database, kill a worker meanwhile, and bring it back."""
@@ -128,20 +150,20 @@ class StressTest:
         self.postgres.start()
         self.outcome.events["database stopped"] += 1
 
-    async def run(self, jobs: int, *, kills: int) -> Outcome:
+    async def run(self, jobs: int, *, kills: int, crashes: int = 2) -> Outcome:
         """Send the jobs, cause the mishaps as they end, and count."""
         async with await psycopg.AsyncConnection.connect(self.url) as connection:
             await connection.execute(SCHEMA)
         started_at = time.perf_counter()
         for _ in range(self._count):
             self.start_worker()
-        broker = RedisBroker(self.redis.url, patience_s=60.0)
+        broker = RedisBroker(self.redis.url, patience_s=300.0)
         try:
             async with (
                 Dispatcher(broker, max_outstanding=300, worker_patience_s=60.0) as first,
                 Dispatcher(broker, max_outstanding=300, worker_patience_s=60.0) as second,
             ):
-                mishaps = asyncio.create_task(self._mishaps(jobs, kills))
+                mishaps = asyncio.create_task(self._mishaps(jobs, kills, crashes))
                 sending = [self._send(first, number, self.outcome.ends) for number in range(jobs)]
                 sending += [
                     self._send(second, number, self.outcome.again) for number in range(0, jobs, 7)
@@ -159,14 +181,16 @@ class StressTest:
     async def _send(self, by: Dispatcher, number: int, ends: dict[str, JobResult]) -> None:
         key = f"payment-{number}"
         inputs = {"number": number, "pause_ms": number % 23}
-        ends[key] = await by.run("payments", inputs, key=key)
+        # Half of the callers have a deadline, which no job needs.
+        deadline_s = _DEADLINE_S if number % 2 else None
+        ends[key] = await by.run("payments", inputs, key=key, deadline_s=deadline_s)
         self._ended.set()
 
-    async def _mishaps(self, jobs: int, kills: int) -> None:
+    async def _mishaps(self, jobs: int, kills: int, crashes: int) -> None:
         self._ended = asyncio.Event()
         due = [(jobs * (n + 1) // (kills + 2), self.kill_worker) for n in range(kills)]
-        due += [(jobs // 3, self.crash_broker), (jobs // 2, self.stop_database)]
-        due += [(jobs * 2 // 3, self.crash_broker)]
+        due += [(jobs * (n + 1) // (crashes + 1), self.crash_broker) for n in range(crashes)]
+        due += [(jobs // 2, self.stop_database)]
         for ended, mishap in sorted(due, key=lambda pair: pair[0]):
             while len(self.outcome.ends) < ended:
                 self._ended.clear()
@@ -189,13 +213,18 @@ class StressTest:
             outcome.letters = [letter.correlation_id for letter in await store.letters()]
 
 
-async def stress(jobs: int, *, workers: int, kills: int, seed: int) -> Outcome:
+#: How a broker can be run.
+BROKERS = {"single": RedisServer, "sentinel": BehindSentinel, "cluster": InCluster}
+
+
+async def stress(
+    jobs: int, *, workers: int, kills: int, seed: int, broker: str = "single", crashes: int = 2
+) -> Outcome:
     """Run a stress test on servers of its own."""
-    with RedisServer() as redis, PostgresServer() as postgres:
+    with BROKERS[broker]() as redis, PostgresServer() as postgres:
         url = await postgres.make_database()
-        return await StressTest(redis, postgres, url, workers=workers, seed=seed).run(
-            jobs, kills=kills
-        )
+        test = StressTest(redis, postgres, url, workers=workers, seed=seed)
+        return await test.run(jobs, kills=kills, crashes=crashes)
 
 
 def main() -> int:
@@ -204,6 +233,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--broker", choices=BROKERS, default="single")
+    text = "how often the broker crashes, or fails over behind Sentinel or in a cluster"
+    parser.add_argument("--crashes", type=int, default=2, help=text)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     arguments = parser.parse_args()
     outcome = asyncio.run(
@@ -212,6 +244,8 @@ def main() -> int:
             workers=arguments.workers,
             kills=arguments.kills,
             seed=arguments.seed,
+            broker=arguments.broker,
+            crashes=arguments.crashes,
         )
     )
     statuses = Counter(str(end.status) for end in outcome.ends.values())

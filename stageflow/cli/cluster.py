@@ -99,7 +99,7 @@ examples:
 
 
 def _add_broker(parser: argparse.ArgumentParser) -> None:
-    text = f"redis://host:port/0 or unix:///path (default: the variable {BROKER_VARIABLE})"
+    text = f"redis://host:port/0, or see the guide (default: the variable {BROKER_VARIABLE})"
     option(parser, "--broker URL", text, default=os.environ.get(BROKER_VARIABLE))
     text = "prefix of all keys, one per cluster (default: stageflow)"
     option(parser, "--namespace NAME", text, default="stageflow")

@@ -15,7 +15,6 @@ from typing import Any, Self
 from stageflow._utils.closing import AsyncClosing
 from stageflow._utils.tasks import cancel_all
 from stageflow.cluster import redis_scripts as lua
-from stageflow.cluster.job import check_name
 from stageflow.cluster.redis_link import AWAY, FIRST_PAUSE_S, LONGEST_PAUSE_S, RedisLink
 from stageflow.resilience.circuit_breaker import (
     BreakerPolicy,
@@ -72,10 +71,12 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
             policies: By name of the provider.
         """
         super().__init__(policy, **(policies or {}))
-        check_name("SharedBreakers", "namespace", namespace)
         # The patience does not matter: nothing waits for a call.
-        self._link = RedisLink(url, patience_s=LONGEST_PAUSE_S)
-        self._states, self._channel = f"{{{namespace}}}:breakers", f"{{{namespace}}}:breaker"
+        self._link = RedisLink(url, namespace, patience_s=LONGEST_PAUSE_S)
+        self._states, self._channel = (
+            f"{self._link.prefix}:breakers",
+            f"{self._link.prefix}:breaker",
+        )
         self._name = uuid.uuid4().hex
         #: How often each breaker has changed since its state was published.
         self._unpublished: Counter[str] = Counter()

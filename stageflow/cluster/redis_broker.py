@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from stageflow._utils.closing import AsyncClosing
 from stageflow.cluster import redis_scripts as lua
 from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery, Envelope, Renewal
-from stageflow.cluster.job import check_name, is_key
+from stageflow.cluster.job import is_key
 from stageflow.cluster.redis_link import AWAY, RedisLink
 
 _log = logging.getLogger("stageflow.cluster")
@@ -30,7 +30,7 @@ _SHOWN_PARTS, _SHOWN_BYTES = 20, 1_000
 
 
 class RedisBroker(AsyncClosing, Broker):
-    """A `Broker` on one Redis server (version 7 or newer), or its replicas behind one address.
+    """A `Broker` on Redis 6.2 or newer, or Valkey: one server, Sentinel's, or a cluster's.
 
     Acknowledged jobs survive a killed server that runs with ``appendonly yes``, and a power cut
     with ``appendfsync always``.
@@ -47,15 +47,16 @@ class RedisBroker(AsyncClosing, Broker):
         """Prepare a broker; it connects at the first call.
 
         Args:
-            url: ``redis://host:port/0``, ``rediss://…`` or ``unix:///path``.
+            url: ``redis://host:port/0``, ``unix:///path``, ``redis+sentinel://host:port,…/service``
+                or ``redis+cluster://host:port,…``; ``rediss`` for TLS. With ``?replicas=N`` a write
+                is acknowledged when N replicas have confirmed it.
             namespace: Prefix of all keys, so that several clusters can share a server.
             keep_s: How long to keep the result of a job, in seconds: a key that is sent again
                 after that is a new job.
             patience_s: How long a call retries a server that cannot be reached, in seconds.
         """
-        check_name("RedisBroker", "namespace", namespace)
-        self._link = RedisLink(url, patience_s=patience_s)
-        self._prefix = f"{{{namespace}}}"
+        self._link = RedisLink(url, namespace, patience_s=patience_s)
+        self._prefix = self._link.prefix
         self._keep_s = keep_s
 
     @property

@@ -14,14 +14,16 @@ from stageflow._utils.extras import needs_extra
 from stageflow._utils.tasks import cancel_all
 from stageflow._utils.text import shown_address
 from stageflow.cluster.broker import BrokerUnavailableError, ClusterError
+from stageflow.cluster.job import check_name
+from stageflow.cluster.redis_address import connected
 from stageflow.errors import InvalidConfigError
 from stageflow.errors.data import require_durations
 
 with needs_extra("cluster"):
-    from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import (
+        AskError,
         AuthenticationError,
         AuthorizationError,
         ClusterDownError,
@@ -44,7 +46,14 @@ _log = logging.getLogger("stageflow.cluster")
 #: What a call raises if the server is starting, changing its role, full, busy, or unreachable.
 AWAY = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
 #: The other errors of such a server, by their classes and by codes that have none.
-_NOT_NOW = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, InvalidResponse)
+_NOT_NOW = (
+    AskError,  # and `MovedError`
+    ClusterDownError,
+    InvalidResponse,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
 _NOT_NOW_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 FIRST_PAUSE_S = 0.05
@@ -53,6 +62,8 @@ LONGEST_PAUSE_S = 1.0
 _CLOSE_S = 1.0
 #: How many scripts to send at once.
 _BATCH = 256
+#: How long to wait for replicas to confirm a batch, in milliseconds.
+_REPLICAS_WAIT_MS = 1_000
 
 
 class _Call(NamedTuple):
@@ -63,31 +74,39 @@ class _Call(NamedTuple):
 
 
 class RedisLink:
-    """A client of one Redis server."""
+    """A client of the Redis server that holds the keys of a namespace."""
 
-    def __init__(self, url: str, *, patience_s: float, call_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, url: str, namespace: str, *, patience_s: float, call_timeout_s: float = 5.0
+    ) -> None:
         """Prepare a client; it connects at the first call.
 
         `call_timeout_s` limits one attempt; a call retries for `patience_s`.
         """
+        check_name("Redis", "namespace", namespace)
+        #: Prefix of all keys. Its braces put them into one slot of a cluster.
+        self.prefix = f"{{{namespace}}}"
         require_durations("Redis", patience_s=patience_s, call_timeout_s=call_timeout_s)
         #: Address of the server, without the password.
         self.where = shown_address(url)
         try:
             # Untyped: its annotations are unions. The shapes of answers depend on the protocol.
             # Its own limit of reading would end calls that wait.
-            self.client: Any = Redis.from_url(
-                url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None
+            self.client, self._replicas = connected(
+                url, namespace, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None
             )
-            # Raises for unknown settings.
-            self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError):
-            fix = "give redis://host:port/0, rediss://… or unix:///path"
+            fix = (
+                "give redis://host:port/0, rediss://…, unix:///path,"
+                " redis+sentinel://host:port,…/service or redis+cluster://host:port,…"
+            )
             # Without the cause, whose text may hold the password.
             raise InvalidConfigError("Redis", "url", self.where, fix) from None
         self._patience_s = patience_s
         self._call_timeout_s = call_timeout_s
         self._is_away = False
+        #: Before version 7, Redis takes no flags of scripts.
+        self._takes_flags = True
         self._queue: list[_Call] = []
         self._sending: asyncio.Task[None] | None = None
 
@@ -102,12 +121,23 @@ class RedisLink:
             if task is not None and task.cancelling() > asked:
                 # The client turns a cancellation into a lost connection if both come at once.
                 raise asyncio.CancelledError from None
-            raise self._meaning(error) from error
+            if (meaning := await self._outage(error)) is error:
+                raise
+            raise meaning from error
+
+    async def _outage(self, error: Exception) -> Exception:
+        """Return what `_meaning` does; connect again if another server may take writes now."""
+        meaning = self._meaning(error)
+        if isinstance(meaning, RedisConnectionError):
+            await self.client.connection_pool.disconnect(inuse_connections=False)
+        return meaning
 
     def _meaning(self, error: Exception) -> Exception:
         """Return one of `AWAY` for a server that cannot serve now, and otherwise a final error."""
         # The answer to a new connection is the cause of a `ConnectionError`.
-        answer = error.__cause__ if isinstance(error.__cause__, RedisError) else error
+        answer = error
+        while isinstance(answer.__cause__, RedisError):
+            answer = answer.__cause__
         text, code = str(answer), str(answer).partition(" ")[0]
         if isinstance(answer, _NOT_NOW) or (
             isinstance(answer, ResponseError)
@@ -179,20 +209,38 @@ class RedisLink:
                     if asked.end.done():
                         continue  # the caller was cancelled
                     if isinstance(answer, Exception):
-                        asked.end.set_exception(self._meaning(answer))
+                        asked.end.set_exception(await self._outage(answer))
                     else:
                         asked.end.set_result(answer)
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
+        answers = await self._sent(batch, by_digest=True)
+        unknown = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:  # the server has restarted; by their text it learns them
+            try:
+                await self.client.eval("#!lua flags=allow-oom\nreturn 1", 0)
+            except ResponseError as error:
+                self._takes_flags = "near '#'" not in str(error)
+            again = await self._sent([batch[n] for n in unknown], by_digest=False)
+            for n, answer in zip(unknown, again, strict=True):
+                answers[n] = answer
+        return answers
+
+    async def _sent(self, batch: list[_Call], *, by_digest: bool) -> list[Any]:
         pipeline = self.client.pipeline(transaction=False)
+        call = pipeline.evalsha if by_digest else pipeline.eval
         for script, keys, arguments, _ in batch:
-            pipeline.evalsha(_digest(script), len(keys), *keys, *arguments)
+            text = script if self._takes_flags else script.replace("#!", "--", 1)
+            call(_digest(text) if by_digest else text, len(keys), *keys, *arguments)
+        if self._replicas:
+            pipeline.execute_command("WAIT", self._replicas, _REPLICAS_WAIT_MS)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            # The server has restarted, so none of the scripts has run.
-            for text in {asked.script for asked in batch}:
-                await self.client.script_load(text)
-            return await self._send(batch)
+        confirmed = answers.pop() if self._replicas else 0
+        if isinstance(confirmed, Exception):
+            raise confirmed
+        if confirmed < self._replicas:
+            text = f"{confirmed} of {self._replicas} replicas have confirmed a write"
+            raise RedisConnectionError(text)
         return answers
 
     async def close(self) -> None:

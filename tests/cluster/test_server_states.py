@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
-from stageflow.cluster import Dispatcher, RedisBroker, SharedBreakers, Worker
+from stageflow.cluster import Dispatcher, RedisBroker, SharedBreakers, Worker, redis_scripts
 from stageflow.resilience import BreakerState
 from tests.cluster.support import ECHO, WAIT, Cluster, Gate
 from tests.utils.errors import raises_code
@@ -120,6 +121,43 @@ async def test_a_right_that_a_user_lacks_is_named(cluster: Cluster, redis: Redis
     async with Dispatcher(cluster.broker()) as dispatcher:
         with raises_code("broker_refused", match="evalsha"):
             await asyncio.wait_for(dispatcher.run("echo", {"value": 1}), 20)
+
+
+async def test_a_restricted_user_can_run_jobs(cluster: Cluster, redis: RedisServer) -> None:
+    """Without CONFIG and SCRIPT, also when the server has forgotten its scripts."""
+    await cluster.worker(ECHO)
+    dispatcher = await cluster.dispatcher()
+    client = redis.client()
+    client.execute_command("ACL", "SETUSER", "default", "-script", "-config")
+    client.execute_command("ACL", "SETUSER", "admin", "on", "nopass", "+@all")
+    admin = redis.client()
+    admin.execute_command("AUTH", "admin", "any")
+    for number in range(3):
+        assert (await dispatcher.run("echo", {"value": number})).unwrap() == {"echo": number}
+        admin.script_flush()
+
+
+async def test_a_server_without_flags_of_scripts_takes_them_without(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis 6.2 cannot compile the line with them; this one cannot compile unknown ones."""
+    for name in ("COMPLETE", "JOIN"):
+        script = getattr(redis_scripts, name)
+        assert script.startswith("#!lua flags=allow-oom\n")
+    eval_of_client = Pipeline.eval
+    refused = ResponseError("user_script:1: unexpected symbol near '#'")
+
+    def eval_of_old_server(self: Any, script: str, *arguments: Any) -> Any:
+        assert not script.startswith("#!")
+        return eval_of_client(self, script, *arguments)
+
+    async def probe(*_: Any) -> None:
+        raise refused
+
+    monkeypatch.setattr(Pipeline, "eval", eval_of_old_server)
+    monkeypatch.setattr(Redis, "eval", probe)
+    await cluster.worker(ECHO)
+    assert (await (await cluster.dispatcher()).run("echo", {"value": 1})).unwrap() == {"echo": 1}
 
 
 async def test_a_database_that_the_server_lacks_is_no_outage(redis: RedisServer) -> None:

@@ -1,15 +1,19 @@
-"""A Redis server of a test's own, on a Unix socket: it can be killed, and keeps its data."""
+"""A Redis server of a test's own, which can be killed and keeps its data."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.utils.server import Server
+from redis import Redis
+
+from tests.utils.server import Server, free_port
 
 _PATIENCE_S = 300.0
 _PAUSE_S = 0.01
@@ -18,10 +22,18 @@ _CLEAN_UP = 'read -r end; kill -9 "$0"'
 
 
 class RedisServer(Server):
-    """A server that acknowledges what is on the disk; it keeps its data until `close`."""
+    """A server that acknowledges what is on the disk; it keeps its data until `close`.
 
-    def __init__(self) -> None:
+    It listens on a Unix socket, and also at a port if it is one of several. With `sentinel_of` it
+    is a Sentinel that watches the server at that port.
+    """
+
+    def __init__(self, *, tcp: bool = False, sentinel_of: int | None = None) -> None:
         """Make its directory; `start` brings the server up."""
+        self.port = free_port() if tcp else 0
+        #: More settings; a Sentinel's are in its file, which it changes itself.
+        self.settings: dict[str, str] = {}
+        self._sentinel_of = sentinel_of
         # A path in pytest's own directory would be too long for a socket.
         self.directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self.socket_path = self.directory / "s"
@@ -33,22 +45,38 @@ class RedisServer(Server):
         """Where it listens, as its client takes it."""
         return f"unix://{self.socket_path}"
 
+    def client(self) -> Any:
+        """A client for settings and questions, which the caller need not close."""
+        return Redis.from_url(self.url)
+
     def start(self) -> None:
         """Bring it up, and return once it has loaded its data."""
-        program = shutil.which("redis-server")
+        program = os.environ.get("STAGEFLOW_TEST_REDIS") or shutil.which("redis-server")
         assert program is not None, "run: .ci/programs redis-server"
-        settings = {
-            "port": "0",
-            "unixsocket": str(self.socket_path),
-            "dir": str(self.directory),
-            "save": "",
-            "appendonly": "yes",
-            "appendfsync": "always",
-            "logfile": str(self.directory / "log"),
-        }
-        options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        # A Sentinel writes what it learns into its file; so do servers that it configures.
+        file = self.directory / "redis.conf"
+        if not file.exists():
+            settings = {
+                "port": str(self.port),
+                "unixsocket": str(self.socket_path),
+                "dir": str(self.directory),
+                "logfile": str(self.directory / "log"),
+                **self.settings,
+            }
+            if self._sentinel_of is None:
+                settings |= {"save": '""', "appendonly": "yes", "appendfsync": "always"}
+            lines = [f"{name} {value}" for name, value in settings.items()]
+            if self._sentinel_of is not None:
+                lines += [
+                    f"sentinel monitor jobs 127.0.0.1 {self._sentinel_of} 1",
+                    # It fails over when it is told to, however slow this machine is.
+                    "sentinel down-after-milliseconds jobs 600000",
+                    "sentinel failover-timeout jobs 1000",
+                ]
+            file.write_text("\n".join(lines))
+        mode = [] if self._sentinel_of is None else ["--sentinel"]
         self._process = subprocess.Popen(
-            [program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program, str(file), *mode], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # Its input ends with this process, however that ends: no server outlives the tests.
         self._caretakers.append(
