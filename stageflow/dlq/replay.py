@@ -72,6 +72,7 @@ async def replay(
         # What was claimed may be newer than what was checked.
         check_fits(claim.letter, orchestrator.graph)
         context = (prepare or replay_context)(claim.letter, providers)
+        context.resumes = claim.letter
         reason = f"restored from dead letter {dead_letter_id}"
         async with _held(store, claim, lease_s):
             result = await orchestrator.resume(context, claim.letter.finished, reason=reason)

@@ -197,6 +197,8 @@ class PipelineContext:
         self._bag: ContextBag | None = None
         self._log: EventLog | None = None
         self._dead_letter: DeadLetter | None = None
+        #: The dead letter whose run this one resumes.
+        self.resumes: DeadLetter | None = None
 
     # ── chance and identity ─────────────────────────────────────────────────────────────────
 

@@ -53,6 +53,7 @@ __all__ = [
     "StageflowError",
     "StreamError",
     "StreamFailedError",
+    "ToolError",
     "Traits",
     "UnknownDeadLetterError",
     "UnknownProviderError",

@@ -22,6 +22,7 @@ class ErrorCategory(StrEnum):
 GENERIC_USER_MESSAGE = "Something went wrong on our side. Please try again."
 TOO_LONG = "That is more than I can take at once. Please make it shorter."
 TOO_SLOW = "That took too long. Please try again."
+BUDGET = "I have to stop here. Please ask for less at once."
 BUSY = "We are very busy right now. Please try again in a moment."
 IN_TROUBLE = "A service we need is having trouble. Please try again in a moment."
 UNREACHABLE = "A service we need cannot be reached right now. Please try again."

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from stageflow.errors.base import (
+    BUDGET,
     BUSY,
     GENERIC_USER_MESSAGE,
     IN_TROUBLE,
@@ -26,6 +27,7 @@ class ProviderError(StageflowError):
 
     code = "provider_error"
     codes: ClassVar = {
+        "budget_exceeded": Traits(ErrorCategory.POLICY, user_message=BUDGET),
         "invalid_provider": LOGIC,
         "invalid_record": LOGIC,  # a database cannot hold the record or its address
         "missing_extra": SYSTEMIC,
@@ -95,6 +97,22 @@ class NoAnswerError(ProviderError):
     def __init__(self, problem: str, finish_reason: str) -> None:
         super().__init__(f"the language model gave no answer: {problem}")
         self.finish_reason = finish_reason
+
+
+class ToolError(ProviderError):
+    """A call of a tool failed. A tool raises it with a text that the model may read."""
+
+    code = "tool_failed"
+    codes: ClassVar = {
+        "invalid_tool_arguments": Traits(),
+        "invalid_tool_result": LOGIC,
+        "unknown_tool": Traits(),
+        "tool_timeout": Traits(ErrorCategory.TRANSIENT, True, TOO_SLOW),
+        "too_many_tool_calls": Traits(
+            user_message="I could not work that out. Please ask me in another way."
+        ),
+        "tools_unsupported": LOGIC,  # by the language model
+    }
 
 
 class NoProgressError(ProviderError):

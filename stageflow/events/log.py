@@ -46,6 +46,12 @@ FIRST_AUDIO = "first_audio"
 ``ctx.emit("first_audio")``. Sinks measure the time until the first such event.
 """
 
+USAGE = "usage"
+"""Last part of the type of an event that says what a call of a provider has used."""
+
+USAGE_UNITS = ("prompt_tokens", "completion_tokens", "characters", "audio_s", "cost")
+"""The units of such an event; its ``cost`` is in the currency of the user's prices."""
+
 TERMINAL = frozenset({COMPLETED, FAILED, SKIPPED, CANCELLED})
 """Last parts of the types of events that end a stage."""
 

@@ -5,6 +5,7 @@ from stageflow.interceptors.breaker import BreakerInterceptor
 from stageflow.interceptors.retry import RetryInterceptor
 from stageflow.interceptors.timeout import TimeoutInterceptor
 from stageflow.interceptors.tracing import InMemoryTracer, Span, Tracer, TracingInterceptor
+from stageflow.interceptors.usage import UsageInterceptor, usage_of
 from stageflow.resilience.retry import RetryPolicy
 
 __all__ = [
@@ -18,4 +19,6 @@ __all__ = [
     "TimeoutInterceptor",
     "Tracer",
     "TracingInterceptor",
+    "UsageInterceptor",
+    "usage_of",
 ]

@@ -1,5 +1,6 @@
 """Ready pipelines: a turn of a voice conversation, whole or streaming, and a turn of a chat."""
 
+from stageflow.kernels.agent import Agent
 from stageflow.kernels.chat import chat
 from stageflow.kernels.conversation import INTERRUPTED, PROFILES, SYSTEM_PROMPT
 from stageflow.kernels.defaults import KNOWN_USER, default_providers
@@ -16,6 +17,7 @@ __all__ = [
     "NOTHING_HEARD",
     "PROFILES",
     "SYSTEM_PROMPT",
+    "Agent",
     "SentenceSplitter",
     "ShownText",
     "SpokenForm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import lru_cache
 
 from stageflow._utils.closing import closing_stream
 from stageflow.decorator import stage
@@ -12,6 +12,7 @@ from stageflow.engine.stage import StageKind, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.errors import InvalidContextError, shown
 from stageflow.kernels import conversation as any_turn
+from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, with_time
 from stageflow.kernels.conversation import (
     SYSTEM_PROMPT,
     History,
@@ -19,9 +20,10 @@ from stageflow.kernels.conversation import (
     conversation,
     remember,
 )
-from stageflow.kernels.history import Fitted, require_prompting
+from stageflow.kernels.history import require_prompting
 from stageflow.providers.fallback import Checked
 from stageflow.providers.ports import valid_answer
+from stageflow.providers.tools import Toolbox
 
 MAX_TEXT_CHARS = 8_000
 EMPTY_TEXT = "Please write something, and I will answer."
@@ -52,9 +54,12 @@ async def guard(text: str) -> str | None:
     return REFUSAL if REFUSED.search(text) else None
 
 
-@cache
+@lru_cache(CACHED_STAGES)
 def llm_stage(
-    history_tokens: int | None = None, system_prompt: str = SYSTEM_PROMPT, streaming: bool = False
+    history_tokens: int | None = None,
+    system_prompt: str = SYSTEM_PROMPT,
+    streaming: bool = False,
+    tools: Toolbox | None = None,
 ) -> StageSpec:
     """Return the stage that calls the model, or hands on the guard's refusal; see `Fitted`."""
     require_prompting(history_tokens, system_prompt)
@@ -65,7 +70,7 @@ def llm_stage(
     ) -> str:
         if refusal is not None:
             return refusal
-        model = Fitted(ctx.llm, history_tokens)
+        model = answering(ctx, ctx.llm, history_tokens, tools)
         messages = conversation(text, history, system_prompt=system_prompt)
         return complete_text(ctx, valid_answer(await model.complete(messages)))
 
@@ -84,7 +89,7 @@ def llm_stage(
         if refusal is not None:
             await pieces.put(refusal)
             return refusal
-        model = Fitted(Checked(ctx.llm), history_tokens)
+        model = answering(ctx, Checked(ctx.llm), history_tokens, tools)
         messages = conversation(text, history, system_prompt=system_prompt)
         async with closing_stream(model.stream(messages)) as found:
             async for piece in found:
@@ -93,7 +98,7 @@ def llm_stage(
                     await pieces.put(piece)
         return answer
 
-    return stream if streaming else answer
+    return with_time(stream if streaming else answer, tools)
 
 
 llm = llm_stage()
@@ -114,6 +119,7 @@ def chat(
     system_prompt: str = SYSTEM_PROMPT,
     memory: StageSpec = any_turn.memory,
     streaming: bool = False,
+    tools: Tools = None,
 ) -> Pipeline:
     """Return the chat kernel.
 
@@ -126,6 +132,7 @@ def chat(
         system_prompt: The instructions of the model; "" for none.
         memory: The stage that writes ``history``, such as one that summarises earlier turns.
         streaming: Whether the answer also is a stream, ``pieces``.
+        tools: Functions that the model may call, `Tool` or `Toolbox`; see `Agent`.
     """
-    answering = llm_stage(history_tokens, system_prompt, streaming)
-    return Pipeline("chat", [guard, memory, answering, persist], inputs=["text", "user_id"])
+    answer = llm_stage(history_tokens, system_prompt, streaming, Toolbox.of(tools))
+    return Pipeline("chat", [guard, memory, answer, persist], inputs=["text", "user_id"])

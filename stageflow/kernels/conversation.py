@@ -105,9 +105,11 @@ def _line(found: object, most: int = MAX_FIELD_CHARS) -> str:
 
 
 def complete_text(ctx: StageContext, answer: str) -> str:
-    """Return an answer as plain text; emit ``answer_cut`` if the service cut it."""
-    if isinstance(answer, Answer) and answer.cut:
-        ctx.emit("answer_cut", finish_reason=answer.finish_reason)
+    """Return an answer as plain text; emit ``answer_cut`` or ``answer_refused`` if it was."""
+    if isinstance(answer, Answer) and (answer.cut or answer.finish_reason == "refusal"):
+        ctx.emit(
+            "answer_cut" if answer.cut else "answer_refused", finish_reason=answer.finish_reason
+        )
     return str(answer)
 
 

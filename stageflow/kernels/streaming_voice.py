@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from stageflow._utils.closing import closing_stream
@@ -21,6 +21,7 @@ from stageflow.engine.stage import StageKind, StageOutput, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.engine.stream import StreamReader, StreamWriter
 from stageflow.events.log import FIRST_AUDIO, Event
+from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, with_time
 from stageflow.kernels.conversation import (
     SYSTEM_PROMPT,
     History,
@@ -28,13 +29,14 @@ from stageflow.kernels.conversation import (
     conversation,
     remember,
 )
-from stageflow.kernels.history import Fitted, require_prompting
+from stageflow.kernels.history import require_prompting
 from stageflow.kernels.sentences import SentenceSplitter
 from stageflow.kernels.speech import SpokenForm
 from stageflow.kernels.voice import NOTHING_HEARD, memory, profile, stt
 from stageflow.providers.audio import at_rate
 from stageflow.providers.fallback import Checked, IdleTimeout
 from stageflow.providers.ports import Audio, is_speakable, valid_sound
+from stageflow.providers.tools import Toolbox
 from stageflow.resilience.classification import classify
 
 #: How many sentences may wait to be spoken. The model does not wait for the sound of its answer.
@@ -65,8 +67,12 @@ class Mark(asyncio.Event):
     """A mark in a stream, which is set once everything before it has been played."""
 
 
-@cache
-def llm_stage(history_tokens: int | None = None, system_prompt: str = SYSTEM_PROMPT) -> StageSpec:
+@lru_cache(CACHED_STAGES)
+def llm_stage(
+    history_tokens: int | None = None,
+    system_prompt: str = SYSTEM_PROMPT,
+    tools: Toolbox | None = None,
+) -> StageSpec:
     """Return the stage that streams the sentences of the answer; see `Fitted`.
 
     Text without a letter or digit is joined to the next sentence. At the end of the answer it is an
@@ -93,11 +99,10 @@ def llm_stage(history_tokens: int | None = None, system_prompt: str = SYSTEM_PRO
             await sentences.put(NOTHING_HEARD)
             return NOTHING_HEARD
         watched = Checked(IdleTimeout(ctx.llm, PROGRESS_S, name="the language model"))
-        answering = Fitted(watched, history_tokens).stream(
-            conversation(transcript, history, profile, system_prompt)
-        )
+        model = answering(ctx, watched, history_tokens, tools)
+        answers = model.stream(conversation(transcript, history, profile, system_prompt))
         splitter, answer, unsaid = SentenceSplitter(first_bytes=FIRST_BYTES), "", ""
-        async with _heard_before_it_fails(ctx, sentences), closing_stream(answering) as pieces:
+        async with _heard_before_it_fails(ctx, sentences), closing_stream(answers) as pieces:
             async for piece in pieces:
                 answer += complete_text(ctx, piece)
                 for sentence in splitter.feed(piece):
@@ -110,7 +115,7 @@ def llm_stage(history_tokens: int | None = None, system_prompt: str = SYSTEM_PRO
             await sentences.put(rest)
         return answer
 
-    return stream
+    return with_time(stream, tools)
 
 
 llm = llm_stage()
@@ -229,15 +234,17 @@ def streaming_voice(
     history_tokens: int | None = None,
     system_prompt: str = SYSTEM_PROMPT,
     memory: StageSpec = memory,
+    tools: Tools = None,
 ) -> Pipeline:
     """Return the streaming voice kernel.
 
     It is `voice` with the streams ``sentences`` (strings) and ``sound`` (`Utterance`). A registered
     ``speaker`` plays the sound; without one, the run ends when all sound is made.
     """
+    answer = llm_stage(history_tokens, system_prompt, Toolbox.of(tools))
     return Pipeline(
         "streaming_voice",
-        [stt, profile, memory, llm_stage(history_tokens, system_prompt), tts, speak, persist],
+        [stt, profile, memory, answer, tts, speak, persist],
         inputs=["audio", "user_id"],
     )
 

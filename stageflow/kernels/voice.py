@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from stageflow.decorator import stage
@@ -13,6 +13,7 @@ from stageflow.engine.stage import StageKind, StageOutput, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.events.log import FIRST_AUDIO
 from stageflow.kernels import conversation as any_turn
+from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, with_time
 from stageflow.kernels.conversation import (
     PROFILES,
     SYSTEM_PROMPT,
@@ -22,7 +23,7 @@ from stageflow.kernels.conversation import (
     remember,
     user_key,
 )
-from stageflow.kernels.history import Fitted, require_prompting
+from stageflow.kernels.history import require_prompting
 from stageflow.kernels.speech import SpokenForm
 from stageflow.providers.ports import (
     Audio,
@@ -32,6 +33,7 @@ from stageflow.providers.ports import (
     valid_sound,
     valid_transcript,
 )
+from stageflow.providers.tools import Toolbox
 
 NOTHING_HEARD = "Sorry, I did not hear anything. Please say it again."
 """The answer to a turn in which nothing was heard."""
@@ -58,8 +60,12 @@ async def profile(ctx: StageContext, user_id: str) -> Mapping[str, Any] | StageO
 memory = replace(any_turn.memory, dependencies=("stt",))
 
 
-@cache
-def llm_stage(history_tokens: int | None = None, system_prompt: str = SYSTEM_PROMPT) -> StageSpec:
+@lru_cache(CACHED_STAGES)
+def llm_stage(
+    history_tokens: int | None = None,
+    system_prompt: str = SYSTEM_PROMPT,
+    tools: Toolbox | None = None,
+) -> StageSpec:
     """Return the stage that calls the model; see `Fitted`."""
     require_prompting(history_tokens, system_prompt)
 
@@ -72,11 +78,11 @@ def llm_stage(history_tokens: int | None = None, system_prompt: str = SYSTEM_PRO
     ) -> str:
         if not transcript:
             return NOTHING_HEARD
-        model = Fitted(ctx.llm, history_tokens)
+        model = answering(ctx, ctx.llm, history_tokens, tools)
         messages = conversation(transcript, history, profile, system_prompt)
         return complete_text(ctx, valid_answer(await model.complete(messages)))
 
-    return answer
+    return with_time(answer, tools)
 
 
 llm = llm_stage()
@@ -109,6 +115,7 @@ def voice(
     history_tokens: int | None = None,
     system_prompt: str = SYSTEM_PROMPT,
     memory: StageSpec = memory,
+    tools: Tools = None,
 ) -> Pipeline:
     """Return the voice kernel.
 
@@ -120,9 +127,11 @@ def voice(
         history_tokens: The most tokens of earlier messages to send, 0 or more; see `Fitted`.
         system_prompt: The instructions of the model; "" for none.
         memory: The stage that writes ``history``, such as one that summarises earlier turns.
+        tools: Functions that the model may call, `Tool` or `Toolbox`; see `Agent`.
     """
+    answer = llm_stage(history_tokens, system_prompt, Toolbox.of(tools))
     return Pipeline(
         "voice",
-        [stt, profile, memory, llm_stage(history_tokens, system_prompt), tts, persist],
+        [stt, profile, memory, answer, tts, persist],
         inputs=["audio", "user_id"],
     )

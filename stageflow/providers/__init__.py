@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         FakeSTT,
         FakeTTS,
         LatencyProfile,
+        calling,
         echo,
         speech_of_text,
         text_of_speech,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from stageflow.providers.fallback import Checked, Fallback, IdleTimeout, Retry
     from stageflow.providers.openai import PCM_RATE_HZ, OpenAIService
     from stageflow.providers.ports import valid_answer
+    from stageflow.providers.tools import Tool, Toolbox
 
 __all__ = [
     "INSTANT",
@@ -63,10 +65,13 @@ __all__ = [
     "Retry",
     "Speaker",
     "SqlDatabase",
+    "Tool",
     "ToolCall",
     "ToolResult",
+    "Toolbox",
     "Usage",
     "adapted",
+    "calling",
     "echo",
     "read_wav",
     "resampled",
@@ -82,10 +87,11 @@ __getattr__, __dir__ = lazy_names(
     """
     audio: read_wav resampled wav_bytes write_wav
     database: SqlDatabase
-    fake: INSTANT FakeDatabase FakeLLM FakeSTT FakeSpeaker FakeTTS LatencyProfile echo
+    fake: INSTANT FakeDatabase FakeLLM FakeSTT FakeSpeaker FakeTTS LatencyProfile calling echo
     fake: speech_of_text text_of_speech
     fallback: Checked Fallback IdleTimeout Retry
     openai: PCM_RATE_HZ OpenAIService
     ports: valid_answer
+    tools: Tool Toolbox
     """,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import json
 import math
 import random
 import re
@@ -21,8 +22,10 @@ from typing import Any, Self
 from stageflow._utils.checks import is_async
 from stageflow.errors import InvalidAudioError, InvalidConfigError, Portable
 from stageflow.providers.ports import (
+    Answer,
     Audio,
     Message,
+    ToolCall,
     append_by_put,
     estimated_tokens,
     is_speakable,
@@ -140,6 +143,12 @@ def _script(owner: str, field: str, texts: str | Sequence[str]) -> Iterator[str]
     return itertools.cycle(lines)
 
 
+def calling(tool: str, /, **arguments: Any) -> Answer:
+    """Return an answer for the script of a `FakeLLM`: a call of a tool with these arguments."""
+    call = ToolCall(f"call_{tool}", tool, json.dumps(arguments))
+    return Answer("", "tool_calls", tool_calls=(call,))
+
+
 def echo(messages: Sequence[Message]) -> str:
     """Answer with the user's newest message and the one before."""
     said = [message.content for message in messages if message.role == "user"]
@@ -150,7 +159,7 @@ def echo(messages: Sequence[Message]) -> str:
 
 
 class FakeLLM(_Fake):
-    """A language model that echoes, or follows a script.
+    """A language model that echoes, or follows a script; it may call tools: see `calling`.
 
     Args:
         answers: One answer, several in turn, or a function of the conversation.
@@ -180,21 +189,28 @@ class FakeLLM(_Fake):
             script = _script("FakeLLM", "answers", answers)
             self._answer = lambda _messages: next(script)
 
-    async def complete(self, messages: Sequence[Message]) -> str:
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """Return the whole answer."""
         answer = self._begin(messages)
         await self._take(self._latency)
         return answer
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
+    async def stream(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> AsyncIterator[str]:
         """Yield the answer word by word, each with the white space behind it."""
-        pieces: list[str] = _PIECES.findall(self._begin(messages))
+        answer = self._begin(messages)
+        pieces: list[str] = _PIECES.findall(answer)
         whole_ms = self._latency.sample_ms(self._chance())
         for delay_ms, piece in zip(self._delays_ms(whole_ms, len(pieces)), pieces, strict=True):
             await _sleep_ms(delay_ms)
             yield piece
         if not pieces:
             await _sleep_ms(whole_ms)
+        if isinstance(answer, Answer):
+            yield answer.with_text("")
 
     def _begin(self, messages: Sequence[Message]) -> str:
         self.calls += 1

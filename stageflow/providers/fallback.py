@@ -17,7 +17,7 @@ from stageflow._utils.closing import closing_stream
 from stageflow._utils.tasks import is_made_of_cancellation
 from stageflow.errors import CircuitOpenError, InvalidConfigError, NoProgressError
 from stageflow.errors.data import require_durations
-from stageflow.providers.ports import CHECKS, Answer, invalid_reply
+from stageflow.providers.ports import CHECKS, Answer, invalid_reply, require_tools
 from stageflow.providers.registry import PORTS
 from stageflow.resilience.circuit_breaker import (
     BreakerPolicy,
@@ -49,9 +49,11 @@ class _Wrapper:
         if attribute.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {attribute!r}")
         own = getattr(self._provider, attribute)
-        if attribute in _ANSWERING:
-            return partial(self._call, attribute)
-        return partial(self._stream, attribute) if attribute in _STREAMING else own
+        if attribute not in _ANSWERING and attribute not in _STREAMING:
+            return own
+        call = partial(self._call if attribute in _ANSWERING else self._stream, attribute)
+        call.__wrapped__ = own  # type: ignore[attr-defined] # so that it has its signature
+        return call
 
     def __repr__(self) -> str:
         given = ", ".join(map(repr, (self._provider, *self._settings)))
@@ -120,6 +122,7 @@ class Fallback(_Wrapper):
         except Exception as error:
             if not _calls_for_another(error):
                 raise
+            require_tools(self._fallback, named)
             return await getattr(self._fallback, method)(*args, **named)
 
     async def _stream(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
@@ -136,6 +139,7 @@ class Fallback(_Wrapper):
         except Exception as error:
             if yielded or not _calls_for_another(error):
                 raise
+        require_tools(self._fallback, named)
         async with closing_stream(getattr(self._fallback, method)(*args, **named)) as pieces:
             async for piece in pieces:
                 yield piece

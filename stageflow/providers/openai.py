@@ -31,6 +31,8 @@ from stageflow.providers.ports import (
     Answer,
     Audio,
     Message,
+    ToolCall,
+    Usage,
     valid_answer,
     valid_sound,
     valid_transcript,
@@ -249,43 +251,43 @@ class _Model:
 
 @dataclass(frozen=True)
 class OpenAILLM(_Model):
-    """A language model, by ``chat/completions``.
+    """A language model, by ``chat/completions``, which calls tools if its model does.
 
-    An answer that was cut is an `Answer` that says why; in a stream, this is a last, empty piece.
+    An answer that was cut, calls tools, or has a ``usage`` is an `Answer`; in a stream, this is a
+    last, empty piece. A stream has a usage if ``stream_options={"include_usage": True}`` is sent.
     """
 
     context_tokens: int | None = field(default=None, repr=False)
 
-    async def complete(self, messages: Sequence[Message]) -> str:
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """Return the whole answer.
 
         Raises:
-            NoAnswerError: The model refused, or called a tool, or was cut before its first word.
+            NoAnswerError: The model was cut before its first word; or, without `tools`, it refused
+                or called one. With `tools`, these are answers.
             InvalidReplyError: The service answered with something else.
             StageflowError: The request failed; `classify` chooses the code.
         """
 
         def read(reply: Any) -> str:
             choice, message = (self._found(reply, "choices", 0, *n) for n in ((), ("message",)))
-            content = self._text(message, "content")
+            reading, content = _Reading(self, bool(tools)), self._text(message, "content")
+            refusal, reading.usage = reading.take(message, choice), _usage(reply)
             if not content or not content.strip():
-                self._require_answer(message, choice)
-            reason = getattr(choice, "finish_reason", None)
-            answer = valid_answer(content)
-            return Answer(answer, reason) if reason in _CUT else answer
+                reading.require_answer()
+                content = refusal or content or ""
+            return valid_answer(reading.answer(content))
 
-        params = _as_params(messages)
-        return await self._request(
-            lambda client: client.chat.completions.create(
-                model=self._model, messages=params, extra_body=self._options
-            ),
-            read,
-        )
+        return await self._request(lambda client: self._create(client, messages, tools), read)
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
+    async def stream(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> AsyncIterator[str]:
         """Yield the answer in pieces; raise as `complete`."""
         try:
-            async with closing_stream(self._pieces(messages)) as pieces:
+            async with closing_stream(self._pieces(messages, tools)) as pieces:
                 while True:
                     async with asyncio.timeout(self._service._timeout_s):
                         piece = await anext(pieces, None)
@@ -296,47 +298,122 @@ class OpenAILLM(_Model):
             failure = self._service._failure(error, self._model)
         raise failure
 
-    async def _pieces(self, messages: Sequence[Message]) -> AsyncIterator[str]:
-        reason, kept, has_text = None, "", False
-        chunks = await self._service._client().chat.completions.create(
-            model=self._model,
-            messages=_as_params(messages),
-            extra_body=self._options,
-            stream=True,
+    def _create(
+        self,
+        client: openai.AsyncOpenAI,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        **named: Any,
+    ) -> Awaitable[Any]:
+        params: Any = [
+            {**message.to_dict(), "content": _sendable(message.content)} for message in messages
+        ]
+        if tools:
+            named["tools"] = tools
+        return client.chat.completions.create(
+            model=self._model, messages=params, extra_body=self._options, **named
         )
+
+    async def _pieces(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> AsyncIterator[str]:
+        reading, kept, has_text = _Reading(self, bool(tools)), "", False
+        chunks = await self._create(self._service._client(), messages, tools, stream=True)
         async with chunks:
             async for chunk in chunks:
+                reading.usage = _usage(chunk) or reading.usage
                 if not self._found(chunk, "choices"):
                     continue  # a count of tokens, or a sign of life
                 choice = self._found(chunk, "choices", 0)
                 delta = self._found(choice, "delta")
-                reason = self._found(choice, "finish_reason") or reason
-                piece = self._text(delta, "content") or ""
+                self._found(choice, "finish_reason")
+                refusal, piece = reading.take(delta, choice), self._text(delta, "content") or ""
                 if not has_text and not piece.strip():
-                    self._require_answer(delta, choice)
+                    reading.require_answer()
+                piece = piece or (refusal if tools else "")
                 piece, kept = self._service._without_key(kept + piece)
                 has_text = has_text or bool(piece.strip())
                 if piece:
                     yield piece
         if kept:
             yield kept
-        if not reason:
+        if not reading.reason:
             raise InvalidReplyError(
                 f"the stream of {self._service.base_url} ended before the answer did"
             )
-        if reason in _CUT:
-            yield Answer("", reason)
+        last = reading.answer("")
+        if isinstance(last, Answer):
+            yield last
 
-    def _require_answer(self, message: Any, choice: Any) -> None:
+
+class _Reading:
+    """What a message says besides its text, from all of its parts."""
+
+    def __init__(self, model: _Model, tools: bool) -> None:
+        self._model, self._tools = model, tools
+        self._calls: list[list[str]] = []
+        self._keys: list[Any] = []
+        self._called = False
+        self.reason: str | None = None
+        self.refusal = ""
+        self.usage: Usage | None = None
+
+    def take(self, message: Any, choice: Any) -> str:
+        """Take a message, or the next part of one, and return the text of its refusal."""
+        mask = self._model._service._masked
+        self.reason = getattr(choice, "finish_reason", None) or self.reason
+        refusal = mask(str(getattr(message, "refusal", None) or ""))
+        self.refusal += refusal
+        calls = getattr(message, "tool_calls", None) or []
+        self._called |= bool(calls or getattr(message, "function_call", None))
+        for part in calls if isinstance(calls, list) else [None]:
+            function, own_id = getattr(part, "function", None), getattr(part, "id", None)
+            arguments = getattr(function, "arguments", None) or ""
+            if not isinstance(arguments, str):  # some services send the object
+                arguments = json.dumps(arguments, default=str)
+            # Parts of one call have its index; services that leave it out send whole calls.
+            key = getattr(part, "index", None)
+            if key is None or key not in self._keys:
+                self._keys.append(key)
+                self._calls.append(["", "", ""])
+            call = self._calls[-1 if key is None else self._keys.index(key)]
+            call[0], call[1] = own_id or call[0], getattr(function, "name", None) or call[1]
+            call[2] += arguments
+        return refusal
+
+    def require_answer(self) -> None:
         """Raise `NoAnswerError` for a message without text whose fields say why."""
-        refusal = getattr(message, "refusal", None)
-        reason = getattr(choice, "finish_reason", None)
-        if refusal:
-            raise NoAnswerError(f"it refused: {self._service._shown(str(refusal))}", "refusal")
-        if getattr(message, "tool_calls", None) or getattr(message, "function_call", None):
-            reason = "tool_calls"
+        if self._tools and (self._calls or self.refusal):
+            return
+        if self.refusal:
+            shown_text = self._model._service._shown(self.refusal)
+            raise NoAnswerError(f"it refused: {shown_text}", "refusal")
+        reason = "tool_calls" if self._called else self.reason
         if reason in (*_CUT, "tool_calls", "function_call"):
             raise NoAnswerError(f"it ended with {reason!r} before its first word", reason)
+
+    def answer(self, text: str) -> str:
+        """Return the answer with this text."""
+        mask, calls = self._model._service._masked, []
+        for n, call in enumerate(self._calls if self._tools else ()):
+            if not all(isinstance(part, str) for part in call) or not call[1]:
+                found = self._model._service._shown(repr(call))
+                raise InvalidReplyError(f"the service called a tool without a name: {found}")
+            calls.append(ToolCall(*map(mask, (call[0] or f"call_{n}", *call[1:]))))
+        reason = self.reason if isinstance(self.reason, str) else "stop"
+        if reason not in _CUT:
+            reason = "tool_calls" if calls else "refusal" if self.refusal else "stop"
+        if reason == "stop" and self.usage is None:
+            return text
+        return Answer(text, reason, tool_calls=tuple(calls), usage=self.usage)
+
+
+def _usage(reply: Any) -> Usage | None:
+    found = getattr(reply, "usage", None)
+    counts = [getattr(found, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return None
+    return Usage(*counts)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -396,10 +473,6 @@ class OpenAITTS(_Model):
                 f" of one channel: {self._service._shown(repr(content[:_SHOWN_CHARS]))}"
             )
         return valid_sound(Audio(content, int(rate_hz)))
-
-
-def _as_params(messages: Sequence[Message]) -> Any:
-    return [{"role": message.role, "content": _sendable(message.content)} for message in messages]
 
 
 def _sendable(text: str) -> str:

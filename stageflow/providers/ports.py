@@ -6,16 +6,19 @@ A port is a protocol: any object with its methods can be registered under its na
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self
 from weakref import WeakValueDictionary
 
-from stageflow.errors import InvalidReplyError, ProviderError, shown
+from stageflow.errors import InvalidReplyError, ProviderError, ToolError, shown
 
 _SHOWN_CHARS = 60
+_TOOLS: Mapping[str, Any] = MappingProxyType({"tools": ()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,22 @@ class LLM(Protocol):
 
     def stream(self, messages: Sequence[Message]) -> AsyncIterator[str]:
         """Yield the answer in pieces."""
+
+
+def require_tools(model: Any, options: Mapping[str, Any] = _TOOLS) -> None:
+    """Raise `ToolError` if `options` have tools, and a model does not take them."""
+    if "tools" not in options:
+        return
+    with suppress(ValueError):  # it has no signature
+        try:
+            inspect.signature(model.complete).bind([], **options)
+        except TypeError:
+            model = getattr(inspect.unwrap(model.complete), "__self__", model)
+            text = (
+                f"{type(model).__name__} cannot call tools, as its complete() does not take"
+                " 'tools': register a model that does as 'llm', or leave the tools out"
+            )
+            raise ToolError(text, code="tools_unsupported") from None
 
 
 class STT(Protocol):

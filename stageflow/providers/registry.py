@@ -44,6 +44,13 @@ def adapted(name: str, adapter: Adapter) -> Iterator[None]:
         _adapters.reset(token)
 
 
+def adapt(name: str, provider: Any) -> Any:
+    """Return a provider as the adapters of its name wrap it."""
+    for adapter in _adapters.get().get(name, ()):
+        provider = adapter(provider)
+    return provider
+
+
 def _need(name: str, method: object) -> str:
     """Return what a port needs in place of `method`; empty if `method` is right."""
     if not callable(method):
@@ -97,9 +104,7 @@ class ProviderRegistry(Mapping[str, Any]):
             provider = self._providers[name]
         except KeyError:
             raise UnknownProviderError(name, self._providers, of_port=name in PORTS) from None
-        for adapter in _adapters.get().get(name, ()):
-            provider = adapter(provider)
-        return provider
+        return adapt(name, provider)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._providers)

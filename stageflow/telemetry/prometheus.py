@@ -19,6 +19,8 @@ from stageflow.events.log import (
     STARTED,
     STREAM_FIRST_ITEM,
     TERMINAL,
+    USAGE,
+    USAGE_UNITS,
     Event,
 )
 from stageflow.telemetry.dead_letters import DEAD_LETTER_WAITING
@@ -97,6 +99,12 @@ class PrometheusSink:
             ("provider",),
             registry=self.registry,
         )
+        self._used = Counter(
+            "stageflow_usage",
+            "What calls of providers have used: tokens, characters, seconds of sound, cost.",
+            (*_STAGE, "provider", "unit"),
+            registry=self.registry,
+        )
         self._letters = Counter(
             "stageflow_dead_letters_total",
             "Runs that failed for good and were kept as dead letters.",
@@ -162,6 +170,10 @@ class PrometheusSink:
             if what in MEASURED:
                 duration_s = event.data["duration_ms"] / 1000.0
                 self._stage_s.labels(pipeline, stage).observe(duration_s)
+        elif what == USAGE:
+            for unit in set(USAGE_UNITS).intersection(event.data):
+                used = self._used.labels(pipeline, stage, event.data["provider"], unit)
+                used.inc(event.data[unit])
         elif what in BREAKER_STATES:
             self._breakers.labels(event.data.get("provider", UNKNOWN)).set(BREAKER_STATES[what])
 

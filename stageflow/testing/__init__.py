@@ -63,6 +63,8 @@ __all__ = [
     "SttFaultInjector",
     "Token",
     "TokenError",
+    "ToolContractTest",
+    "ToolFaultInjector",
     "TtsContractTest",
     "TtsFaultInjector",
     "check_events",
@@ -86,11 +88,12 @@ __getattr__, __dir__ = lazy_names(
     contracts: Contract ContractOverrideError DatabaseContractTest FoundStage
     contracts: InterceptorContractTest LlmContractTest LoopContract ProviderContractTest
     contracts: SinkContractTest SpeakerContractTest StageCase StageContractTest
-    contracts: StoreContractTest SttContractTest TtsContractTest get_all_stages
-    contracts: overrides_contract skip_contract_tests
+    contracts: StoreContractTest SttContractTest ToolContractTest
+    contracts: TtsContractTest get_all_stages overrides_contract skip_contract_tests
     faults: DbFaultInjector FaultInjector FaultPlan FaultType InjectedDatabaseError
     faults: InjectedHTTPError LlmFaultInjector PlannedFault SpeakerFaultInjector
-    faults: StreamFaultInjector SttFaultInjector TtsFaultInjector inject_fault
+    faults: StreamFaultInjector SttFaultInjector ToolFaultInjector
+    faults: TtsFaultInjector inject_fault
     invariants: check_events check_run
     recording: RecordedTurn Recorder RecordingError RecordingMismatchError recorded
     simulation: EPOCH_S DeadlockError LeftBehindError LivelockError Outcome RealIOError Scenario

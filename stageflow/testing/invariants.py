@@ -8,7 +8,8 @@ from stageflow.events.log import TERMINAL, Event
 
 _STREAM_LIFE = ("stream_opened", "stream_first_item", "stream_closed")
 _BETWEEN = {"first_audio", "retrying", "breaker_open", "breaker_half_open", "breaker_closed"}
-_BETWEEN |= {*_STREAM_LIFE, "answer_cut", "not_kept"}
+_BETWEEN |= {*_STREAM_LIFE, "answer_cut", "answer_refused", "not_kept", "usage"}
+_BETWEEN |= {f"tool_{what}" for what in ("started", *TERMINAL, "retrying")}
 _RUN_ENDS = {"pipeline.completed", "pipeline.failed", "pipeline.cancelled"}
 
 

@@ -34,6 +34,7 @@ from stageflow.testing import (
     Recorder,
     SpeakerContractTest,
     SttContractTest,
+    ToolContractTest,
     TtsContractTest,
 )
 from tests.utils.http_llm import HttpLLM
@@ -48,6 +49,19 @@ HELLO = speech_of_text("hello")
 class TestFakeLLM(LlmContractTest):
     async def make_llm(self) -> Any:
         return FakeLLM("Hello there.", latency=SOON, first_piece=SOON)
+
+
+class TestTool(ToolContractTest):
+    async def make_tool(self) -> Any:
+        async def find_order(number: str) -> str:
+            """Return where an order is."""
+            await asyncio.sleep(0.001)
+            return number
+
+        return find_order
+
+    def make_arguments(self) -> dict[str, Any]:
+        return {"number": "A7"}
 
 
 class TestFakeLLMInSimulatedTime(LlmContractTest):

@@ -16,6 +16,7 @@ from stageflow.testing.contracts.providers import (
     ProviderContractTest,
     SpeakerContractTest,
     SttContractTest,
+    ToolContractTest,
     TtsContractTest,
 )
 from stageflow.testing.contracts.stage import StageCase, StageContractTest
@@ -36,6 +37,7 @@ __all__ = [
     "StageContractTest",
     "StoreContractTest",
     "SttContractTest",
+    "ToolContractTest",
     "TtsContractTest",
     "get_all_stages",
     "overrides_contract",

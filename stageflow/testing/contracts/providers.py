@@ -1,10 +1,13 @@
 """The contracts of models, speech services, databases and speakers."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from stageflow.errors import ToolError
 from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message, Speaker
+from stageflow.providers.tools import Tool
 from stageflow.testing.contracts.loops import LoopContract, on_subject
 from stageflow.testing.contracts.probes import Waits
 
@@ -112,6 +115,64 @@ class LlmContractTest(ProviderContractTest):
         assert all(isinstance(answer, str) and answer for answer in answers), (
             f"several at once got {answers}"
         )
+
+
+class ToolContractTest(ProviderContractTest):
+    """The contract of a tool: `make_tool`, and `make_arguments` for what it is called with.
+
+    Attributes:
+        repeatable: Whether two calls with one idempotency key must have the same result.
+    """
+
+    repeatable: bool = True
+
+    _maker = "make_tool"
+
+    def make_arguments(self) -> dict[str, Any]:
+        """Return arguments that it takes, as JSON holds them."""
+        raise self._unwritten("make_arguments")
+
+    async def _subject(self) -> Any:
+        made = await super()._subject()
+        return made if isinstance(made, Tool) else Tool(made)
+
+    async def _called(self, tool: Tool, key: str = "one") -> str:
+        arguments = tool.read(json.dumps(self.make_arguments()))
+        return await tool.call(arguments, idempotency_key=key)
+
+    @on_subject
+    async def test_is_described(self, tool: Tool) -> None:
+        """The model reads what it does, and of which type each argument is."""
+        assert tool.description.strip(), f"{tool.name} has no docstring and no description"
+        assert json.loads(json.dumps(tool.to_dict())) == tool.to_dict(), "its schema is not JSON"
+
+    @on_subject
+    async def test_refuses_other_arguments(self, tool: Tool) -> None:
+        """With an error that names them."""
+        for wrong in ({**self.make_arguments(), "no_such": 1}, [], "{"):
+            text = wrong if isinstance(wrong, str) else json.dumps(wrong)
+            try:
+                tool.read(text)
+            except ToolError:
+                continue
+            raise AssertionError(f"it takes {text}")
+
+    @on_subject
+    async def test_a_call_made_again_has_the_same_result(self, tool: Tool) -> None:
+        """Calls with one idempotency key; others may differ."""
+        first, second = await self._called(tool), await self._called(tool)
+        if self.repeatable:
+            assert first == second, f"the first call returned {first!r}, the second {second!r}"
+
+    @on_subject
+    async def test_calls_at_once_have_results(self, tool: Tool) -> None:
+        """Each of several."""
+        results = await asyncio.gather(*(self._called(tool, str(n)) for n in range(5)))
+        assert all(isinstance(result, str) for result in results), f"several got {results}"
+
+    def test_can_be_cancelled(self) -> None:
+        """Wherever a call waits, it ends as cancelled; the next one has a result."""
+        self._cancel(self._called)
 
 
 class SttContractTest(ProviderContractTest):

@@ -10,6 +10,7 @@ from stageflow.testing.faults.injector import (
     PlannedFault,
     SpeakerFaultInjector,
     SttFaultInjector,
+    ToolFaultInjector,
     TtsFaultInjector,
     inject_fault,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "SpeakerFaultInjector",
     "StreamFaultInjector",
     "SttFaultInjector",
+    "ToolFaultInjector",
     "TtsFaultInjector",
     "inject_fault",
 ]

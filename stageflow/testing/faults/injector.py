@@ -79,6 +79,7 @@ class FaultInjector:
         calls: How many calls began within the block.
         injected: How many of them met the fault.
         allow_unused: Whether the block may end without any.
+        method: The only method whose calls count, such as the name of a tool; None for all.
 
     Raises:
         InvalidConfigError: The fault does not fit the provider, or an option the fault.
@@ -93,6 +94,7 @@ class FaultInjector:
         fault_type: FaultType | str,
         *,
         allow_unused: bool = False,
+        method: str | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(provider, str) or not provider:
@@ -101,6 +103,7 @@ class FaultInjector:
         self.provider = provider
         self.fault_type = self._fitting("fault_type", fault_type)
         self.allow_unused = allow_unused
+        self.method = method
         self.calls = self.injected = 0
         self._asked_for = self._shadowed = False
         self._block: AbstractContextManager[None] | None = None
@@ -150,7 +153,7 @@ class FaultInjector:
 
     def begin(self, method: str) -> Fault:
         """Count a call of `method` and return its fault."""
-        if self._block is None:
+        if self._block is None or self.method not in (None, method):
             return _NO_FAULT
         self.calls += 1
         if self._simulation is not (now := SIMULATION.get()):
@@ -316,6 +319,16 @@ class SpeakerFaultInjector(_PortFaultInjector):
     kinds = _kinds(FaultType.CUT, FaultType.RATE_LIMITED, FaultType.EMPTY, FaultType.INVALID)
 
 
+class ToolFaultInjector(_PortFaultInjector):
+    """Faults of the functions that models call: all but CUT.
+
+    An invalid result is one that JSON cannot hold. `method` is the name of a tool, None for all.
+    """
+
+    port = "tools"
+    kinds = _kinds(FaultType.CUT, EMPTY=kinds.EmptyResult, INVALID=kinds.InvalidResult)
+
+
 #: The injector of the faults that fit each port, by the port's name.
 OF_PORTS: Mapping[str, type[_PortFaultInjector]] = MappingProxyType(
     {made.port: made for made in _PortFaultInjector.__subclasses__()}
@@ -332,8 +345,8 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
         1
 
     Args:
-        provider: The name under which it is registered. ``llm``, ``stt``, ``tts``, ``db`` and
-            ``speaker`` accept the faults that fit these ports, any other name all faults.
+        provider: The name under which it is registered. ``llm``, ``stt``, ``tts``, ``db``,
+            ``speaker`` and ``tools`` accept the faults that fit them, any other name all faults.
         fault_type: What goes wrong; its value as a string will do.
         options: Those of the fault; see `FaultType`. Durations are in milliseconds.
 

@@ -408,6 +408,20 @@ class Reply(_Replacing):
             yield piece
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmptyResult(Reply):
+    """A tool returns an empty text."""
+
+    reply: Any = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvalidResult(Reply):
+    """A tool returns what JSON cannot hold."""
+
+    reply: Any = b"\xff"
+
+
 def replying(**by_method: Any) -> type[Reply]:
     """Return a kind of `Reply` that has an answer for some methods."""
     return type("Reply", (Reply,), {"by_method": by_method})

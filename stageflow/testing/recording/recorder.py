@@ -60,7 +60,7 @@ class Recorder(Closing):
         self._block = ExitStack()
 
     def __enter__(self) -> Self:
-        for name in self._providers:
+        for name in {*self._providers, "tools"}:
             self._block.enter_context(adapted(name, partial(WrappedProvider, name, watcher=self)))
         return self
 

@@ -90,6 +90,7 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
     (err.CircuitOpenError("llm", math.inf), ("'llm'", "forced open", "no call until it is reset")),
     (err.InvalidReplyError("llm: the reply is bytes, no text"), ("llm", "no text")),
     (err.NoAnswerError("it refused: no", "refusal"), ("no answer", "it refused: no")),
+    (err.ToolError("there is no order A7"), ("there is no order A7",)),
     (err.NoProgressError("llm", 2.0), ("timeout", "llm", "no progress", "2 s")),
     (err.InvalidAudioError("empty sound; give samples", code="empty_audio"), ("empty sound",)),
     (
