@@ -189,16 +189,15 @@ class FakeLLM(_Fake):
             script = _script("FakeLLM", "answers", answers)
             self._answer = lambda _messages: next(script)
 
-    async def complete(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
-    ) -> str:
+    # Subclasses may take less: what is given besides the conversation, such as tools, is ignored.
+    async def complete(self, messages: Sequence[Message], *args: Any, **options: Any) -> str:
         """Return the whole answer."""
         answer = self._begin(messages)
         await self._take(self._latency)
         return answer
 
     async def stream(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+        self, messages: Sequence[Message], *args: Any, **options: Any
     ) -> AsyncIterator[str]:
         """Yield the answer word by word, each with the white space behind it."""
         answer = self._begin(messages)

@@ -178,10 +178,13 @@ def test_what_the_model_says_before_a_call_is_said_once(kernel: Callable[..., Pi
         ]
 
 
+def one(name: str, arguments: str) -> Answer:
+    return Answer("", tool_calls=[ToolCall("1", name, arguments)])
+
+
 def replies() -> dict[str, tuple[Any, str, str, list[str]]]:
     """What a service may reply, then code, part of the answer, and what happens to the calls."""
     fine, bad = "It is on its way.", ["started", "failed"]
-    one = lambda name, text: Answer("", tool_calls=[ToolCall("1", name, text)])  # noqa: E731
     return {
         "a call": ([asked("A7"), fine], "", fine, ["started", "completed"]),
         "half JSON": ([one("find_order", '{"number": "A'), fine], "", fine, bad),
