@@ -28,6 +28,9 @@ LIMIT_S = 4.0
 #: Fixtures that start a server or a browser.
 SERVERS = frozenset({"browser", "llama", "postgres", "redis"})
 
+#: The variable in which pytest-xdist looks for how many workers `-n auto` starts.
+WORKERS = "PYTEST_XDIST_AUTO_NUM_WORKERS"
+
 #: How many tests were left out.
 _LEFT_OUT: pytest.StashKey[int] = pytest.StashKey()
 _BEGAN_S: pytest.StashKey[float] = pytest.StashKey()
@@ -52,6 +55,19 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     worker = hasattr(config, "workerinput")
     if not (option.all or watched or worker) and getattr(option, "numprocesses", 0) is None:
         option.numprocesses, option.dist = "auto", "worksteal"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Start two workers more than there are cores, as slow tests wait for half of their time."""
+    return cores() + 2 if config.option.all and WORKERS not in os.environ else None
+
+
+def cores() -> int:
+    """Return how many cores these tests may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def pytest_configure(config: pytest.Config) -> None:

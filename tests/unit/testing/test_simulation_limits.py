@@ -248,8 +248,9 @@ def test_the_place_where_a_stage_waits_for_ever_is_named() -> None:
         simulate_pipeline(Pipeline("p", [StageSpec("s", listens)]))
 
 
-def test_a_livelock_is_named() -> None:
+def test_a_livelock_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop around sleep(0) ends in an error, not in an endless test."""
+    monkeypatch.setattr(loop_module, "MOST_STEPS_AT_ONCE", loop_module.MOST_STEPS_AT_ONCE // 20)
 
     async def spins(sim: Simulation) -> None:
         for _ in itertools.count():

@@ -122,3 +122,17 @@ def test_temporary_files_are_kept_in_memory(
         monkeypatch.setenv("TMPDIR", folder)
     session.keep_temporary_files_in_memory()
     assert tempfile.gettempdir() == os.environ["TMPDIR"] == (folder or str(tmp_path))
+
+
+def test_slow_tests_have_more_workers_than_cores(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait; the fast set computes, and gets as many as pytest-xdist finds right."""
+    monkeypatch.delenv(slow.WORKERS, raising=False)
+    monkeypatch.setattr(pytestconfig.option, "all", True)
+    assert slow.pytest_xdist_auto_num_workers(pytestconfig) == slow.cores() + 2
+    monkeypatch.setenv(slow.WORKERS, "7")
+    assert slow.pytest_xdist_auto_num_workers(pytestconfig) is None
+    monkeypatch.delenv(slow.WORKERS)
+    monkeypatch.setattr(pytestconfig.option, "all", False)
+    assert slow.pytest_xdist_auto_num_workers(pytestconfig) is None
