@@ -452,7 +452,7 @@ def with_providers(runner: Any) -> Callable[[], StageCase]:
 def test_a_stage_that_closes_a_provider_is_found(runner: Any, closed: str, real_io: bool) -> None:
     """The error names it; what the stage has opened it may close, and what is a lock it may use."""
     made = contract(with_providers(runner), real_io=real_io)
-    with pytest.raises(AssertionError, match=rf"it closes \['{closed}'\]: let the code that opened"):
+    with pytest.raises(AssertionError, match=rf"it closes \['{closed}'\]: let the code that"):
         made.test_leaves_its_providers_open()
     contract(with_providers(closes_its_own), real_io=real_io).test_leaves_its_providers_open()
 

@@ -163,8 +163,8 @@ def explore(
     """
     if scenario.seed is None:
         raise ValueError("explore counts seeds upwards from scenario.seed, and it is None; give 0")
-    if runs < 1:
-        raise ValueError(f"runs={runs}: give at least 1, as no run shows nothing")
+    if type(runs) is not int or runs < 1:
+        raise ValueError(f"runs={runs!r}: give a whole number from 1, as no run shows nothing")
     call, asked = _next_call()
     if asked is not None:
         return [_simulated(main, args, asked, call, replays=True)]

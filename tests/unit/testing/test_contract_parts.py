@@ -23,9 +23,21 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from stageflow import Pipeline, StageOutput, StageSpec, Stream
+from stageflow import Pipeline, StageContext, StageOutput, StageSpec, Stream
 from stageflow.errors import StageDefectError
-from stageflow.testing import StageCase, StageContractTest, do_nothing
+from stageflow.testing import (
+    DatabaseContractTest,
+    InterceptorContractTest,
+    LlmContractTest,
+    SinkContractTest,
+    SpeakerContractTest,
+    StageCase,
+    StageContractTest,
+    StoreContractTest,
+    SttContractTest,
+    TtsContractTest,
+    do_nothing,
+)
 from stageflow.testing.contracts.base import Contract
 from stageflow.testing.contracts.conduct import every_call_awaited, restored, surroundings
 from stageflow.testing.contracts.probes import CancellationProbe, Reader, Waits, read_by
@@ -157,6 +169,54 @@ def test_what_is_swallowed(stopping: bool, cancelled: list[str], swallowed: bool
     assert probe.swallowed is swallowed
     probe._look(SimpleNamespace(scope=SimpleNamespace(stopping=False)), work)
     assert probe.swallowed is swallowed, "another stage has not swallowed it as well"
+
+
+@pytest.mark.simulate(order="asyncio")
+async def test_what_fails_while_a_cancellation_is_aimed_fails_as_it_does() -> None:
+    """A stage with its own error, and a group with its own."""
+
+    async def failing(ctx: StageContext) -> StageOutput:
+        raise ZeroDivisionError
+
+    async def breaks() -> None:
+        raise ZeroDivisionError
+
+    probe = CancellationProbe(10**9)
+    result = await Pipeline("p", [StageSpec("s", failing)]).run(interceptors=[probe])
+    assert result.error == "stage 's': ZeroDivisionError"
+    with probe.excusing_groups(), pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(breaks())
+
+
+@pytest.mark.parametrize(
+    ("owner", "test", "method"),
+    [
+        (StageContractTest, "emits_a_started_event", "def make_stage"),
+        (InterceptorContractTest, "what_completes_completes", "make_interceptors"),
+        (StoreContractTest, "keeps_letters_in_order", "open_store"),
+        (SinkContractTest, "takes_an_empty_batch", "make_sink"),
+        (LlmContractTest, "completes_with_text", "make_llm"),
+        (SttContractTest, "gives_text", "make_stt"),
+        (TtsContractTest, "gives_sound", "make_tts"),
+        (SpeakerContractTest, "returns_when_it_has_sounded", "make_speaker"),
+        (DatabaseContractTest, "what_was_put_is_got", "make_database"),
+    ],
+)
+def test_a_contract_of_nothing_says_what_to_write(owner: Any, test: str, method: str) -> None:
+    """The class and the method, not an error of something that is None."""
+    text = f"^Empty does not say what is under test: write {method}"
+    with pytest.raises(NotImplementedError, match=text):
+        getattr(type("Empty", (owner,), {})(), f"test_{test}")()
+
+
+def test_a_contract_names_the_other_methods_that_it_needs() -> None:
+    """The sound that is to be heard, and how to read what a sink has passed on."""
+    for owner, method in ((SttContractTest, "make_audio"), (SinkContractTest, "read")):
+        made = type("Empty", (owner,), {})()
+        arguments = [None] if method == "read" else []
+        with pytest.raises(NotImplementedError, match=f"write {method}"):
+            getattr(made, method)(*arguments)
 
 
 @pytest.mark.simulate(order="asyncio")

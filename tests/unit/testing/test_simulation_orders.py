@@ -327,7 +327,7 @@ def test_a_scenario_that_cannot_be_is_refused(fields: dict[str, Any], told: str)
 @pytest.mark.parametrize("runs", [0, -1])
 def test_exploring_nothing_is_refused(runs: int) -> None:
     """It would pass whatever the function does."""
-    with pytest.raises(ValueError, match=f"runs={runs}: give at least 1"):
+    with pytest.raises(ValueError, match=f"runs={runs}: give a whole number from 1"):
         explore(callbacks, runs=runs)
 
 
