@@ -48,6 +48,8 @@ _VALGRIND = "valgrind --tool=callgrind --instr-atstart=no --fair-sched=yes --qui
 #: Bodies that take longer under valgrind before it counts are not counted; a body without setup is
 #: counted so often at once.
 _LONGEST_S, _CALLS = 10.0, 10
+#: Imports take fifty times as long under valgrind, and as much again on a busy machine.
+_START_S = 300.0
 #: Prints the wall and CPU time of code in a fresh interpreter, in nanoseconds.
 _RAW = """\
 import sys, time
@@ -143,7 +145,7 @@ def counted(folder: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         command += [*_VALGRIND.split(), f"--callgrind-out-file={out}/out"]
         kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
         fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"}
-        options = {"env": kept | fixed | {"HOME": out}, "timeout": 60.0 + 60.0 * len(names)}
+        options = {"env": kept | fixed | {"HOME": out}, "timeout": _START_S + 60.0 * len(names)}
         answers = json.loads(_run_self(folder, "count", "", *names, command=command, **options))
         texts = [path.read_text(errors="replace") for path in Path(out).glob("out*")]
     for text in texts:

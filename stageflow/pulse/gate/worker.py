@@ -9,13 +9,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from stageflow.pulse.errors import PulseError, WorkerFailedError
 from stageflow.pulse.history import GATE_DIR, TIMED_UNIT, AsvProject, series_of, timed
 
 #: For an answer, and for each series that is measured: a worker ends long before it itself.
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Worker(Closing):
 
     def measure(self, series: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return by series an object with ``value``, ``missing``, ``error`` or ``late``."""
-        return self._ask({"measure": list(series)}, _PATIENCE_S * (1 + len(series)))
+        return self._ask({"measure": list(series)}, _PATIENCE_S * (2 + len(series)))
 
     def _ask(self, question: dict[str, Any], patience_s: float) -> dict[str, Any]:
         assert self._process.stdin is not None  # it is a pipe
@@ -115,15 +116,19 @@ class Worker(Closing):
         return self._read(patience_s)
 
     def close(self) -> None:
-        """End it."""
-        self._process.kill()
+        """End it, and what it has started."""
+        self._kill()
         self._process.communicate()
         self._errors.close()
         self._folder.cleanup()
 
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def _read(self, patience_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None  # it is a pipe
-        timer = threading.Timer(patience_s, self._process.kill)
+        timer = threading.Timer(patience_s, self._kill)
         timer.start()
         try:
             line = self._process.stdout.readline()
@@ -139,7 +144,7 @@ class Worker(Closing):
         return answer
 
     def _failed(self, how: str) -> WorkerFailedError:
-        self._process.kill()
+        self._kill()
         self._process.wait()
         self._errors.seek(0)
         tail = "\n".join(self._errors.read().strip().splitlines()[-15:])

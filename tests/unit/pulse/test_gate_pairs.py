@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -224,6 +225,19 @@ def test_worker_that_hangs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(worker, "_PATIENCE_S", 0.05)
     with pytest.raises(WorkerFailedError, match="hung"):
         start(folder, "\nimport sys\nsys.stdin.read()\n")
+
+
+def test_a_worker_leaves_nothing_behind(folder: Path) -> None:
+    """What a benchmark has started ends with the worker, such as valgrind that counts too long."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    child = f"import signal; open({str(pipe)!r}, 'wb', buffering=0).write(b'x'); signal.pause()"
+    run = f"\nimport subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child!r}])\n"
+    with start(folder, run):
+        end = pipe.open("rb", buffering=0)
+        assert end.read(1) == b"x"
+    with end:
+        assert end.read() == b""
 
 
 def test_worker_that_has_ended(folder: Path) -> None:
