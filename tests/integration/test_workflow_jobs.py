@@ -150,9 +150,12 @@ def test_the_first_push_of_a_branch_is_compared_with_main(runner: Runner, tmp_pa
     assert commits(runner, "main~1", "feature") in report
 
 
-def test_the_first_push_of_main_is_compared_with_nothing(runner: Runner, tmp_path: Path) -> None:
-    """Where main itself is new, the report says that only budgets are held."""
-    event = Event("push", "refs/heads/main", before=NO_COMMIT)
+@pytest.mark.parametrize(("before", "forced"), [(NO_COMMIT, False), ("f" * 40, True)])
+def test_a_main_without_a_past_is_compared_with_nothing(
+    runner: Runner, tmp_path: Path, before: str, forced: bool
+) -> None:
+    """Where main is new, or its past was replaced, the report says that only budgets are held."""
+    event = Event("push", "refs/heads/main", before=before, forced=forced)
     assert "the same commit: only budgets are held" in judged(runner, event, tmp_path / "clone")
 
 

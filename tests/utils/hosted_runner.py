@@ -24,16 +24,18 @@ class Event:
         ref: The ref that is checked out, by its full name on the server.
         before: Of a push: the commit that the ref named before.
         base_ref: Of a pull request: the branch that it is to be merged into.
+        forced: Whether a push took commits away.
     """
 
     event_name: str
     ref: str
     before: str = ""
     base_ref: str = ""
+    forced: bool = False
 
     def value(self, text: str) -> str:
         """Return a text with its expressions evaluated; an unknown name raises."""
-        event = SimpleNamespace(before=self.before)
+        event = SimpleNamespace(before=self.before, forced=self.forced)
         github = SimpleNamespace(
             event_name=self.event_name, ref=self.ref, base_ref=self.base_ref, event=event
         )
