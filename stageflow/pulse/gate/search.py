@@ -37,14 +37,8 @@ LEAST_TIMED_RATIO = 1.05
 def bisect(project: AsvProject, part: str, base: str | None, head: str, emit: Emit = print) -> None:
     """Emit the commit after `base` that brought a series nearer to its value at `head`.
 
-    Several commits are named if those between cannot be measured.
-
-    Args:
-        project: The repository.
-        part: The series, or a part of its name that no other has.
-        base: Revision before the regression; None takes the branch in asv.conf.json.
-        head: Revision after it.
-        emit: Gets the progress and the result, line by line.
+    Several commits are named if those between cannot be measured. `part` is the series, or a part
+    of its name that no other has. Without a `base`, it is the branch in asv.conf.json.
     """
     found = list_benchmarks(project)
     series = resolve_series(
@@ -177,12 +171,8 @@ def profile(
 ) -> None:
     """Sample the stack of an operation on two commits, and draw a page with both flame graphs.
 
-    Args:
-        project: The repository.
-        part: The operation, or a part of its name that no other has.
-        ends: Revisions on the left (None takes the branch in asv.conf.json) and on the right.
-        seconds: How long each is sampled.
-        emit: Gets the progress, and the path of the page.
+    `part` is the operation, or a part of its name that no other has. `ends` are the revisions on
+    the left (None takes the branch in asv.conf.json) and on the right, sampled for `seconds` each.
     """
     beside = Path(sysconfig.get_path("scripts")) / "py-spy"
     sampler = str(beside) if beside.exists() else shutil.which("py-spy")
