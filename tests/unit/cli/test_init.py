@@ -287,3 +287,17 @@ def test_its_actions_are_those_of_this_house() -> None:
         for action, pin in used:
             # actions/cache has its two halves as actions of their own, at the same commit.
             assert f"@{pin}" in ours, action
+
+
+@pytest.mark.parametrize("origin", ["file:///elsewhere", "git+https://h/r"])
+def test_a_folder_that_is_missing_is_explained(tmp_path: Path, origin: str) -> None:
+    """Where pip cannot install a stageflow from another machine, make says what to change."""
+    folder = tmp_path / "p"
+    init.create(folder, "shop", f" @ {origin}")
+    (folder / ".venv/bin").mkdir(parents=True)
+    python = folder / ".venv/bin/python"
+    python.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    done = run_command(["make", "setup", "PYTHON=true"], cwd=folder)
+    assert done.returncode != 0
+    assert ("write an address that they can reach" in done.stderr) == origin.startswith("file:")
