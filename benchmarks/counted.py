@@ -119,7 +119,7 @@ class Memory:
         return traced_bytes(runs=200, keep=True, peak=True)
 
     def track_bytes_by_hand(self) -> float:
-        """What is kept of each of 200 runs of the same stages by hand: of the interpreter alone."""
+        """Bytes kept of each of 200 runs of the same stages by hand: of the interpreter alone."""
         return traced_bytes(runs=200, keep=True, by_hand=True)
 
     def track_bytes_leaked(self) -> float:

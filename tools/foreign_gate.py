@@ -89,7 +89,10 @@ class _Trial:
         command += ["--only", self.asked.only, "--json", str(report)]
         env = os.environ | {"HOME": str(self.home)}
         code = subprocess.run(command, cwd=self.asv, env=env, stdout=sys.stderr, check=False)
+        if not report.exists():
+            raise PulseError(f"the gate ended with {code.returncode} and judged nothing")
         verdicts = json.loads(report.read_text(encoding="utf-8"))["verdicts"]
+        report.unlink()
         return code.returncode, time.monotonic() - started, verdicts
 
 

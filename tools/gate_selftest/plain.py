@@ -1,4 +1,4 @@
-"""What asv itself says of identical code and of code that is twice as slow.
+"""Judge identical code, and code that is twice as slow, as asv itself does.
 
 ``python -m tools.gate_selftest.plain`` compares the timed benchmarks of some modules by asv's own
 rule, as ``asv continuous`` does: those of identical code, and those that do their work twice.
