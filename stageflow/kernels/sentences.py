@@ -9,6 +9,9 @@ from collections.abc import Sequence
 #: A longer sentence is cut, if possible at white space.
 MAX_SENTENCE_CHARS = 300
 
+#: A first sentence without a clause or white space is cut at this multiple of its length.
+FIRST_PARTS = 3
+
 #: Abbreviations that rarely end a sentence. Single letters (J. R. Smith) and letters between stops
 #: (e.g., U.S.) need no entry.
 _ABBREVIATED = """
@@ -104,14 +107,17 @@ class SentenceSplitter:
         """Return where the first sentence ends; None if that depends on more text."""
         text, most = self._rest, self._max_chars
         if self._is_first and self._first_bytes is not None:
-            encoded = text.encode("utf-8", "surrogatepass")[: self._first_bytes]
-            head = min(most, len(encoded.decode("utf-8", "ignore")))
-            end = _end_within(text, head)
-            if end != 0:
-                return end
-            for form in (_CLAUSE_END, _LAST_WORD_END):
-                if cut := form.match(text, 0, head):
-                    return cut.end()
+            encoded = text.encode("utf-8", "surrogatepass")
+            for parts in range(1, FIRST_PARTS + 1):
+                part = encoded[: parts * self._first_bytes]
+                head = min(most, len(part.decode("utf-8", "ignore")))
+                end = _end_within(text, head)
+                if end != 0:
+                    return end
+                for form in (_CLAUSE_END, _LAST_WORD_END):
+                    if cut := form.match(text, 0, head):
+                        return cut.end()
+            return _boundary(text, head)
         end = _end_within(text, most)
         if end != 0:
             return end

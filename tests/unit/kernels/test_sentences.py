@@ -190,6 +190,8 @@ LONG = "When the rain has gone and the sun is back, we take the path, and walk t
         ("今天天气很好我们一起去公园散步吧，" * 6, "今天天气很好我们一起去公园散步吧，"),  # noqa: RUF001
         ("วันนี้อากาศดีมาก เราไปเดินเล่นกันเถอะ " * 5, "วันนี้อากาศดีมาก "),
         ("It is short. " + LONG, "It is short. "),
+        ("วันนี้อากาศดีมากเราไปเดินเล่นกันเถอะ" * 5, ("วันนี้อากาศดีมากเราไปเดินเล่นกันเถอะ" * 3)[:80]),
+        ("今天天气很好" * 5 + "，" + "我们去吧" * 9, "今天天气很好" * 5 + "，"),  # noqa: RUF001
     ],
 )
 def test_a_long_first_sentence_is_spoken_in_parts(text: str, first: str) -> None:
