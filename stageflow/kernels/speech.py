@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import re
 
@@ -38,6 +37,12 @@ _ANYWHERE = {
 }
 
 
+_RULES_ANYWHERE = [(re.compile(form), by) for form, by in _ANYWHERE.items()]
+_RULES = [(re.compile(form), by) for form, by in _AT_START.items()] + _RULES_ANYWHERE
+#: Text to which no rule applies.
+_PLAIN = re.compile(r"(?!\s*[-+]\s|.*www\.)(?:[^\W_]|[\s.,;?!'’()%$-])*")  # noqa: RUF001 - it is meant
+
+
 class SpokenForm:
     """Turn an answer, sentence by sentence, into what can be spoken.
 
@@ -54,12 +59,13 @@ class SpokenForm:
             if line.lstrip().startswith(("```", "~~~")):
                 self._in_code = not self._in_code
             elif not self._in_code:
-                rules = _AT_START | _ANYWHERE if self._at_start else _ANYWHERE
-                spoken += functools.reduce(
-                    lambda t, form: re.sub(form, rules[form], t), rules, line
-                )
+                if not _PLAIN.fullmatch(line):
+                    for form, by in _RULES if self._at_start else _RULES_ANYWHERE:
+                        line = form.sub(by, line)
+                    line = html.unescape(line)
+                spoken += line
             self._at_start = line.endswith("\n")
-        return html.unescape(spoken)
+        return spoken
 
 
 class ShownText:

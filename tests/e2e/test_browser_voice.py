@@ -76,7 +76,8 @@ def sounds(page: Page) -> list[Audio]:
     """What the page was given to play."""
     found = page.evaluate(
         """() => played.map(({rate, samples}) =>
-            [rate, btoa(String.fromCharCode(...new Uint8Array(samples.buffer)))])"""
+            [rate, btoa(Array.from(new Uint8Array(samples.buffer),
+                                   (byte) => String.fromCharCode(byte)).join(""))])"""
     )
     return [Audio(base64.b64decode(pcm), rate) for rate, pcm in found]
 
