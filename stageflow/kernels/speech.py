@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 
@@ -37,8 +38,12 @@ _ANYWHERE = {
 }
 
 
-_RULES_ANYWHERE = [(re.compile(form), by) for form, by in _ANYWHERE.items()]
-_RULES = [(re.compile(form), by) for form, by in _AT_START.items()] + _RULES_ANYWHERE
+@functools.cache
+def _rules(at_start: bool) -> list[tuple[re.Pattern[str], str]]:
+    rules = _AT_START | _ANYWHERE if at_start else _ANYWHERE
+    return [(re.compile(form), by) for form, by in rules.items()]
+
+
 #: Text to which no rule applies.
 _PLAIN = re.compile(r"(?!\s*[-+]\s|.*www\.)(?:[^\W_]|[\s.,;?!'’()%$-])*")  # noqa: RUF001 - it is meant
 
@@ -59,11 +64,12 @@ class SpokenForm:
             if line.lstrip().startswith(("```", "~~~")):
                 self._in_code = not self._in_code
             elif not self._in_code:
+                said = line
                 if not _PLAIN.fullmatch(line):
-                    for form, by in _RULES if self._at_start else _RULES_ANYWHERE:
-                        line = form.sub(by, line)
-                    line = html.unescape(line)
-                spoken += line
+                    for form, by in _rules(self._at_start):
+                        said = form.sub(by, said)
+                    said = html.unescape(said)
+                spoken += said
             self._at_start = line.endswith("\n")
         return spoken
 
