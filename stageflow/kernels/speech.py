@@ -45,7 +45,7 @@ def _rules(at_start: bool) -> list[tuple[re.Pattern[str], str]]:
 
 
 #: Text to which no rule applies.
-_PLAIN = re.compile(r"(?!\s*[-+]\s|.*www\.)(?:[^\W_]|[\s.,;?!'’()%$-])*")  # noqa: RUF001 - it is meant
+_PLAIN = re.compile(r"(?!\s*[-+]\s|.*www\.)(?:[^\W_]|[\s.,;?!'’()%$-]|:(?=\s))*")  # noqa: RUF001 - it is meant
 
 
 class SpokenForm:
