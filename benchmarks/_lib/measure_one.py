@@ -41,7 +41,9 @@ def measure(series: Sequence[str]) -> dict[str, dict[str, Any]]:
     try:
         counts = count(list(dict.fromkeys(needed))) if needed else {}
     except TooBusyError as error:
-        return {**found, **{name: {"late": str(error)} for name in parsed}}
+        late = {name for name, (owner, *_) in parsed.items() if _counts(owner)}
+        found |= {name: {"late": str(error)} for name in late}
+        parsed, counts = {n: what for n, what in parsed.items() if n not in late}, {}
     return {**found, **{name: _value(*what, counts) for name, what in parsed.items()}}
 
 

@@ -131,11 +131,12 @@ def values_of(benchmarks: Path, tree: Path, series: Sequence[str]) -> dict[str, 
     """Measure exact and counted series once.
 
     Raises:
-        PulseError: One of them broke.
+        PulseError: One of them broke, or the machine was too busy to count it.
     """
     with Worker(benchmarks, tree) as worker:
         answers = worker.measure(series)
-    broken = {name: answer["error"] for name, answer in answers.items() if "error" in answer}
+    ways = ("error", "late")
+    broken = {n: found[way] for n, found in answers.items() for way in ways if way in found}
     if broken:
         raise PulseError(f"cannot be measured: {broken}")
     return {name: answer.get("value", float("nan")) for name, answer in answers.items()}

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -25,7 +26,7 @@ from tools.gate_selftest.plants import (
     LostOverlap,
     Slowdown,
 )
-from tools.gate_selftest.rounds import Pool, Round, evidence
+from tools.gate_selftest.rounds import Pool, Round, evidence, values_of
 from tools.gate_selftest.trials import Rate, faults, identical
 
 LIMITS = Limits(counted_fail=1.095, counted_warn=1.02, timed_fail=1.2, timed_warn=1.05)
@@ -182,6 +183,18 @@ def test_recorded_rounds_survive_an_interruption(
     assert again.rounds == pool.rounds == [one, one]
     assert again.loads == pool.loads
     assert Pool("loaded", tmp_path).rounds == []
+
+
+@pytest.mark.parametrize("answer", [{"error": "KeyError: 1"}, {"late": "too busy"}])
+def test_what_was_not_measured_is_no_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, str]
+) -> None:
+    """Comparing nothing with nothing would never alarm."""
+    worker = MagicMock()
+    worker.return_value.__enter__.return_value.measure.return_value = {"x": answer}
+    monkeypatch.setattr("tools.gate_selftest.rounds.Worker", worker)
+    with pytest.raises(PulseError, match=next(iter(answer.values()))):
+        values_of(tmp_path, tmp_path, ["x"])
 
 
 def _found(**changed: Any) -> dict[str, Any]:
