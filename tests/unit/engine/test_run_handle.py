@@ -89,7 +89,9 @@ async def test_a_block_that_is_left_at_once_runs_nothing() -> None:
     pipeline = Pipeline("p", [say(), hear()])
     async with pipeline.stream(context) as run:
         reading = aiter(run["words"])
-    assert context.status is RunStatus.CREATED
+    # Eager tasks begin a run within the block; others after it, so that it never begins.
+    eager = asyncio.get_running_loop().get_task_factory() is not None
+    assert context.status is (RunStatus.CANCELLED if eager else RunStatus.CREATED)
     with raises_code("stream_cancelled"):
         await anext(reading)
     assert (await pipeline.run(context)).status is RunStatus.COMPLETED

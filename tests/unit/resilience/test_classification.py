@@ -258,6 +258,8 @@ def test_what_is_no_status_of_an_error_says_nothing(status: object) -> None:
 
 
 async def _httpx_error(url: str, **options: Any) -> httpx.HTTPError:
+    if asyncio.get_running_loop().get_task_factory() is not None:
+        pytest.skip("anyio, with which httpx connects, does not support eager tasks")
     async with httpx.AsyncClient(trust_env=False, **options) as client:
         with pytest.raises(httpx.HTTPError) as raised:
             await client.get(url)
@@ -436,6 +438,7 @@ async def test_a_group_stands_for_its_first_member_that_no_retry_mends() -> None
     """What a task group raises is retried only if each of its failures may pass."""
 
     async def fail(error: BaseException) -> None:
+        await asyncio.sleep(0)  # an eager task would end the group before the next one is made
         raise error
 
     async def group_of(*errors: BaseException) -> BaseException:
