@@ -237,8 +237,10 @@ def _statuses(run: Run) -> Iterator[str]:
             if any(one.what == "raised" for one in run.records[stage.name]):
                 possible |= {"failed"}
             last = run.last(stage.name)
-            if not before_stop and last is not None and last.what == "returned":
-                possible |= _returned(stage)  # its timeout ended with the run
+            stopped_above = run.child and _word(run.events[-1]) == "cancelled"
+            if last is not None and last.what == "returned" and (stopped_above or not before_stop):
+                # Its timeout ended with the run, and asyncio may lose a cancellation.
+                possible |= _returned(stage)
         if word not in possible:
             last = run.last(stage.name)
             told = f"{last.what} {last.detail!r:.80}" if last else "was not executed"
