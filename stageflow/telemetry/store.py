@@ -37,6 +37,7 @@ from stageflow.telemetry.runs import FIRST_ITEM, MEASURED
 NEWEST_RUNS = 1000
 #: `prune` removes this many runs in one transaction.
 _RUNS_AT_ONCE = 200
+_FACTS = "run_id, pipeline, source, started_s, status, duration_ms, failed_stage, error_code"
 _FIRSTS = (FIRST_ITEM, FIRST_AUDIO)
 
 
@@ -198,6 +199,32 @@ class TelemetryStore(Closing):
                 return self._run(number)
         return None
 
+    def examples(
+        self, window: Window, pipeline: str, limit: int = 1000
+    ) -> tuple[tuple[RunNote, str | None], ...]:
+        """Return runs of a pipeline without their events, each with its slowest stage.
+
+        There is at most one for each step and bucket of `Histogram`, `limit` in all; the slowest
+        ones come first.
+        """
+        numbers = {n: 0 for n, key in self._series(pipeline, "").items() if key[3] in MEASURED}
+        found = list(self._sums(window, "bucket", numbers, "max(run)"))
+        found.sort(key=lambda row: (-row[2], -row[0]))
+        wanted = list(dict.fromkeys(row[3] for row in found))[:limit]
+        notes: dict[int, RunNote] = {}
+        slowest: dict[int, str] = {}
+        for first in range(0, len(wanted), _RUNS_AT_ONCE):
+            some = ", ".join(map(str, wanted[first : first + _RUNS_AT_ONCE]))
+            rows = self._rows(f"SELECT id, {_FACTS} FROM runs WHERE id IN ({some})")  # noqa: S608
+            notes |= {number: RunNote(*facts) for number, *facts in rows}
+            rows = self._rows(
+                "SELECT run, stage FROM events JOIN kinds ON kinds.id = events.kind"  # noqa: S608
+                f" WHERE run IN ({some}) AND stage IS NOT NULL AND duration_ms IS NOT NULL"
+                " ORDER BY duration_ms"
+            )
+            slowest |= dict(rows)
+        return tuple((notes[n], slowest.get(n)) for n in wanted if n in notes)
+
     # ── the statements ──────────────────────────────────────────────────────────────────────
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -231,21 +258,25 @@ class TelemetryStore(Closing):
         return [(key, Histogram(counts)) for key, counts in sorted(found.items())]
 
     def _sums(
-        self, window: Window, bucket: str, series: Mapping[int, object]
+        self,
+        window: Window,
+        bucket: str,
+        series: Mapping[int, object],
+        value: str = "CAST(sum(count) AS BIGINT)",
     ) -> Iterator[tuple[int, int, int, int]]:
         """Yield step, series, bucket, and the count of all minutes and hours of the step."""
         start_s, end_s = window.whole
         step_s = window.step_s or end_s - start_s
         wanted = ", ".join(map(str, series)) or "NULL"
         parts = " UNION ALL ".join(
-            f"SELECT start_s, series, {bucket} AS bucket, count FROM rollups"  # noqa: S608 - numbers
+            f"SELECT start_s, series, {bucket} AS bucket, count, run FROM rollups"  # noqa: S608 - numbers
             f" WHERE span_s = {span_s} AND start_s >= {low} AND start_s < {high}"
             f" AND series IN ({wanted})"
             for span_s, low, high in _stretches(start_s, end_s, step_s)
         )
         yield from self._rows(
             f"SELECT {start_s} + (start_s - {start_s}) / {step_s} * {step_s} AS step, series,"  # noqa: S608 - numbers
-            f" bucket, CAST(sum(count) AS BIGINT) FROM ({parts}) AS parts GROUP BY 1, 2, 3"
+            f" bucket, {value} FROM ({parts}) AS parts GROUP BY 1, 2, 3"
         )
 
     def _example(self, window: Window, series: list[int], bucket: int) -> int | None:
@@ -264,8 +295,7 @@ class TelemetryStore(Closing):
 
     def _run(self, number: int) -> RunNote:
         (facts,) = self._rows(
-            "SELECT run_id, pipeline, source, started_s, status, duration_ms, failed_stage,"
-            " error_code FROM runs WHERE id = ?",
+            f"SELECT {_FACTS} FROM runs WHERE id = ?",  # noqa: S608 - columns
             number,
         )
         rows = self._rows(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from stageflow.pulse.dashboard import ENTRY, GRID
 from stageflow.pulse.history import make_server
 from tests.utils import asv_repo
 from tests.utils.browser import Visit, serving, visiting
@@ -98,20 +99,20 @@ def test_point_of_a_graph_leads_to_its_commit(visit: Visit) -> None:
         }"""
     )
     visit.go(address)
-    shown = visit.page.locator("section:target")
+    shown = visit.page.locator("#commit")
     expect(shown).to_contain_text("Escape <this> & that")
     expect(shown).to_contain_text("stageflow/__init__.py")
 
 
-def test_navigation_leads_to_central_pulse_and_back(visit: Visit) -> None:
-    """The grid's navigation has a link to Central Pulse, which knows the commits and leads back."""
-    visit.open()
-    visit.page.get_by_role("link", name="Central Pulse").click()
-    expect(visit.page.get_by_role("heading", level=1)).to_have_text("Central Pulse")
-    expect(visit.page.locator("#history")).to_contain_text("3 commits, 3 series")
-    visit.page.get_by_role("link", name="Benchmark grid").click()
+def test_one_frame_leads_to_every_page(visit: Visit) -> None:
+    """The entry is Central Pulse; its frame is on asv's page, too, and leads back."""
+    visit.go(ENTRY)
+    expect(visit.page.get_by_role("heading", level=1)).to_have_text("✓ Nothing that is watched is wrong.")
+    visit.page.get_by_role("link", name="All benchmarks").click()
     cells = visit.page.locator("#summarygrid-display .benchmark-container")
     expect(cells).to_have_count(len(BENCHMARKS))
+    visit.page.get_by_label("Pages").get_by_role("link", name="Commits").click()
+    expect(visit.page.locator("#history")).to_contain_text("3 commits, 3 series")
 
 
 def test_names_in_results_run_nothing(browser: Browser, site_dir: Path, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_names_in_results_run_nothing(browser: Browser, site_dir: Path, tmp_path
     page = browser.new_page()
     with serving(make_server(site, 0)) as home:
         for place in ("", "#work.track_steps", "#/summarylist"):
-            page.goto(f"{home}{place}")
+            page.goto(f"{home}{GRID}{place}")
             page.wait_for_load_state("networkidle")
             for link in page.locator(".benchmark-container, .asv-navigation a, td a").all():
                 link.dispatch_event("mouseover")

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
+from importlib.resources import files
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
+from stageflow.pulse.dashboard import GRID
 from stageflow.pulse.history import address_of
 
 #: Only bounds a hang, in milliseconds; the usual 5 s are too short on a loaded machine.
@@ -60,8 +62,8 @@ class Visit:
         )
 
     def open(self, place: str = "") -> None:
-        """Open a place of the site, which is what follows the address of its index page."""
-        self.go(f"index.html{place}")
+        """Open a place of asv's page, which is what follows its address."""
+        self.go(f"{GRID}{place}")
 
     def go(self, path: str) -> None:
         """Open a page of the site by its path."""
@@ -155,3 +157,10 @@ def visiting(browser: Browser, home: str, **context: Any) -> Iterator[Visit]:
         opened.close()
     noted = (visit.outside, visit.failed, visit.errors)
     assert noted == ([], [], []), f"outside, failed, errors: {noted}"
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds wrong with a page: the rule, and the elements that break it."""
+    page.evaluate(str(files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")))
+    found = page.evaluate("async () => (await axe.run(document, {preload: false})).violations")
+    return [f"{one['id']}: {[node['html'][:200] for node in one['nodes'][:3]]}" for one in found]

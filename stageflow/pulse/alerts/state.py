@@ -95,10 +95,11 @@ class AlertState(Closing):
 
     # ── alerts ──────────────────────────────────────────────────────────────────────────────
 
-    def until(self, source: str) -> float | None:
-        """Return up to when a source of telemetry has been evaluated; None if it never was."""
-        rows = self._rows("SELECT until_s FROM evaluated WHERE source = ?", source)
-        return rows[0][0] if rows else None
+    def until(self, source: str = "") -> float | None:
+        """Return up to when a source, or the last of all, was evaluated; None if it never was."""
+        rows = self._rows("SELECT max(until_s) FROM evaluated WHERE ? IN (source, '')", source)
+        until_s: float | None = rows[0][0]
+        return until_s
 
     def alerts(self, source: str | None = None) -> dict[AlertKey, Alert]:
         """Return the pending and firing alerts of a source, or of all sources."""

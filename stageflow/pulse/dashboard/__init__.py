@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from stageflow.pulse.dashboard.page import (
+    ENTRY,
+    GRID,
     PAGE,
     LiveTelemetry,
     live_site,
@@ -13,7 +15,9 @@ from stageflow.pulse.dashboard.records import FIGURES_VERSION, Figure, figure_ru
 from stageflow.pulse.dashboard.telemetry import LiveBudgets
 
 __all__ = [
+    "ENTRY",
     "FIGURES_VERSION",
+    "GRID",
     "PAGE",
     "Figure",
     "LiveBudgets",

@@ -80,10 +80,10 @@ def _check(arguments: argparse.Namespace, emit: Emit) -> CheckExit:
     history = read_history(project, notes.append)
     found = judged(project, history)
     checked: Place = store or found_store(project.root, found.settings)
-    now, live = present(project, history, found, checked, named=store is not None)
+    now, live, _ = present(project, history, found, checked, named=store is not None)
     now["commit"] = history.commits[-1].hash if history.commits else None
     now["live"] = live["over"] if live else []
-    now["letters"] = live["letters"]["waiting"] if live and not live["simulated"] else None
+    now["letters"] = live["letters"]["waiting"] if live else None
     now["notes"] += notes
     verdict = _verdict(now, history)
     if arguments.json:

@@ -111,7 +111,7 @@ def _steps(series: Series, limits: Limits) -> Sequence[Step]:
 
 def wrong_now(project: AsvProject, history: History, found: Judged, store: Place) -> dict[str, Any]:
     """Return the panel's data as JSON's values, with the alerts on the telemetry in `store`."""
-    alerts, problem = firing(state_of(store, project.root))
+    alerts, problem = firing(state := state_of(store, project.root))
     regressions = list(_regressions(history, found))
     return {
         "budgets": [_check(check) for check in found.checks if check.state is State.OVER],
@@ -131,8 +131,15 @@ def wrong_now(project: AsvProject, history: History, found: Judged, store: Place
             for entry in found.accepted
         ],
         "alerts": alerts,
+        "evaluated_s": None if alerts is None else evaluated_until(state),
         "notes": [*found.notes, *([problem] if problem else [])],
     }
+
+
+def evaluated_until(state: Path) -> float | None:
+    """Return up to when the alerts of a readable state were evaluated, since the epoch."""
+    with AlertState(state, create=False, busy_timeout_s=1.0) as opened:
+        return opened.until()
 
 
 def firing(state: Path) -> tuple[list[dict[str, Any]] | None, str]:
@@ -192,6 +199,6 @@ def _regression(series: Series, step: Step, found: Judged) -> dict[str, Any]:
         "after": rounded(step.now),
         # JSON has no infinity, which is the ratio to 0.
         "ratio": rounded(ratio) if step.before > 0 else None,
-        "runbook": budget.runbook if budget else None,
+        "runbook": budget and budget.runbook,
         "accepted": name if accepted else None,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 import shutil
 import threading
 import time
@@ -15,8 +14,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from stageflow._utils.text import printable
 from stageflow.pulse.alerts import state_of
-from stageflow.pulse.dashboard.now import Judged, firing, judged, wrong_now
+from stageflow.pulse.dashboard.now import Judged, evaluated_until, firing, judged, wrong_now
 from stageflow.pulse.dashboard.records import (
     DashboardSettings,
     figures_record,
@@ -29,6 +29,7 @@ from stageflow.pulse.history import (
     STATIC_DIR,
     AsvProject,
     Emit,
+    PIECE,
     History,
     Published,
     Series,
@@ -38,12 +39,16 @@ from stageflow.pulse.history import (
     read_history,
     rounded,
     signal_of,
+    write_script,
 )
 from stageflow.telemetry import Place, TelemetryError, TelemetryStore
 
-PAGE = "central.html"
+#: The page is the entry of a site, and has the address that alerts link to, too.
+ENTRY, PAGE = "index.html", "central.html"
+#: What asv's own page is called beside it.
+GRID = "benchmarks.html"
 FOLDER = "central"
-_VERSION = 1
+_VERSION = 2
 
 
 def publish_with_dashboard(
@@ -75,27 +80,38 @@ def write_central(
     settings = found.settings
     emit("Central Pulse: budgets are checked, steps are found")
     shown = store or found_store(project.root, settings)
-    now, live = present(project, history, found, shown, named=store is not None)
-    if live is not None:
-        emit(f"Central Pulse: telemetry of {live['store']} is added up")
+    now, live, simulation = present(project, history, found, shown, named=store is not None)
+    for data in filter(None, (live, simulation)):
+        emit(f"Central Pulse: telemetry of {data['store']} is added up")
+    if (site_dir / ENTRY).exists():
+        (site_dir / ENTRY).rename(site_dir / GRID)
     data = {
         "version": _VERSION,
-        "project": project.root.name,
         "made_at_s": time.time(),
-        "beside_asv": (site_dir / "index.html").exists(),
+        "owners": {budget.metric: budget.owner for budget in found.live_budgets.budgets},
+        "charts": [asdict(chart) for chart in settings.charts],
         "history": overview(history, found, project.hash_length),
         "now": now,
         "gate": gate_record(project.root, settings.selftest),
         "load": settings.load and load_record(settings.load, project.results_dir),
         "figures": settings.figures and figures_record(settings.figures, project.results_dir),
         "telemetry": live,
+        "simulation": simulation,
+    }
+    data["history"]["releases"] = releases(project, history)
+    site = {
+        "project": project.root.name,
+        "grid": (site_dir / GRID).exists(),
+        "docs": (project.html_dir / "docs" / ENTRY).exists(),
+        "simulation": simulation is not None,
     }
     folder = site_dir / FOLDER
-    shutil.copytree(STATIC_DIR / "central", folder, ignore=shutil.ignore_patterns("*.html"))
-    shutil.copy(STATIC_DIR / "central" / PAGE, site_dir / PAGE)
-    _write(folder / "data.json.js", "centralData", data)
+    for name in (ENTRY, PAGE):
+        shutil.copy(STATIC_DIR / "central" / PAGE, site_dir / name)
+    write_script(folder / "site.json.js", "pulseSite", site)
+    write_script(folder / "data.json.js", "centralData", data)
     for number, piece in enumerate(pieces(history)):
-        _write(folder / f"commits-{number}.json.js", "centralPiece", piece)
+        write_script(folder / f"commits-{number}.json.js", "centralPiece", piece)
     write_runbook(project.root / RUNBOOK, site_dir)
     size_kb = (folder / "data.json.js").stat().st_size / 1000
     emit(f"Central Pulse: {size_kb:,.0f} kB in {time.monotonic() - began:.1f} s")
@@ -128,51 +144,49 @@ def found_store(root: Path, settings: DashboardSettings) -> Path:
 
 def present(
     project: AsvProject, history: History, found: Judged, store: Place, *, named: bool
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return what is wrong now, and the data of a store; None if it is empty or left out.
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    """Return what is wrong now, the telemetry of real runs, and that of a simulation, if any.
 
-    Raise `TelemetryError` if the user `named` the store and it cannot be read.
+    They are read from the store that the user `named`, which raises `TelemetryError` if it cannot
+    be read, or else from the files of the settings.
     """
     now = wrong_now(project, history, found, store)
-    if isinstance(store, Path) and not named and not store.exists():
-        return now, None
-    try:
-        with TelemetryStore(store) as opened:
-            window = window_of(opened)
-            live = telemetry(opened, window, found.live_budgets) if window else None
-    except TelemetryError as error:
-        if named:
-            raise
-        now["notes"].append(f"The telemetry is left out: {error}")
-        return now, None
-    if live and live["simulated"]:
+    defaults = (project.root / name for name in found.settings.telemetry)
+    live = simulation = None
+    for place in [store] if named else filter(Path.exists, defaults):
+        try:
+            with TelemetryStore(place) as opened:
+                window = window_of(opened)
+                data = telemetry(opened, window, found.live_budgets) if window else None
+        except TelemetryError as error:
+            if named:
+                raise
+            now["notes"].append(f"The telemetry is left out: {error}")
+            continue
+        if data and data["simulated"]:
+            simulation = simulation or data
+        else:
+            live = live or data
+    if simulation and not live:
         now["alerts"] = None
-        now["notes"].append(f"{live['store']} holds a simulation, which does not count here.")
-    return now, live
+        now["notes"].append(f"{simulation['store']} holds a simulation, which does not count here.")
+    return now, live, simulation
 
 
 def write_runbook(source: Path, site_dir: Path) -> None:
     """Write the runbook as a page, with a section for each finding."""
     parts = []
     for name, body in (sections_of(source) or {}).items():
-        inner = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(body))
-        parts.append(f'<section id="{html.escape(name)}"><h2>{html.escape(name)}</h2>')
-        parts.append("".join(f"<p>{p}</p>" for p in inner.split("\n\n")) + "</section>")
+        title = html.escape(name)
+        # A script of the page shows it as Markdown.
+        text = f'<div class="markdown">{html.escape(body)}</div>'
+        parts.append(f'<section id="{title}"><h2>{title}</h2>{text}</section>')
     page = Template((STATIC_DIR / "central" / "runbook.html").read_text(encoding="utf-8"))
     shown = page.substitute(sections="\n".join(parts) or "<p>There is no runbook.</p>")
     (site_dir / "runbook.html").write_text(shown, encoding="utf-8")
 
 
-def _write(path: Path, name: str, data: dict[str, Any]) -> None:
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    path.write_text(f"{name}({text});\n", encoding="utf-8")
-
-
 # ── the history ──────────────────────────────────────────────────────────────────────────────────
-
-#: The number of commits in a piece of the history, which the page loads on demand.
-PIECE = 250
-
 
 def overview(history: History, found: Judged, hash_length: int) -> dict[str, Any]:
     """Return all series, each with no more values than a chart shows."""
@@ -187,6 +201,15 @@ def overview(history: History, found: Judged, hash_length: int) -> dict[str, Any
         "limits": None if found.budgets is None else asdict(found.budgets.limits),
         "series": [_series(series, found) for series in history.series],
     }
+
+
+def releases(project: AsvProject, history: History) -> list[tuple[int, str]]:
+    """Return the tags of measured commits, by number of the commit."""
+    number = {commit.hash: at for at, commit in enumerate(history.commits)}
+    form = "--format=%(objectname) %(*objectname) %(refname:short)"
+    tags = project.git("for-each-ref", form, "refs/tags") if number else ""
+    found = (line.split()[-2:] for line in tags.splitlines())
+    return sorted((number[commit], printable(name)) for commit, name in found if commit in number)
 
 
 def pieces(history: History) -> Iterator[dict[str, Any]]:
@@ -211,6 +234,8 @@ def _series(series: Series, found: Judged) -> dict[str, Any]:
         "unit": series.unit,
         "signal": signal_of(series.name),
         "budget": budget and budget_in(series.unit, budget),
+        "samples": series.samples,
+        "recent": [rounded(value) for value in series.values[-RECENT:]],
         "at": _differences(at),
         "values": [rounded(series.values[n]) for n in at],
         "steps": [[step.at, rounded(step.before), rounded(step.after)] for step in steps],
@@ -224,6 +249,8 @@ def _differences(numbers: list[int]) -> list[int]:
     return [b - a for a, b in zip([0, *numbers], numbers, strict=False)]
 
 
+#: From so many of the newest commits the page takes a series' scatter, and draws a small line.
+RECENT = 40
 #: The columns of a chart of a history. Each shows its least and greatest value: no peak is lost.
 COLUMNS = 600
 
@@ -293,15 +320,18 @@ class LiveTelemetry:
         found: dict[str, Any] = {
             "made_at_s": time.time(),
             "telemetry": None,
+            "simulation": None,
             "alerts": alerts,
+            "evaluated_s": None if alerts is None else evaluated_until(self._state),
             "problem": problem,
         }
         try:
             with TelemetryStore(self._store) as store:
                 window = window_of(store, self._newest_s)
                 if window is not None:
-                    found["telemetry"] = telemetry(store, window, self._budgets)
-                    if found["telemetry"]["simulated"]:
+                    data = telemetry(store, window, self._budgets)
+                    found["simulation" if data["simulated"] else "telemetry"] = data
+                    if data["simulated"]:
                         found["alerts"] = None
         except TelemetryError as error:
             found["problem"] = str(error)

@@ -64,6 +64,14 @@ class FiguresPanel:
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """A series whose history the page's first view shows, with its tails."""
+
+    title: str
+    series: str
+
+
+@dataclass(frozen=True, slots=True)
 class DashboardSettings:
     """The content of the file.
 
@@ -74,6 +82,7 @@ class DashboardSettings:
 
     telemetry: tuple[str, ...] = (TELEMETRY_FILE,)
     live_budgets: Mapping[str, str] = field(default_factory=dict)
+    charts: tuple[Chart, ...] = ()
     selftest: Record | None = None
     load: Record | None = None
     figures: FiguresPanel | None = None
@@ -100,17 +109,19 @@ def load_settings(benchmarks: Path) -> DashboardSettings:
     if not path.exists():
         return DashboardSettings()
     settings = Settings(path)
-    settings.check_top({**_TABLES, "figure": list})
+    settings.check_top({**_TABLES, "figure": list, "chart": list})
     telemetry = settings.table("telemetry", {"fallback": Key(str)})
     live = settings.table("live_budgets", _LIVE)
     selftest, load = (settings.table(name, _RECORD) for name in ("selftest", "load"))
     panel, figures = settings.table("figures", _PANEL), settings.tables("figure", _FIGURE)
+    charts = settings.tables("chart", {"title": Key(str), "series": Key(str)})
     if live:
         _check_patterns(live)
     settings.finish()
     return DashboardSettings(
         telemetry=(TELEMETRY_FILE, *(telemetry.values.values() if telemetry else ())),
         live_budgets=live.values if live else {},
+        charts=tuple(Chart(**chart.values) for chart in charts),
         selftest=Record(**selftest.values) if selftest else None,
         load=Record(**load.values) if load else None,
         figures=_panel(panel, figures) if panel else None,

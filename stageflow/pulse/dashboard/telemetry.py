@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stageflow.pulse.gate import Budget
-from stageflow.pulse.history import rounded, unit_factor
+from stageflow.pulse.history import LEAST, rounded, unit_factor
 from stageflow.telemetry import (
     BOUNDS_MS,
     BreakerNote,
@@ -108,6 +108,7 @@ def telemetry(store: TelemetryStore, window: Window, budgets: LiveBudgets) -> di
                 "pipeline": name,
                 "typical": _run(store.run_at(Window(start_s, end_s), name, 0.50)),
                 "slow": _run(store.run_at(Window(start_s, end_s), name, 0.99)),
+                "examples": [_example(*one) for one in store.examples(whole, name)],
             }
             for name in pipelines
         ],
@@ -188,9 +189,10 @@ def _over(one: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if budget is None:
         return
     p50, _, p99 = one["percentiles"]
-    for figure, measured in (("p50", p50), ("p99", p99)):
+    for figure, measured, percent in (("p50", p50, 50), ("p99", p99, 99)):
         limit = budget[figure]
-        if measured is not None and limit is not None and measured > limit:
+        # The P99 of a few runs is their maximum.
+        if limit is not None and one["count"] >= LEAST[percent] and measured > limit:
             yield {
                 "metric": budget["metric"],
                 "series": ".".join(filter(None, (one["pipeline"], one["stage"], one["stream"]))),
@@ -238,6 +240,12 @@ def _run(run: RunNote | None) -> dict[str, Any] | None:
         "note": drawn.note,
         "bars": bars,
     }
+
+
+def _example(run: RunNote, slowest: str | None) -> list[Any]:
+    end_s = run.started_s + (run.duration_ms or 0.0) / 1000
+    facts = (run.status, run.failed_stage, run.error_code, run.source, slowest)
+    return [run.run_id, end_s, rounded(run.duration_ms), *facts]
 
 
 def _letters(letters: Sequence[LetterNote], start_s: int, step_s: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from stageflow.pulse.history.results import (
     rows_of,
 )
 from stageflow.pulse.history.series import (
+    LEAST,
     TIMED_UNIT,
     Interval,
     Signal,
@@ -55,15 +56,25 @@ from stageflow.pulse.history.series import (
     timed,
     unit_factor,
 )
-from stageflow.pulse.history.site import Published, address_of, complete, make_server, publish
+from stageflow.pulse.history.site import (
+    PIECE,
+    Published,
+    address_of,
+    complete,
+    make_server,
+    publish,
+    write_script,
+)
 from stageflow.pulse.history.steps import OPEN_FOR, Step, open_step, scatters, steps_of
 
 __all__ = [
     "DEFAULT_COMMITS",
     "EXIT_INTERRUPTED",
     "GATE_DIR",
+    "LEAST",
     "MACHINE_FIELDS",
     "OPEN_FOR",
+    "PIECE",
     "STATIC_DIR",
     "TIMED_UNIT",
     "UNREADABLE",
@@ -119,4 +130,5 @@ __all__ = [
     "timed",
     "unit_factor",
     "values_of",
+    "write_script",
 ]

@@ -36,13 +36,14 @@ class Series:
     """One series over all measured commits, by number of the commit.
 
     `values` is None where it was not measured, was skipped or failed; `percentiles` has P50, P95
-    and P99 where there are enough samples.
+    and P99 where there are enough samples. `samples` counts those of the newest value.
     """
 
     name: str
     unit: str
     values: list[float | None]
     percentiles: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    samples: int | None = None
 
     @property
     def newest(self) -> int | None:
@@ -130,7 +131,7 @@ def _series(
 
 
 def _fill(series: Series, at: int, value: float, samples: Sequence[float]) -> None:
-    series.values[at] = value
+    series.values[at], series.samples = value, len(samples) or None
     with suppress(TooFewSamplesError):
         series.percentiles[at] = tuple(percentile(samples, percent) for percent in PERCENTS)
 
@@ -156,7 +157,7 @@ def _tails(series: Series) -> Iterator[Series]:
     for place, percent in enumerate(PERCENTS[1:] if series.percentiles else (), 1):
         tails = {at: found[place] for at, found in series.percentiles.items()}
         values = [tails.get(at) for at in range(len(series.values))]
-        yield Series(f"{series.name} P{percent}", series.unit, values)
+        yield Series(f"{series.name} P{percent}", series.unit, values, samples=series.samples)
 
 
 def values_of(

@@ -142,8 +142,10 @@ def _rewritten(page: str, replacements: dict[str, str]) -> str:
 
 
 def copy_libraries(site_dir: Path, vendor_dir: Path = VENDOR_DIR) -> None:
-    """Copy the vendored libraries into a site."""
-    shutil.copytree(vendor_dir, site_dir / "vendor", ignore=shutil.ignore_patterns(".git*"))
+    """Copy the vendored libraries and our own scripts and styles into a site."""
+    ignored = shutil.ignore_patterns(".git*", "*.html")
+    shutil.copytree(vendor_dir, site_dir / "vendor", ignore=ignored)
+    shutil.copytree(STATIC_DIR / "central", site_dir / "central", ignore=ignored)
 
 
 def _vendor_libraries(site_dir: Path, vendor_dir: Path) -> dict[str, str]:

@@ -29,7 +29,7 @@ from stageflow.pulse.history.results import (
 )
 
 #: Parted by the one character that is in no message.
-_GIT_FORMAT = "%x00%H%x00%an%x00%ad%x00%B%x00"
+_GIT_FORMAT = "%x00%H%x00%an%x00%ct%x00%B%x00"
 #: asv needs seconds, and a tenth of one for a file with a hundred series.
 _PUBLISH_S, _PUBLISH_A_FILE_S = 300.0, 2.0
 
@@ -76,6 +76,8 @@ def publish(
     if project.html_dir.exists():
         project.html_dir.rename(old)
     staging.rename(project.html_dir)
+    if (old / "docs").exists():
+        (old / "docs").rename(project.html_dir / "docs")
     shutil.rmtree(old, ignore_errors=True)
     on_branch = set(project.git("rev-list", "--first-parent", branch, "--").split())
     return Published(
@@ -124,20 +126,45 @@ def _write_commit_page(project: AsvProject, site_dir: Path) -> None:
     """Write a page of commits, so that a point on a graph has a link that works offline."""
     index = json.loads((site_dir / "index.json").read_text(encoding="utf-8"))
     hashes = [h for _, h in sorted(index["revision_to_hash"].items(), key=lambda kv: -int(kv[0]))]
-    form = (f"--format={_GIT_FORMAT}", "--date=default", "--no-ext-diff", "--stat")
+    form = (f"--format={_GIT_FORMAT}", "--no-ext-diff", "--stat")
     log = project.git("log", "--no-walk=unsorted", *form, *hashes, "--")
-    parts = iter(html.escape(printable_lines(part)) for part in log.split("\0")[1:])
-    sections = []
-    for commit, author, date, message, stat in zip(parts, parts, parts, parts, parts, strict=True):
-        short = commit[: index["hash_length"]]
-        subject, _, body = message.strip().partition("\n")
-        sections.append(
-            f'<section id="{short}"><h4 id="{commit}"><code>{short}</code> {subject}</h4>'
-            f"<p>{author}, {date}</p><p>{body}</p><pre>{stat.strip(chr(10))}</pre></section>"
-        )
+    parts = iter(printable_lines(part) for part in log.split("\0")[1:])
+    commits = [
+        [commit, author, int(at_s), message.strip(), stat.strip("\n")]
+        for commit, author, at_s, message, stat in zip(*[parts] * 5, strict=True)
+    ]
+    length = index["hash_length"]
+    write_script(
+        site_dir / "central" / "log.json.js",
+        "centralLog",
+        {"piece": PIECE, "length": length, "hashes": "".join(hash_[:length] for hash_ in hashes)},
+    )
+    for first in range(0, len(commits), PIECE):
+        path = site_dir / "central" / f"log-{first // PIECE}.json.js"
+        piece = {"number": first // PIECE, "commits": commits[first : first + PIECE]}
+        write_script(path, "centralLogPiece", piece)
+    sections = (
+        f'<section id="{commit[:length]}" class="commit"><h2>{html.escape(message)}</h2>'
+        f"<p><code>{commit}</code> · {html.escape(author)}</p></section>"
+        for commit, author, _, message, _ in commits[:NEWEST]
+    )
     template = Template((STATIC_DIR / "commits.html").read_text(encoding="utf-8"))
     page = template.substitute(commits="\n".join(sections))
     (site_dir / "commits.html").write_text(page, encoding="utf-8")
+
+
+#: The number of commits in a file of the history; a page loads such files on demand.
+PIECE = 250
+#: So many of the newest commits are in the page itself, for a browser without scripts.
+NEWEST = 20
+
+
+def write_script(path: Path, function: str, data: object) -> None:
+    """Write data as a script that calls a function with them: a page on disk cannot fetch."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Both characters end a line in older scripts.
+    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    path.write_text(f"{function}({text});\n", encoding="utf-8")
 
 
 # ── a server ────────────────────────────────────────────────────────────────────────────────────

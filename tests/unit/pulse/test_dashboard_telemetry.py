@@ -99,7 +99,7 @@ def test_budgets_of_turns_and_of_stages(store: Path) -> None:
 
 def test_firsts_beside_their_budgets(tmp_path: Path) -> None:
     """First audio and first items have figures, steps, cells, and each the budget of its own."""
-    turns = [voice_log(f"{n}", 400.0, at_s=NOON_S + 30 * n) for n in range(20)]
+    turns = [voice_log(f"{n}", 400.0, at_s=NOON_S + 6 * n) for n in range(100)]
     whole = run_log("w", {"tts": 700.0}, pipeline="voice", sounds="tts")
     sink_of(tmp_path / "t.db", [*turns, whole]).close()
     series = {
@@ -118,11 +118,11 @@ def test_firsts_beside_their_budgets(tmp_path: Path) -> None:
     audio = firsts["streaming_voice", "", ""]
     item = firsts["streaming_voice", "tts", "sound"]
     other = firsts.pop(("voice", "", ""))
-    assert [f["count"] for f in (audio, item, other)] == [20, 20, 1]
+    assert [f["count"] for f in (audio, item, other)] == [100, 100, 1]
     assert audio["percentiles"] == [pytest.approx(400.0, rel=0.025)] * 3
     assert item["percentiles"] == [pytest.approx(300.0, rel=0.025)] * 3
     assert [step for step, *_ in audio["by_step"]] == list(range(10))
-    assert sum(audio["heat"]["cells"][2::3]) == 20
+    assert sum(audio["heat"]["cells"][2::3]) == 100
     assert [f["budget"] and f["budget"]["metric"] for f in (audio, item, other)] == [
         *series,
         None,
@@ -169,7 +169,8 @@ def test_a_simulation_exceeds_no_budget(tmp_path: Path) -> None:
     budgets = LiveBudgets([BUDGET], {"turn": "{pipeline}.Latency.track_turn"})
     for source, over in (("here", 2), ("simulation of an outage", 0)):
         path = tmp_path / f"{source}.db"
-        sink_of(path, [run_log("1", {"a": 9000.0}, pipeline="voice")], source).close()
+        logs = [run_log(f"{n}", {"a": 9000.0}, pipeline="voice") for n in range(100)]
+        sink_of(path, logs, source).close()
         with TelemetryStore(path) as opened:
             window = window_of(opened)
             assert window is not None
