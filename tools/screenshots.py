@@ -1,11 +1,12 @@
 """Take the screenshots of Central Pulse for docs/images.
 
-They show a published site, or else a made-up history and the telemetry of an outage simulation.
+They show a published site, or else a made-up history and made-up telemetry.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from playwright.sync_api import Browser
 
@@ -22,17 +24,17 @@ from stageflow.pulse.history import AsvProject
 from tests.utils import central
 from tests.utils.asv_repo import ROOT
 from tests.utils.browser import started
-from tools import outage_simulation
 
-COMMITS, METRICS = 120, 8
-PANELS = ("now", "history", "first-audio", "latency", "errors", "breakers", "gate", "load", "voice")
-DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
-#: What is seen first, by name of the picture.
-LOOKS: dict[str, dict[str, Any]] = {
-    "dark": {"viewport": DESKTOP, "color_scheme": "dark"},
-    "phone": {"viewport": PHONE},
-    "phone-dark": {"viewport": PHONE, "color_scheme": "dark"},
+COMMITS, METRICS, RUNS = 120, 8, 3000
+SERIES = central.names(METRICS)[0]
+#: What the documentation shows, by name of the picture.
+VIEWS = {
+    "status": "status",
+    "series": f"commits?series={quote(SERIES)}",
+    "live": "live",
+    "trust": "trust",
 }
+WIDTHS = {1440: 900, 820: 1180, 390: 844}
 _ACCEPTED = """\
 version = 1
 
@@ -50,6 +52,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.screenshots", description=__doc__)
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "images", metavar="FOLDER")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="take this published site")
+    text = "each view at three widths, light and dark, as a whole"
+    parser.add_argument("--all", action="store_true", help=text)
     arguments = parser.parse_args()
     into: Path = arguments.into
     if arguments.site is not None and not (arguments.site / PAGE).exists():
@@ -57,10 +61,18 @@ def main() -> int:
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, started() as browser:
         site_dir = (arguments.site or _site(Path(scratch))).resolve()
-        for panel in PANELS:
-            _picture(browser, site_dir, into / f"central-{panel}.png", panel, viewport=DESKTOP)
-        for name, look in LOOKS.items():
-            _picture(browser, site_dir, into / f"central-{name}.png", **look)
+        places = {name: f"{PAGE}#{view}" for name, view in VIEWS.items()}
+        if not arguments.all:
+            for name, place in places.items():
+                _picture(browser, site_dir, place, into / f"central-{name}.png", 1440)
+            phone = into / "central-phone-dark.png"
+            _picture(browser, site_dir, places["status"], phone, 390, color_scheme="dark")
+            return 0
+        places |= {"commits": f"{PAGE}#commits", "log": "commits.html", "runbook": "runbook.html"}
+        for (name, place), width in itertools.product(places.items(), WIDTHS):
+            for scheme in ("light", "dark"):
+                path = into / f"{name}-{width}-{scheme}.png"
+                _picture(browser, site_dir, place, path, width, full=True, color_scheme=scheme)
     return 0
 
 
@@ -71,10 +83,12 @@ def _site(scratch: Path) -> Path:
     shutil.copy(ROOT / "docs" / "runbook.md", project.root / "docs" / "runbook.md")
     central.write_selftest(project)
     _gate_runs(project)
+    for at, name in ((20, "v1.0"), (90, "v1.1")):
+        project.git("tag", name, f"main~{COMMITS - 1 - at}")
     (project.results_dir / "load.jsonl").write_text(central.a_load(), encoding="utf-8")
     (project.results_dir / "voice.jsonl").write_text(central.voice_figures(), encoding="utf-8")
-    store = scratch / "outage.db"
-    outage_simulation.record(store, outage_simulation.HOURS, outage_simulation.SEED, _say)
+    store = scratch / "telemetry.db"
+    central.write_telemetry(store, RUNS)
     publish_with_dashboard(project, _say, store=store)
     return project.html_dir
 
@@ -88,19 +102,22 @@ def _gate_runs(project: AsvProject) -> None:
 
 
 def _picture(
-    browser: Browser, site_dir: Path, path: Path, panel: str | None = None, **look: Any
+    browser: Browser,
+    site_dir: Path,
+    place: str,
+    path: Path,
+    width: int,
+    *,
+    full: bool = False,
+    **look: Any,
 ) -> None:
-    """A picture of a panel, or of what is seen first, as a browser of that look shows it."""
-    opened = browser.new_context(**look, timezone_id="UTC", locale="en-GB")
+    """A picture of a page, of what is seen first or of all, as a browser of that look shows it."""
+    viewport = {"width": width, "height": WIDTHS[width]}
+    opened = browser.new_context(viewport=viewport, timezone_id="UTC", locale="en-GB", **look)
     page = opened.new_page()
-    page.goto(f"{site_dir.as_uri()}/{PAGE}")
-    page.wait_for_selector("body[data-ready]")
-    # It would lie over a panel that is higher than the window.
-    page.add_style_tag(content="nav { position: static !important; }")
-    if panel is None:
-        page.screenshot(path=path)
-    else:
-        page.locator(f"#{panel}").screenshot(path=path)
+    page.goto(f"{site_dir.as_uri()}/{place}")
+    page.wait_for_selector("body[data-ready], body[data-page=runbook] header")
+    page.screenshot(path=path, full_page=full)
     opened.close()
     _say(json.dumps({"file": path.name, "kB": round(path.stat().st_size / 1000)}))
 

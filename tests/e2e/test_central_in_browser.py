@@ -198,7 +198,7 @@ def test_zoom_is_kept_in_the_address(page: Page) -> None:
 
 
 def test_two_commits_are_compared(page: Page, site: Site) -> None:
-    """Noise is left out unless asked for; the comparison is in the address; wrong hashes are named."""
+    """Noise is left out unless asked for; the address keeps what is compared."""
     compare = show(page, "commits").locator("#compare")
     expect(compare).to_contain_text("No significant change in the 4 series")
     compare.get_by_label("Before").fill(site.hashes[STEP - 1][:8])
@@ -235,19 +235,22 @@ def test_series_are_searched_and_sorted(page: Page) -> None:
 
 
 def test_a_cell_of_the_heat_map_leads_to_its_runs(page: Page) -> None:
-    """It lists the slowest runs there and says what they have in common; a stage is chosen by row."""
+    """It lists the slowest runs there and says what they have in common."""
     plot = show(page, "live").locator("#latency .plot")
     plot.scroll_into_view_if_needed()
     over = plot.locator(".u-over").bounding_box()
     assert over is not None
     at = page.evaluate(
         """() => {
-            const t = central.data.telemetry, turn = t.stages.find((s) => !s.stage), heat = turn.heat;
+            const t = central.data.telemetry, u = central.group.members[0].u;
+            const bounds = t.stages.find((s) => !s.stage).heat.bounds_ms;
             const runs = t.runs[0].examples.filter((r) => r[3] === "failed");
-            const u = central.group.members[0].u, step = (s) => Math.floor((s - t.start_s) / t.step_s);
-            const run = runs[runs.length >> 1], row = heat.bounds_ms.findIndex((b) => b > run[2]) - 1;
-            const x = t.start_s + (step(run[1]) + 0.5) * t.step_s;
-            return [u.valToPos(x, "x"), u.valToPos(Math.sqrt(heat.bounds_ms[row] * heat.bounds_ms[row + 1]), "y"), run[0]];
+            const run = runs[runs.length >> 1], row = bounds.findIndex((b) => b > run[2]) - 1;
+            const step = Math.floor((run[1] - t.start_s) / t.step_s);
+            const y = Math.sqrt(bounds[row] * bounds[row + 1]);
+            return [
+                u.valToPos(t.start_s + (step + 0.5) * t.step_s, "x"), u.valToPos(y, "y"), run[0],
+            ];
         }"""
     )
     page.mouse.move(over["x"] + at[0], over["y"] + at[1])
@@ -266,7 +269,7 @@ def test_a_cell_of_the_heat_map_leads_to_its_runs(page: Page) -> None:
 def test_panels_share_their_range(page: Page) -> None:
     """A zoom in one panel is that of all, lanes of breakers too, and is kept when news arrive."""
     show(page, "live").get_by_role("button", name="Zoom in").first.click()
-    ranges = "() => central.group.members.map((chart) => [chart.u.scales.x.min, chart.u.scales.x.max])"
+    ranges = "() => central.group.members.map(({ u }) => [u.scales.x.min, u.scales.x.max])"
     found = page.evaluate(ranges)
     assert len(found) == 3
     assert found[0] == found[1] == found[2]
@@ -283,11 +286,12 @@ def test_redraws_leave_nothing_behind(page: Page) -> None:
     session.send("Performance.enable")
 
     def counted(redraws: int) -> dict[str, float]:
-        times = f"() => {{ for (let n = 0; n < {redraws}; n++) central.news({{ ...central.data, ...central.data.now }}); }}"
-        page.evaluate(times)
+        redraw = "central.news({ ...central.data, ...central.data.now })"
+        page.evaluate(f"() => {{ for (let n = 0; n < {redraws}; n++) {redraw}; }}")
         session.send("HeapProfiler.collectGarbage")
         metrics = session.send("Performance.getMetrics")["metrics"]
-        return {m["name"]: m["value"] for m in metrics if m["name"] in ("Nodes", "JSEventListeners")}
+        found = {metric["name"]: metric["value"] for metric in metrics}
+        return {name: found[name] for name in ("Nodes", "JSEventListeners")}
 
     before, after = counted(3), counted(30)
     assert page.evaluate("central.charts.alive().length") == 3
@@ -364,7 +368,7 @@ def test_accessible_on_every_page(browser: Browser, site: Site, scheme: str) -> 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 820, 390])
 def test_fits_its_window(browser: Browser, site: Site, scheme: str, width: int) -> None:
-    """Nothing is wider than the window; the first view fits a desktop's; its menu opens on a phone."""
+    """Nothing is wider than the window; the first view fits a desktop, a phone has a menu."""
     viewport = {"width": width, "height": 900}
     home = f"{site.folder.as_uri()}/"
     with visiting(browser, home, viewport=viewport, color_scheme=scheme) as visit:
@@ -436,7 +440,7 @@ def test_a_simulation_has_a_page_of_its_own(browser: Browser, tmp_path: Path) ->
     sink_of(tmp_path / "t.db", logs, "simulation of an outage").close()
     with visiting(browser, alone(project, tmp_path / "site", tmp_path / "t.db")) as visit:
         page = drawn(visit).page
-        expect(page.locator("#attention")).not_to_contain_text("9 s")
+        expect(page.locator("#attention")).to_have_count(0)
         expect(show(page, "live").locator(".empty")).to_contain_text("There is no telemetry")
         page.get_by_role("link", name="Simulation").click()
         expect(page.locator(".banner")).to_contain_text("This is a simulation.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from stageflow._utils.extras import install_command
@@ -147,7 +148,6 @@ RUNS = "stageflow_run_total"
 STAGES = "stageflow_stage_total"
 BREAKER = "stageflow_breaker_state"
 LETTERS = "stageflow_dead_letters_waiting"
-DROPPED = "stageflow_sink_dropped_events_total"
 
 
 #: Return a length of time as Prometheus writes it.
@@ -325,126 +325,28 @@ def _email(email: Email) -> dict[str, Any]:
 
 # ── the dashboard of Grafana, with the figures of Central Pulse ─────────────────────────────
 
-UID = "stageflow-pulse"
-
-_SOURCE = {"type": "prometheus", "uid": "${source}"}
-_WIDTH, _HEIGHT = 12, 8
-_WINDOW = "$__rate_interval"
-_OF_STAGES = '{pipeline=~"$pipeline"}'
+_TEMPLATE = Path(__file__).parents[1] / "static" / "grafana.json"
 
 
 def _dashboard(alerts: Alerts) -> Any:
-    panels = list(_panels(alerts.rules))
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, 2)
-        panel["id"] = place + 1
-        panel["gridPos"] = {"h": _HEIGHT, "w": _WIDTH, "x": column * _WIDTH, "y": row * _HEIGHT}
-    sources = {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
-    pipelines = {
-        "name": "pipeline",
-        "type": "query",
-        "datasource": _SOURCE,
-        "query": {"query": f"label_values({RUNS}, pipeline)", "refId": "pipelines"},
-        "refresh": 2,
-        "multi": True,
-        "includeAll": True,
-        "current": {"text": "All", "value": "$__all"},
+    """Return the template of the dashboard with this project's links and limits."""
+    made = json.loads(_TEMPLATE.read_text(encoding="utf-8"))
+    for link, address in zip(made["links"], (alerts.links.page, alerts.links.runbook), strict=True):
+        link["url"] = address
+
+    def limits(kind: Kind, unit: float) -> set[float]:
+        return {rule.limit / unit for rule in alerts.rules if rule.kind is kind}
+
+    limits_of = {
+        "P99 of runs, by pipeline": limits(Kind.LATENCY, 1000),
+        "P99 of first audio, by pipeline": limits(Kind.FIRST_AUDIO, 1000),
+        "Error rate, by pipeline": limits(Kind.ERROR_RATE, 1),
+        "Dead letters that wait": {1},
     }
-    return {
-        "uid": UID,
-        "title": "stageflow",
-        "tags": ["stageflow"],
-        "timezone": "browser",
-        "schemaVersion": 37,
-        "refresh": "30s",
-        "time": {"from": "now-6h", "to": "now"},
-        "links": [
-            {"type": "link", "title": "Central Pulse", "url": alerts.links.page},
-            {"type": "link", "title": "Runbook", "url": alerts.links.runbook},
-        ],
-        "templating": {"list": [sources, pipelines]},
-        "panels": panels,
-    }
-
-
-def _panels(rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
-    limits_s, first_audio_s = (
-        {rule.limit / 1000 for rule in rules if rule.kind is kind}
-        for kind in (Kind.LATENCY, Kind.FIRST_AUDIO)
-    )
-    rates = {rule.limit for rule in rules if rule.kind is Kind.ERROR_RATE}
-
-    def p99_of(buckets: str, by: str) -> str:
-        return p99(buckets, by, _OF_STAGES, _WINDOW)
-
-    def rate_of(series: str, by: str, selector: str = "") -> str:
-        return f"sum by ({by}) (rate({series}{selector}[{_WINDOW}]))"
-
-    def lines(
-        title: str, unit: str, legend: str, query: str, limits: Iterable[float] = ()
-    ) -> dict[str, Any]:
-        steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
-        steps += [{"color": "red", "value": limit} for limit in sorted(limits)]
-        defaults = {
-            "unit": unit,
-            "min": 0,
-            "custom": {"thresholdsStyle": {"mode": "line" if len(steps) > 1 else "off"}},
-            "thresholds": {"mode": "absolute", "steps": steps},
-        }
-        return _panel("timeseries", title, legend, query, {"defaults": defaults, "overrides": []})
-
-    yield _alerts()
-    runs, audio = p99_of(RUN_SECONDS, "pipeline"), p99_of(FIRST_AUDIO_SECONDS, "pipeline")
-    items = p99_of(FIRST_ITEM_SECONDS, "pipeline, stage, stream")
-    stages = p99_of(STAGE_SECONDS, "pipeline, stage")
-    failed = '{pipeline=~"$pipeline",outcome="failed"}'
-    yield lines("P99 of runs, by pipeline", "s", "{{pipeline}}", runs, limits_s)
-    yield lines("P99 of first audio, by pipeline", "s", "{{pipeline}}", audio, first_audio_s)
-    yield lines("P99 of first items of streams", "s", "{{stage}} {{stream}}", items)
-    yield lines("P99 of stages", "s", "{{stage}}", stages)
-    yield _heatmap()
-    yield lines("Error rate, by pipeline", "percentunit", "{{pipeline}}", error_rate("5m"), rates)
-    yield lines(
-        "Failures of stages, by code",
-        "ops",
-        "{{stage}} {{error_code}}",
-        rate_of(STAGES, "stage, error_code", failed),
-    )
-    yield _states()
-    yield lines("Dead letters that wait", "none", "waiting", f"max({LETTERS})", {1})
-    yield lines(
-        "Runs", "ops", "{{pipeline}} {{outcome}}", rate_of(RUNS, "pipeline, outcome", _OF_STAGES)
-    )
-    yield lines("Events that sinks have lost", "ops", "{{sink}}", rate_of(DROPPED, "sink"))
-
-
-def _panel(
-    kind: str, title: str, legend: str, query: str, fields: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    target = {"refId": "A", "expr": query, "legendFormat": legend, "datasource": _SOURCE}
-    panel = {"type": kind, "title": title, "datasource": _SOURCE, "targets": [target]}
-    return panel | ({"fieldConfig": fields} if fields else {})
-
-
-def _heatmap() -> dict[str, Any]:
-    rate = f"sum by (le) (increase({RUN_SECONDS}{_OF_STAGES}[{_WINDOW}]))"
-    panel = _panel("heatmap", "Durations of runs", "{{le}}", rate)
-    panel["targets"][0]["format"] = "heatmap"
-    return panel | {"options": {"calculate": False, "yAxis": {"unit": "s"}}}
-
-
-def _states() -> dict[str, Any]:
-    texts = {0: ("closed", "green"), 1: ("half-open", "orange"), 2: ("open", "red")}
-    mapping = {
-        "type": "value",
-        "options": {str(n): {"text": text, "color": color} for n, (text, color) in texts.items()},
-    }
-    fields = {"defaults": {"mappings": [mapping]}, "overrides": []}
-    query = f"max by (provider) ({BREAKER})"
-    return _panel("state-timeline", "Circuit breakers", "{{provider}}", query, fields)
-
-
-def _alerts() -> dict[str, Any]:
-    panel = _panel("table", "Alerts that fire", "", 'ALERTS{alertstate="firing"}')
-    panel["targets"][0] |= {"instant": True, "format": "table"}
-    return panel
+    for panel in made["panels"]:
+        if limits_s := limits_of.get(panel["title"]):
+            fields = panel["fieldConfig"]["defaults"]
+            fields["custom"]["thresholdsStyle"]["mode"] = "line"
+            steps = fields["thresholds"]["steps"]
+            steps += [{"color": "red", "value": limit} for limit in sorted(limits_s)]
+    return made

@@ -23,13 +23,13 @@ from stageflow.pulse.dashboard.records import (
     gate_record,
     load_record,
 )
-from stageflow.pulse.dashboard.telemetry import LiveBudgets, budget_in, telemetry, window_of
+from stageflow.pulse.dashboard.telemetry import LiveBudgets, budget_in, read_telemetry
 from stageflow.pulse.gate import RUNBOOK, sections_of
 from stageflow.pulse.history import (
+    PIECE,
     STATIC_DIR,
     AsvProject,
     Emit,
-    PIECE,
     History,
     Published,
     Series,
@@ -155,9 +155,7 @@ def present(
     live = simulation = None
     for place in [store] if named else filter(Path.exists, defaults):
         try:
-            with TelemetryStore(place) as opened:
-                window = window_of(opened)
-                data = telemetry(opened, window, found.live_budgets) if window else None
+            data = read_telemetry(place, found.live_budgets)
         except TelemetryError as error:
             if named:
                 raise
@@ -187,6 +185,7 @@ def write_runbook(source: Path, site_dir: Path) -> None:
 
 
 # ── the history ──────────────────────────────────────────────────────────────────────────────────
+
 
 def overview(history: History, found: Judged, hash_length: int) -> dict[str, Any]:
     """Return all series, each with no more values than a chart shows."""
@@ -326,13 +325,10 @@ class LiveTelemetry:
             "problem": problem,
         }
         try:
-            with TelemetryStore(self._store) as store:
-                window = window_of(store, self._newest_s)
-                if window is not None:
-                    data = telemetry(store, window, self._budgets)
-                    found["simulation" if data["simulated"] else "telemetry"] = data
-                    if data["simulated"]:
-                        found["alerts"] = None
+            if data := read_telemetry(self._store, self._budgets, self._newest_s):
+                found["simulation" if data["simulated"] else "telemetry"] = data
+                if data["simulated"]:
+                    found["alerts"] = None
         except TelemetryError as error:
             found["problem"] = str(error)
         return found

@@ -17,6 +17,7 @@ from stageflow.telemetry import (
     Histogram,
     Latency,
     LetterNote,
+    Place,
     RunNote,
     TelemetryStore,
     Window,
@@ -64,6 +65,15 @@ def window_of(store: TelemetryStore, newest_s: float | None = None) -> Window | 
     length_s = covered.end_s - max(start_s, covered.start_s)
     fitting = (step for step in _STEPS_S if length_s / step <= STEPS)
     return Window(max(start_s, covered.start_s), covered.end_s, next(fitting, _STEPS_S[-1]))
+
+
+def read_telemetry(
+    place: Place, budgets: LiveBudgets, newest_s: float | None = None
+) -> dict[str, Any] | None:
+    """Return the data of the newest `newest_s` seconds of a store, or of all; None if empty."""
+    with TelemetryStore(place) as opened:
+        window = window_of(opened, newest_s)
+        return telemetry(opened, window, budgets) if window else None
 
 
 def telemetry(store: TelemetryStore, window: Window, budgets: LiveBudgets) -> dict[str, Any]:

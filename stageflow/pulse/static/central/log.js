@@ -36,7 +36,6 @@
         el("h2", { id: "subject" }, subject), el("p", { class: "quiet" }, el("code", {}, hash), " · " + author + ", ", c.time(atS)), el("p", { class: "body" }, body.join("\n").trim()),
         stat ? el("pre", { tabindex: "0", "aria-label": "Changed files" }, stat) : null,
         el("p", { class: "tools" }, other(at - 1, "Newer"), other(at + 1, "Older"), el("a", { href: "index.html" + logic.format("commits", { a: log.hashes.slice((at + 1) * log.length, (at + 2) * log.length), b: hash.slice(0, log.length) }) }, "Compare with the one before"))));
-      document.body.dataset.ready = "true";
     });
   }
 
@@ -46,6 +45,7 @@
   }
 
   function list() {
+    document.body.dataset.ready = "true";
     const rows = Object.values(pieces).flat(), rest = Math.ceil(count / log.piece) - loaded;
     all.replaceChildren(c.grid({
       label: "Measured commits", rows, page: 50, placeholder: "Filter by hash, author or message", filter: (row) => row[0] + " " + row[1] + " " + row[3],

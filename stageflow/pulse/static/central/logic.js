@@ -30,7 +30,7 @@ const logic = (() => {
   function digits(value) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    if (size >= 1e15 || size < 1e-4) {
+    if (size >= 1e7 || size < 1e-4) {
       const [base, power] = value.toExponential(2).split("e");
       return base + " × 10" + [...String(Number(power))].map((d) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(d)]).join("");
     }

@@ -1,0 +1,97 @@
+"""What the pages' JavaScript computes, in the browser that runs it."""
+
+# ruff: noqa: RUF001 - the signs that the pages show
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from stageflow.pulse.history import STATIC_DIR
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def logic(browser: Browser) -> Iterator[Page]:
+    """An empty page with the functions of ``logic.js``."""
+    page = browser.new_page()
+    page.add_script_tag(content=(STATIC_DIR / "central/logic.js").read_text(encoding="utf-8"))
+    yield page
+    page.close()
+
+
+STEADY = [100, 101, 99, 100, 101, 99] * 3
+LIMITS = "{ counted_warn: 1.01, timed_warn: 1.05 }"
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        # An address holds a view and its state, and gives both back.
+        ("logic.format('live', { stage: 'a/b & c', range: null, find: '' })",
+         "#live?stage=a%2Fb+%26+c"),
+        ("logic.parse('#live?stage=a%2Fb+%26+c')",
+         {"view": "live", "params": {"stage": "a/b & c"}}),
+        ("logic.parse('#%E0%A4%A?x=%E0%A4%A').view", "%E0%A4%A"),
+        ("[logic.range('1.5..7'), logic.range('-0.5..2'), logic.range('7..1'), logic.range('x')]",
+         [[1.5, 7], [-0.5, 2], None, None]),
+        # Numbers read well in any size.
+        ("[83, 60, 3600, 90061, 5400].map((s) => logic.number(s, 's'))",
+         ["1 min 23 s", "1 min", "1 h", "25 h 1 min", "1 h 30 min"]),
+        ("logic.number(6e23, 'B')", "6.00 × 10¹⁴ GB"),
+        ("logic.number(6e23, 'steps')", "6.00 × 10²³ steps"),
+        ("[logic.number(1, 'exponents'), logic.number(2, 'exponents')]",
+         ["1 exponent", "2 exponents"]),
+        ("[logic.number(null, 's'), logic.number(0, 's'), logic.number(0.00025, 's')]",
+         ["–", "0 ms", "250 µs"]),
+        ("[0, 0.00001, 0.5, null].map(logic.percent)", ["0 %", "< 0.01 %", "50 %", "–"]),
+        ("logic.distinct(['a', 'a', null, 'b', 'a'])", ["a", "", "", "b", "a"]),
+        # Neither a step nor an outlier is noise; too few values have none.
+        (f"logic.noise({[100.0] * 10 + [200.0] * 10})", 0),
+        (f"logic.noise({STEADY}) < 0.02", True),
+        ("logic.noise([1, 2, 3, 4])", None),
+        (f"Math.round(1000 * logic.change({[*STEADY, 110]}).share)", 100),
+        ("logic.change([null, 5])", None),
+        ("logic.change([0, 0, 5])", None),
+        # A difference counts beyond the gate's limit and the noise of its series.
+        (f"logic.significant(100, 101, 'exact', {LIMITS}, 0)", "up"),
+        (f"logic.significant(100, 100.5, 'counted', {LIMITS}, 0)", ""),
+        (f"logic.significant(100, 102, 'counted', {LIMITS}, 0)", "up"),
+        (f"logic.significant(100, 110, 'timed', {LIMITS}, 0.05)", ""),
+        (f"logic.significant(100, 50, 'timed', {LIMITS}, 0.05)", "down"),
+        ("logic.significant(100, 110, 'history', null, null)", ""),
+        (f"logic.significant(null, 1, 'exact', {LIMITS}, 0)", ""),
+        # What chosen runs share, and others do not.
+        ("logic.common([{ s: 'llm', p: 'a' }, { s: 'llm', p: 'b' }],"
+         " [{ s: 'llm' }, { s: 'llm' }, { s: 'tts' }, { s: 'tts' }],"
+         " { slowest: (r) => r.s, process: (r) => r.p })"
+         ".map((one) => [one.dimension, one.value, one.share, one.usual])",
+         [["slowest", "llm", 1, 0.5], ["process", "a", 0.5, 0], ["process", "b", 0.5, 0]]),
+        ("logic.common([], [], {})", []),
+        ("[logic.isFew(99, 99), logic.isFew(100, 99), logic.isFew(19, 50)]", [True, False, True]),
+        # The verdict is a sentence.
+        ("logic.verdict([[1, 'alert', 'alerts'], [0, 'x', 'xs'], [2, 'letter', 'letters']], true)"
+         ".text",
+         "1 alert and 2 letters"),
+        ("logic.verdict([[0, 'alert', 'alerts']], true).state", "good"),
+        ("logic.verdict([[0, 'alert', 'alerts']], false).text", "Nothing is watched yet"),
+        # A gap breaks the line, a lone point is still seen.
+        ("logic.sparkline([1, null, 2], 10, 10).match(/M/g).length", 2),
+        ("logic.sparkline([], 10, 10)", ""),
+        ("logic.sparkline([5, 5], 10, 10)", "M0.0 5.0L10.0 5.0"),
+        # Markdown of a runbook.
+        ("logic.markdown('# T\\n\\na\\nb\\n\\n- x\\n  y\\n- z\\n```\\ncode\\n```')",
+         [{"kind": "h", "text": "T"}, {"kind": "p", "text": "a b"},
+          {"kind": "ul", "items": ["x y", "z"]}, {"kind": "pre", "text": "code\n"}]),
+        ("logic.inline('see `a<b` and **c** [d](#e)')",
+         [["text", "see "], ["code", "a<b"], ["text", " and "], ["b", "c"], ["text", " "],
+          ["a", "d", "#e"]]),
+    ],
+)  # fmt: skip
+def test_computed(logic: Page, expression: str, value: Any) -> None:
+    """An expression has its value."""
+    assert logic.evaluate(f"() => {expression}") == value
