@@ -337,7 +337,7 @@ def _dashboard(alerts: Alerts) -> Any:
     def limits(kind: Kind, unit: float) -> set[float]:
         return {rule.limit / unit for rule in alerts.rules if rule.kind is kind}
 
-    limits_of = {
+    limits_of: dict[str, set[float]] = {
         "P99 of runs, by pipeline": limits(Kind.LATENCY, 1000),
         "P99 of first audio, by pipeline": limits(Kind.FIRST_AUDIO, 1000),
         "Error rate, by pipeline": limits(Kind.ERROR_RATE, 1),
