@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, ViewportSize
 
 from stageflow.pulse.dashboard import PAGE, publish_with_dashboard
 from stageflow.pulse.gate import Exit, GateRun, record_run
@@ -112,7 +112,7 @@ def _picture(
     **look: Any,
 ) -> None:
     """A picture of a page, of what is seen first or of all, as a browser of that look shows it."""
-    viewport = {"width": width, "height": WIDTHS[width]}
+    viewport: ViewportSize = {"width": width, "height": WIDTHS[width]}
     opened = browser.new_context(viewport=viewport, timezone_id="UTC", locale="en-GB", **look)
     page = opened.new_page()
     page.goto(f"{site_dir.as_uri()}/{place}")

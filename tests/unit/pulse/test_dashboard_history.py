@@ -13,10 +13,11 @@ import pytest
 
 from stageflow.pulse.dashboard import publish_with_dashboard
 from stageflow.pulse.dashboard.now import Judged, judged, wrong_now
-from stageflow.pulse.dashboard.page import PIECE, overview, pieces, visible
+from stageflow.pulse.dashboard.page import overview, pieces, visible
 from stageflow.pulse.history import (
     GATE_DIR,
     OPEN_FOR,
+    PIECE,
     AsvProject,
     Commit,
     History,
