@@ -4,8 +4,9 @@ A test is slow if it carries the marker ``slow``, or uses a fixture that starts 
 browser. A run that names tests, by a path, ``-k``, ``-m`` or ``--lf``, includes the slow ones among
 them. The fast set tries fewer examples of each property.
 
-Coverage does not look at tests with the marker ``untraced``, as it makes the engine half as fast:
-they run the same lines thousands of times.
+Coverage does not look at tests with the marker ``untraced``, nor at the folders `UNTRACED`: the
+tracer makes Python code two to three times as slow, and these tests run lines thousands of times
+that others have covered, or lines without a floor.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ LIMIT_S = 4.0
 #: Fixtures that start a server or a browser.
 SERVERS = frozenset({"browser", "llama", "postgres", "redis"})
 
+#: Folders of tests that no coverage floor needs (tools/coverage_floors.py).
+UNTRACED = tuple(
+    f"tests/{folder}/"
+    for folder in (
+        *("contract", "e2e", "fault", "property", "typing", "unit/benchmarks", "unit/cli"),
+        *("unit/pulse", "unit/telemetry", "unit/testing", "unit/timeline", "unit/tools"),
+    )
+)
+
 #: The variable in which pytest-xdist looks for how many workers `-n auto` starts.
 WORKERS = "PYTEST_XDIST_AUTO_NUM_WORKERS"
 
@@ -39,6 +49,7 @@ _BEGAN_S: pytest.StashKey[float] = pytest.StashKey()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that runs everything."""
     parser.addoption("--all", action="store_true", help="run the slow tests as well")
+    parser.addoption("--trace-all", action="store_true", help="let coverage look at every test")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,7 +76,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 def cores() -> int:
     """Return how many cores these tests may use."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -138,7 +149,8 @@ def pytest_terminal_summary(
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, T, T]:
     """Keep coverage away from tests that are not to be traced."""
     tracing = Coverage.current()
-    if tracing is None or not item.get_closest_marker("untraced"):
+    untraced = item.get_closest_marker("untraced") or item.nodeid.startswith(UNTRACED)
+    if tracing is None or not untraced or item.config.option.trace_all:
         return (yield)
     tracing.stop()
     try:

@@ -17,12 +17,12 @@ import signal
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import coverage
 import pytest
@@ -32,8 +32,6 @@ from hypothesis import strategies as st
 from tools.mutation.activation import LiveFunctions, MutantFinder, forget
 from tools.mutation.mutants import Mutant, Source
 from tools.mutation.processes import BROKEN, Pool
-
-T = TypeVar("T")
 
 #: Tests that start servers, browsers or processes of their own, or measure: they would judge the
 #: machine, or code on disk that no mutant is in.
@@ -158,7 +156,6 @@ class Plugin:
         self._watcher = _Watcher()
         self.results: list[Result] = []
         self.reach = Reach()
-        self._tracer: coverage.Coverage | None = None
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Leave out what cannot judge a mutant; make property tests short and repeatable."""
@@ -170,6 +167,8 @@ class Plugin:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Learn what the tests reach, then try the mutants."""
         session.config.pluginmanager.register(self._watcher)
+        # Also lines of tests that coverage leaves alone otherwise: tests/utils/slow.py.
+        session.config.option.trace_all = True
         items = {item.nodeid: item for item in session.items}
         for source in self._sources.values():
             importlib.import_module(source.module)
@@ -183,18 +182,6 @@ class Plugin:
             self._learn(list(items.values()), scratch)
             self._try_all(items, live, scratch)
         return True
-
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, T, T]:
-        """See also the lines of a test that is marked to be left alone by coverage."""
-        tracer = self._tracer if item.get_closest_marker("untraced") else None
-        if tracer is not None:
-            tracer.start()
-        try:
-            return (yield)
-        finally:
-            if tracer is not None:
-                tracer.stop()
 
     # ── what the tests reach ────────────────────────────────────────────────────────────────
 
@@ -226,7 +213,6 @@ class Plugin:
         reach = Reach()
         paths = [str(source.path) for source in self._sources.values()]
         tracer = coverage.Coverage(data_file=None, include=paths, config_file=False)
-        self._tracer = tracer
         tracer.start()
         for item in items:
             tracer.switch_context(item.nodeid)
@@ -237,7 +223,6 @@ class Plugin:
             else:
                 reach.failed.append(item.nodeid)
         tracer.stop()
-        self._tracer = None
         data = tracer.get_data()
         tests: dict[str, dict[int, set[str]]] = {}
         for path in data.measured_files():

@@ -34,6 +34,14 @@ def test_a_pipeline_keeps_its_stages_in_the_order_given() -> None:
     assert repr(pipeline) == "Pipeline('p', [b, a])"
 
 
+def test_other_stages_under_the_same_name_and_inputs() -> None:
+    """A pipeline that declares no inputs takes any, and so does what is made of it."""
+    specs = [make_spec("b")]
+    for inputs in (["x"], None):
+        changed = Pipeline("p", [make_spec("a")], inputs=inputs).with_stages(specs)
+        assert changed == Pipeline("p", specs, inputs=inputs)
+
+
 def test_composing_keeps_the_first_name_and_every_stage_of_both() -> None:
     """The first one's stages come first, then what the other adds."""
     shared = make_spec("shared")

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 from tests.utils import session, slow
 
@@ -136,3 +137,39 @@ def test_slow_tests_have_more_workers_than_cores(
     monkeypatch.delenv(slow.WORKERS)
     monkeypatch.setattr(pytestconfig.option, "all", False)
     assert slow.pytest_xdist_auto_num_workers(pytestconfig) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "mark", "options", "traced"),
+    [
+        ("engine", "", (), True),
+        ("pulse", "", (), False),
+        ("engine", "@pytest.mark.untraced", (), False),
+        ("pulse", "@pytest.mark.untraced", ("--trace-all",), True),
+    ],
+)
+def test_coverage_looks_at_what_a_floor_needs(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    folder: str,
+    mark: str,
+    options: tuple[str, ...],
+    traced: bool,
+) -> None:
+    """Not at marked tests, and not at folders of what has no floor; or else at every test."""
+    done: list[str] = []
+
+    class Tracer:
+        def start(self) -> None:
+            done.append("start")
+
+        def stop(self) -> None:
+            done.append("stop")
+
+    monkeypatch.setattr(Coverage, "current", Tracer)
+    test = pytester.path / "tests/unit" / folder / "test_it.py"
+    test.parent.mkdir(parents=True)
+    test.write_text(f"import pytest\n\n{mark}\ndef test_it():\n    pass\n")
+    run(pytester, *options).assert_outcomes(passed=1)
+    assert done == ([] if traced else ["stop", "start"])
