@@ -121,7 +121,7 @@ def _following(
                 finally:
                     await connection.disconnect(nowait=True)
             text = (
-                f"none of {len(seeds)} servers says where to connect; the last problem: {problem}"
+                f"none of {len(seeds)} servers says where to connect; the last problem: {problem!r}"
             )
             raise RedisConnectionError(text) from problem
 

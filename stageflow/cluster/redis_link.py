@@ -209,9 +209,13 @@ class RedisLink:
                     if asked.end.done():
                         continue  # the caller was cancelled
                     if isinstance(answer, Exception):
-                        asked.end.set_exception(await self._outage(answer))
+                        asked.end.set_exception(self._meaning(answer))
                     else:
                         asked.end.set_result(answer)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    await self._outage(answer)
+                    break
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
         answers = await self._sent(batch, by_digest=True)

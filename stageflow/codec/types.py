@@ -34,6 +34,8 @@ Clock = TypeVar("Clock", datetime, time)
 UNSTORABLE = "unstorable"
 #: A multiple of three, for which base64 needs no padding.
 _PIECE_BYTES = 300_000
+#: Larger fractions would take seconds to read.
+_MOST_BITS = 100_000
 #: Factories of a stored defaultdict.
 _FACTORIES = {
     cls.__name__: cls for cls in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
@@ -92,6 +94,20 @@ def _default_parts(value: defaultdict[Any, Any]) -> list[Any]:
     return [name if factory else None, dict(value)]
 
 
+def _items(plain: Any) -> list[Any]:
+    """Return `plain`, which must be a list: a short text can mean an endless range."""
+    if type(plain) is not list:
+        raise TypeError(f"its items are {type(plain).__name__}, not a list")
+    return plain
+
+
+def _ratio(numerator: int, denominator: int) -> list[int]:
+    # A text is refused, too: it can mean a number with as many digits as it says.
+    if max(numerator.bit_length(), denominator.bit_length()) > _MOST_BITS:
+        raise ValueError(f"it has more than {_MOST_BITS} bits")
+    return [numerator, denominator]
+
+
 def _default(parts: list[Any]) -> defaultdict[Any, Any]:
     name, items = parts
     return defaultdict(None if name is None else _FACTORIES[name], items)
@@ -107,10 +123,20 @@ BUILT_IN: tuple[StoredType, ...] = (
     StoredType("ordereddict", OrderedDict, lambda d: list(map(list, d.items())), OrderedDict),
     StoredType("defaultdict", defaultdict, _default_parts, _default),
     StoredType("counter", Counter, dict, Counter),
-    StoredType("deque", deque, lambda d: [list(d), d.maxlen], lambda parts: deque(*parts)),
+    StoredType(
+        "deque",
+        deque,
+        lambda d: [list(d), d.maxlen],
+        lambda parts: deque(_items(parts[0]), parts[1]),
+    ),
     StoredType("range", range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),
     StoredType("slice", slice, lambda s: [s.start, s.stop, s.step], lambda parts: slice(*parts)),
-    StoredType("array", array, lambda a: [a.typecode, a.tolist()], lambda parts: array(*parts)),
+    StoredType(
+        "array",
+        array,
+        lambda a: [a.typecode, a.tolist()],
+        lambda parts: array(parts[0], _items(parts[1])),
+    ),
     StoredType("namespace", SimpleNamespace, vars, lambda plain: SimpleNamespace(**plain)),
     StoredType("datetime", datetime, _clock_parts, lambda plain: _clock(datetime, plain)),
     StoredType("time", time, _clock_parts, lambda plain: _clock(time, plain)),
@@ -129,9 +155,8 @@ BUILT_IN: tuple[StoredType, ...] = (
     StoredType(
         "rational",
         Fraction,
-        lambda f: [f.numerator, f.denominator],
-        # Of a text it would make a number with as many digits as the text says.
-        lambda parts: Fraction(parts[0], parts[1]),
+        lambda f: _ratio(f.numerator, f.denominator),
+        lambda parts: Fraction(*_ratio(*parts)),
     ),
     StoredType("uuid", UUID, str, UUID),
     StoredType("complex", complex, lambda z: [z.real, z.imag], lambda parts: complex(*parts)),
@@ -145,7 +170,7 @@ BUILT_IN: tuple[StoredType, ...] = (
         "stream",
         Stream,
         lambda s: [s.key, s.producer, s.items()],
-        lambda parts: Stream.of(parts[2], key=parts[0], producer=parts[1]),
+        lambda parts: Stream.of(_items(parts[2]), key=parts[0], producer=parts[1]),
     ),
     StoredType(
         UNSTORABLE,
@@ -301,7 +326,7 @@ def numpy_made(parts: list[Any]) -> Any:
     if numpy is None:
         raise UnknownClassError("numpy is not imported here; import it first")
     dtype = numpy.dtype(text)
-    if dtype.kind not in _NUMPY_KINDS:
+    if dtype.kind not in _NUMPY_KINDS or (shape and not dtype.itemsize):
         raise ValueError(f"arrays of {dtype} are not stored")
     array = numpy.ndarray(tuple(shape or ()), dtype, content).copy()
     return array[()] if shape is None else array

@@ -204,7 +204,12 @@ class ValueCodec:
         parts = self._value(inner, strict=strict or tag not in _OPEN)
         if tag == "object":
             return made_of(self._class(parts[0]), parts[1:])
-        return numpy_made(parts) if tag == "numpy" else self._by_tag[tag].from_plain(parts)
+        if tag == "numpy":
+            return numpy_made(parts)
+        known = self._by_tag[tag]
+        if type(parts) is range and known in BUILT_IN:  # its items would not fit into memory
+            raise TypeError("its content is a range")
+        return known.from_plain(parts)
 
     def plain_items(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return a mapping whose values are those of `to_plain`."""

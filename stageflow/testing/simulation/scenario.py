@@ -164,6 +164,8 @@ class Token:
             call = plain.get("call", 1)
             if type(call) is not int or call < 1:
                 raise ValueError(f"call is {call!r}")
+            if not isinstance(plain.get("args", []), list):
+                raise TypeError("args is not a list")
             for name in ("main", "test"):
                 if not isinstance(plain.get(name, ""), str):
                     raise TypeError(f"{name} is not a text")

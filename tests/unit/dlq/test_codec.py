@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -426,3 +427,26 @@ def test_a_described_letter_says_where_it_stands() -> None:
     assert DEFAULT_CODEC.describe(make_letter())["lease_expires_at"] is None
     replayed = make_letter(state=DeadLetterState.REPLAYED, replay_run_id="run-9")
     assert DEFAULT_CODEC.describe(replayed)["replay_run_id"] == "run-9"
+
+
+@pytest.mark.parametrize("tag", ["tuple", "set", "frozenset", "bytes", "counter"])
+def test_a_short_text_cannot_mean_endless_items(tag: str) -> None:
+    """The items of a built-in type are a list, and not a range of any length."""
+    endless = {"$": "range", "v": [0, 10**12, 1]}
+    for plain in (
+        {"$": tag, "v": endless},
+        {"$": "deque", "v": [endless, None]},
+        {"$": "array", "v": ["b", endless]},
+        {"$": "stream", "v": ["k", "p", endless]},
+    ):
+        with pytest.raises(err.CorruptDeadLetterError, match="range"):
+            DEFAULT_CODEC.from_plain(plain)
+
+
+def test_a_fraction_that_takes_seconds_is_not_stored() -> None:
+    """Neither written nor read."""
+    large = 1 << 200_000
+    assert type(DEFAULT_CODEC.from_plain(DEFAULT_CODEC.to_plain(Fraction(large, 3)))) is Unstorable
+    plain = {"$": "rational", "v": [{"$": "int", "v": hex(large)}, 3]}
+    with pytest.raises(err.CorruptDeadLetterError, match="bits"):
+        DEFAULT_CODEC.from_plain(plain)
