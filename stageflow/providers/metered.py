@@ -53,7 +53,8 @@ class Metered(_Wrapper):
                     text += piece
                     yield piece
         finally:  # what was read of a stream that is left was used, too
-            self._report(self._tokens(args, text, piece))
+            if piece is not None:
+                self._report(self._tokens(args, text, piece))
 
     def _tokens(self, args: Any, text: Any, last: Any) -> Mapping[str, Any]:
         if isinstance(last, Answer) and last.usage is not None:

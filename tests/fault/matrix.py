@@ -27,7 +27,7 @@ from stageflow.providers import Checked, Fallback, IdleTimeout
 from stageflow.resilience import BreakerPolicy, BreakerRegistry
 from stageflow.testing import FaultInjector, FaultType
 from stageflow.testing.faults import OF_PORTS
-from tests.fault import streaming_matrix
+from tests.fault import streaming_matrix, tool_matrix
 from tests.fault.turns import HEALTHY_MS, context, providers
 from tests.utils.virtual_time import run_virtual
 
@@ -277,6 +277,7 @@ def page(cells: Mapping[tuple[str, FaultType, str], Cell]) -> str:
     told = {cell.code: cell.says for cell in cells.values() if cell.says}
     lines.extend(f"| `{code}` | {says} |" for code, says in sorted(told.items()))
     lines.append(f"\n{streaming_matrix.section(streaming_matrix.all_cells())}")
+    lines.append(tool_matrix.section())
     return "\n".join(lines)
 
 
