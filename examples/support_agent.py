@@ -87,9 +87,9 @@ def model(messages: Sequence[Message]) -> str:
 
 async def main() -> None:
     """Take three turns of one conversation."""
-    tools = [find_order, Tool(refund, retry=RetryPolicy(attempts=3, base_delay_s=0))]
+    again = Tool(refund, retry=RetryPolicy(attempts=3, base_delay_s=0))
     providers = ProviderRegistry(llm=FakeLLM(model), db=FakeDatabase())
-    turn = chat(tools=tools).bind(providers=providers)
+    turn = chat(tools=[find_order, again]).bind(providers=providers)
     for text in ("Where is order A7?", "I want my money back for A7!", "And for B9?"):
         result = await turn.run(text=text, user_id="ada")
         print(f"user: {text}\nbot:  {result['answer']}")

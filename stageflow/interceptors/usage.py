@@ -1,4 +1,4 @@
-"""What runs use of models and speech, what it costs, and a limit of it."""
+"""The usage of models and speech by runs: events, costs and budgets."""
 
 from __future__ import annotations
 

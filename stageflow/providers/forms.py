@@ -315,14 +315,13 @@ def _short(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
 
-def _fields(value: Any) -> Any:
-    return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-
-
 #: How values are written that are not of JSON, by what they are or have.
 _WRITERS: Iterable[tuple[Callable[[Any], bool], Callable[[Any], Any]]] = (
     (lambda v: hasattr(v, "model_dump"), lambda v: v.model_dump(mode="json", by_alias=True)),
-    (lambda v: dataclasses.is_dataclass(v) and not isinstance(v, type), _fields),
+    (
+        lambda v: dataclasses.is_dataclass(v) and not isinstance(v, type),
+        lambda v: {one.name: getattr(v, one.name) for one in dataclasses.fields(v)},
+    ),
     (lambda v: isinstance(v, enum.Enum), lambda v: v.value),
     (lambda v: isinstance(v, Mapping), dict),
     (lambda v: isinstance(v, set | frozenset), lambda v: sorted(v, key=repr)),
@@ -332,7 +331,6 @@ _WRITERS: Iterable[tuple[Callable[[Any], bool], Callable[[Any], Any]]] = (
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON holds of a value."""
     for fits, write in _WRITERS:
         if fits(value):
             return write(value)

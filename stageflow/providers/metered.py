@@ -1,4 +1,4 @@
-"""What calls of providers use: tokens, characters and seconds of sound."""
+"""The usage of calls of providers: tokens, characters and seconds of sound."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -50,6 +50,7 @@ PCM_RATE_HZ = 24_000
 """Samples a second of ``pcm``, as OpenAI defines it."""
 
 T = TypeVar("T")
+_Tools: TypeAlias = Sequence[Mapping[str, Any]]
 
 _SHOWN_CHARS = 300
 #: Why an answer may be incomplete, as `finish_reason` says it.
@@ -259,9 +260,7 @@ class OpenAILLM(_Model):
 
     context_tokens: int | None = field(default=None, repr=False)
 
-    async def complete(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
-    ) -> str:
+    async def complete(self, messages: Sequence[Message], *, tools: _Tools = ()) -> str:
         """Return the whole answer.
 
         Raises:
@@ -283,7 +282,7 @@ class OpenAILLM(_Model):
         return await self._request(lambda client: self._create(client, messages, tools), read)
 
     async def stream(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+        self, messages: Sequence[Message], *, tools: _Tools = ()
     ) -> AsyncIterator[str]:
         """Yield the answer in pieces; raise as `complete`."""
         try:
@@ -299,24 +298,16 @@ class OpenAILLM(_Model):
         raise failure
 
     def _create(
-        self,
-        client: openai.AsyncOpenAI,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        **named: Any,
+        self, client: openai.AsyncOpenAI, messages: Sequence[Message], tools: _Tools, **named: Any
     ) -> Awaitable[Any]:
-        params: Any = [
-            {**message.to_dict(), "content": _sendable(message.content)} for message in messages
-        ]
+        params: Any = [{**one.to_dict(), "content": _sendable(one.content)} for one in messages]
         if tools:
             named["tools"] = tools
         return client.chat.completions.create(
             model=self._model, messages=params, extra_body=self._options, **named
         )
 
-    async def _pieces(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
-    ) -> AsyncIterator[str]:
+    async def _pieces(self, messages: Sequence[Message], tools: _Tools) -> AsyncIterator[str]:
         reading, kept, has_text = _Reading(self, bool(tools)), "", False
         chunks = await self._create(self._service._client(), messages, tools, stream=True)
         async with chunks:
@@ -347,37 +338,32 @@ class OpenAILLM(_Model):
 
 
 class _Reading:
-    """What a message says besides its text, from all of its parts."""
+    """The fields of a message besides its text, from all of its parts."""
 
     def __init__(self, model: _Model, tools: bool) -> None:
-        self._model, self._tools = model, tools
-        self._calls: list[list[str]] = []
-        self._keys: list[Any] = []
-        self._called = False
+        self._service, self._tools = model._service, tools
+        self._calls: dict[Any, list[Any]] = {}  # id, name and arguments
         self.reason: str | None = None
         self.refusal = ""
         self.usage: Usage | None = None
 
     def take(self, message: Any, choice: Any) -> str:
         """Take a message, or the next part of one, and return the text of its refusal."""
-        mask = self._model._service._masked
         self.reason = getattr(choice, "finish_reason", None) or self.reason
-        refusal = mask(str(getattr(message, "refusal", None) or ""))
+        refusal = self._service._masked(str(getattr(message, "refusal", None) or ""))
         self.refusal += refusal
-        calls = getattr(message, "tool_calls", None) or []
-        self._called |= bool(calls or getattr(message, "function_call", None))
-        for part in calls if isinstance(calls, list) else [None]:
-            function, own_id = getattr(part, "function", None), getattr(part, "id", None)
+        calls = getattr(message, "tool_calls", None) or getattr(message, "function_call", None)
+        for part in calls if isinstance(calls, list) else filter(None, [calls]):
+            function = getattr(part, "function", None)
             arguments = getattr(function, "arguments", None) or ""
             if not isinstance(arguments, str):  # some services send the object
                 arguments = json.dumps(arguments, default=str)
             # Parts of one call have its index; services that leave it out send whole calls.
-            key = getattr(part, "index", None)
-            if key is None or key not in self._keys:
-                self._keys.append(key)
-                self._calls.append(["", "", ""])
-            call = self._calls[-1 if key is None else self._keys.index(key)]
-            call[0], call[1] = own_id or call[0], getattr(function, "name", None) or call[1]
+            index = getattr(part, "index", None)
+            key = f"whole {len(self._calls)}" if index is None else index
+            call = self._calls.setdefault(key, ["", "", ""])
+            call[0] = getattr(part, "id", None) or call[0]
+            call[1] = getattr(function, "name", None) or call[1]
             call[2] += arguments
         return refusal
 
@@ -386,23 +372,23 @@ class _Reading:
         if self._tools and (self._calls or self.refusal):
             return
         if self.refusal:
-            shown_text = self._model._service._shown(self.refusal)
-            raise NoAnswerError(f"it refused: {shown_text}", "refusal")
-        reason = "tool_calls" if self._called else self.reason
+            raise NoAnswerError(f"it refused: {self._service._shown(self.refusal)}", "refusal")
+        reason = "tool_calls" if self._calls else self.reason
         if reason in (*_CUT, "tool_calls", "function_call"):
             raise NoAnswerError(f"it ended with {reason!r} before its first word", reason)
 
     def answer(self, text: str) -> str:
         """Return the answer with this text."""
-        mask, calls = self._model._service._masked, []
-        for n, call in enumerate(self._calls if self._tools else ()):
+        calls = []
+        for n, call in enumerate(self._calls.values() if self._tools else ()):
             if not all(isinstance(part, str) for part in call) or not call[1]:
-                found = self._model._service._shown(repr(call))
+                found = self._service._shown(repr(call))
                 raise InvalidReplyError(f"the service called a tool without a name: {found}")
-            calls.append(ToolCall(*map(mask, (call[0] or f"call_{n}", *call[1:]))))
-        reason = self.reason if isinstance(self.reason, str) else "stop"
-        if reason not in _CUT:
-            reason = "tool_calls" if calls else "refusal" if self.refusal else "stop"
+            given = (call[0] or f"call_{n}", *call[1:])
+            calls.append(ToolCall(*map(self._service._masked, given)))
+        reason = "tool_calls" if calls else "refusal" if self.refusal else "stop"
+        if self.reason in _CUT:
+            reason = self.reason
         if reason == "stop" and self.usage is None:
             return text
         return Answer(text, reason, tool_calls=tuple(calls), usage=self.usage)
@@ -411,9 +397,7 @@ class _Reading:
 def _usage(reply: Any) -> Usage | None:
     found = getattr(reply, "usage", None)
     counts = [getattr(found, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    if not all(type(count) is int and count >= 0 for count in counts):
-        return None
-    return Usage(*counts)  # type: ignore[arg-type]
+    return Usage(*counts) if all(type(one) is int and one >= 0 for one in counts) else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,8 @@ async def test_a_failed_call_uses_nothing() -> None:
         async def complete(self, messages: Any) -> str:
             raise ConnectionError("reset")
 
-        async def stream(self, messages: Any) -> Any:
+        def stream(self, messages: Any) -> Any:
             raise ConnectionError("reset")
-            yield ""
 
     for pipeline in (chat(), chat(streaming=True)):
         result = await taken(pipeline, UsageInterceptor(), Down())
