@@ -295,7 +295,10 @@ def _returned(stage: StagePlan) -> set[str]:
     """Return the ends that may follow from what a stage returned."""
     if stage.form in {"parameters", "defaults"} and stage.ending in _BARE:
         count = len(stage.outputs)
-        fits = {"none": count < 2, "dict": count > 0}.get(stage.ending, count == 1)
+        # A function without a parameter that is an input may have forgotten to return.
+        reads = any(map(str.isidentifier, stage.inputs))
+        none_fits = count == 0 or (count == 1 and reads)
+        fits = {"none": none_fits, "dict": count > 0}.get(stage.ending, count == 1)
         return {"completed"} if fits else {"failed"}
     if stage.ending == "missing":
         return {"failed"} if stage.outputs else {"completed"}
