@@ -248,6 +248,8 @@ class _Signature(NamedTuple):
     @classmethod
     def of(cls, function: Any) -> _Signature:
         try:
+            if isinstance(function, type) and function.__module__ == "builtins":
+                raise ValueError  # from Python 3.13 on, some of them have a signature
             signature = inspect.signature(function)
         except (TypeError, ValueError):  # Python cannot tell: an object written in C
             return cls((Argument("", REQUIRED),), (), (), "_empty", True, function)
