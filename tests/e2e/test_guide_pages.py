@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stageflow.cli.app import make_parser
+from stageflow.cli import make_parser
 from stageflow.events import log as events
 from tests.utils.commands import run_command
 from tools.command_line import PAGE, page, parsers

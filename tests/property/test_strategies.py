@@ -22,20 +22,17 @@ from stageflow.testing import (
     strategies,
 )
 from stageflow.testing.strategies import (
-    Broken,
     RecordedRun,
-    broken_specs,
     context_bags,
     dependencies,
     event_sequences,
     fault_plans,
-    open_pipelines,
-    pipeline_pairs,
     pipelines,
     scenarios,
     stage_names,
     stage_specs,
 )
+from tests.property.strategies import Broken, broken_specs, open_pipelines, pipeline_pairs
 
 pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 

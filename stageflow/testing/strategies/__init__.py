@@ -4,7 +4,6 @@ Whatever is drawn comes from Hypothesis alone, ids and times included, so a fail
 everything shrinks, so that what is left of a failure is what matters.
 """
 
-from stageflow.testing.strategies.broken import Broken, broken_specs
 from stageflow.testing.strategies.conditions import (
     RecordedRun,
     event_sequences,
@@ -17,17 +16,13 @@ from stageflow.testing.strategies.definitions import (
     context_keys,
     context_values,
     dependencies,
-    open_pipelines,
-    pipeline_pairs,
     pipelines,
     stage_names,
     stage_specs,
 )
 
 __all__ = [
-    "Broken",
     "RecordedRun",
-    "broken_specs",
     "context_bags",
     "context_keys",
     "context_values",
@@ -35,8 +30,6 @@ __all__ = [
     "event_sequences",
     "events",
     "fault_plans",
-    "open_pipelines",
-    "pipeline_pairs",
     "pipelines",
     "scenarios",
     "stage_names",

@@ -180,38 +180,6 @@ def pipelines(draw: Draw, *, max_size: int = 8) -> Pipeline:
     return Pipeline(draw(stage_names()), specs, inputs=draw(dependencies(["x", "y", "z"])))
 
 
-@st.composite
-def open_pipelines(draw: Draw) -> Pipeline:
-    """Valid pipelines whose dependencies may be missing.
-
-    Two of them may define a stage differently, close a cycle, or produce the same output.
-    """
-    letters = draw(st.permutations("abcde"))
-    names = letters[: draw(st.integers(0, 4))]
-    keys = ["k", "l", "m"]
-    free = draw(st.permutations(keys))
-    specs = []
-    for position, name in enumerate(names):
-        # Earlier ones here, or ones that are not here: no cycle within this pipeline.
-        candidates = [*names[:position], *letters[len(names) :]]
-        outputs = tuple(free.pop() for _ in range(draw(st.integers(0, 1))) if free)
-        before = draw(dependencies(candidates))
-        specs.append(StageSpec(name, do_nothing, before, outputs=outputs))
-    return Pipeline(
-        draw(st.sampled_from(["p", "q"])), specs, inputs=draw(dependencies(sorted(free)))
-    )
-
-
-@st.composite
-def pipeline_pairs(draw: Draw) -> tuple[Pipeline, Pipeline]:
-    """Two parts of one closed pipeline; they may share stages, and compose without conflict."""
-    specs = draw(stage_specs(max_size=8))
-    shares = draw(st.lists(st.sampled_from("lrb"), min_size=len(specs), max_size=len(specs)))
-    left = [spec for spec, share in zip(specs, shares, strict=True) if share in "lb"]
-    right = [spec for spec, share in zip(specs, shares, strict=True) if share in "rb"]
-    return Pipeline("left", left), Pipeline("right", right)
-
-
 @functools.cache
 def context_keys() -> st.SearchStrategy[str]:
     """Any string is a key."""
