@@ -25,6 +25,7 @@ __all__ = [
     "DatabaseContractTest",
     "DbFaultInjector",
     "DeadlockError",
+    "Exploration",
     "FaultInjector",
     "FaultPlan",
     "FaultType",
@@ -96,8 +97,8 @@ __getattr__, __dir__ = lazy_names(
     faults: TtsFaultInjector inject_fault
     invariants: check_events check_run
     recording: RecordedTurn Recorder RecordingError RecordingMismatchError recorded
-    simulation: EPOCH_S DeadlockError LeftBehindError LivelockError Outcome RealIOError Scenario
-    simulation: Schedule Simulation SimulationError SimulationLoop Token TokenError explore
+    simulation: EPOCH_S DeadlockError Exploration LeftBehindError LivelockError Outcome RealIOError
+    simulation: Scenario Schedule Simulation SimulationError SimulationLoop Token TokenError explore
     simulation: replay run_in simulate simulate_pipeline
     scripted: ScriptedError ScriptedStage do_nothing
     """,

@@ -17,6 +17,7 @@ from stageflow.testing.simulation.errors import (
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
 from stageflow.testing.simulation.owned import EPOCH_S
 from stageflow.testing.simulation.scenario import Scenario, Schedule, Token
+from stageflow.testing.simulation.search import Exploration
 from stageflow.testing.simulation.simulate import (
     Outcome,
     Simulation,
@@ -29,6 +30,7 @@ from stageflow.testing.simulation.simulate import (
 __all__ = [
     "EPOCH_S",
     "DeadlockError",
+    "Exploration",
     "LeftBehindError",
     "LivelockError",
     "Outcome",

@@ -29,6 +29,7 @@ from stageflow.testing.simulation.errors import (
     cycle,
     places,
 )
+from stageflow.testing.simulation.orders import Entry, Lane, Order, Tried
 from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch
 from stageflow.testing.simulation.scenario import Schedule
 
@@ -46,20 +47,7 @@ STEPS_A_LOOK = 50_000
 #: asyncio's own factory of tasks that start at once; from Python 3.12 on.
 _EAGER = getattr(asyncio, "eager_task_factory", object())
 _UNNAMED = re.compile(r"Task-\d+")
-#: How often a slow task is called, compared to others. Half of the tasks of a run are slow, since
-#: many failures need one task to be many steps ahead of another.
-_SLOW = 0.25
-
-
-class _Lane:
-    """Callbacks that keep their order: those that one task schedules; it does not keep the task."""
-
-    __slots__ = ("speed",)
-
-    def __init__(self, speed: float) -> None:
-        self.speed = speed
-
-
+_current, _Task = asyncio.current_task, asyncio.Task
 _FIFO = Schedule()
 
 
@@ -68,41 +56,34 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     Attributes:
         steps: How many callbacks have been called.
-        switches: How often another than the first ready callback was chosen.
+        order: What chooses the next callback.
         unhandled: What reached the loop's exception handler.
         trace: A line for each step of a task; None if none are kept.
         chance: What times are drawn from, such as the latencies of fakes; None if nothing is drawn.
     """
 
-    def __init__(self, schedule: Schedule = _FIFO) -> None:
+    _stopping: bool
+
+    def __init__(self, schedule: Schedule = _FIFO, tried: Tried | None = None) -> None:
         super().__init__()
-        self.steps = self.switches = 0
+        self.steps = self._count = 0
         self.unhandled: list[dict[str, Any]] = []
         self.trace: deque[str] | None = None
         self._now_s, self._left_in_pass = 0.0, 0
-        #: The first ready callback of each lane, in the order in which they became ready; and what
-        #: is ready behind it. A lane is what keeps its order.
-        self._ready: list[tuple[int, _Lane | None, asyncio.Handle]] = []
-        self._behind: dict[_Lane, deque[tuple[int, _Lane, asyncio.Handle]]] = {}
-        self._hidden = 0
-        self._lane: _Lane | None = _Lane(1.0)
-        self._lanes = weakref.WeakKeyDictionary[asyncio.Task[Any], _Lane]()
-        self._timers: list[tuple[float, int, _Lane | None, asyncio.TimerHandle]] = []
+        #: The first ready callback of each lane, in the order in which they became ready. A lane is
+        #: what keeps its order; what has none may be called in any order.
+        self._ready: list[Entry] = []
+        self._lane = self._common = Lane()
+        #: When the callbacks that are no step of a task became ready: they are first in, first out.
+        self._callbacks = deque[int]()
+        self._lanes = weakref.WeakKeyDictionary[asyncio.Task[Any], Lane]()
+        self._timers: list[tuple[float, int, Lane | None, asyncio.TimerHandle]] = []
         self._serials, self._arrivals = count(), count()
-        seed, limit = schedule.seed, schedule.switches
-        #: Where a limited number of switches is: among the first 8 to 4,096 choices, as the length
-        #: of the run is not known. Fewer switches are some of those.
-        self._switch_at: set[int] | None = None
-        self._choices = -1
-        if limit is not None:
-            scatter = random.Random(f"switches of {seed}")
-            among = 2.0 ** (3 + 9 * scatter.random())
-            self._switch_at = {int(among * scatter.random()) for _ in range(limit)}
         self._stretch = schedule.stretch
-        self._has_lanes = schedule.order == "tasks"
-        drawn = seed is not None and schedule.order != "asyncio"
-        self._random = random.Random(seed) if drawn else None
-        self.chance = None if seed is None else random.Random(f"times of {seed}")
+        self.order = Order(schedule, tried)
+        self._drawn = self.order.drawn
+        self._has_lanes = self._drawn and schedule.order == "tasks"
+        self.chance = None if schedule.seed is None else random.Random(f"times of {schedule.seed}")
         self._at_step: dict[int, list[Callable[[], object]]] = {}
         #: How many callbacks had been called when time passed last.
         self._ending, self._began = False, 0
@@ -141,10 +122,9 @@ class SimulationLoop(asyncio.BaseEventLoop):
         """Schedule a callback, as asyncio does."""
         self._check_open()
         handle = asyncio.Handle(callback, args, self, context)
-        task = asyncio.current_task(self)
-        if task is not None:
+        if (task := _current(self)) is not None:
             self._woken = self.steps
-        self._append(self._sender(task), handle)
+        self._append(self._sender(task) if self._has_lanes else None, handle)
         return handle
 
     def call_soon_threadsafe(
@@ -158,37 +138,61 @@ class SimulationLoop(asyncio.BaseEventLoop):
             raise RealIOError("call_soon_threadsafe")
         return self.call_soon(callback, *args, context=context)
 
-    def _sender(self, task: asyncio.Task[Any] | None) -> _Lane | None:
+    def _sender(self, task: Any) -> Lane:
         """Return the lane of what is scheduled now: that of the running task, or callback."""
-        if not self._has_lanes or self._random is None:
-            return None
         if task is None:
             return self._lane
-        if task not in self._lanes:
-            slow = self._random.random() < 0.5
-            self._lanes[task] = _Lane(_SLOW if slow else 1.0)
-        return self._lanes[task]
-
-    def _append(self, lane: _Lane | None, handle: asyncio.Handle) -> None:
-        arrival = next(self._arrivals)
-        if lane is not None and lane in self._behind:
-            self._behind[lane].append((arrival, lane, handle))
-            self._hidden += 1
-            return
-        if lane is not None:
-            self._behind[lane] = deque()
-        self._ready.append((arrival, lane, handle))
-
-    def _take(self, position: int) -> asyncio.Handle:
-        """Remove one of the ready callbacks; the next of its lane is ready then."""
-        _, lane, handle = self._ready.pop(position)
-        if lane is not None:
-            if behind := self._behind[lane]:
-                insort(self._ready, behind.popleft())
-                self._hidden -= 1
+        lane: Lane | None = getattr(task, "lane", None) or self._lanes.get(task)
+        if lane is None:
+            lane = self.order.lane()
+            if isinstance(task, NumberedTask):
+                task.lane = lane
             else:
-                del self._behind[lane]
-        self._lane = lane
+                self._lanes[task] = lane
+        return lane
+
+    def _append(self, lane: Lane | None, handle: Any) -> None:
+        arrival = next(self._arrivals)
+        self._count += 1
+        if lane is None:
+            self._ready.append((arrival, None, handle, self._common))
+            return
+        stepped = getattr(handle._callback, "__self__", None)
+        if isinstance(stepped, _Task):
+            owner = self._sender(stepped)
+        else:
+            owner = self._common
+            self._callbacks.append(arrival)
+        if lane.behind is None:
+            lane.behind = deque()
+            self._ready.append((arrival, lane, handle, owner))
+        else:
+            lane.behind.append((arrival, lane, handle, owner))
+
+    def _take(self) -> asyncio.Handle:
+        """Remove one of the ready callbacks; the next of its lane is ready then."""
+        ready, callbacks = self._ready, self._callbacks
+        self._count -= 1
+        if not self._drawn:
+            return ready.pop(0)[2]
+        position = 0
+        if len(ready) > 1:
+            if callbacks:
+                common, first = self._common, callbacks[0]
+                possible = [e for e in ready if e[3] is not common or e[0] == first]
+                if len(possible) > 1:
+                    position = ready.index(possible[self.order.position(possible)])
+            else:
+                position = self.order.position(ready)
+        _, lane, handle, owner = ready.pop(position)
+        if lane is not None:
+            if owner is self._common:
+                callbacks.popleft()
+            if lane.behind:
+                insort(ready, lane.behind.popleft())
+            else:
+                lane.behind = None
+            self._lane = lane
         return handle
 
     def call_at(
@@ -203,38 +207,41 @@ class SimulationLoop(asyncio.BaseEventLoop):
         if self._stretch and self.chance is not None:
             when += max(0.0, when - self._now_s) * self._stretch * self.chance.random()
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        lane = self._sender(asyncio.current_task(self))
+        lane = self._sender(_current(self)) if self._has_lanes else None
         heapq.heappush(self._timers, (when, next(self._serials), lane, timer))
         return timer
 
     def _run_once(self) -> None:
-        """Call one ready callback; if there is none, let time pass up to the next timer."""
-        timers, ready = self._timers, self._ready
-        if not self._left_in_pass:
-            if not ready or (timers and timers[0][0] <= self._now_s):
-                self._fire_timers()
-            # asyncio looks at its timers once a pass; a drawn order may call one at any step.
-            self._left_in_pass = len(ready) if self._random is None else 1
-        self._left_in_pass -= 1
-        self.steps += 1
-        if self.steps - self._began > MOST_STEPS_AT_ONCE:
-            raise LivelockError(MOST_STEPS_AT_ONCE, self._now_s, places(self._tasks()))
-        if not self.steps % STEPS_A_LOOK:
-            self._look()
-        if self._at_step:
-            for callback in self._at_step.pop(self.steps, ()):
-                self._lane = None
-                callback()
-        handle = self._take(self._choice())
-        if not handle.cancelled():
-            if self.trace is not None:
-                self._note(handle)
-            handle._run()
+        """Call ready callbacks until `stop`; if there is none, let time pass to the next timer."""
+        timers = self._timers
+        while not self._stopping:
+            # asyncio looks at its timers once a pass.
+            if not self._left_in_pass:
+                if not self._count or (timers and timers[0][0] <= self._now_s):
+                    self._fire_timers()
+                self._left_in_pass = self._count
+            self._left_in_pass -= 1
+            self.steps += 1
+            if self.steps - self._began > MOST_STEPS_AT_ONCE:
+                raise LivelockError(MOST_STEPS_AT_ONCE, self._now_s, places(self._tasks()))
+            if not self.steps % STEPS_A_LOOK:
+                self._look()
+            if self._at_step:
+                for callback in self._at_step.pop(self.steps, ()):
+                    self._lane = self._common
+                    callback()
+            deviations = len(self.order.deviations)
+            handle = self._take()
+            if not handle._cancelled:
+                if self.trace is not None:
+                    self._note(handle, len(self.order.deviations) > deviations)
+                handle._run()
 
-    def _note(self, handle: Any) -> None:
+    def _note(self, handle: Any, deviates: bool) -> None:
         task = getattr(handle._callback, "__self__", None)
         if self.trace is not None and isinstance(task, asyncio.Task):
-            self.trace.append(f"{self._now_s:9.3f} s  {places([task])[0]}")
+            mark = "*" if deviates else " "
+            self.trace.append(f"{self._now_s:9.3f} s {mark}{places([task])[0]}")
 
     def _look(self) -> None:
         """Raise `DeadlockError` if what is simulated waits, beside timers that repeat for ever."""
@@ -255,46 +262,23 @@ class SimulationLoop(asyncio.BaseEventLoop):
         raise DeadlockError(places(tasks), steps, cycle(tasks))
 
     def _fire_timers(self) -> None:
-        timers, ready = self._timers, self._ready
+        timers = self._timers
         if self._ending and not self._tasks():
             self.call_soon(self.stop)
-        while timers and (timers[0][3].cancelled() or timers[0][0] <= self._now_s or not ready):
+        while timers and (
+            timers[0][3]._cancelled or timers[0][0] <= self._now_s or not self._count
+        ):
             when, _, lane, timer = heapq.heappop(timers)
-            if not timer.cancelled():
+            if not timer._cancelled:
                 self._advance(when)
                 self._append(lane, timer)
-        if not ready:
+        if not self._count:
             self._raise_deadlock()
 
-    def _choice(self) -> int:
-        """Return the position of the next callback: a lane is as likely as it is long and fast."""
-        ready = self._ready
-        if self._random is None or len(ready) < 2:
-            return 0
-        if self._switch_at is not None:
-            self._choices += 1
-            if self._choices not in self._switch_at:
-                return 0
-        while True:
-            position, part = divmod(self._random.random() * (len(ready) + self._hidden), 1)
-            chosen = self._lane_of(int(position))
-            lane = ready[chosen][1]
-            if (lane is None or part < lane.speed) and (chosen or self._switch_at is None):
-                break
-        if chosen:
-            self.switches += 1
-        return chosen
-
-    def _lane_of(self, position: int) -> int:
-        """Return the lane of one of all ready callbacks; behind the first ones are the others."""
-        if position < len(self._ready):
-            return position
-        position -= len(self._ready)
-        for number, (_, lane, _) in enumerate(self._ready):
-            position -= len(self._behind[lane]) if lane is not None else 0
-            if position < 0:
-                return number
-        raise AssertionError("there are fewer callbacks than were counted")
+    @property
+    def switches(self) -> int:
+        """How often another than the first ready callback was chosen."""
+        return len(self.order.deviations)
 
     def run_forever(self) -> None:
         """Call callbacks until `stop`, as asyncio's loop does.
@@ -312,7 +296,6 @@ class SimulationLoop(asyncio.BaseEventLoop):
         """Drop what is scheduled, and refuse what is scheduled later."""
         super().close()
         self._main = self._awaited = None  # a cycle would keep the task
-        self._behind.clear()
         self._timers.clear()
 
     def __del__(self) -> None:

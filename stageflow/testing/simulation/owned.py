@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial, wraps
 from types import FunctionType
@@ -23,7 +23,7 @@ _CLOCKS["thread_time"] = 0
 #: Modules whose own waits and measurements need the real clock: Python's, and runners of tests.
 _REAL = (sys.stdlib_module_names - {"time", "os", "random"}) | {"_pytest", "coverage", "hypothesis"}
 
-#: Has the `loop` that runs on this thread, and the `source` of its random numbers.
+#: Has the `loop` that runs on this thread, its `seed`, and the `source` of its random numbers.
 _here = threading.local()
 
 
@@ -55,7 +55,7 @@ def _replacements() -> dict[int, tuple[Any, Any]]:
     simulated[strftime] = lambda loop, form, at=None: strftime(form, at or time.localtime())
     for name in ("urandom", "getrandom"):
         if hasattr(os, name):
-            simulated[getattr(os, name)] = lambda loop, size, *_: _here.source.randbytes(size)
+            simulated[getattr(os, name)] = lambda loop, size, *_: _source().randbytes(size)
     return {id(real): (real, _wrapped(real, made)) for real, made in simulated.items()}
 
 
@@ -110,10 +110,18 @@ _DATES = {name: _DATETIME[name] for name in ("now", "utcnow")}
 _seed = random.Random.seed
 
 
+def _source() -> random.Random:
+    """Return what ids and unseeded generators are drawn from; most runs need none."""
+    if _here.source is None:
+        _here.source = random.Random(f"process of {_here.seed}")
+    made: random.Random = _here.source
+    return made
+
+
 def _seeded(self: random.Random, a: Any = None, version: int = 2) -> None:
     """Seed a generator without a seed of its own from the simulation."""
-    source = getattr(_here, "source", None)
-    _seed(self, source.getrandbits(256) if a is None and source is not None else a, version)
+    own = a is None and getattr(_here, "loop", None) is not None
+    _seed(self, _source().getrandbits(256) if own else a, version)
 
 
 def _set(dates: dict[str, Any], seed: Any, module_seed: Any) -> None:
@@ -123,30 +131,44 @@ def _set(dates: dict[str, Any], seed: Any, module_seed: Any) -> None:
     random.seed = module_seed
 
 
+_lock = threading.Lock()
+#: What restores Python, and how many simulations use it: patching takes as long as a short one.
+_patched, _users = ExitStack(), 0
+
+
 @contextmanager
-def owned(loop: Any, seed: int | None) -> Iterator[None]:
-    """Let `time`, `datetime`, `random`, `os.urandom`, `secrets`, `uuid` and NumPy follow a loop."""
+def owned() -> Iterator[None]:
+    """Let simulations own `time`, `datetime`, `random`, `os.urandom`, `secrets`, `uuid`, NumPy."""
+    global _users  # noqa: PLW0603 - threads of one process share what is patched
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _patched.enter_context(_patch())
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                _patched.close()
+
+
+@contextmanager
+def _patch() -> Iterator[None]:
     _find_places()
-    source = random.Random(f"process of {seed}")
     state, module_seed = random.getstate(), random.seed
     numpy = getattr(sys.modules.get("numpy"), "random", None)
     numbers = numpy.get_state() if numpy else None
     # Ids of version 1 come from C, and are above the latest one.
-    ids = {k: v for k, v in vars(uuid).items() if k.startswith(("_last_", "_generate_time"))}
+    ids = {name: vars(uuid)[name] for name in _IDS}
     replaced = [place for place in _places if place[0]() is place[2]]
     for _, put, _, wrapper in replaced:
         put(wrapper)
-    vars(uuid).update(dict.fromkeys(ids))
-    random.seed(source.getrandbits(64))
-    if numpy:
-        numpy.seed(source.getrandbits(32))
-    _here.loop, _here.source = loop, source
     bound = partial(_seeded, random._inst)
     _set({"now": classmethod(_now), "utcnow": classmethod(_utcnow)}, _seeded, bound)
     try:
         yield
     finally:
-        _here.loop = _here.source = None
         _set(_DATES, _seed, module_seed)
         for get, put, real, wrapper in replaced:
             if get() is wrapper:
@@ -155,3 +177,21 @@ def owned(loop: Any, seed: int | None) -> Iterator[None]:
         random.setstate(state)
         if numpy:
             numpy.set_state(numbers)
+
+
+_IDS = [name for name in vars(uuid) if name.startswith(("_last_", "_generate_time"))]
+
+
+@contextmanager
+def following(loop: Any, seed: int | None) -> Iterator[None]:
+    """Let clocks, random numbers and ids of this thread follow a loop; within `owned`."""
+    vars(uuid).update(dict.fromkeys(_IDS))
+    _here.loop, _here.seed, _here.source = loop, seed, None
+    # Other numbers than those that the order is drawn from.
+    _seed(random._inst, (1 << 64) + (seed or 0))
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(_source().getrandbits(32))
+    try:
+        yield
+    finally:
+        _here.loop = None

@@ -28,7 +28,9 @@ class _Numbered:
 
 
 class NumberedTask(_Numbered, asyncio.Task[Any]):
-    """A task that hashes by its number."""
+    """A task that hashes by its number; the loop keeps in `lane` what it has scheduled."""
+
+    lane: Any = None
 
     # The base class adds a new task to a set before its own constructor has returned.
     def __init__(self, serial: int, coroutine: Any, **options: Any) -> None:

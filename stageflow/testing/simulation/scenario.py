@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -26,6 +26,7 @@ from stageflow.testing.faults import FaultPlan
 from stageflow.testing.simulation.errors import TokenError
 
 Order: TypeAlias = Literal["tasks", "asyncio", "any"]
+Strategy: TypeAlias = Literal["asyncio", "speeds", "uniform", "pct2", "pct3", "pct4"]
 
 _PREFIX = "sf1-"
 #: The text in a token may have this many bytes.
@@ -41,7 +42,30 @@ _MALFORMED = (
 _NO_FAULTS = FaultPlan()
 
 #: The fields of a scenario that JSON can hold.
-_PLAIN = ("seed", "switches", "cancel_at_step", "order", "stretch")
+_PLAIN = (
+    "seed",
+    "switches",
+    "cancel_at_step",
+    "order",
+    "stretch",
+    "strategy",
+    "horizon",
+    "choices",
+)
+
+
+def parsed(choices: str) -> list[tuple[int, int]]:
+    """Return recorded choices: ``"3 8:2"`` is the second of choice 3, and the third of choice 8."""
+    try:
+        pairs = (choice.partition(":") for choice in choices.split())
+        return [(int(number), int(position or 1)) for number, _, position in pairs]
+    except ValueError:
+        raise ValueError(f"choices={choices!r}: give numbers, such as '3 8:2'") from None
+
+
+def written(deviations: Sequence[tuple[int, int]]) -> str:
+    """Return choices as `parsed` reads them."""
+    return " ".join(f"{n}:{p}" if p > 1 else str(n) for n, p in deviations)
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,13 @@ class Schedule:
             "any": each callback by itself, even where asyncio promises an order.
         stretch: By which share of its delay a timer may be late; 0.1 lets ``sleep(1)`` take up to
             1.1 s, so that timers close to each other fire in any order.
+        strategy: How an order is drawn. "asyncio": asyncio's own. "speeds": half of the tasks are
+            slow. "uniform": each task is as likely as another. "pct2" to "pct4": the task of the
+            highest priority, and priorities change at one to three choices. None takes all of these
+            in turn in `explore`, and "speeds" in `simulate`.
+        horizon: How many choices a run has, if that is known; where priorities change is drawn
+            from these.
+        choices: A recorded order, in place of a drawn one, as `Outcome.choices` returns it.
 
     Raises:
         ValueError: A field has another value.
@@ -67,10 +98,17 @@ class Schedule:
     switches: int | None = None
     order: Order = "tasks"
     stretch: float = 0.0
+    strategy: Strategy | None = None
+    horizon: int = 0
+    choices: str | None = None
 
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):
             raise ValueError(f"order={self.order!r}: give 'tasks', 'asyncio' or 'any'")
+        if self.strategy is not None and self.strategy not in get_args(Strategy):
+            raise ValueError(f"strategy={self.strategy!r}: give one of {get_args(Strategy)}")
+        if self.choices is not None:
+            parsed(self.choices)
         if self.switches is not None and self.switches < 0:
             raise ValueError(f"switches={self.switches}: give a number from 0 up, or None")
         if not 0 <= self.stretch < math.inf:

@@ -1,6 +1,7 @@
 """Run a function in simulated time, in the order of a seed, and say how to repeat that."""
 
 import asyncio
+import inspect
 import os
 import random
 import re
@@ -23,8 +24,17 @@ from stageflow.testing.faults import FaultInjector
 from stageflow.testing.faults.injector import SIMULATION
 from stageflow.testing.simulation.errors import TokenError
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
-from stageflow.testing.simulation.owned import EPOCH_S, owned
-from stageflow.testing.simulation.scenario import Scenario, Token, name_of
+from stageflow.testing.simulation.orders import Tried
+from stageflow.testing.simulation.owned import EPOCH_S, following, owned
+from stageflow.testing.simulation.scenario import Scenario, Token, name_of, written
+from stageflow.testing.simulation.search import (
+    Deviations,
+    Exploration,
+    deepened,
+    of_kit,
+    portfolio,
+    reduced,
+)
 
 T = TypeVar("T")
 
@@ -84,6 +94,7 @@ class Outcome(Generic[T]):
         steps: How many callbacks were called.
         switches: How often another than the first ready callback was called.
         events: The events of the latest run of each context that the simulation made.
+        choices: The order: the choices of another than the first callback, for `Scenario.choices`.
     """
 
     value: T
@@ -91,6 +102,7 @@ class Outcome(Generic[T]):
     steps: int
     switches: int
     events: tuple[Event, ...]
+    choices: str
     _token: Callable[[], Token] = field(repr=False, compare=False)
 
     @cached_property
@@ -124,7 +136,7 @@ def simulate(
         <RunStatus.COMPLETED: 'completed'>
 
     Args:
-        main: The function; it takes a `Simulation`, and then `args`.
+        main: The function; it takes a `Simulation`, and then `args`. It may also take `args` alone.
         args: Its other arguments. The token of a failure holds them if `stageflow.codec` can store
             them and `main` is a function of a module.
         seed: The order; the same seed gives the same run. None is asyncio's own order.
@@ -140,22 +152,28 @@ def simulate(
         scenario = Token.parse(token).scenario
     call, asked = _next_call()
     given = asked or (Scenario(seed) if scenario is None else scenario)
-    return _simulated(main, args, given, call, replays=(token or asked) is not None)
+    return _Case(main, args, call).run(given, replays=(token or asked) is not None)
 
 
 def explore(
     main: Callable[..., Coroutine[Any, Any, T]],
     *args: Any,
-    runs: int = 100,
+    runs: int | None = None,
     scenario: Scenario = _FIRST,
-) -> list[Outcome[T]]:
-    """Do what `simulate` does, for many seeds, until one fails.
+    deviations: int | None = None,
+) -> Exploration[Outcome[T]]:
+    """Do what `simulate` does, in many orders, until one fails.
+
+    The first order is asyncio's own. Then the strategies draw in turn, and no order is drawn
+    twice as long as there are others.
 
     Args:
         main: The function.
         args: Its other arguments.
-        runs: How many seeds, from that of `scenario` upwards.
-        scenario: The other conditions.
+        runs: How many runs at most; 100 by default, or 10,000 with `deviations`.
+        scenario: The other conditions. Each run has the next seed.
+        deviations: Try all orders with up to so many deviations from asyncio's own, all with the
+            same seed; the result says whether these were all.
 
     Raises:
         ValueError: The scenario has no seed to count from, or `runs` is below 1.
@@ -163,13 +181,30 @@ def explore(
     """
     if scenario.seed is None:
         raise ValueError("explore counts seeds upwards from scenario.seed, and it is None; give 0")
+    runs = (100 if deviations is None else 10_000) if runs is None else runs
     if type(runs) is not int or runs < 1:
         raise ValueError(f"runs={runs!r}: give a whole number from 1, as no run shows nothing")
+    if deviations is not None and (deviations < 0 or scenario.order == "asyncio"):
+        raise ValueError(f"deviations={deviations}: give at least 0, and an order that is drawn")
     call, asked = _next_call()
+    case = _Case(main, args, call)
     if asked is not None:
-        return [_simulated(main, args, asked, call, replays=True)]
-    seeds = range(scenario.seed, scenario.seed + runs)
-    return [_simulated(main, args, replace(scenario, seed=seed), call) for seed in seeds]
+        return Exploration([case.run(asked, replays=True)])
+    with owned():
+        if deviations is not None:
+            return deepened(
+                lambda order: case.run(replace(scenario, choices=written(order)), measures=True),
+                lambda: case.loop.order.widths or [],
+                deviations,
+                runs,
+            )
+        found, tried, horizon = Exploration[Outcome[T]](), Tried(), 0
+        for one in portfolio(scenario, runs):
+            found.append(case.run(replace(one, horizon=horizon), tried=tried))
+            tried.end()
+            horizon = max(horizon, case.loop.order.choices)
+        found.orders = len({outcome.choices for outcome in found})
+    return found
 
 
 def simulate_pipeline(
@@ -203,7 +238,7 @@ def replay(token: str) -> Outcome[Any]:
         BaseException: Whatever the function raises.
     """
     parsed = Token.parse(token)
-    return _simulated(parsed.function(), parsed.args, parsed.scenario, 1, replays=True)
+    return _Case(parsed.function(), parsed.args, 1).run(parsed.scenario, replays=True)
 
 
 #: The numbers of the simulations of the test under way, and the one that it is to repeat.
@@ -227,92 +262,160 @@ def _next_call() -> tuple[int, Scenario | None]:
     return call, asked.scenario if asked is not None and asked.call == call else None
 
 
-def _simulated(
-    main: Callable[..., Coroutine[Any, Any, T]],
-    args: tuple[Any, ...],
-    scenario: Scenario,
-    call: int,
-    *,
-    replays: bool = False,
-) -> Outcome[T]:
-    # Writing a token takes as long as a short simulation, and most are never asked for.
-    token = partial(_token, main, args, scenario, call)
-    trace = deque[str](maxlen=20)
+class _Case(Generic[T]):
+    """A function to be run under several scenarios."""
 
-    def attempt(*, traced: bool) -> Outcome[T]:
-        loop = SimulationLoop(scenario)
-        loop.trace = trace if traced else None
+    loop: SimulationLoop
+
+    def __init__(
+        self, main: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], call: int
+    ) -> None:
+        self._main, self._args, self._call = main, args, call
+        self._given = _takes_simulation(main, args)
+
+    def run(
+        self,
+        scenario: Scenario,
+        *,
+        tried: Tried | None = None,
+        measures: bool = False,
+        replays: bool = False,
+    ) -> Outcome[T]:
+        """Run it once; explain a failure, and reduce it unless it `replays` another one."""
+        trace = deque[str](maxlen=20)
+        try:
+            return self._attempt(scenario, tried, measures, trace if replays else None)
+        except BaseException as failure:
+            error: BaseException = failure
+        if not any("--simulate=" in n or "replay(" in n for n in getattr(error, "__notes__", ())):
+            recorded = self._recorded(scenario) if tried or measures else scenario
+            error = self._explained(error, recorded, trace, replays=replays)
+        try:
+            raise error
+        except BaseException:
+            error.__traceback__ = _without_own(error.__traceback__)
+            raise
+        finally:
+            del error  # it keeps this frame, and so itself
+
+    def _failure(self, scenario: Scenario, trace: deque[str] | None = None) -> Exception | None:
+        try:
+            self._attempt(scenario, None, measures=False, trace=trace)
+        except Exception as error:
+            return error
+        return None
+
+    def _explained(
+        self, error: BaseException, scenario: Scenario, trace: deque[str], *, replays: bool
+    ) -> BaseException:
+        """Note how to run again what has failed, with as few deviations as possible."""
+        hypothesis = sys.modules.get("hypothesis")  # another try must not draw from its example
+        drawn = hypothesis is not None and hypothesis.currently_in_test_context()
+        said, repeats = "To run exactly this again: ", True
+        deviations: Deviations = tuple(self.loop.order.deviations)
+        if isinstance(error, Exception) and not drawn and not replays:
+            with owned():
+                again = self._failure(scenario, trace)
+                repeats = again is not None and _shown(again) == _shown(error)
+                if repeats and deviations:
+                    deviations = reduced(partial(self._in_order, scenario), deviations, error)
+                    fewest = _ordered(scenario, deviations)
+                    trace.clear()
+                    found = self._failure(fewest, trace)
+                    assert found is not None, "it has failed in this order"
+                    error, scenario = found, fewest
+        if not repeats:
+            trace.clear()
+            said = (
+                "This failure did not repeat: its cause is something that the seed does not decide,"
+                " such as state that an earlier run has left. To run it under the same conditions: "
+            )
+        try:
+            said += "\n  or: ".join(_ways(self._token(scenario)))
+        except TokenError as problem:
+            error.add_note(str(problem))
+            return error
+        if repeats and self.loop.order.drawn:
+            where = ", at the lines with *" if trace else ""
+            times = "once" if len(deviations) == 1 else f"{len(deviations)} times"
+            said += f"\nIt leaves asyncio's own order {times}{where}."
+        if trace:
+            shown = "What ran last (virtual time, task, where it went on)"
+            said += "\n  ".join([f"\n{shown}:", *trace])
+        error.add_note(said)
+        return error
+
+    def _in_order(
+        self, scenario: Scenario, deviations: Deviations
+    ) -> tuple[Exception | None, Deviations, int]:
+        error = self._failure(_ordered(scenario, deviations))
+        return error, tuple(self.loop.order.deviations), self.loop.steps
+
+    def _attempt(
+        self, scenario: Scenario, tried: Tried | None, measures: bool, trace: deque[str] | None
+    ) -> Outcome[T]:
+        loop = self.loop = SimulationLoop(scenario, tried)
+        loop.order.widths = [] if measures else None
+        loop.trace = trace
         under_way = SIMULATION.set(loop)
         try:
-            with owned(loop, scenario.seed), scenario.faults.injected() as injectors:
+            with owned(), following(loop, scenario.seed), scenario.faults.injected() as injectors:
                 sim = Simulation(loop, scenario, injectors)
-                value = run_in(loop, main(sim, *args))
+                main = self._main(sim, *self._args) if self._given else self._main(*self._args)
+                value = run_in(loop, main)
         finally:
             SIMULATION.reset(under_way)
-        return Outcome(value, loop.time(), loop.steps, loop.switches, sim.events, token)
+        choices = written(loop.order.deviations)
+        # Writing a token takes as long as a short simulation, and most are never asked for.
+        repeated = scenario if tried is None else self._recorded(scenario)
+        token = partial(self._token, repeated)
+        return Outcome(value, loop.time(), loop.steps, loop.switches, sim.events, choices, token)
 
+    def _recorded(self, scenario: Scenario) -> Scenario:
+        return _ordered(scenario, self.loop.order.deviations)
+
+    def _token(self, scenario: Scenario) -> Token:
+        # pytest says which test is running: "tests/test_turn.py::test_turn (call)".
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or None
+        lost = DEFAULT_CODEC.lost("args", {"all": DEFAULT_CODEC.to_plain(list(self._args))})
+        name = None if lost else name_of(self._main)
+        return Token(scenario, name, () if name is None else self._args, test, self._call)
+
+
+def _ordered(scenario: Scenario, deviations: Deviations) -> Scenario:
+    """Return a scenario with a recorded order."""
+    return replace(scenario, choices=written(deviations), strategy=None, horizon=0, switches=None)
+
+
+def _takes_simulation(main: Callable[..., object], args: tuple[Any, ...]) -> bool:
+    """Return whether a function takes a `Simulation` before its other arguments."""
     try:
-        return attempt(traced=replays)
-    except BaseException as error:
-        notes = getattr(error, "__notes__", ())
-        if not any("--simulate=" in note or "replay(" in note for note in notes):
-            _tell(error, token(), None if replays else partial(attempt, traced=True), trace)
-        error.__traceback__ = _without_own(error.__traceback__)
-        raise
-
-
-def _token(
-    main: Callable[..., object], args: tuple[Any, ...], scenario: Scenario, call: int
-) -> Token:
-    # pytest says which test is running: "tests/test_turn.py::test_turn (call)".
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or None
-    lost = DEFAULT_CODEC.lost("args", {"all": DEFAULT_CODEC.to_plain(list(args))})
-    name = None if lost else name_of(main)
-    return Token(scenario, name, () if name is None else args, test, call)
+        signature = inspect.signature(main)
+        try:
+            signature.bind(None, *args)
+        except TypeError:
+            signature.bind(*args)
+            return False
+    except (TypeError, ValueError):
+        return True  # calling it says what is wrong
+    return True
 
 
 def _without_own(traceback: TracebackType | None) -> TracebackType | None:
     """Return a traceback that begins in the code under test."""
-    own = ("stageflow.testing.simulation", "asyncio.", "contextlib")
-    while traceback and str(traceback.tb_frame.f_globals.get("__name__")).startswith(own):
+    while traceback and of_kit(traceback.tb_frame):
         traceback = traceback.tb_next
     return traceback
 
 
-def _tell(error: BaseException, token: Token, attempt: Any, trace: deque[str]) -> None:
-    """Note how to run again what has failed, after a try whether that fails again."""
-    try:
-        text = str(token)
-    except TokenError as problem:
-        error.add_note(str(problem))
-        return
-    ways = []
+def _ways(token: Token) -> list[str]:
+    """Return how to run a token again."""
+    text, ways = str(token), []
     if token.test is not None:
         ways.append(f"pytest --simulate={text}")
     if token.main is not None:
         ways.append(f"stageflow.testing.simulation.replay({text!r})")
-    if not ways:
-        ways.append(f"the same call of simulate with token={text!r}")
-    said = "To run exactly this again: "
-    hypothesis = sys.modules.get("hypothesis")  # another try must not draw from its example
-    drawn = hypothesis is not None and hypothesis.currently_in_test_context()
-    tries = attempt is not None and isinstance(error, Exception) and not drawn
-    if tries and not _fails_again(error, attempt):
-        trace.clear()
-        said = "This failure did not repeat: its cause is something that the seed does not decide,"
-        said += " such as state that an earlier run has left. To run it under the same conditions: "
-    said += "\n  or: ".join(ways)
-    if trace:
-        said += "\nWhat ran last (virtual time, task, where it went on):\n  " + "\n  ".join(trace)
-    error.add_note(said)
-
-
-def _fails_again(error: BaseException, attempt: Any) -> bool:
-    try:
-        attempt()
-    except Exception as again:
-        return _shown(again) == _shown(error)
-    return False
+    return ways or [f"the same call of simulate with token={text!r}"]
 
 
 def _shown(error: BaseException) -> str:

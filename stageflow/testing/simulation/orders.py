@@ -1,0 +1,179 @@
+"""How the next callback is chosen: asyncio's own order, a strategy, or recorded choices.
+
+Where several callbacks could be next, a position among them is chosen; 0 is that of asyncio's own
+order. Whatever draws the positions, the others are recorded: they are the order.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from stageflow.testing.simulation.scenario import Schedule, parsed
+
+#: How much more often a fast task is called than a slow one. Half of the tasks of a run are slow,
+#: since many failures need one task to be many steps ahead of another.
+_SPEED = 4.0
+#: After so many calls of one task by priority the others have their turn, so that a task that polls
+#: does not keep them waiting for ever.
+_MOST_CALLS = 100
+
+
+class Lane:
+    """A task: what it schedules keeps its order, and is called as its speed or priority says."""
+
+    __slots__ = ("behind", "calls", "priority", "speed")
+
+    def __init__(self, speed: float = 1.0, priority: float = 0.0) -> None:
+        self.speed, self.priority, self.calls = speed, priority, 0
+        #: What is ready behind the first callback that it has scheduled; None if that is not ready.
+        self.behind: deque[Any] | None = None
+
+
+#: A ready callback: when it became ready, the lane that keeps its order, the callback, and the task
+#: that it is a step of; one common lane for all other callbacks.
+Entry: TypeAlias = tuple[int, Lane | None, asyncio.Handle, Lane]
+Pick: TypeAlias = Callable[[Sequence[Entry]], int]
+
+
+class Tried:
+    """The orders of a program that were tried, so that none is tried twice."""
+
+    #: After so many nodes none is added, so that memory does not grow without end.
+    _MOST_NODES = 300_000
+
+    def __init__(self) -> None:
+        #: Each node has the next one by the position chosen; None if all orders there were tried.
+        self._root: dict[int, Any] = {}
+        self._nodes = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._at: dict[int, Any] | None = self._root
+        self._path: list[tuple[dict[int, Any], int, int]] = []
+
+    def untried(self, chosen: int, width: int, chance: random.Random) -> int:
+        """Return the position chosen, or another one if all orders that begin so were tried."""
+        node = self._at
+        if node is None:
+            return chosen
+        if node.get(chosen, node) is None:
+            chosen = chance.choice(
+                [n for n in range(width) if node.get(n, node) is not None] or [0]
+            )
+        self._path.append((node, chosen, width))
+        if chosen not in node:
+            if self._nodes >= self._MOST_NODES:
+                self._at = None
+                return chosen
+            node[chosen] = {}
+            self._nodes += 1
+        self._at = node[chosen]
+        return chosen
+
+    def end(self) -> None:
+        """End a run, and with it an order."""
+        path = reversed(self._path) if self._at is not None else ()
+        for node, chosen, width in path:
+            node[chosen] = None
+            if len(node) < width or any(child is not None for child in node.values()):
+                break
+        self._begin()
+
+
+class Order:
+    """Chooses the next callback, and records it.
+
+    Attributes:
+        drawn: Whether the order is drawn or recorded; asyncio's own order needs no choice.
+        deviations: The number of each choice that was not the first, and the position chosen.
+        choices: How often there was more than one callback to choose from.
+        widths: How many there were at each choice; None if that is not recorded.
+    """
+
+    def __init__(self, schedule: Schedule, tried: Tried | None = None) -> None:
+        self.drawn = schedule.order != "asyncio" and (
+            schedule.seed is not None or schedule.choices is not None
+        )
+        self._tried = tried if schedule.switches is None else None
+        self.deviations: list[tuple[int, int]] = []
+        self.choices = 0
+        self.widths: list[int] | None = None
+        self._random = random.Random(schedule.seed)
+        self._ranked = schedule.strategy in ("pct2", "pct3", "pct4")
+        self._lowest = 0.0
+        self._speeds = schedule.strategy in (None, "speeds") and schedule.order == "tasks"
+        self._pick = self._strategy(schedule)
+
+    def _strategy(self, schedule: Schedule) -> Pick:
+        seed, limit, horizon = schedule.seed, schedule.switches, schedule.horizon
+        if schedule.choices is not None:
+            self._recorded = dict(parsed(schedule.choices))
+            return lambda ready: min(self._recorded.get(self.choices, 0), len(ready) - 1)
+        if schedule.strategy == "asyncio":
+            return lambda ready: 0
+        if limit is not None:
+            # Without a horizon the length of the run is not known: the switches are among the first
+            # 8 to 4,096 choices. Fewer switches are some of those.
+            scatter = random.Random(f"switches of {seed}")
+            among = horizon or 2.0 ** (3 + 9 * scatter.random())
+            self._switch_at = {int(among * scatter.random()) for _ in range(limit)}
+            return self._switched
+        if self._ranked:
+            draw = partial(self._random.randrange, horizon or 100)
+            self._change_at = {draw() for _ in range(int(str(schedule.strategy)[-1]) - 1)}
+            return self._by_priority
+        return self._by_speed if self._speeds else self._uniform
+
+    def lane(self) -> Lane:
+        """Return the lane of a task that has not scheduled anything yet."""
+        if self._ranked:
+            return Lane(priority=self._random.random())
+        if self._speeds and self._random.random() < 0.5:
+            return Lane(1 / _SPEED)
+        return Lane()
+
+    def position(self, ready: Sequence[Entry]) -> int:
+        """Return the position of the next of at least two callbacks."""
+        chosen = self._pick(ready)
+        if self._tried is not None:
+            chosen = self._tried.untried(chosen, len(ready), self._random)
+        if chosen:
+            self.deviations.append((self.choices, chosen))
+        if self.widths is not None:
+            self.widths.append(len(ready))
+        self.choices += 1
+        return chosen
+
+    def _uniform(self, ready: Sequence[Entry]) -> int:
+        """Draw a lane that is as likely as it is long: all orders are about as likely then."""
+        weights = [1 + len(lane.behind or ()) if lane else 1 for _, lane, _, _ in ready]
+        position, at = 0, int(self._random.random() * sum(weights))
+        while at >= weights[position]:
+            at -= weights[position]
+            position += 1
+        return position
+
+    def _by_speed(self, ready: Sequence[Entry]) -> int:
+        while True:
+            position, part = divmod(self._random.random() * len(ready), 1)
+            if part < ready[int(position)][3].speed:
+                return int(position)
+
+    def _switched(self, ready: Sequence[Entry]) -> int:
+        if self.choices not in self._switch_at:
+            return 0
+        return 1 + int(self._random.random() * (len(ready) - 1))
+
+    def _by_priority(self, ready: Sequence[Entry]) -> int:
+        chosen = max(range(len(ready)), key=lambda position: ready[position][3].priority)
+        lane = ready[chosen][3]
+        lane.calls += 1
+        if self.choices in self._change_at or not lane.calls % _MOST_CALLS:
+            # Below all that were not lowered; after many calls, below all others.
+            self._lowest -= not lane.calls % _MOST_CALLS
+            lane.priority = self._lowest - self._random.random()
+            chosen = max(range(len(ready)), key=lambda position: ready[position][3].priority)
+        return chosen

@@ -1,0 +1,1 @@
+"""Compare the simulation with other tools that search orders of asyncio programs."""
