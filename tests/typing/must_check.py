@@ -26,6 +26,7 @@ from stageflow import (
 )
 from stageflow.interceptors import CallNext, RetryInterceptor, RetryPolicy
 from stageflow.testing import (
+    Exploration,
     FaultInjector,
     FaultType,
     Outcome,
@@ -116,5 +117,5 @@ async def simulated(sim: Simulation, number: int) -> int:
 
 
 assert_type(simulate(simulated, 3), Outcome[int])
-assert_type(explore(simulated, 3), list[Outcome[int]])
+assert_type(explore(simulated, 3), Exploration[Outcome[int]])
 asyncio.run(use())

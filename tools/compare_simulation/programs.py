@@ -7,9 +7,10 @@ tool can run them in an environment of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
-Program = Callable[[], Awaitable[None]]
+Program = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def pause(steps: int = 1) -> None:

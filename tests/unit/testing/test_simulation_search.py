@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from stageflow.testing import DeadlockError, Scenario, Simulation, Token, explore, replay, simulate
 from tools.compare_simulation.programs import BUGGY, CORRECT, lock_order, made_twice
 
-Program = Callable[[], Awaitable[None]]
+Program = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def pair(sim: Simulation) -> list[int]:
