@@ -331,6 +331,29 @@ async def test_a_reader_may_leave_a_generator_that_yields_in_a_block(how: str) -
     assert left == [how]
 
 
+@pytest.mark.simulate(order="asyncio")
+async def test_an_error_of_a_block_that_a_reader_has_left_is_not_lost() -> None:
+    """What a task of the group raises when the group ends fails the stage."""
+
+    async def watch() -> None:
+        try:
+            await asyncio.sleep(100.0)
+        finally:
+            raise ConnectionError("not closed")
+
+    @stage(name="bounded")
+    async def watched() -> AsyncIterator[int]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch())
+            while True:
+                yield 0
+                await asyncio.sleep(0)
+
+    reader = StageSpec("read", leave, inputs=("bounded",), outputs=("read",))
+    result = await Pipeline("p", [watched, reader]).run()
+    assert result.error == "stage 'bounded': ConnectionError: not closed"
+
+
 @pytest.mark.parametrize(
     ("how", "error"),
     [
