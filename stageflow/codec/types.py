@@ -169,7 +169,7 @@ BUILT_IN: tuple[StoredType, ...] = (
     StoredType(
         "stream",
         Stream,
-        lambda s: [s.key, s.producer, s.items()],
+        lambda s: [s.key, s.producer, [*s.items()]],
         lambda parts: Stream.of(_items(parts[2]), key=parts[0], producer=parts[1]),
     ),
     StoredType(
