@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asv.publishing import OutputPublisher  # type: ignore[import-untyped]
+from stageflow._utils.extras import needs_extra
+
+with needs_extra("bench"):
+    from asv.publishing import OutputPublisher  # type: ignore[import-untyped]
 
 
 class _CentralPulse(OutputPublisher):  # type: ignore[misc]

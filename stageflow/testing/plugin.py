@@ -14,7 +14,10 @@ from functools import partial, wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from stageflow._utils.extras import needs_extra
+
+with needs_extra("testing"):
+    import pytest
 
 if TYPE_CHECKING:
     from stageflow.testing.simulation import Scenario

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,9 @@ def test_the_build_writes_metadata_that_the_index_takes() -> None:
     """The pinned action to publish knows metadata up to 2.4, which flit_core writes before 4."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["build-system"]["requires"] == ["flit_core>=3.12,<4"]
+    # What that backend has written when this clone was installed.
+    written = metadata("stageflow")["Metadata-Version"]
+    assert tuple(map(int, written.split("."))) <= (2, 4)
 
 
 def test_updates_of_actions_and_packages_are_proposed() -> None:

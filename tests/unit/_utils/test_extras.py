@@ -52,6 +52,8 @@ def test_elsewhere_the_address_is_named_that_it_came_from(
         ("opentelemetry", "stageflow.telemetry.opentelemetry", "otel"),
         ("sqlalchemy", "stageflow.providers.database", "db"),
         ("hypothesis", "stageflow.testing.strategies", "testing"),
+        ("pytest", "stageflow.testing.plugin", "testing"),
+        ("asv", "stageflow.pulse.publisher", "bench"),
     ],
 )
 def test_a_module_without_its_library_names_the_extra(
