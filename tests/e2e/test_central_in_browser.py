@@ -444,7 +444,7 @@ def test_a_simulation_has_a_page_of_its_own(browser: Browser, tmp_path: Path) ->
         expect(show(page, "live").locator(".empty")).to_contain_text("There is no telemetry")
         page.get_by_role("link", name="Simulation").click()
         expect(page.locator(".banner")).to_contain_text("This is a simulation.")
-        expect(page.locator(".range")).to_contain_text("+0:00 h to +2:00 h")
+        expect(page.locator(".range")).to_contain_text("+0:00 h to +2:01 h")
         expect(page.locator("main canvas").first).to_be_visible()
 
 

@@ -70,7 +70,7 @@ central.charts = (() => {
         axes: given.axes(),
         series: [{}].concat(given.lines.map((line, n) => ({ stroke: c.color(line.color), width: line.width || 1.5, dash: line.dash, show: !shown.has(n), spanGaps: Boolean(line.spans), fill: line.fill && c.color(line.fill), points: { show: Boolean(line.points), size: 5, fill: c.color(line.color) } }))),
         hooks: { ...(given.hooks || {}), setCursor: [moved], setSelect: [selected] },
-        padding: given.bare ? [4, 4, 0, 0] : undefined,
+        padding: given.bare ? [10, 22, 0, 0] : undefined,
       };
       chart.u = new uPlot(options, chart.data, plot);
     }
@@ -225,7 +225,7 @@ central.charts = (() => {
     } });
   }
 
-  // From 0 up where that wastes little room; limits are in sight if they are near.
+  // From 0 up, except closely looked at; limits are in sight if they are near.
   function room(limits, lines) {
     return (u) => {
       const [from, to] = [u.scales.x.min, u.scales.x.max];
@@ -239,7 +239,8 @@ central.charts = (() => {
         }
       if (low > high) return [0, 1];
       (limits || []).forEach((limit) => { if (limit !== null && limit !== undefined && limit <= high * 3) { high = Math.max(high, limit); low = Math.min(low, limit); } });
-      if (low >= 0 && low < high * 0.9) low = 0;
+      const xs = u.data[0], whole = from === null || (from <= xs[0] && to >= xs[xs.length - 1]);
+      if (low >= 0 && (whole || low < high * 0.9)) low = 0;
       const pad = (high - low || Math.abs(high) || 1) * 0.08;
       return [low === 0 ? 0 : low - pad, high + pad];
     };

@@ -91,7 +91,7 @@
         data, height: 260, group, time: true, log: true,
         lines: [["P50", "p50"], ["P95", "p95", [7, 3]], ["P99", "p99", [2, 3]]].map(([text, color, dash]) => ({ text, color, dash, width: 2, points: short })).concat(limits.map(([of, limit, dash]) => ({ text: "budget of " + of + ", " + logic.number(limit, "ms"), color: "bad", dash }))),
         marks: [{ class: "block heat", text: "the darker, the more took that long" + (one.stage || one.stream ? "" : "; click a cell for its runs") }],
-        y: () => { const top = heat.bounds_ms[heat.bounds_ms.length - 1]; return [heat.bounds_ms[0], highest ? Math.max(top, Math.min(highest * 1.2, top * 30)) : top]; },
+        y: () => { const top = heat.bounds_ms[heat.bounds_ms.length - 1]; const low = heat.bounds_ms[0], room = Math.max(1.1, 3 / Math.sqrt(top / low)); return [low / room, Math.max(top * room, highest ? Math.min(highest * 1.2, top * 30) : 0)]; },
         axes: () => [c.charts.timeAxis(), c.charts.logValues("ms", "logarithmic")],
         hooks: { drawAxes: [(u) => cells(u, heat, id === "latency" ? cell : null)] },
         onclick: id === "latency" ? picked : null, tell,
