@@ -70,7 +70,7 @@ central.charts = (() => {
         axes: given.axes(),
         series: [{}].concat(given.lines.map((line, n) => ({ stroke: c.color(line.color), width: line.width || 1.5, dash: line.dash, show: !shown.has(n), spanGaps: Boolean(line.spans), fill: line.fill && c.color(line.fill), points: { show: Boolean(line.points), size: 5, fill: c.color(line.color) } }))),
         hooks: { ...(given.hooks || {}), setCursor: [moved], setSelect: [selected] },
-        padding: given.bare ? [10, 22, 0, 0] : undefined,
+        padding: [12, given.bare ? 22 : 34, 0, 0],
       };
       chart.u = new uPlot(options, chart.data, plot);
     }
