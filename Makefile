@@ -66,8 +66,10 @@ test: $(READY) programs ## Run all tests on all cores, and check the coverage fl
 lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@cd stageflow/cli/template && $(abspath $(BIN))/mypy --explicit-package-bases --cache-dir $(abspath .mypy_cache)/template
+	@# Both at once, as each takes one core.
+	@(cd stageflow/cli/template && \
+	  exec $(abspath $(BIN))/mypy --explicit-package-bases --cache-dir $(abspath .mypy_cache)/template) & \
+	  template=$$!; $(BIN)/mypy; code=$$?; wait $$template && exit $$code
 	@$(BIN)/lint-imports
 
 format: $(READY) ## Format the code.
