@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: More processor time than this, in seconds, makes a test slow; its child processes count as well.
 #: On a loaded machine, the same work takes up to twice the processor time.
 LIMIT_S = 4.0
+#: The fast set fails if its tests together take more. They take about 150 s.
+TOTAL_LIMIT_S = 400.0
 #: Fixtures that start a server or a browser.
 SERVERS = frozenset({"browser", "llama", "postgres", "redis"})
 
@@ -44,6 +46,8 @@ WORKERS = "PYTEST_XDIST_AUTO_NUM_WORKERS"
 #: How many tests were left out.
 _LEFT_OUT: pytest.StashKey[int] = pytest.StashKey()
 _BEGAN_S: pytest.StashKey[float] = pytest.StashKey()
+#: How much processor time the tests took.
+_TOOK_S: pytest.StashKey[float] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,16 +118,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the number from a worker of pytest-xdist to its controller."""
-    if hasattr(session.config, "workeroutput") and _LEFT_OUT in session.config.stash:
-        session.config.workeroutput["left_out"] = session.config.stash[_LEFT_OUT]
+    """Fail a fast set that is slow; a worker of pytest-xdist tells its controller the figures."""
+    stash = session.config.stash
+    took_s = stash.get(_TOOK_S, 0.0)
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = (stash.get(_LEFT_OUT, 0), took_s)
+    elif took_s > TOTAL_LIMIT_S and not session.config.option.all:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take the number from a worker."""
-    if "left_out" in getattr(node, "workeroutput", ()):
-        node.config.stash[_LEFT_OUT] = node.workeroutput["left_out"]
+    """Take the figures from a worker."""
+    if "figures" in getattr(node, "workeroutput", ()):
+        stash = node.config.stash
+        stash[_LEFT_OUT], took_s = node.workeroutput["figures"]
+        stash[_TOOK_S] = stash.get(_TOOK_S, 0.0) + took_s
 
 
 @pytest.hookimpl(tryfirst=True)  # the loop of a worker of pytest-xdist ends the calls of this hook
@@ -143,6 +153,14 @@ def pytest_terminal_summary(
             f"left out {config.stash.get(_LEFT_OUT, 0)} slow tests (servers, browser, asv,"
             " processes, many schedules); run everything with `make test` or `pytest --all`"
         )
+        took_s = config.stash.get(_TOOK_S, 0.0)
+        terminalreporter.write_line(f"the tests took {took_s:.0f} s of processor time")
+        if took_s > TOTAL_LIMIT_S:
+            terminalreporter.write_line(
+                f"the fast set may take {TOTAL_LIMIT_S:g} s: make the slowest tests faster, or mark"
+                " them with @pytest.mark.slow (`pytest --durations=20` lists them)",
+                red=True,
+            )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -171,6 +189,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, T, T]:
     """Fail a test of the fast set that is slow."""
     result = yield
     took_s = _cpu_s() - item.stash[_BEGAN_S]
+    stash = item.config.stash
+    stash[_TOOK_S] = stash.get(_TOOK_S, 0.0) + took_s
     if took_s > LIMIT_S and not item.config.option.all:
         pytest.fail(
             f"this test took {took_s:.1f} s of processor time, and the fast set allows"

@@ -173,3 +173,28 @@ def test_coverage_looks_at_what_a_floor_needs(
     test.write_text(f"import pytest\n\n{mark}\ndef test_it():\n    pass\n")
     run(pytester, *options).assert_outcomes(passed=1)
     assert done == ([] if traced else ["stop", "start"])
+
+
+@pytest.mark.parametrize(("limit_s", "code"), [(0.0, 1), (400.0, 0)])
+@pytest.mark.parametrize("options", [(), ("-n", "2", "-p", "xdist")], ids=["one", "workers"])
+def test_a_fast_set_that_is_slow_as_a_whole_fails(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    options: tuple[str, ...],
+    limit_s: float,
+    code: int,
+) -> None:
+    """Also if no test of it takes long; what its workers took is added up."""
+    monkeypatch.setattr(slow, "TOTAL_LIMIT_S", limit_s)
+    test = pytester.path / "tests/test_it.py"
+    test.parent.mkdir()
+    test.write_text("def test_it():\n    assert sum(range(1_000_000))\n")
+    # A worker is a process of its own.
+    pytester.makeconftest(
+        "from hypothesis import settings\n\n"
+        'pytest_plugins = ["tests.utils.slow"]\nsettings.register_profile("fast")\n'
+    )
+    result = run(pytester, *options)
+    assert result.ret == code
+    assert ("make the slowest tests faster" in result.stdout.str()) is bool(code)
