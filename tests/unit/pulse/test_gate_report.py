@@ -96,6 +96,7 @@ def test_markdown_is_a_table_that_shows_names_as_they_are() -> None:
     assert text.startswith("## Gate: A BENCHMARK BROKE (exit code 5)\n")
     head, rule, row = [line for line in text.splitlines() if line.startswith("|")]
     assert rule == "|---|---|---|---|---|---|"
+    assert all(line.endswith(" |") for line in (head, row))
     assert head.count("|") == row.replace("\\|", "").count("|") == 7
     assert "ValueError: a\\|b \\*c\\*" in row
     assert "`bbbbbbbbbb..aaaaaaaaaa`" in text

@@ -252,7 +252,8 @@ def test_values_of_the_wrong_shape(tmp_path: Path) -> None:
 
 def test_no_limits(tmp_path: Path) -> None:
     """The limits have to be written: nothing is assumed."""
-    with pytest.raises(GateSettingsError, match=r"\[limits\] is missing"):
+    names = ", ".join(Limits.__slots__)
+    with pytest.raises(GateSettingsError, match=rf"\[limits\] is missing: write it with {names}"):
         load(tmp_path, "version = 1\n")
 
 
