@@ -30,10 +30,12 @@ _CLOSERS = "\"')\\]}*_~`»›”’」』】）〉》"  # noqa: RUF001 - they ar
 # Each match ends where a sentence may end. It includes the character behind the end, so that more
 # text cannot move the end.
 _END = re.compile(
-    rf"(?P<stop>[.!?…]+)(?:[{_CLOSERS}“‘]|[^\S\n]»)*\s"  # noqa: RUF001 - German closes with them
+    rf"(?P<stop>[.!?…]+)[{_CLOSERS}“‘]*\s"  # noqa: RUF001 - German closes with them
     rf"|[{_STOPS}]+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}]))"
     r"|(?<=\S)[^\S\n]*\n"
+    rf"|(?<=[.!?…][^\S\n])»[{_CLOSERS}]*\s"
 )
+_ANY_STOP = re.compile(rf"[.!?…\n{_STOPS}]")
 _COMMON_STARTERS = """
 After Also And Are As At Before But Can Could Did Does For He Her His How However I If In Is It Its
 Let My Next No Now On Or Our Please She So That The Then There These They This Those Was We What
@@ -91,6 +93,8 @@ class SentenceSplitter:
     def feed(self, piece: str) -> list[str]:
         """Add the next piece of the text, and return the sentences that are complete now."""
         self._rest += piece
+        if not self._may_end():
+            return []
         whole = []
         while (end := self._first_end()) is not None:
             whole.append(self._rest[:end])
@@ -102,6 +106,12 @@ class SentenceSplitter:
         """Return the rest of the text: its last sentence, white space, or nothing."""
         rest, self._rest, self._is_first = self._rest, "", True
         return rest
+
+    def _may_end(self) -> bool:
+        rest, most = self._rest, self._first_bytes if self._is_first else None
+        if len(rest) > self._max_chars or _ANY_STOP.search(rest) is not None:
+            return True
+        return most is not None and len(rest.encode("utf-8", "surrogatepass")) > most
 
     def _first_end(self) -> int | None:
         """Return where the first sentence ends; None if that depends on more text."""
@@ -137,8 +147,10 @@ def _end_within(text: str, most: int) -> int | None:
 
 def _is_end(text: str, found: re.Match[str], limit: int) -> bool | None:
     """Return whether a sentence ends at a match; None if that depends on the text up to `limit`."""
-    before = text[: found.start()]
-    if found["stop"] is None:
+    before, is_guillemet = text[: found.start()], found[0][0] == "»"
+    if is_guillemet and not _OPEN_GUILLEMET.search(before):
+        return False
+    if found["stop"] is None and not is_guillemet:
         # 「…」と言った goes on.
         return not (text.startswith(("と", "っ"), found.end()) and found[0].endswith(_QUOTES))
     is_line = found[0].endswith("\n")
