@@ -91,12 +91,12 @@ async def remember(
         turn["interrupted"] = True
     key = user_key(user_id)
     if key is not None:
-        owner, at = ctx.run.providers.registered("db"), (CONVERSATIONS, key)
-        append = getattr(ctx.db, "append", None)
-        if append is None or getattr(owner, "in_memory", False) is True:
-            await append_by_put(ctx.db, at, "turns", turn, KEPT_TURNS, owner=owner)
+        db, owner = ctx.db, ctx.run.providers.registered("db")
+        if getattr(owner, "in_memory", False) is True or not hasattr(db, "append"):
+            at = (CONVERSATIONS, key)
+            await append_by_put(db, at, "turns", turn, KEPT_TURNS, owner=owner)
         else:
-            await append(*at, "turns", turn, keep=KEPT_TURNS)
+            await db.append(CONVERSATIONS, key, "turns", turn, keep=KEPT_TURNS)
 
 
 def _line(found: object, most: int = MAX_FIELD_CHARS) -> str:
@@ -121,11 +121,12 @@ def conversation(
 ) -> list[Message]:
     """Return the prompt, the earlier turns that were not refused, and the newest text."""
     history = history or ()
-    summaries = " ".join(turn["summary"] for turn in history if "summary" in turn)
-    fields = {name: _line((profile or {}).get(name)) for name in PROFILE_FIELDS}
-    fields["summary"] = _line(summaries, MAX_SUMMARY_CHARS)
-    prompt = system_prompt
-    if data := {name: value for name, value in fields.items() if value}:
+    prompt, data = system_prompt, {}
+    if profile:
+        data = {name: line for name in PROFILE_FIELDS if (line := _line(profile.get(name)))}
+    if summaries := [turn["summary"] for turn in history if "summary" in turn]:
+        data["summary"] = _line(" ".join(summaries), MAX_SUMMARY_CHARS)
+    if data:
         prompt += f"\n{DATA_FOLLOW}\n{json.dumps(data, ensure_ascii=False)}"
     messages = [Message("system", prompt)] if prompt else []
     for turn in history:

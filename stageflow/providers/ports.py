@@ -217,11 +217,14 @@ class Database(Protocol):
 def appended(
     record: Mapping[str, Any] | None, at: tuple[str, str], field: str, item: Any, keep: int | None
 ) -> dict[str, Any]:
-    """Return a record with one more item; raise `ProviderError` if the field is not a list."""
+    """Return a record with one more item; raise `InvalidReplyError` if the field is not a list."""
     record = record or {}
     items = record.get(field, [])
     if not isinstance(items, list):
-        raise invalid_record(*at, f"{field!r} is {shown(items)}, not a list")
+        where = f"{field!r} of record {at[1]!r} of collection {at[0]!r}"
+        raise InvalidReplyError(
+            f"the database holds {shown(items)} as {where}, which is not a list"
+        )
     if keep is not None and keep < 1:
         raise invalid_record(*at, f"keep is {keep!r}; give 1 or more, or None")
     return {**record, field: [*items, item][-(keep or 0) :]}

@@ -135,9 +135,10 @@ async def test_appends_are_one_step(database: Any) -> None:
     assert (await database.get(collection, "ada"))["turns"] == [record["turns"][-1], "last"]
     await database.append(collection, "bob", "turns", "first")
     assert await database.get(collection, "bob") == {"turns": ["first"]}
-    for field, keep, problem in (("name", None, "not a list"), ("turns", 0, "keep is 0")):
-        with raises_code("invalid_record", match=problem):
-            await database.append(collection, "ada", field, "x", keep=keep)
+    with raises_code("invalid_reply", match="'Ada' as 'name' of record 'ada'.*not a list"):
+        await database.append(collection, "ada", "name", "x")
+    with raises_code("invalid_record", match="keep is 0"):
+        await database.append(collection, "ada", "turns", "x", keep=0)
 
 
 async def test_a_cancelled_put_is_made_wholly_or_not_at_all(database: Database) -> None:
