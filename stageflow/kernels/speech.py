@@ -84,6 +84,9 @@ class ShownText:
     def feed(self, piece: str, *, last: bool = False) -> str:
         """Return what is shown of the next piece; of the `last` one, all that is left."""
         shown, self._rest = "", self._rest + piece
+        if not self._end and not self._behind and "<" not in self._rest:
+            shown, self._rest = self._rest, ""
+            return shown
         while True:
             tags = (self._end,) if self._end else tuple(f"<{name}>" for name in _THOUGHTS)
             tag = min(tags, key=lambda one: self._rest.find(one) % (len(self._rest) + 1))
