@@ -13,7 +13,7 @@ import pytest
 
 from stageflow.pulse.dashboard import publish_with_dashboard
 from stageflow.pulse.dashboard.now import Judged, judged, wrong_now
-from stageflow.pulse.dashboard.page import overview, pieces, visible
+from stageflow.pulse.dashboard.page import overview, pieces, releases, visible
 from stageflow.pulse.history import (
     GATE_DIR,
     OPEN_FOR,
@@ -292,3 +292,14 @@ def test_pieces_hold_every_value() -> None:
 
 def _summed(differences: list[int]) -> list[int]:
     return [sum(differences[: n + 1]) for n in range(len(differences))]
+
+
+def test_releases_are_the_tags_of_measured_commits(tmp_path: Path) -> None:
+    """Plain and annotated tags count; those of other objects and commits do not."""
+    project = central.repository(tmp_path / "repo", 4, 1)
+    project.git("tag", "v1", "main~2")
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.invalid")
+    project.git(*who, "tag", "-a", "-m", "two", "v2", "main")
+    project.git("tag", "tree", "main^{tree}")
+    assert releases(project, read_history(project)) == [(1, "v1"), (3, "v2")]
+    assert releases(project, History()) == []

@@ -13,13 +13,14 @@ import pytest
 from stageflow.pulse.alerts import AlertState, state_of
 from stageflow.pulse.alerts.conditions import Alert
 from stageflow.pulse.dashboard import PAGE, LiveBudgets, LiveTelemetry, load_settings
-from stageflow.pulse.dashboard.now import firing
+from stageflow.pulse.dashboard.now import evaluated_until, firing
 from stageflow.pulse.dashboard.page import ADDRESS, REFRESH_S, SWITCH
 from stageflow.pulse.dashboard.records import figures_record, gate_record, load_record
 from stageflow.pulse.dashboard.telemetry import STEPS, telemetry, timelines, window_of
 from stageflow.pulse.gate import Budget, Exit, Gate, GateRun, record_run
 from stageflow.pulse.history import make_server
 from stageflow.telemetry import BreakerNote, SQLiteSink, TelemetryStore
+from stageflow.telemetry.readings import bucket_of
 from tests.utils import central
 from tests.utils.asv_repo import ROOT
 from tests.utils.browser import serving
@@ -379,3 +380,32 @@ def test_live_server_answers_beside_the_site(tmp_path: Path, store: Path) -> Non
         assert get(PAGE) == "the page"
         assert get(SWITCH) == f"centralLive({REFRESH_S});\n"
         assert len(json.loads(get(f"{ADDRESS}?again"))["telemetry"]["stages"]) == 7
+
+
+def test_examples_lead_from_a_cell_to_its_runs(store: Path) -> None:
+    """The slowest runs come first, one for each step and bucket, with their slowest stage."""
+    (runs,) = read(store)["runs"]
+    took = [duration_ms for _, _, duration_ms, *_ in runs["examples"]]
+    buckets = [bucket_of(duration_ms) for duration_ms in took]
+    assert buckets == sorted(buckets, reverse=True)
+    assert {stage for *_, stage in runs["examples"]} <= set(central.STAGES)
+    failed = [one for one in runs["examples"] if one[3] == "failed"]
+    assert failed
+    assert {(stage, code in ("timeout", "overloaded")) for *_, stage, code, _, _ in failed} == {
+        ("llm", True)
+    }
+    with TelemetryStore(store) as opened:
+        window = window_of(opened)
+        assert window is not None
+        assert len(opened.examples(window, "voice", limit=3)) == 3
+        assert opened.examples(window, "another") == ()
+
+
+def test_the_last_evaluation_of_alerts_has_its_time(tmp_path: Path) -> None:
+    """Of several sources, the latest counts; a state without any has none."""
+    path = state_of(tmp_path / "t.db")
+    with AlertState(path) as state:
+        assert evaluated_until(path) is None
+        state.keep("a", 9, [])
+        state.keep("b", 7, [])
+    assert evaluated_until(path) == 9
