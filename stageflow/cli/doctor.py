@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import (
     PackageNotFoundError,
+    distribution,
     packages_distributions,
     requires,
     version,
@@ -157,9 +158,31 @@ def _package() -> Check:
         found = f"{__version__} at {where}, mixed with files of {names}"
         fix = f"{sys.executable} -m pip uninstall -y {names}; then {fix} --force-reinstall"
         return Check("stageflow", False, found, True, fix, "imports may find the other package")
+    if foreign := _foreign_files(where):
+        found = f"{__version__} at {where}, mixed with {len(foreign)} other files: {foreign[0]} …"
+        fix = f"remove them, or: rm -r {where}; then {fix} --force-reinstall"
+        return Check("stageflow", False, found, True, fix, "imports may find the other files")
     same = installed == __version__
     found = f"{__version__} at {where}" + ("" if same else f", installed as {installed}")
     return Check("stageflow", same, found, True, fix)
+
+
+def _foreign_files(where: Path) -> list[str]:
+    """Return the files in the package's folder that its installation did not write."""
+    installed = distribution("stageflow")
+    ours = {file.as_posix() for file in installed.files or ()}
+    # A clone is elsewhere, or its files are not listed.
+    if (
+        Path(str(installed.locate_file(where.name))) != where
+        or f"{where.name}/__init__.py" not in ours
+    ):
+        return []
+    names = (path.relative_to(where.parent) for path in where.rglob("*") if path.is_file())
+    return sorted(
+        name.as_posix()
+        for name in names
+        if name.as_posix() not in ours and "__pycache__" not in name.parts
+    )
 
 
 _REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*;.*extra == ['"]([\w-]+)['"]""")

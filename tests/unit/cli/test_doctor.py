@@ -6,7 +6,8 @@ import json
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,6 +121,26 @@ def test_files_of_another_package_are_named(
     assert not found.ok
     assert found.found.endswith("mixed with files of stageflow-core")
     assert "pip uninstall -y stageflow-core; then" in found.fix
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_files_that_the_installation_did_not_write_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    """Such as those that an older package or a copy has left."""
+    package = tmp_path / "stageflow"
+    own = [PurePosixPath("stageflow/__init__.py"), PurePosixPath("stageflow/cli/doctor.py")]
+    for file in [*own, PurePosixPath("stageflow/__pycache__/x.pyc")]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    if foreign:
+        (package / "flow.py").touch()
+    installed = SimpleNamespace(files=own, locate_file=tmp_path.joinpath)
+    monkeypatch.setattr(doctor, "distribution", lambda name: installed)
+    monkeypatch.setattr(doctor, "__file__", str(package / "cli" / "doctor.py"))
+    found = examined(tmp_path)["stageflow"]
+    assert ("mixed with 1 other files: stageflow/flow.py" in found.found) is foreign
+    assert found.ok is not foreign
 
 
 @pytest.mark.parametrize(
