@@ -55,7 +55,7 @@ _PACKAGES = (str(Path(stageflow.__file__).parents[1]), str(Path(__file__).parent
 _TRIGGER = re.compile(r"^desc: Trigger: Client Request: (.*)$", re.MULTILINE)
 _TOTALS = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 #: Time for a start, and for each operation: tens of times what a quiet machine takes.
-START_S, OPERATION_S = 60.0, 8.0
+START_S, OPERATION_S = 240.0, 8.0
 #: Executed before counting begins: caches are filled, free lists and dictionaries have grown.
 WARM_UPS = 2
 
