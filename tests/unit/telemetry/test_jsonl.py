@@ -81,7 +81,7 @@ def test_a_torn_line_hides_no_other(
         kept = [event.pipeline_run_id for event in read_events(path)]
         assert kept == ["one"] * 4 + ["two"] * 4 + ["three"] * 4
     assert len(caplog.records) == 3
-    assert {"line 5 is no event" in record.getMessage() for record in caplog.records} == {True}
+    assert {"line 5 is not an event" in record.getMessage() for record in caplog.records} == {True}
     assert path.read_bytes().count(b"\n\n") == 0
 
 
