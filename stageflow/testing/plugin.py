@@ -71,8 +71,12 @@ def _fault_markers(item: pytest.Item) -> Iterator[pytest.Mark]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option."""
-    parser.getgroup("stageflow").addoption(
+    """Add the options."""
+    group = parser.getgroup("stageflow")
+    group.addoption(
+        "--simulate-runs", type=int, metavar="N", help="run each simulated test in N orders"
+    )
+    group.addoption(
         "--simulate",
         metavar="TOKEN",
         help="repeat only the simulation of this token; a simulation that fails prints its token",
@@ -156,6 +160,8 @@ def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario
         raise refused(f": simulate takes runs, seed, order and stretch, not {text}")
     drawn = given.keys() & {"runs", "seed", "stretch"} or given.get("order") != "asyncio"
     runs = given.pop("runs", 100 if drawn else 1)
+    if drawn:
+        runs = item.config.getoption("--simulate-runs") or runs
     if not isinstance(runs, int) or runs < 1:
         raise refused(f": simulate takes runs from 1 up, not {runs!r}: no run shows nothing")
     from stageflow.testing.simulation import Scenario  # noqa: PLC0415 - see above
@@ -164,6 +170,12 @@ def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario
         return Scenario(**{"seed": 0 if drawn else None, **given}), runs
     except (TypeError, ValueError) as error:
         raise refused(f": simulate cannot take {error}") from None
+
+
+def _count(item: Any, found: object) -> None:
+    # With @given there is one for each example.
+    if not hasattr(item.obj, "hypothesis"):
+        item.user_properties.append(("simulated", str(found)))
 
 
 def _simulated_test(item: Any) -> Any:
@@ -195,7 +207,7 @@ def _simulated_test(item: Any) -> Any:
         if scenario.seed is None and runs == 1:
             simulate(main, scenario=scenario)
         else:
-            explore(main, runs=runs, scenario=scenario)
+            _count(item, explore(main, runs=runs, scenario=scenario))
 
     @wraps(tested)
     def example(*args: Any, **arguments: Any) -> None:
@@ -219,6 +231,19 @@ def _simulated_test(item: Any) -> Any:
                 raise problems[0]
 
     return runtest
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many runs and orders each simulated test had."""
+    lines = [
+        f"{report.nodeid}: {text}"
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == "simulated" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("simulated")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.hookimpl(wrapper=True)

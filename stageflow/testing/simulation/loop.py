@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
+from threading import get_ident
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from stageflow.resilience.circuit_breaker import forget_breakers
@@ -30,7 +31,7 @@ from stageflow.testing.simulation.errors import (
     places,
 )
 from stageflow.testing.simulation.orders import Entry, Lane, Order, Tried
-from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch
+from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch, threads
 from stageflow.testing.simulation.scenario import Schedule
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ STEPS_A_LOOK = 50_000
 #: asyncio's own factory of tasks that start at once; from Python 3.12 on.
 _EAGER = getattr(asyncio, "eager_task_factory", object())
 _UNNAMED = re.compile(r"Task-\d+")
-_current, _Task = asyncio.current_task, asyncio.Task
+_current, _Task, _Handle = asyncio.current_task, asyncio.Task, asyncio.Handle
 _FIFO = Schedule()
 
 
@@ -63,6 +64,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
     """
 
     _stopping: bool
+    _closed: bool
+    _thread_id: int | None
 
     def __init__(self, schedule: Schedule = _FIFO, tried: Tried | None = None) -> None:
         super().__init__()
@@ -70,6 +73,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.unhandled: list[dict[str, Any]] = []
         self.trace: deque[str] | None = None
         self._now_s, self._left_in_pass = 0.0, 0
+        #: How long a function of `run_in_executor` has slept while it runs.
+        self._slept_s = 0.0
         #: The first ready callback of each lane, in the order in which they became ready. A lane is
         #: what keeps its order; what has none may be called in any order.
         self._ready: list[Entry] = []
@@ -97,11 +102,18 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         """Return the seconds of virtual time since the loop was made."""
-        return self._now_s
+        return self._now_s + self._slept_s
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, as work does that blocks the loop."""
-        self._advance(self._now_s + seconds)
+        """Let time pass, as work does that blocks the loop; in a thread it delays that alone."""
+        if self._in_thread():
+            self._slept_s += seconds
+        else:
+            self._advance(self._now_s + seconds)
+
+    def _in_thread(self) -> bool:
+        """Return whether this is called by a function of `run_in_executor`."""
+        return threads[-1:] == [get_ident()] and self._thread_id == get_ident()
 
     def _advance(self, now_s: float) -> None:
         if now_s > self._now_s:
@@ -120,8 +132,9 @@ class SimulationLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         """Schedule a callback, as asyncio does."""
-        self._check_open()
-        handle = asyncio.Handle(callback, args, self, context)
+        if self._closed:
+            self._check_open()
+        handle = _Handle(callback, args, self, context)
         if (task := _current(self)) is not None:
             self._woken = self.steps
         self._append(self._sender(task) if self._has_lanes else None, handle)
@@ -133,36 +146,69 @@ class SimulationLoop(asyncio.BaseEventLoop):
         *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
-        """Schedule a callback from the loop's own thread; from another one that is refused."""
-        if asyncio_events._get_running_loop() is not self:
+        """Schedule a callback; a thread that is not simulated is refused."""
+        if asyncio_events._get_running_loop() is not self and not self._in_thread():
             raise RealIOError("call_soon_threadsafe")
         return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[[Unpack[Args]], T], *args: *Args
+    ) -> asyncio.Future[T]:
+        """Call a function as a thread does: at any moment from now, and without the loop.
+
+        It runs to its end in one step. What it sleeps delays its result, and nothing else.
+        """
+        self._check_open()
+        future: asyncio.Future[T] = self.create_future()
+
+        def done(settle: Callable[[Any], None], value: Any) -> None:
+            if not future.done():
+                settle(value)
+
+        def work() -> None:
+            asyncio_events._set_running_loop(None)
+            threads.append(get_ident())
+            try:
+                outcome: tuple[Any, Any] = future.set_result, func(*args)
+            except Exception as error:
+                outcome = future.set_exception, error
+            finally:
+                slept_s, self._slept_s = self._slept_s, 0.0
+                threads.pop()
+                asyncio_events._set_running_loop(self)
+            self.call_at(self._now_s + slept_s, done, *outcome)
+
+        lane = self.order.lane() if self._has_lanes else None
+        self._append(lane, asyncio.Handle(work, (), self), lane)
+        return future
 
     def _sender(self, task: Any) -> Lane:
         """Return the lane of what is scheduled now: that of the running task, or callback."""
         if task is None:
             return self._lane
-        lane: Lane | None = getattr(task, "lane", None) or self._lanes.get(task)
+        known = type(task) is NumberedTask
+        lane: Lane | None = task.lane if known else self._lanes.get(task)
         if lane is None:
             lane = self.order.lane()
-            if isinstance(task, NumberedTask):
+            if known:
                 task.lane = lane
             else:
                 self._lanes[task] = lane
         return lane
 
-    def _append(self, lane: Lane | None, handle: Any) -> None:
+    def _append(self, lane: Lane | None, handle: Any, owner: Lane | None = None) -> None:
         arrival = next(self._arrivals)
         self._count += 1
         if lane is None:
             self._ready.append((arrival, None, handle, self._common))
             return
-        stepped = getattr(handle._callback, "__self__", None)
-        if isinstance(stepped, _Task):
-            owner = self._sender(stepped)
-        else:
-            owner = self._common
-            self._callbacks.append(arrival)
+        if owner is None:
+            stepped = getattr(handle._callback, "__self__", None)
+            if isinstance(stepped, _Task):
+                owner = self._sender(stepped)
+            else:
+                owner = self._common
+                self._callbacks.append(arrival)
         if lane.behind is None:
             lane.behind = deque()
             self._ready.append((arrival, lane, handle, owner))
@@ -213,7 +259,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         """Call ready callbacks until `stop`; if there is none, let time pass to the next timer."""
-        timers = self._timers
+        timers, chosen = self._timers, self.order.deviations
         while not self._stopping:
             # asyncio looks at its timers once a pass.
             if not self._left_in_pass:
@@ -230,11 +276,11 @@ class SimulationLoop(asyncio.BaseEventLoop):
                 for callback in self._at_step.pop(self.steps, ()):
                     self._lane = self._common
                     callback()
-            deviations = len(self.order.deviations)
+            deviations = len(chosen)
             handle = self._take()
             if not handle._cancelled:
                 if self.trace is not None:
-                    self._note(handle, len(self.order.deviations) > deviations)
+                    self._note(handle, len(chosen) > deviations)
                 handle._run()
 
     def _note(self, handle: Any, deviates: bool) -> None:
@@ -381,7 +427,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
 
 _REAL_IO = """
-    run_in_executor set_default_executor getaddrinfo getnameinfo
+    set_default_executor getaddrinfo getnameinfo
     create_connection create_server create_unix_connection create_unix_server sendfile start_tls
     connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe
     subprocess_shell subprocess_exec add_signal_handler remove_signal_handler add_reader

@@ -8,14 +8,22 @@ import weakref
 from asyncio import events, taskgroups, tasks
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
+from threading import get_ident
 from typing import Any
 
 from stageflow.testing.simulation.errors import RealIOError
 
+#: The thread that runs a function of a loop's `run_in_executor`, while it does.
+threads: list[int] = []
 
-def _simulating(running: Callable[[], object] = events._get_running_loop) -> bool:
+
+def _simulating(
+    running: Callable[[], object] = events._get_running_loop,
+    working: list[int] = threads,
+    ident: Callable[[], int] = get_ident,
+) -> bool:
     # At the interpreter's shutdown the globals of a module are gone, and audit hooks still run.
-    return not getattr(running(), "has_threads", True)
+    return not getattr(running(), "has_threads", True) or working[-1:] == [ident()]
 
 
 class _Numbered:
@@ -109,6 +117,7 @@ _CALLED = (
     ("multiprocessing.process", "BaseProcess.start"),
     ("concurrent.futures.thread", "ThreadPoolExecutor.submit"),
     ("concurrent.futures.process", "ProcessPoolExecutor.submit"),
+    ("concurrent.futures._base", "Future.result"),
 )
 
 _replaced: set[str] = set()
@@ -119,7 +128,7 @@ _delivering: list[str] = []
 def _refusing(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     @functools.wraps(original)
     def refusing(*args: Any, **kwargs: Any) -> Any:
-        if not _simulating() or _delivering:
+        if not _simulating() or _delivering or getattr(args[0], "_state", "") == "FINISHED":
             return original(*args, **kwargs)
         if not str(getattr(args[0], "name", "")).startswith("stageflow-"):
             raise RealIOError(name)

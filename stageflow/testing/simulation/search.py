@@ -18,7 +18,7 @@ _IN_TURN: tuple[Strategy, ...] = (
     *("speeds", "pct4", "uniform", "pct2"),
 )
 #: A failure is tried again this often at most, and for so many callbacks, to reduce it.
-_MOST_TRIES, _MOST_STEPS = 400, 200_000
+_MOST_TRIES, _MOST_STEPS = 400, 100_000
 
 _OWN = ("stageflow.testing.simulation", "asyncio.", "contextlib")
 

@@ -74,7 +74,7 @@ async def busy_callbacks(seed: int) -> list[str]:
 @pytest.mark.parametrize(
     ("operation", "ask"),
     [
-        ("run_in_executor", lambda: asyncio.to_thread(print)),
+        ("getnameinfo", lambda: asyncio.get_running_loop().getnameinfo(("127.0.0.1", 9))),
         ("create_connection", lambda: asyncio.open_connection("127.0.0.1", 9)),
         ("subprocess_exec", lambda: asyncio.create_subprocess_exec("true")),
         ("getaddrinfo", lambda: asyncio.get_running_loop().getaddrinfo("localhost", 80)),

@@ -133,7 +133,7 @@ async def test_left_behind():
     test_left_behind.task = asyncio.create_task(asyncio.sleep(1), name="forgotten")
 
 async def test_thread():
-    await asyncio.to_thread(print)
+    await asyncio.open_connection("127.0.0.1", 9)
 
 async def test_callback():
     asyncio.get_running_loop().call_soon(lambda: 1 / 0)
@@ -149,7 +149,7 @@ def test_a_deadlock_a_task_left_behind_and_real_io_fail(project: pytest.Pytester
         [
             "*DeadlockError: every task waits*",
             "*LeftBehindError: tasks were left behind:*",
-            "*RealIOError: loop.run_in_executor() is real I/O*",
+            "*RealIOError: loop.create_connection() is real I/O*",
             "*ZeroDivisionError*",
         ]
     )
@@ -512,3 +512,26 @@ class TestCase(unittest.IsolatedAsyncioTestCase):
     result = run_tests(project, tests)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "belongs to a unittest.TestCase" in "\n".join([*result.outlines, *result.errlines])
+
+
+def test_the_number_of_runs_is_an_option_and_the_orders_are_counted(
+    project: pytest.Pytester,
+) -> None:
+    """A line for each simulated test; one that is of asyncio's own order stays one run."""
+    source = """
+import asyncio
+import pytest
+
+@pytest.mark.simulate(runs=3)
+async def test_pair():
+    await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+
+@pytest.mark.simulate(order="asyncio")
+async def test_one():
+    pass
+"""
+    result = run_tests(project, source, "--simulate-runs=40")
+    result.assert_outcomes(passed=2)
+    shown = result.stdout.str()
+    assert re.search(r"::test_pair: 40 runs, \d orders", shown)
+    assert "test_one: " not in shown
