@@ -403,11 +403,12 @@ def test_a_cancellation_is_tried_at_so_many_places_and_no_more() -> None:
 def test_real_io_in_simulated_time_is_refused_with_the_mend() -> None:
     """The error says which attribute to set."""
 
-    class Threaded(FakeLLM):
+    class Connected(FakeLLM):
         async def complete(self, messages: Sequence[Message]) -> str:
-            return await asyncio.to_thread(str, "x")
+            await asyncio.open_connection("127.0.0.1", 9)
+            return "x"
 
-    made = contract(LlmContractTest, Threaded, real_io=False)
+    made = contract(LlmContractTest, Connected, real_io=False)
     with pytest.raises(RealIOError, match="real_io = True"):
         made.test_completes_with_text()
 

@@ -396,7 +396,12 @@ def test_in_simulated_time_orders_are_drawn() -> None:
 
 def test_real_io_in_simulated_time_is_refused_with_the_mend() -> None:
     """The error says which attribute to set."""
-    made = contract(declared(really_right))
+
+    async def connects(ctx: StageContext) -> StageOutput:
+        await asyncio.open_connection("127.0.0.1", 9)
+        return StageOutput.ok(count=0)
+
+    made = contract(declared(connects))
     with pytest.raises(AssertionError, match="real_io = True"):
         made.test_emits_a_completed_event_when_all_goes_well()
 
