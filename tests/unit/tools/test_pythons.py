@@ -56,7 +56,11 @@ def test_what_the_tests_import_is_installed() -> None:
                 seen.add(file)
                 waiting.append(file)
     owners = packages_distributions()
-    found = {owner.lower() for name in used - {"stageflow"} for owner in owners.get(name, ())}
+    found = {
+        owner.lower().replace("_", "-")
+        for name in used - {"stageflow"}
+        for owner in owners.get(name, ())
+    }
     assert found <= {*pythons.PACKAGES}
     assert found >= {"httpx", "hypothesis", "psycopg", "uvloop"}
     # tests/utils/postgres.py looks for this one by name.
