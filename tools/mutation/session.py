@@ -30,7 +30,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tools.mutation.activation import LiveFunctions, MutantFinder, forget
-from tools.mutation.mutants import Mutant, Source
+from tools.mutation.mutants import Identity, Mutant, Source
 from tools.mutation.processes import BROKEN, Pool
 
 #: Tests that start servers, browsers or processes of their own, or measure: they would judge the
@@ -153,6 +153,8 @@ class Plugin:
         self._tell = tell
         self._progress = progress
         self._kills: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        #: Mutants that only take effect when their module is imported anew.
+        self._anew: set[Identity] = set()
         self._watcher = _Watcher()
         self.results: list[Result] = []
         self.reach = Reach()
@@ -286,7 +288,9 @@ class Plugin:
             # Python 3.11 traces no line of a coroutine that goes on after an exception came in.
             first, last = mutant.unit.body[0].lineno, mutant.unit.end_lineno or 0
             reached = reached | self.reach.of(path, range(first, last + 1))
-        if not reached and mutant.at_import:
+        if not reached:
+            # A function that no test reaches may have been called at import.
+            self._anew.add(mutant.identity)
             reached = self.reach.of_file(path)
         kills = self._kills[_family(mutant)]
         cases: Counter[str] = Counter()
@@ -309,7 +313,7 @@ class Plugin:
     ) -> int:
         source = self._sources[mutant.identity.module]
         _settle(scratch, list(items.values())[:1])
-        if mutant.at_import:
+        if mutant.at_import or mutant.identity in self._anew:
             return self._import_anew(mutant, source, tests) if tests else _SURVIVED
         if not live.activate(mutant, source):
             return _SURVIVED
