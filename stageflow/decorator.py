@@ -342,7 +342,7 @@ def _text(annotation: object) -> str:
 def _ends(annotation: str, name: str) -> bool:
     """Return whether an annotation is that name, perhaps optional or annotated."""
     around, _, last = _AROUND.sub("", annotation).rpartition(".")
-    return last == name and "[" not in around
+    return last == name and not {"[", "|"} & {*around}
 
 
 def _is_builtin(annotation: str) -> bool:

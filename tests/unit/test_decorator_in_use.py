@@ -184,6 +184,19 @@ async def test_a_guard_may_return_nothing_or_a_refusal() -> None:
     assert (await pipeline.run(question="bad")).refusal == "No."
 
 
+@pytest.mark.parametrize("annotation", [int | StageOutput, StageOutput | int, "int | StageOutput"])
+async def test_a_value_or_a_failure(annotation: Any) -> None:
+    """A union with a value declares the output, as text and as a class."""
+
+    async def reserved(amount: int) -> Any:
+        return amount if amount < 5 else StageOutput.fail("too many")
+
+    reserved.__annotations__["return"] = annotation
+    pipeline = Pipeline("p", [stage(reserved)])
+    assert (await pipeline.run(amount=2))["reserved"] == 2
+    assert "too many" in str((await pipeline.run(amount=7)).error)
+
+
 async def test_none_is_not_the_value_of_a_built_in_class() -> None:
     """A forgotten return fails the stage itself, not the one that reads it."""
 
