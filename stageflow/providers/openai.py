@@ -379,12 +379,14 @@ class _Reading:
 
     def answer(self, text: str) -> str:
         """Return the answer with this text."""
-        calls = []
+        calls: list[ToolCall] = []
         for n, call in enumerate(self._calls.values() if self._tools else ()):
             if not all(isinstance(part, str) for part in call) or not call[1]:
                 found = self._service._shown(repr(call))
                 raise InvalidReplyError(f"the service called a tool without a name: {found}")
-            given = (call[0] or f"call_{n}", *call[1:])
+            # Ids distinguish results, and some services leave them out or repeat them.
+            fresh = call[0] not in ("", *(one.id for one in calls))
+            given = (call[0] if fresh else f"call_{n}", *call[1:])
             calls.append(ToolCall(*map(self._service._masked, given)))
         reason = "tool_calls" if calls else "refusal" if self.refusal else "stop"
         if self.reason in _CUT:

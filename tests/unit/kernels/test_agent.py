@@ -40,6 +40,7 @@ from stageflow.providers import (
     calling,
     speech_of_text,
 )
+from stageflow.providers.local import LocalLLM
 from stageflow.testing import FaultType, Recorder, Simulation, explore, inject_fault, recorded
 from tests.utils.assertions import assert_run_sound
 from tests.utils.virtual_time import run_virtual
@@ -436,6 +437,13 @@ def test_a_model_that_cannot_call_tools_says_so(
     assert code(result) == "tools_unsupported"
     assert "Simple cannot call tools" in str(result.failure)
     assert taken(kernel(), wrap(Simple())).unwrap()["answer"] == "Hello."
+
+
+def test_the_model_on_this_machine_cannot_call_tools() -> None:
+    """It says so before its process starts."""
+    result = taken(chat(tools=[Shop().find_order]), object.__new__(LocalLLM))
+    assert code(result) == "tools_unsupported"
+    assert "LocalLLM cannot call tools" in str(result.failure)
 
 
 @kernels

@@ -140,6 +140,16 @@ async def test_what_services_leave_out_or_send_otherwise(
     assert answer.tool_calls == pieces[-1].tool_calls == (read,)
 
 
+async def test_calls_with_one_id_are_told_apart(
+    server: OpenAIServer, service: OpenAIService
+) -> None:
+    calls = [{**CALL, "index": n} for n in range(2)]
+    server.script += [whole({"tool_calls": calls}), streamed({"tool_calls": calls})]
+    answer, pieces = await both(service)
+    for found in (answer, pieces[-1]):
+        assert [call.id for call in found.tool_calls] == ["1", "call_1"]
+
+
 @pytest.mark.parametrize(
     "calls",
     [
