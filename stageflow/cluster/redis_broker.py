@@ -242,9 +242,11 @@ class RedisBroker(AsyncClosing, Broker):
 
     async def warn_unless_durable(self) -> None:
         """Log a warning for each setting by which the server may lose acknowledged jobs."""
-        read = partial(self._link.client.config_get, "append*", "maxmemory-policy")
+        config: dict[str, str] = {}
         try:
-            config = await self._link.call(read)
+            for pattern in ("append*", "maxmemory-policy"):  # version 6.2 takes one at a time
+                read = partial(self._link.client.config_get, pattern)
+                config |= await self._link.call(read)
         except (ResponseError, ClusterError) as error:  # some hosted services hide their settings
             _log.warning("cannot read whether the broker %s is durable: %s", self.where, error)
             return

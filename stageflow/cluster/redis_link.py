@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -54,7 +55,7 @@ _NOT_NOW = (
     ReadOnlyError,
     TryAgainError,
 )
-_NOT_NOW_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+_NOT_NOW_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "UNBLOCKED")
 _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
@@ -138,7 +139,10 @@ class RedisLink:
         answer = error
         while isinstance(answer.__cause__, RedisError):
             answer = answer.__cause__
-        text, code = str(answer), str(answer).partition(" ")[0]
+        text = str(answer)
+        # Before version 7 the answer to a script has the code of the call in it.
+        in_script = re.search(r"@user_script: \d+: -([A-Z]+) ", text)
+        code = in_script[1] if in_script else text.partition(" ")[0]
         if isinstance(answer, _NOT_NOW) or (
             isinstance(answer, ResponseError)
             and (code in _NOT_NOW_CODES or "Script killed" in text)

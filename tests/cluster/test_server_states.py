@@ -13,7 +13,15 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
-from stageflow.cluster import Dispatcher, RedisBroker, SharedBreakers, Worker, redis_scripts
+from stageflow.cluster import (
+    BrokerUnavailableError,
+    Dispatcher,
+    RedisBroker,
+    SharedBreakers,
+    Worker,
+    redis_scripts,
+)
+from stageflow.cluster.redis_link import RedisLink
 from stageflow.resilience import BreakerState
 from tests.cluster.support import ECHO, WAIT, Cluster, Gate
 from tests.utils.errors import raises_code
@@ -209,3 +217,16 @@ def test_the_command_ends_by_a_refused_password(locked: str) -> None:
     assert code == 1
     assert "correct user, password" in text
     assert "s3cret" not in text
+
+
+async def test_an_outage_within_a_script_is_an_outage(redis: RedisServer) -> None:
+    """Redis 6.2 wraps the answer to the call in an error of the script."""
+    text = "Error running script (call to f_1): @user_script:8: @user_script: 8: -OOM command not"
+    link = RedisLink(redis.url, "n", patience_s=0.01)
+
+    async def attempt() -> None:
+        raise ResponseError(f"{text} allowed when used memory > 'maxmemory'.")
+
+    with pytest.raises(BrokerUnavailableError, match="used memory"):
+        await link.call(attempt)
+    await link.close()
