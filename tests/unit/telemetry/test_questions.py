@@ -496,7 +496,11 @@ async def test_dead_letters_wait_until_they_are_replayed(
     async def main(dispatcher: EventDispatcher) -> None:
         store = ObservedDeadLetterStore(InMemoryDeadLetterStore(), dispatcher)
         bound = PipelineOrchestrator(pipeline.build(), dead_letters=store, dispatcher=dispatcher)
-        ids.extend([(await bound.run(PipelineContext())).pipeline_run_id for _ in range(2)])
+        for _ in range(2):
+            ids.append((await bound.run(PipelineContext())).pipeline_run_id)
+            await asyncio.sleep(
+                1
+            )  # letters of one moment are ordered by their ids, which are drawn
         first, second = await store.letters()
         ids.append((await replay(first, fixed.orchestrator, store)).pipeline_run_id)
         await replay(second, pipeline.orchestrator, store)  # fails again, and waits on
