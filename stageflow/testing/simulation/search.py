@@ -14,8 +14,9 @@ T = TypeVar("T")
 
 #: After asyncio's own order; no strategy finds everything.
 _IN_TURN: tuple[Strategy, ...] = (
-    *("speeds", "pct2", "uniform", "pct3"),
-    *("speeds", "pct4", "uniform", "pct2"),
+    *("speeds", "uniform", "pct3"),
+    *("speeds", "uniform", "pct4"),
+    *("speeds", "uniform", "pct2"),
 )
 #: A failure is tried again this often at most, and for so many callbacks, to reduce it.
 _MOST_TRIES, _MOST_STEPS = 400, 100_000

@@ -336,9 +336,9 @@ class _Case(Generic[T]):
             error.add_note(str(problem))
             return error
         if repeats and self.loop.order.drawn:
-            where = ", at the lines with *" if trace else ""
-            times = "once" if len(deviations) == 1 else f"{len(deviations)} times"
-            said += f"\nIt leaves asyncio's own order {times}{where}."
+            left = "once" if len(deviations) == 1 else f"{len(deviations)} times"
+            left += ", at the lines with *" if trace and deviations else ""
+            said += f"\nIt leaves asyncio's own order {left}."
         if trace:
             shown = "What ran last (virtual time, task, where it went on)"
             said += "\n  ".join([f"\n{shown}:", *trace])
