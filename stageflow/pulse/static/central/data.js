@@ -19,8 +19,8 @@ central.ready = (data) => {
     if (of) { of.tails[tail[1]] = series; series.tailOf = of; }
   });
   const now = data.now, wrong = new Map();
-  now.budgets.forEach((row) => wrong.set(row.series, { state: "bad", text: "✗ over budget", row }));
   now.known.forEach((row) => wrong.set(row.series, { state: "warn", text: "known", row }));
+  now.budgets.forEach((row) => wrong.set(row.series, { state: "bad", text: "✗ over budget", row }));
   now.regressions.forEach((row) => wrong.set(row.series, { state: "bad", text: "✗ regression", row }));
 
   // One verdict, everywhere: as the gate and the budgets have it.
