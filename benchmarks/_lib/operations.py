@@ -261,6 +261,7 @@ INTERCEPTORS: dict[str, Callable[[], Any]] = {
     "timeout": lambda: sf.TimeoutInterceptor(TIMEOUT_S),
     "retry": lambda: _module("retry").RetryInterceptor(),
     "breaker": lambda: _module("breaker").BreakerInterceptor(),
+    "usage": lambda: _module("usage").UsageInterceptor(),
 }
 
 
@@ -400,7 +401,14 @@ def _all() -> list[Operation]:
         )
         for name, chain, needs in [
             ("none", (), ()),
-            *((name, (name,), ("interceptors.retry",)) for name in INTERCEPTORS),
+            *(
+                (
+                    name,
+                    (name,),
+                    ("interceptors.usage" if name == "usage" else "interceptors.retry",),
+                )
+                for name in INTERCEPTORS
+            ),
         ]
     ]
     found += [

@@ -101,7 +101,7 @@ def llm_stage(
     return with_time(stream if streaming else answer, tools)
 
 
-llm = llm_stage()
+llm = llm_stage(None, SYSTEM_PROMPT, False, None)
 
 
 @stage(kind=StageKind.WORK, required=False, timeout_s=2.0, provider="db")

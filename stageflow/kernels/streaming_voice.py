@@ -118,7 +118,7 @@ def llm_stage(
     return with_time(stream, tools)
 
 
-llm = llm_stage()
+llm = llm_stage(None, SYSTEM_PROMPT, None)
 
 
 @stage(outputs=["speech"], streams=["sound"], timeout_s=ANSWER_S, provider="tts")

@@ -85,7 +85,7 @@ def llm_stage(
     return with_time(answer, tools)
 
 
-llm = llm_stage()
+llm = llm_stage(None, SYSTEM_PROMPT, None)
 
 
 @stage(outputs=["speech"], timeout_s=5.0, provider="tts")

@@ -127,6 +127,6 @@ def test_a_browser_asks_nobody_else(site: Path, browser: Browser) -> None:
     with serving(make_server(site, 0)) as home, visiting(browser, home) as visit:
         for page in pages:
             visit.go(page)
-        visit.open()
+        visit.go("index.html")
         visit.page.locator(".md-search__input").press_sequentially("breaker")
         visit.page.locator(".md-search-result__item").first.wait_for()

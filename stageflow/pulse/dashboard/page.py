@@ -43,8 +43,10 @@ from stageflow.pulse.history import (
 )
 from stageflow.telemetry import Place, TelemetryError, TelemetryStore
 
-#: The page is the entry of a site, and has the address that alerts link to, too.
-ENTRY, PAGE = "index.html", "central.html"
+ENTRY = "index.html"
+"""The entry page of a published site."""
+PAGE = "central.html"
+"""The page of Central Pulse, to which alerts link."""
 #: What asv's own page is called beside it.
 GRID = "benchmarks.html"
 FOLDER = "central"
