@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import os
 import shlex
@@ -222,7 +223,13 @@ def _replayed(arguments: argparse.Namespace, pipeline: Pipeline) -> RunResult:
     if given:
         name = "in" if given[0] == "sound" else given[0].replace("_", "-")
         raise UsageError(f"--replay takes everything from its file; leave --{name} out")
-    return recording.recorded(arguments.replay).replay(pipeline)
+    turn = recording.recorded(arguments.replay)
+    # The limits of the recorded run may have been longer, as those for local providers are.
+    specs = [
+        dataclasses.replace(spec, timeout_s=None) if spec.name in turn.completed else spec
+        for spec in pipeline.stages
+    ]
+    return turn.replay(pipeline.with_stages(specs))
 
 
 def _secrets(arguments: argparse.Namespace) -> list[str]:

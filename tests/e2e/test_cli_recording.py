@@ -36,6 +36,18 @@ def test_a_turn_is_kept_and_taken_again(options: tuple[str, ...], tmp_path: Path
         assert read_wav(tmp_path / "b.wav") == read_wav(tmp_path / "a.wav")
 
 
+def test_a_turn_that_was_slow_is_replayed_without_the_limits_that_it_kept(tmp_path: Path) -> None:
+    """As one with local providers, which have longer limits than the kernel."""
+    path = tmp_path / "turn.json"
+    run("run", "voice", "--record", path.name, "--scale", "0", cwd=tmp_path)
+    turn = json.loads(path.read_text(encoding="utf-8"))
+    hearing = next(call for call in turn["calls"] if call["provider"] == "stt")
+    hearing["pieces"][0][0] = hearing["ending_ms"] = 9_000.0
+    path.write_text(json.dumps(turn), encoding="utf-8")
+    again = run("run", "voice", "--replay", path.name, cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, b"")
+
+
 def test_a_turn_with_a_service(tmp_path: Path, server: OpenAIServer) -> None:
     """Nothing is asked of the service again, and its key is not in the file."""
     service = ("--provider", "openai", "--base-url", server.url, *MODELS)

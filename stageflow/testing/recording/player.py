@@ -254,6 +254,7 @@ class RecordedTurn:
         seed: The seed of the run's context, or None.
         deadline_s: The run's limit in seconds, or None.
         outputs: What its stages wrote, except what the file cannot hold.
+        completed: The names of the stages that completed.
     """
 
     def __init__(self, where: str, turn: Turn, codec: Codec = DEFAULT_CODEC) -> None:
@@ -267,6 +268,8 @@ class RecordedTurn:
         self.providers: ProviderRegistry = self._player.registry(turn.providers)
         self.seed = turn.seed
         self.deadline_s = turn.deadline_s
+        ends = (event for event in turn.events if event["type"].endswith(".completed"))
+        self.completed: frozenset[str] = frozenset(event["stage"] for event in ends)
         for call in turn.calls:
             codec.from_plain([call.arguments, call.options, call.pieces])
 
