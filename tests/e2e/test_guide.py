@@ -1,4 +1,4 @@
-"""What the testing guide shows works, in a project that has nothing but the package."""
+"""The listings of the testing guides work, in a project that has nothing but the package."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from tests.utils.commands import run_command
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs" / "guides" / "testing.md"
+GUIDES = sorted((ROOT / "docs" / "guides").glob("testing*.md"))
 _LISTING = re.compile(r"^```python\n# (\S+\.py)(: fails)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def guides() -> str:
+    """The text of all pages."""
+    return "\n".join(page.read_text(encoding="utf-8") for page in GUIDES)
 
 
 def listings() -> dict[str, tuple[str, bool]]:
     """The guide's listings by the file that they belong to, and whether they are to fail."""
-    text = GUIDE.read_text(encoding="utf-8")
+    text = guides()
     found = {name: (code, bool(fails)) for name, fails, code in _LISTING.findall(text)}
     assert len(found) == text.count("```python\n"), "a listing begins with the name of its file"
     return found
@@ -41,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code, encoding="utf-8")
-    for line in re.findall(r"^\$ stageflow (.*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE):
+    for line in re.findall(r"^\$ stageflow (.*)$", guides(), re.MULTILINE):
         command = [sys.executable, "-m", "stageflow", *shlex.split(line), "--scale", "0"]
         subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600)
     return root
@@ -80,7 +85,7 @@ def test_the_failure_is_replayed_by_its_token(project: Path) -> None:
 
 def test_the_mismatch_is_told_as_the_guide_says(project: Path) -> None:
     """Word by word, but for where the lines break."""
-    text = GUIDE.read_text(encoding="utf-8")
+    text = guides()
     (shown,) = re.findall(r"^```text\n(tests/monday.*?)\n```$", text, re.DOTALL | re.MULTILINE)
     show = (
         "import sys; sys.path += ['.', 'tests']\n"
@@ -106,7 +111,7 @@ def test_the_benchmark_measures(project: Path) -> None:
 
 def test_the_guide_speaks_of_every_kind_of_test() -> None:
     """Each package of the kit that its first table names has a listing that uses it."""
-    packages = re.findall(r"`(stageflow\.testing\.\w+)` \|$", GUIDE.read_text(), re.MULTILINE)
+    packages = re.findall(r"`(stageflow\.testing\.\w+)` \|$", guides(), re.MULTILINE)
     code = "".join(code for code, _ in listings().values())
     assert len(packages) == 5
     words = set(re.findall(r"\w+", code))
