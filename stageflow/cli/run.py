@@ -48,6 +48,7 @@ from stageflow.cli.providers import (
     run_inputs,
 )
 from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
+from stageflow.engine import Stream
 from stageflow.engine.context import PipelineContext
 from stageflow.engine.dead_letter import DeadLetter
 from stageflow.engine.orchestrator import PipelineOrchestrator
@@ -273,6 +274,8 @@ def say_outputs(outputs: Mapping[str, Any], *, most_chars: int | None = None) ->
         say(printable_lines(str(outputs["answer"])))
         return
     for key, value in outputs.items():
+        if isinstance(value, Stream):
+            value = f"{value.count} items, {value.outcome}"  # noqa: PLW2901
         shown = printable(value if isinstance(value, str) else repr(value))
         if most_chars is not None and len(shown) > most_chars:
             shown = f"{shown[:most_chars]}…"

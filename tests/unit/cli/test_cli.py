@@ -250,6 +250,13 @@ def test_outputs_of_own_pipeline(own: str, capsys: Capture) -> None:
     assert second == f"note: {('abc' * 200)[:200]}…"
 
 
+def test_a_stream_that_failed_is_shown_by_its_items(capsys: Capture) -> None:
+    """Their number, and how it ended."""
+    code, out, _ = run(capsys, "run", "voice", "--inject", "llm=error", "--scale", "0")
+    assert code == 1
+    assert "sentences: 0 items, failed" in out.splitlines()
+
+
 def test_own_pipeline_without_outputs(own: str, capsys: Capture) -> None:
     """A pipeline without outputs shows its timeline alone."""
     code, out, _ = run(capsys, "run", f"{own}:bare")
