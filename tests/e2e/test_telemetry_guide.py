@@ -92,6 +92,7 @@ def test_the_metrics_are_those_of_the_sink() -> None:
     sink = PrometheusSink()
     log = run_log("1", {"a": 5.0, "b": "boom"})
     log.append(("stage.a.breaker_open", 0.0, "a", {"provider": "llm"}))
+    log.append(("stage.a.usage", 0.0, "a", {"provider": "llm", "prompt_tokens": 5}))
     sink.write(batch(log, voice_log("2", 400.0)))
     with EventDispatcher([sink]) as dispatcher:
         sink.watch(dispatcher)

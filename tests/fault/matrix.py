@@ -271,7 +271,7 @@ def page(cells: Mapping[tuple[str, FaultType, str], Cell]) -> str:
             row = (described(cells[provider, fault_type, p]) for p in PROTECTIONS)
             lines.append(f"| {fault_type} | {' | '.join(row)} |")
         lines.append("")
-    lines.append("## What the user is told\n")
+    lines.append("## Messages to the user\n")
     lines.append("| code | message |")
     lines.append("|---|---|")
     told = {cell.code: cell.says for cell in cells.values() if cell.says}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -238,7 +239,15 @@ def _statuses(run: Run) -> Iterator[str]:
                 possible |= {"failed"}
             last = run.last(stage.name)
             stopped_above = run.child and _word(run.events[-1]) == "cancelled"
-            if last is not None and last.what == "returned" and (stopped_above or not before_stop):
+            # Before Python 3.12, `wait_for` may lose the cancellation of its stage.
+            lost = sys.version_info < (3, 12) and "wait_for" in {
+                act.kind for act in acts_of(stage.body)
+            }
+            if (
+                last is not None
+                and last.what == "returned"
+                and (stopped_above or not before_stop or lost)
+            ):
                 # Its timeout ended with the run, and asyncio may lose a cancellation.
                 possible |= _returned(stage)
         if word not in possible:
@@ -318,10 +327,12 @@ def _timeouts(run: Run, stage: StagePlan) -> bool:
 
 
 def _timed_out(run: Run, stage: StagePlan, last: Record) -> bool:
-    """Whether the stage's own timeout may have expired before its last execution ended."""
+    """Whether a time limit of the stage may have expired before its last execution ended."""
     began = [one for one in run.records[stage.name] if one.what in {"began", "condition"}]
+    if "timeout" in run.plan.interceptors:
+        return True
     if stage.timeout_s is None or not began:
-        return "timeout" in run.plan.interceptors
+        return False
     limit_s = stage.timeout_s * run.play.scale
     return last.at - began[0].at >= limit_s - 1e-4 or not run.play.virtual
 

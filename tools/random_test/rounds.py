@@ -232,9 +232,9 @@ class Round:
 
     def _judge(self, run: Run) -> None:
         self.log += [(event.type, event.offset_ms) for event in run.events]
-        if sys.version_info < (3, 12) and uses(self.plan, "wait_for"):
+        if sys.version_info < (3, 12) and uses(self.plan, "wait_for", "child"):
             left = (event.data.get("error_code") == "not_ended" for event in run.events)
-            self._excused |= any(left) and not uses(self.plan, "hang")
+            self._excused |= self.plan.cancel is None and any(left)
         self._judge_one(run, "run")
         if self.plan.deadline_s is not None and self.world.virtual and run.returned_at is not None:
             late_s = run.returned_at - run.began_at - self.plan.deadline_s

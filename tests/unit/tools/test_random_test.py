@@ -17,7 +17,7 @@ from tools.random_test.command import Played, conditions, main, play, show, shri
 from tools.random_test.plans import Act, Plan, StagePlan, acts_of, smaller
 
 #: How many plans may be needed to find a planted bug.
-ENOUGH = 400
+ENOUGH = 600
 #: In real time, a busy machine decides how long a play takes.
 LOOPS = ("simulated", "virtual")
 
