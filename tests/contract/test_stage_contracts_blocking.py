@@ -70,6 +70,26 @@ def test_what_holds_the_loop_is_found_and_named(runner: Any, place: str, real_io
         made.test_does_not_hold_the_loop()
 
 
+def test_a_thread_that_begins_late_has_seen_the_call() -> None:
+    """On a busy machine it gets its first turn when the call has held the interpreter and ended."""
+    watch, stop, go = BlockingWatch(), threading.Event(), threading.Event()
+    main, began = threading.get_ident(), time.perf_counter() - 0.3
+    stop.set()
+
+    def look() -> None:
+        go.wait()
+        watch._look(main, stop, began)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    go.set()
+    while thread.is_alive():
+        pass
+    ((place, seen_s),) = watch._seen_s.items()
+    assert place.endswith("in test_a_thread_that_begins_late_has_seen_the_call")
+    assert seen_s > 0.29
+
+
 def test_a_busy_machine_is_not_mistaken_for_a_stage_that_holds_the_loop() -> None:
     """What happens once or twice, and not each time, is not the stage's doing."""
     runs: list[int] = []

@@ -147,7 +147,8 @@ class BlockingWatch:
     def on_this_thread(self) -> Iterator[None]:
         """Watch the loops of this thread within a block."""
         stop = threading.Event()
-        thread = threading.Thread(target=self._look, args=(threading.get_ident(), stop))
+        began = time.perf_counter()
+        thread = threading.Thread(target=self._look, args=(threading.get_ident(), stop, began))
         thread.start()
         try:
             with around_callbacks(self._measure):
@@ -165,13 +166,15 @@ class BlockingWatch:
             self.worst_ms = took_ms
             self.place = max(seen_s, key=seen_s.__getitem__, default=repr(handle))
 
-    def _look(self, thread: int, stop: threading.Event) -> None:
-        last = time.perf_counter()
-        while not stop.wait(_INTERVAL_S):
+    def _look(self, thread: int, stop: threading.Event, last: float) -> None:
+        # The first look is at once: this thread may have begun only when the call had ended.
+        while True:
             seen_s, frame = self._seen_s, sys._current_frames()[thread]
             now = time.perf_counter()
             seen_s[place_of(_own(frame))] += now - last  # type: ignore[assignment]
             last = now
+            if stop.wait(_INTERVAL_S):
+                return
 
 
 def _own(innermost: FrameType) -> FrameType:
