@@ -56,10 +56,7 @@ async def guard(text: str) -> str | None:
 
 @lru_cache(CACHED_STAGES)
 def llm_stage(
-    history_tokens: int | None = None,
-    system_prompt: str = SYSTEM_PROMPT,
-    streaming: bool = False,
-    tools: Toolbox | None = None,
+    history_tokens: int | None, system_prompt: str, streaming: bool, tools: Toolbox | None, /
 ) -> StageSpec:
     """Return the stage that calls the model, or hands on the guard's refusal; see `Fitted`."""
     require_prompting(history_tokens, system_prompt)

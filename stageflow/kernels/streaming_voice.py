@@ -69,9 +69,7 @@ class Mark(asyncio.Event):
 
 @lru_cache(CACHED_STAGES)
 def llm_stage(
-    history_tokens: int | None = None,
-    system_prompt: str = SYSTEM_PROMPT,
-    tools: Toolbox | None = None,
+    history_tokens: int | None, system_prompt: str, tools: Toolbox | None, /
 ) -> StageSpec:
     """Return the stage that streams the sentences of the answer; see `Fitted`.
 

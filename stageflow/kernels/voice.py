@@ -62,9 +62,7 @@ memory = replace(any_turn.memory, dependencies=("stt",))
 
 @lru_cache(CACHED_STAGES)
 def llm_stage(
-    history_tokens: int | None = None,
-    system_prompt: str = SYSTEM_PROMPT,
-    tools: Toolbox | None = None,
+    history_tokens: int | None, system_prompt: str, tools: Toolbox | None, /
 ) -> StageSpec:
     """Return the stage that calls the model; see `Fitted`."""
     require_prompting(history_tokens, system_prompt)
