@@ -160,6 +160,7 @@ class Worker:
         self._held: dict[str, _Held] = {}
         #: Set when a job has ended or the worker must stop.
         self._room = asyncio.Event()
+        self._registering = asyncio.Lock()
         self._running = 0
         self._stopping = False
         self._failed: asyncio.Future[None] | None = None
@@ -176,7 +177,7 @@ class Worker:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 until = loop.time() + self._drain_s
-                taking.append(asyncio.create_task(self._broker.leave(self.name)))
+                taking.append(asyncio.create_task(self._leave()))
                 # Not cancelled: a job taken at this moment would wait until its lease expires.
                 await asyncio.wait(taking, timeout=self._drain_s)
                 if tasks := [held.task for held in self._held.values() if held.task is not None]:
@@ -197,7 +198,14 @@ class Worker:
     async def _join(self) -> None:
         # Longer than a lease, so that a worker that is briefly late stays registered.
         ttl_s = 3 * self._lease_s
-        await self._broker.join(self.name, self._info, self._addresses, ttl_s=ttl_s)
+        async with self._registering:
+            if not self._stopping:
+                await self._broker.join(self.name, self._info, self._addresses, ttl_s=ttl_s)
+
+    async def _leave(self) -> None:
+        # After a join under way, which would register the worker again.
+        async with self._registering:
+            await self._broker.leave(self.name)
 
     async def _take(self) -> None:
         await self._join()
@@ -386,8 +394,7 @@ class Worker:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 4)
-            if not self._stopping:
-                await self._join()
+            await self._join()
             held = [one.delivery for one in self._held.values()]
             lost, cancelled = await self._broker.renew(self.name, held)
             for key in lost:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stageflow import Pipeline, stage
-from stageflow.cluster import Address, Dispatcher, Envelope, Job
+from stageflow.cluster import Address, Dispatcher, Envelope, Job, RedisBroker, Worker
 from stageflow.cluster.job import Wire, WorkerInfo, encode_worker_info
 from stageflow.codec import DEFAULT_CODEC
 from tests.cluster.support import ECHO, Cluster, number_of, until
@@ -93,6 +93,44 @@ async def test_a_job_without_a_new_input_waits_for_a_worker_that_does_not_need_i
     assert (result.status, result.worker) == ("failed", "new")
     with raises_code("missing_job_inputs", match=r"worker new needs the inputs \['unit'\]"):
         result.unwrap()
+
+
+class SlowBroker(RedisBroker):
+    """Holds every registration but the first until the test lets it go on."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.joined = 0
+        self.left = False
+        self.again = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def join(self, *args: Any, **options: Any) -> None:
+        self.joined += 1
+        if self.joined > 1:
+            self.again.set()
+            await self.go_on.wait()
+        await super().join(*args, **options)
+
+    async def leave(self, worker: str) -> None:
+        self.left = True
+        await super().leave(worker)
+
+
+async def test_a_worker_that_ends_while_it_registers_again_stays_gone(cluster: Cluster) -> None:
+    """A dispatcher would send its jobs to a worker that is not there."""
+    broker, stop = SlowBroker(cluster.url), asyncio.Event()
+    async with asyncio.TaskGroup() as group, broker:
+        worker = Worker([ECHO.orchestrator], broker, lease_s=4.0)
+        serving = group.create_task(worker.serve(stop))
+        await broker.again.wait()
+        stop.set()
+        for _ in range(20):  # more steps than it takes to begin to leave
+            await asyncio.sleep(0)
+        assert not broker.left
+        broker.go_on.set()
+        await serving
+        assert await broker.workers() == {}
 
 
 async def test_a_dispatcher_learns_of_changed_inputs(cluster: Cluster) -> None:
