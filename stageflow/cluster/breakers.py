@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from stageflow._utils.closing import AsyncClosing
 from stageflow._utils.tasks import cancel_all
-from stageflow.cluster import redis_scripts as lua
 from stageflow.cluster.redis_link import AWAY, FIRST_PAUSE_S, LONGEST_PAUSE_S, RedisLink
 from stageflow.resilience.circuit_breaker import (
     BreakerPolicy,
@@ -137,7 +136,7 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
             arguments = [provider, str(state), breaker.cooldown_s, self._name]
             try:
                 keys = [self._states, self._channel]
-                await self._link.script_once(lua.PUBLISH, keys, arguments)
+                await self._link.script_once("publish", keys, arguments)
             except Exception:
                 self._changes.set()
                 raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -97,13 +96,6 @@ class Delivery:
     cancelled: bool
 
 
-class Renewal(NamedTuple):
-    """Keys of the jobs that a worker must stop: of lost leases, and of cancelled jobs."""
-
-    lost: frozenset[str]
-    cancelled: frozenset[str]
-
-
 class Broker(Protocol):
     """Carries jobs; all methods are idempotent.
 
@@ -158,11 +150,11 @@ class Broker(Protocol):
     ) -> list[Delivery]:
         """Take jobs whose worker has not renewed its lease for `lease_s` seconds."""
 
-    async def renew(self, worker: str, held: Collection[Delivery]) -> Renewal:
-        """Renew the leases of jobs; return those that were lost or cancelled."""
+    async def renew(self, worker: str, held: Collection[Delivery]) -> Mapping[str, str]:
+        """Renew the leases of jobs; return by key those that are ``lost`` or ``cancelled``."""
 
     async def give_back(self, worker: str, held: Collection[Delivery]) -> None:
         """Return jobs that `worker` will not finish, so that others can reclaim them at once."""
 
-    def cancellations(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+    def cancellations(self) -> AsyncIterator[str]:
         """Yield keys of cancelled jobs at once; `renew` returns those that were missed."""

@@ -148,18 +148,16 @@ class Dispatcher(AsyncClosing):
         try:
             async with asyncio.timeout_at(ends_at):
                 await self._slots.acquire()
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    await self._check_inputs(address, job)
+                remaining_s = None if ends_at is None else max(ends_at - loop.time(), _LEAST_S)
+                envelope = Envelope(job.key, address, body, digest, remaining_s)
+                return await self._sent(job, envelope, ends_at)
+            finally:
+                self._slots.release()
         except TimeoutError:
             return self._too_late(job)
-        try:
-            async with asyncio.timeout_at(ends_at):
-                await self._check_inputs(address, job)
-            remaining_s = None if ends_at is None else max(ends_at - loop.time(), _LEAST_S)
-            envelope = Envelope(job.key, address, body, digest, remaining_s)
-            return await self._sent(job, envelope, ends_at)
-        except TimeoutError:
-            return self._too_late(job)
-        finally:
-            self._slots.release()
 
     async def _sent(self, job: Job, envelope: Envelope, ends_at: float | None) -> JobResult:
         try:

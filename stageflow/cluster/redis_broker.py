@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,13 +12,14 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from stageflow._utils.closing import AsyncClosing
-from stageflow.cluster import redis_scripts as lua
-from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery, Envelope, Renewal
+from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery, Envelope
 from stageflow.cluster.job import is_key
 from stageflow.cluster.redis_link import AWAY, RedisLink
 
 _log = logging.getLogger("stageflow.cluster")
 
+#: The consumer group of the workers of a stream, also in the scripts.
+_GROUP = "workers"
 #: How many unread answers to keep for a sender, which submits again after an outage.
 _ANSWERS = 100_000
 _ANSWERS_AT_ONCE = 500
@@ -70,7 +70,7 @@ class RedisBroker(AsyncClosing, Broker):
     async def submit(self, envelope: Envelope, sender: str, *, limit: int) -> bytes | None:
         left = "" if envelope.remaining_s is None else f"{envelope.remaining_s:.6f}"
         answer = await self._link.script(
-            lua.SUBMIT,
+            "submit",
             [self._job(envelope.key), self._stream(envelope.address)],
             [envelope.key, envelope.body, envelope.digest, left, limit, self._answers(sender)],
         )
@@ -114,7 +114,7 @@ class RedisBroker(AsyncClosing, Broker):
                 await self._link.call(partial(self._link.client.xtrim, stream, minid=last))
 
     async def cancel(self, key: str) -> None:
-        await self._link.script(lua.CANCEL, [self._job(key), f"{self._prefix}:cancel"], [key])
+        await self._link.script("cancel", [self._job(key), f"{self._prefix}:cancel"], [key])
 
     async def complete(
         self, key: str, answer: bytes, outcome: str, *, delivery: Delivery | None = None
@@ -122,7 +122,7 @@ class RedisBroker(AsyncClosing, Broker):
         keys = [self._job(key), f"{self._prefix}:counts"]
         arguments = [key, answer, outcome, int(self._keep_s), _ANSWERS]
         try:
-            completed = bool(await self._link.script(lua.COMPLETE, keys, arguments))
+            completed = bool(await self._link.script("complete", keys, arguments))
         except ResponseError as error:
             _log.error("job %s cannot be completed: %s", key, error)
             completed = False
@@ -131,7 +131,7 @@ class RedisBroker(AsyncClosing, Broker):
         return completed
 
     async def workers(self) -> Mapping[str, bytes]:
-        flat = await self._link.script(lua.WORKERS, self._keys_of_workers(), [])
+        flat = await self._link.script("workers", self._keys_of_workers(), [])
         return {name.decode(errors="replace"): info for name, info in _pairs(flat).items()}
 
     async def counts(self) -> dict[str, int]:
@@ -150,11 +150,11 @@ class RedisBroker(AsyncClosing, Broker):
     ) -> None:
         for address in addresses:
             await self._link.call(partial(self._make_group, self._stream(address)))
-        await self._link.script(lua.JOIN, self._keys_of_workers(), [worker, info, ttl_s])
+        await self._link.script("join", self._keys_of_workers(), [worker, info, ttl_s])
 
     async def leave(self, worker: str) -> None:
         # Its consumer stays in the groups: removing it would drop jobs that others must reclaim.
-        await self._link.script(lua.JOIN, self._keys_of_workers(), [worker, b"", 0])
+        await self._link.script("join", self._keys_of_workers(), [worker, b"", 0])
 
     async def take(
         self, worker: str, addresses: Sequence[Address], *, count: int, wait_s: float
@@ -163,7 +163,7 @@ class RedisBroker(AsyncClosing, Broker):
         # Shuffled, so that a busy pipeline cannot starve the others.
         random.shuffle(streams)
         try:
-            taken = await self._link.script(lua.TAKE, streams, [worker, count])
+            taken = await self._link.script("take", streams, [worker, count])
             if not taken:
                 waiting = partial(self._wait, worker, streams, wait_s)
                 taken = await self._link.call(waiting, waits_s=wait_s)
@@ -175,7 +175,7 @@ class RedisBroker(AsyncClosing, Broker):
     async def _wait(self, worker: str, streams: Sequence[str], wait_s: float) -> list[Any]:
         """Wait for the first job, or one of each stream; a script cannot wait."""
         found = await self._link.client.xreadgroup(
-            lua.GROUP,
+            _GROUP,
             worker,
             dict.fromkeys(streams, ">"),
             count=1,
@@ -196,31 +196,25 @@ class RedisBroker(AsyncClosing, Broker):
             if left > 0:
                 stream, arguments = self._stream(address), [worker, int(lease_s * 1000), left]
                 try:
-                    taken += await self._link.script(lua.RECLAIM, [stream], arguments)
+                    taken += await self._link.script("reclaim", [stream], arguments)
                 except ResponseError as error:
                     await self._restore_groups([stream], error)
         return await self._deliveries(taken, addresses)
 
-    async def renew(self, worker: str, held: Collection[Delivery]) -> Renewal:
+    async def renew(self, worker: str, held: Collection[Delivery]) -> dict[str, str]:
         keys = [k for d in held for k in (self._stream(d.address), self._job(d.key))]
         arguments = [worker, *(delivery.receipt for delivery in held)]
-        states = await self._link.script(lua.RENEW, keys, arguments) if keys else []
-        found = [(d.key, state) for d, state in zip(held, states, strict=True)]
-        return Renewal(
-            frozenset(key for key, state in found if state == b"lost"),
-            frozenset(key for key, state in found if state == b"cancelled"),
-        )
+        states = await self._link.script("renew", keys, arguments) if keys else []
+        found = zip(held, states, strict=True)
+        return {d.key: state.decode() for d, state in found if state != b"held"}
 
     async def give_back(self, worker: str, held: Collection[Delivery]) -> None:
         keys = [self._stream(delivery.address) for delivery in held]
         if keys:
-            await self._link.script(lua.GIVE_BACK, keys, [worker, *(d.receipt for d in held)])
+            await self._link.script("give_back", keys, [worker, *(d.receipt for d in held)])
 
-    @asynccontextmanager
-    async def cancellations(self) -> AsyncIterator[AsyncIterator[str]]:
-        subscriber = self._link.client.pubsub(ignore_subscribe_messages=True)
-
-        async def keys() -> AsyncIterator[str]:
+    async def cancellations(self) -> AsyncIterator[str]:
+        async with self._link.client.pubsub(ignore_subscribe_messages=True) as subscriber:
             while True:
                 try:
                     if not subscriber.subscribed:
@@ -234,11 +228,6 @@ class RedisBroker(AsyncClosing, Broker):
                     continue
                 if message is not None:
                     yield message["data"].decode(errors="replace")
-
-        try:
-            yield keys()
-        finally:
-            await subscriber.aclose()
 
     async def warn_unless_durable(self) -> None:
         """Log a warning for each setting by which the server may lose acknowledged jobs."""
@@ -270,7 +259,7 @@ class RedisBroker(AsyncClosing, Broker):
 
     async def _make_group(self, stream: str) -> None:
         try:
-            await self._link.client.xgroup_create(stream, lua.GROUP, id="0", mkstream=True)
+            await self._link.client.xgroup_create(stream, _GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -328,7 +317,7 @@ class RedisBroker(AsyncClosing, Broker):
         """Remove an entry that no worker can end, and keep the beginnings of its fields."""
         keys = [stream, f"{self._prefix}:unreadable", f"{self._prefix}:counts"]
         shown = [part[:_SHOWN_BYTES] for part in flat[:_SHOWN_PARTS]]
-        if await self._link.script(lua.SET_ASIDE, keys, [entry, *shown]):
+        if await self._link.script("set_aside", keys, [entry, *shown]):
             _log.error("entry %s of %s is not a job that can end; it is set aside", entry, stream)
 
     def _stream(self, address: Address) -> str:

@@ -1,4 +1,10 @@
-"""A Redis client whose calls wait while the server cannot be reached, up to a limit."""
+"""A Redis client whose calls wait while the server cannot be reached, up to a limit.
+
+Atomic operations are scripts in Lua; each begins with its keys and arguments. A job is a hash; its
+content is an entry of its address's stream, read by one consumer group. While a job has no
+``result`` it waits or runs. Scripts use the server's time, so that the clocks of the machines need
+not agree. Those that end jobs run even when the server's memory is full: they make room.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stageflow._utils.extras import needs_extra
@@ -21,42 +28,29 @@ from stageflow.errors import InvalidConfigError
 from stageflow.errors.data import require_durations
 
 with needs_extra("cluster"):
+    from redis import exceptions as of_redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-    from redis.exceptions import (
-        AskError,
-        AuthenticationError,
-        AuthorizationError,
-        ClusterDownError,
-        InvalidResponse,
-        NoPermissionError,
-        NoScriptError,
-        OutOfMemoryError,
-        ReadOnlyError,
-        RedisError,
-        ResponseError,
-        TryAgainError,
-    )
     from redis.exceptions import ConnectionError as RedisConnectionError
-    from redis.exceptions import TimeoutError as RedisTimeoutError
+    from redis.exceptions import RedisError, ResponseError
 
 T = TypeVar("T")
 
 _log = logging.getLogger("stageflow.cluster")
 
 #: What a call raises if the server is starting, changing its role, full, busy, or unreachable.
-AWAY = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
+AWAY = (RedisConnectionError, of_redis.TimeoutError, TimeoutError, OSError)
 #: The other errors of such a server, by their classes and by codes that have none.
 _NOT_NOW = (
-    AskError,  # and `MovedError`
-    ClusterDownError,
-    InvalidResponse,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
+    *(of_redis.AskError, of_redis.ClusterDownError, of_redis.InvalidResponse),
+    *(of_redis.OutOfMemoryError, of_redis.ReadOnlyError, of_redis.TryAgainError),
 )
 _NOT_NOW_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "UNBLOCKED")
-_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+_REFUSALS = (
+    of_redis.AuthenticationError,
+    of_redis.AuthorizationError,
+    of_redis.NoPermissionError,
+)
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 #: How long `close` waits for calls under way, in seconds.
@@ -182,20 +176,18 @@ class RedisLink:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def script(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
-        """Run an idempotent Lua script; raises as `call`.
+    async def script(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
+        """Run an idempotent script of the folder ``scripts``; raises as `call`.
 
         Scripts that are called while a batch is under way form the next batch: the server writes
         to its disk once per batch.
         """
-        return await self._retry_while_unavailable(
-            partial(self.script_once, script, keys, arguments)
-        )
+        return await self._retry_while_unavailable(partial(self.script_once, name, keys, arguments))
 
-    async def script_once(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
-        """Run a Lua script; raises as `once`."""
+    async def script_once(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
+        """Run a script; raises as `once`."""
         end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Call(script, keys, arguments, end))
+        self._queue.append(_Call(script_text(name), keys, arguments, end))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all())
         return await end
@@ -223,7 +215,9 @@ class RedisLink:
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
         answers = await self._sent(batch, by_digest=True)
-        unknown = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        unknown = [
+            n for n, answer in enumerate(answers) if isinstance(answer, of_redis.NoScriptError)
+        ]
         if unknown:  # the server has restarted; by their text it learns them
             try:
                 await self.client.eval("#!lua flags=allow-oom\nreturn 1", 0)
@@ -257,6 +251,12 @@ class RedisLink:
             await asyncio.wait((self._sending,), timeout=_CLOSE_S)
             await cancel_all((self._sending,))
         await self.client.aclose()
+
+
+@lru_cache
+def script_text(name: str) -> str:
+    """Return a script in Lua."""
+    return Path(__file__).with_name("scripts").joinpath(f"{name}.lua").read_text("utf-8")
 
 
 @lru_cache

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import Enum
 from functools import partial
 from typing import TypeVar
 
@@ -61,16 +60,14 @@ _TAKE_WAIT_S = 0.2
 _CLEAN_UP_S = 5.0
 #: Pauses between attempts to store a dead letter, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+#: Why a worker cancels a run.
+_WHY = {
+    "cancelled": "its sender has called it off",
+    "lost": "another worker has reclaimed or completed it",
+    "stopping": "the worker stops",
+}
 #: Codes of jobs that a worker of another version may run.
 _OTHER_VERSION = ("protocol_mismatch", "missing_job_inputs")
-
-
-class _Why(Enum):
-    """Why a worker cancels a run."""
-
-    CANCELLED = "its sender has called it off"
-    LOST = "another worker has reclaimed or completed it"
-    STOPPING = "the worker stops"
 
 
 @dataclass(slots=True, eq=False)
@@ -80,9 +77,9 @@ class _Held:
     delivery: Delivery
     task: asyncio.Task[None] | None = None
     completing: asyncio.Task[None] | None = None
-    why: _Why | None = None
+    why: str | None = None
 
-    def stop(self, why: _Why) -> None:
+    def stop(self, why: str) -> None:
         if self.why is None and self.task is not None:
             self.why = why
             self.task.cancel()
@@ -308,7 +305,7 @@ class Worker:
             status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
             return replace(refused, status=status, failure=error)
         except asyncio.CancelledError:
-            if held.why is _Why.CANCELLED:
+            if held.why == "cancelled":
                 return replace(refused, status=RunStatus.CANCELLED, failure=_cancelled())
             return None
 
@@ -396,28 +393,24 @@ class Worker:
             await asyncio.sleep(self._lease_s / 4)
             await self._join()
             held = [one.delivery for one in self._held.values()]
-            lost, cancelled = await self._broker.renew(self.name, held)
-            for key in lost:
-                self._stop(key, _Why.LOST)
-            for key in cancelled:
-                self._stop(key, _Why.CANCELLED)
+            for key, why in (await self._broker.renew(self.name, held)).items():
+                self._stop(key, why)
 
     async def _listen(self) -> None:
-        async with self._broker.cancellations() as keys:
-            async for key in keys:
-                self._stop(key, _Why.CANCELLED)
+        async for key in self._broker.cancellations():
+            self._stop(key, "cancelled")
 
-    def _stop(self, key: str, why: _Why) -> None:
+    def _stop(self, key: str, why: str) -> None:
         held = self._held.get(key)
         if held is not None:
-            _log.info("job %s is cancelled: %s", key, why.value)
+            _log.info("job %s is cancelled: %s", key, _WHY[why])
             held.stop(why)
 
     async def _abort(self) -> None:
         """Cancel what still runs and let other workers reclaim it at once."""
         left = list(self._held.values())
         for held in left:
-            held.stop(_Why.STOPPING)
+            held.stop("stopping")
         tasks = [held.task for held in left if held.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=_CLEAN_UP_S)

@@ -7,12 +7,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from stageflow._utils.closing import closing_stream
 from stageflow._utils.tasks import cancel_all, shielded
-from stageflow.engine.stage import StageSpec
+from stageflow.decorator import stage
+from stageflow.engine.stage import StageKind, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.errors import NoAnswerError, ToolError, did_you_mean
 from stageflow.errors.base import described
@@ -194,7 +195,12 @@ class Agent:
     async def _tried(self, tool: Tool, arguments: dict[str, Any], key: str) -> str:
         """Return the result of a tool; try again as its policy says."""
         ctx, attempt = self._ctx, 1
-        provider = ctx.run.providers.get("tools") or adapt("tools", _Functions(tool, ctx, key))
+
+        async def own(**arguments: Any) -> str:
+            return await tool.call(arguments, ctx=ctx, idempotency_key=key)
+
+        functions = SimpleNamespace(**{tool.name: own})
+        provider = ctx.run.providers.get("tools") or adapt("tools", functions)
         while True:
             try:
                 call = getattr(provider, tool.name)(**arguments)
@@ -230,16 +236,17 @@ def answering(
     return Agent(ctx, tools, model, history_tokens=history_tokens)
 
 
-def with_time(spec: StageSpec, tools: Toolbox | None) -> StageSpec:
-    """Return a stage whose time limit is that of the tools, if there are any."""
-    return spec if tools is None else replace(spec, timeout_s=tools.timeout_s)
-
-
-class _Functions:
-    """The provider ``tools`` for one call: its method is the tool's function."""
-
-    def __init__(self, tool: Tool, ctx: StageContext, key: str) -> None:
-        async def call(**arguments: Any) -> str:
-            return await tool.call(arguments, ctx=ctx, idempotency_key=key)
-
-        setattr(self, tool.name, call)
+def model_stage(
+    answer: Callable[..., Awaitable[str]],
+    tools: Toolbox | None,
+    *,
+    timeout_s: float,
+    streams: Sequence[str] = (),
+) -> StageSpec:
+    """Return the stage ``llm`` of a kernel; its time limit is that of the tools, if any."""
+    limit_s = timeout_s if tools is None else tools.timeout_s
+    kind = StageKind.AGENT
+    made = stage(
+        "llm", outputs=["answer"], streams=streams, kind=kind, timeout_s=limit_s, provider="llm"
+    )
+    return made(answer)

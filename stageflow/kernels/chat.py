@@ -12,7 +12,7 @@ from stageflow.engine.stage import StageKind, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.errors import InvalidContextError, shown
 from stageflow.kernels import conversation as any_turn
-from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, with_time
+from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage
 from stageflow.kernels.conversation import (
     SYSTEM_PROMPT,
     History,
@@ -61,41 +61,29 @@ def llm_stage(
     """Return the stage that calls the model, or hands on the guard's refusal; see `Fitted`."""
     require_prompting(history_tokens, system_prompt)
 
-    @stage("llm", outputs=["answer"], kind=StageKind.AGENT, timeout_s=15.0, provider="llm")
     async def answer(
         ctx: StageContext, text: str, refusal: str | None, history: History | None = None
     ) -> str:
+        pieces = ctx.open("pieces") if streaming else None
         if refusal is not None:
+            if pieces is not None:
+                await pieces.put(refusal)
             return refusal
-        model = answering(ctx, ctx.llm, history_tokens, tools)
+        model = answering(ctx, Checked(ctx.llm) if streaming else ctx.llm, history_tokens, tools)
         messages = conversation(text, history, system_prompt=system_prompt)
-        return complete_text(ctx, valid_answer(await model.complete(messages)))
-
-    @stage(
-        "llm",
-        outputs=["answer"],
-        streams=["pieces"],
-        kind=StageKind.AGENT,
-        timeout_s=60.0,
-        provider="llm",
-    )
-    async def stream(
-        ctx: StageContext, text: str, refusal: str | None, history: History | None = None
-    ) -> str:
-        pieces, answer = ctx.open("pieces"), ""
-        if refusal is not None:
-            await pieces.put(refusal)
-            return refusal
-        model = answering(ctx, Checked(ctx.llm), history_tokens, tools)
-        messages = conversation(text, history, system_prompt=system_prompt)
+        if pieces is None:
+            return complete_text(ctx, valid_answer(await model.complete(messages)))
+        said = ""
         async with closing_stream(model.stream(messages)) as found:
             async for piece in found:
-                answer += complete_text(ctx, piece)
+                said += complete_text(ctx, piece)
                 if piece:
                     await pieces.put(piece)
-        return answer
+        return said
 
-    return with_time(stream if streaming else answer, tools)
+    if streaming:
+        return model_stage(answer, tools, timeout_s=60.0, streams=["pieces"])
+    return model_stage(answer, tools, timeout_s=15.0)
 
 
 llm = llm_stage(None, SYSTEM_PROMPT, False, None)

@@ -21,7 +21,7 @@ from stageflow.engine.stage import StageKind, StageOutput, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.engine.stream import StreamReader, StreamWriter
 from stageflow.events.log import FIRST_AUDIO, Event
-from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, with_time
+from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage
 from stageflow.kernels.conversation import (
     SYSTEM_PROMPT,
     History,
@@ -78,14 +78,6 @@ def llm_stage(
     """
     require_prompting(history_tokens, system_prompt)
 
-    @stage(
-        "llm",
-        outputs=["answer"],
-        streams=["sentences"],
-        kind=StageKind.AGENT,
-        timeout_s=ANSWER_S,
-        provider="llm",
-    )
     async def stream(
         ctx: StageContext,
         transcript: str,
@@ -113,7 +105,7 @@ def llm_stage(
             await sentences.put(rest)
         return answer
 
-    return with_time(stream, tools)
+    return model_stage(stream, tools, timeout_s=ANSWER_S, streams=["sentences"])
 
 
 llm = llm_stage(None, SYSTEM_PROMPT, None)

@@ -13,7 +13,7 @@ from stageflow.engine.stage import StageKind, StageOutput, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.events.log import FIRST_AUDIO
 from stageflow.kernels import conversation as any_turn
-from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, with_time
+from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage
 from stageflow.kernels.conversation import (
     PROFILES,
     SYSTEM_PROMPT,
@@ -67,7 +67,6 @@ def llm_stage(
     """Return the stage that calls the model; see `Fitted`."""
     require_prompting(history_tokens, system_prompt)
 
-    @stage("llm", outputs=["answer"], kind=StageKind.AGENT, timeout_s=15.0, provider="llm")
     async def answer(
         ctx: StageContext,
         transcript: str,
@@ -80,7 +79,7 @@ def llm_stage(
         messages = conversation(transcript, history, profile, system_prompt)
         return complete_text(ctx, valid_answer(await model.complete(messages)))
 
-    return with_time(answer, tools)
+    return model_stage(answer, tools, timeout_s=15.0)
 
 
 llm = llm_stage(None, SYSTEM_PROMPT, None)

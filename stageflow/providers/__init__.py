@@ -1,42 +1,19 @@
 """Providers that stages call: ports, the registry, fakes, and real providers."""
 
+# ruff: noqa: F403, F405 - the list below says which names are public
+
 from typing import TYPE_CHECKING
 
 from stageflow._utils.lazy import lazy_names
-from stageflow.providers.ports import (
-    LLM,
-    STT,
-    TTS,
-    Answer,
-    Audio,
-    Database,
-    Message,
-    Speaker,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
+from stageflow.providers.ports import *
 from stageflow.providers.registry import PORTS, Adapter, ProviderRegistry, adapted
 
 if TYPE_CHECKING:
     from stageflow.providers.audio import read_wav, resampled, wav_bytes, write_wav
     from stageflow.providers.database import SqlDatabase
-    from stageflow.providers.fake import (
-        INSTANT,
-        FakeDatabase,
-        FakeLLM,
-        FakeSpeaker,
-        FakeSTT,
-        FakeTTS,
-        LatencyProfile,
-        calling,
-        echo,
-        speech_of_text,
-        text_of_speech,
-    )
+    from stageflow.providers.fake import *
     from stageflow.providers.fallback import Checked, Fallback, IdleTimeout, Retry
     from stageflow.providers.openai import PCM_RATE_HZ, OpenAIService
-    from stageflow.providers.ports import valid_answer
     from stageflow.providers.tools import Tool, Toolbox
 
 __all__ = [
@@ -91,7 +68,6 @@ __getattr__, __dir__ = lazy_names(
     fake: speech_of_text text_of_speech
     fallback: Checked Fallback IdleTimeout Retry
     openai: PCM_RATE_HZ OpenAIService
-    ports: valid_answer
     tools: Tool Toolbox
     """,
 )

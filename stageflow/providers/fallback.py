@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -38,7 +38,7 @@ _chance = random.Random()
 
 
 class _Wrapper:
-    """An object with the attributes of its provider; subclasses define `_call` and `_stream`."""
+    """An object with the attributes of its provider; subclasses define what yields its `_items`."""
 
     def __init__(self, provider: Any, name: str | None = None, *settings: Any) -> None:
         self._settings = settings
@@ -51,13 +51,33 @@ class _Wrapper:
         own = getattr(self._provider, attribute)
         if attribute not in _ANSWERING and attribute not in _STREAMING:
             return own
-        call = partial(self._call if attribute in _ANSWERING else self._stream, attribute)
-        call.__wrapped__ = own  # type: ignore[attr-defined] # so that it has its signature
+        call: Any = partial(self._call if attribute in _ANSWERING else self._items, attribute)
+        call.__wrapped__ = own  # so that it has its signature
         return call
+
+    async def _call(self, method: str, /, *args: Any, **named: Any) -> Any:
+        (answer,) = [item async for item in self._items(method, *args, **named)]
+        return answer
+
+    def _items(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
+        """Yield the pieces of a stream, or the answer of another method as the only item."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         given = ", ".join(map(repr, (self._provider, *self._settings)))
         return f"{type(self).__name__}({given})"
+
+
+def items_of(
+    provider: Any, method: str, args: tuple[Any, ...], named: dict[str, Any]
+) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+    """Call a provider, and yield the pieces of a stream, or another answer as the only item."""
+    call = getattr(provider, method)(*args, **named)
+    return closing_stream(call if method in _STREAMING else _once(call))
+
+
+async def _once(call: Awaitable[Any]) -> AsyncIterator[Any]:
+    yield await call
 
 
 class Checked(_Wrapper):
@@ -67,9 +87,9 @@ class Checked(_Wrapper):
         reply = await getattr(self._provider, method)(*args, **named)
         return CHECKS[method](reply) if method in CHECKS else reply
 
-    async def _stream(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
+    async def _items(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
         has_text = False
-        async with closing_stream(getattr(self._provider, method)(*args, **named)) as pieces:
+        async with items_of(self._provider, method, args, named) as pieces:
             async for piece in pieces:
                 if not isinstance(piece, str):
                     raise invalid_reply("the language model", piece, "no text")
@@ -115,34 +135,21 @@ class Fallback(_Wrapper):
             getattr(self._fallback, attribute)  # without it there is none
         return super().__getattr__(attribute)
 
-    async def _call(self, method: str, /, *args: Any, **named: Any) -> Any:
-        try:
-            with self._judged():
-                return await getattr(self._provider, method)(*args, **named)
-        except Exception as error:
-            if not _calls_for_another(error):
-                raise
-            require_tools(self._fallback, named)
-            return await getattr(self._fallback, method)(*args, **named)
-
-    async def _stream(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
+    async def _items(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
         yielded = False
         try:
             with self._judged():
-                async with closing_stream(
-                    getattr(self._provider, method)(*args, **named)
-                ) as pieces:
-                    async for piece in pieces:
+                async with items_of(self._provider, method, args, named) as items:
+                    async for item in items:
                         yielded = True
-                        yield piece
-                return
+                        yield item
         except Exception as error:
             if yielded or not _calls_for_another(error):
                 raise
-        require_tools(self._fallback, named)
-        async with closing_stream(getattr(self._fallback, method)(*args, **named)) as pieces:
-            async for piece in pieces:
-                yield piece
+            require_tools(self._fallback, named)
+            async with items_of(self._fallback, method, args, named) as items:
+                async for item in items:
+                    yield item
 
     @contextmanager
     def _judged(self) -> Iterator[None]:
@@ -189,14 +196,14 @@ class IdleTimeout(_Wrapper):
 
     async def _call(self, method: str, /, *args: Any, **named: Any) -> Any:
         if method == "complete" and self._complete_by_stream:
-            pieces = [piece async for piece in self._stream("stream", *args, **named)]
+            pieces = [piece async for piece in self._items("stream", *args, **named)]
             whole = "".join(pieces)
             last = pieces[-1] if pieces else ""
             return last.with_text(whole) if isinstance(last, Answer) else whole
         return await self._in_time(partial(getattr(self._provider, method), *args, **named))
 
-    async def _stream(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
-        async with closing_stream(getattr(self._provider, method)(*args, **named)) as pieces:
+    async def _items(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
+        async with items_of(self._provider, method, args, named) as pieces:
             while (piece := await self._in_time(partial(_next_piece, pieces))) is not _END:
                 yield piece
 
@@ -224,27 +231,14 @@ class Retry(_Wrapper):
         self.policy = policy if policy is not None else RetryPolicy()
         super().__init__(provider, name, self.policy)
 
-    async def _call(self, method: str, /, *args: Any, **named: Any) -> Any:
-        attempt = 1
-        while True:
-            try:
-                return await getattr(self._provider, method)(*args, **named)
-            except Exception as error:
-                if (delay_s := self._delay_s(attempt, error)) is None:
-                    raise
-            await asyncio.sleep(delay_s)
-            attempt += 1
-
-    async def _stream(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
+    async def _items(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
         yielded = False
         for attempt in itertools.count(1):
             try:
-                async with closing_stream(
-                    getattr(self._provider, method)(*args, **named)
-                ) as pieces:
-                    async for piece in pieces:
+                async with items_of(self._provider, method, args, named) as items:
+                    async for item in items:
                         yielded = True
-                        yield piece
+                        yield item
                 return
             except Exception as error:
                 delay_s = None if yielded else self._delay_s(attempt, error)

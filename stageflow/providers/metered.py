@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from stageflow._utils.closing import closing_stream
-from stageflow.providers.fallback import _Wrapper
+from stageflow.providers.fallback import _Wrapper, items_of
 from stageflow.providers.ports import Answer, estimated_tokens
 
 #: What is counted, by the name of the provider.
@@ -33,36 +32,31 @@ class Metered(_Wrapper):
         super().__init__(provider)
         self._report, self._check = report, check
 
-    async def _call(self, method: str, /, *args: Any, **named: Any) -> Any:
+    async def _items(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
         self._check()
-        reply = await getattr(self._provider, method)(*args, **named)
-        if method == "complete":
-            self._report(self._tokens(args, reply, reply))
-        elif method == "transcribe":
-            self._report({"audio_s": args[0].duration_s})
-        elif method == "synthesize":
-            self._report({"characters": len(args[0]), "audio_s": reply.duration_s})
-        return reply
-
-    async def _stream(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
-        self._check()
-        text, piece = "", None
+        said: list[Any] = []
         try:
-            async with closing_stream(getattr(self._provider, method)(*args, **named)) as pieces:
-                async for piece in pieces:
-                    text += piece
-                    yield piece
+            async with items_of(self._provider, method, args, named) as items:
+                async for item in items:
+                    said.append(item)
+                    yield item
         finally:  # what was read of a stream that is left was used, too
-            if piece is not None:
-                self._report(self._tokens(args, text, piece))
+            if said:
+                self._report(self._used(method, args, said))
 
-    def _tokens(self, args: Any, text: Any, last: Any) -> Mapping[str, Any]:
+    def _used(self, method: str, args: Any, said: list[Any]) -> Mapping[str, Any]:
+        last = said[-1]
+        if method == "transcribe":
+            return {"audio_s": args[0].duration_s}
+        if method == "synthesize":
+            return {"characters": len(args[0]), "audio_s": last.duration_s}
         if isinstance(last, Answer) and last.usage is not None:
-            usage = last.usage
-            return {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-            }
+            tokens = last.usage.prompt_tokens, last.usage.completion_tokens
+            return dict(zip(UNITS["llm"], tokens, strict=True))
         count = getattr(self._provider, "count_tokens", estimated_tokens)
         prompt = sum(count(message.content) for message in args[0])
-        return {"prompt_tokens": prompt, "completion_tokens": count(text), "estimated": True}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": count("".join(said)),
+            "estimated": True,
+        }

@@ -170,7 +170,7 @@ async def test_a_job_whose_state_cannot_be_read_ends(cluster: Cluster, client: A
     held = await broker.take("w", [address], count=1, wait_s=1.0)
     await client.delete("{stageflow}:job:k")
     await client.set("{stageflow}:job:k", "odd")
-    assert await broker.renew("w", held) == (frozenset(), frozenset())
+    assert await broker.renew("w", held) == {}
     assert not await broker.complete("k", b"{}", "completed", delivery=held[0])
     assert await broker.queued("default", "echo") == 0
 
