@@ -50,6 +50,12 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
     Each process decides by its own breaker, publishes its decisions in the background, and follows
     those of others. While Redis is away each process decides alone. After a cool-down each sends
     its own probes. An async context manager for one event loop.
+
+    Args:
+        url: See `RedisBroker`.
+        policy: For providers that `policies` does not name.
+        namespace: Processes with the same namespace share breakers.
+        policies: By name of the provider.
     """
 
     def __init__(
@@ -61,21 +67,11 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
         namespace: str = "stageflow",
         policies: dict[str, BreakerPolicy] | None = None,
     ) -> None:
-        """Choose the server and the policies.
-
-        Args:
-            url: See `RedisBroker`.
-            policy: For providers that `policies` does not name.
-            namespace: Processes with the same namespace share breakers.
-            policies: By name of the provider.
-        """
         super().__init__(policy, **(policies or {}))
         # The patience does not matter: nothing waits for a call.
         self._link = RedisLink(url, namespace, patience_s=LONGEST_PAUSE_S)
-        self._states, self._channel = (
-            f"{self._link.prefix}:breakers",
-            f"{self._link.prefix}:breaker",
-        )
+        self._states = f"{self._link.prefix}:breakers"
+        self._channel = f"{self._link.prefix}:breaker"
         self._name = uuid.uuid4().hex
         #: How often each breaker has changed since its state was published.
         self._unpublished: Counter[str] = Counter()
@@ -91,9 +87,8 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._tasks = [
-            asyncio.create_task(self._repeat(work)) for work in (self._publish, self._listen)
-        ]
+        works = self._publish, self._listen
+        self._tasks = [asyncio.create_task(self._repeat(work)) for work in works]
         return self
 
     async def close(self) -> None:
@@ -129,13 +124,11 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
         await self._changes.wait()
         self._changes.clear()
         for provider, changes in list(self._unpublished.items()):
-            breaker = self[provider]
-            state = BreakerState.CLOSED
-            if breaker.state is not BreakerState.CLOSED:
-                state = BreakerState.OPEN
+            breaker, closed = self[provider], BreakerState.CLOSED
+            state = closed if breaker.state is closed else BreakerState.OPEN
             arguments = [provider, str(state), breaker.cooldown_s, self._name]
+            keys = [self._states, self._channel]
             try:
-                keys = [self._states, self._channel]
                 await self._link.script_once("publish", keys, arguments)
             except Exception:
                 self._changes.set()

@@ -54,6 +54,15 @@ class Dispatcher(AsyncClosing):
 
     Beyond `max_outstanding` jobs under way, further ones wait here. A queue that holds `max_queued`
     jobs of a pipeline refuses more.
+
+    Args:
+        broker: Carries the jobs; the caller closes it.
+        max_outstanding: How many jobs of this dispatcher may be under way at once.
+        max_queued: How many jobs of one pipeline may wait or run in one queue.
+        max_payload_bytes: Size limit of a job in bytes.
+        worker_patience_s: How long to wait for a first worker of a queue, in seconds.
+        grace_s: How long to wait for a job's result after its deadline, in seconds.
+        codec: Knows the types that inputs and outputs hold.
     """
 
     def __init__(
@@ -67,23 +76,8 @@ class Dispatcher(AsyncClosing):
         grace_s: float = 2.0,
         codec: Codec = DEFAULT_CODEC,
     ) -> None:
-        """Use a broker, which the caller closes.
-
-        Args:
-            broker: Carries the jobs.
-            max_outstanding: How many jobs of this dispatcher may be under way at once.
-            max_queued: How many jobs of one pipeline may wait or run in one queue.
-            max_payload_bytes: Size limit of a job in bytes.
-            worker_patience_s: How long to wait for a first worker of a queue, in seconds.
-            grace_s: How long to wait for a job's result after its deadline, in seconds.
-            codec: Knows the types that inputs and outputs hold.
-        """
-        require_counts(
-            "Dispatcher",
-            max_outstanding=max_outstanding,
-            max_queued=max_queued,
-            max_payload_bytes=max_payload_bytes,
-        )
+        require_counts("Dispatcher", max_outstanding=max_outstanding, max_queued=max_queued)
+        require_counts("Dispatcher", max_payload_bytes=max_payload_bytes)
         require_durations("Dispatcher", worker_patience_s=worker_patience_s, grace_s=grace_s)
         self._broker = broker
         self._slots = asyncio.Semaphore(max_outstanding)
@@ -134,9 +128,8 @@ class Dispatcher(AsyncClosing):
         if isinstance(outputs, str):
             raise InvalidConfigError("Dispatcher.run", "outputs", outputs, "give a list of keys")
         wanted = None if outputs is None else tuple(outputs)
-        name = key if key is not None else uuid.uuid4().hex
-        job = Job(pipeline, dict(inputs or {}), name, queue, deadline_s, wanted)
-        return await self.send(job)
+        key = uuid.uuid4().hex if key is None else key
+        return await self.send(Job(pipeline, dict(inputs or {}), key, queue, deadline_s, wanted))
 
     async def send(self, job: Job) -> JobResult:
         """Run a `Job`; see `run`."""
@@ -187,40 +180,31 @@ class Dispatcher(AsyncClosing):
             raise missing_inputs("each of its workers", job, missing)
 
     async def _served(self, address: Address) -> list[tuple[str, ...]]:
-        loop = asyncio.get_running_loop()
+        loop, (queue, pipeline) = asyncio.get_running_loop(), address
         give_up_at = loop.time() + self._worker_patience_s
         while True:
             workers = [decode_worker_info(body) for body in (await self._broker.workers()).values()]
-            readers = [
-                worker
-                for worker in workers
-                if worker.protocol == PROTOCOL and address.queue in worker.queues
-            ]
-            if found := [
-                worker.inputs[address.pipeline]
-                for worker in readers
-                if address.pipeline in worker.inputs
-            ]:
+            of_protocol = [worker for worker in workers if worker.protocol == PROTOCOL]
+            readers = [worker.inputs for worker in of_protocol if queue in worker.queues]
+            if found := [inputs[pipeline] for inputs in readers if pipeline in inputs]:
                 return found
             if readers:
-                served = sorted({name for worker in readers for name in worker.inputs})
-                raise ClusterError(
-                    f"no worker of queue {address.queue!r} serves pipeline {address.pipeline!r};"
-                    f" they serve {', '.join(map(repr, served))}"
-                    f"{did_you_mean(address.pipeline, served)}",
-                    code="unserved_pipeline",
+                served = sorted({name for inputs in readers for name in inputs})
+                text = (
+                    f"no worker of queue {queue!r} serves pipeline {pipeline!r}; they serve"
+                    f" {', '.join(map(repr, served))}{did_you_mean(pipeline, served)}"
                 )
+                raise ClusterError(text, code="unserved_pipeline")
             if loop.time() >= give_up_at:
                 for worker in workers:
                     if worker.protocol != PROTOCOL:
                         who = f"a worker (stageflow {worker.version})"
                         raise protocol_mismatch(who, worker.protocol)
-                raise ClusterError(
-                    f"no worker has read queue {address.queue!r} for {self._worker_patience_s:g} s;"
-                    f" start one: stageflow worker {address.pipeline} --queue {address.queue}"
-                    " --broker URL",
-                    code="no_worker",
+                text = (
+                    f"no worker has read queue {queue!r} for {self._worker_patience_s:g} s; start"
+                    f" one: stageflow worker {pipeline} --queue {queue} --broker URL"
                 )
+                raise ClusterError(text, code="no_worker")
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _answer(self, envelope: Envelope, ends_at: float | None) -> bytes:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import NoneType
 from typing import Any
 
@@ -72,9 +72,8 @@ class Job:
         check_name("Job", "pipeline", self.pipeline)
         check_name("Job", "queue", self.queue)
         if not is_key(self.key):
-            raise InvalidConfigError(
-                "Job", "key", self.key, "give 1 to 200 visible ASCII characters"
-            )
+            fix = "give 1 to 200 visible ASCII characters"
+            raise InvalidConfigError("Job", "key", self.key, fix)
         if not all(isinstance(name, str) for name in self.outputs or ()):
             raise InvalidConfigError("Job", "outputs", self.outputs, "give a list of keys")
         if self.deadline_s is not None:
@@ -202,21 +201,17 @@ class Wire:
 
     def encode_result(self, result: JobResult) -> bytes:
         """Return a result as bytes; raises as `encode_job`."""
-        failure = result.failure
         plain = {
             **_SENDER,
             "pipeline": result.pipeline,
             "status": str(result.status),
             "outputs": self._codec.plain_items(result.outputs),
-            "failure": None
-            if failure is None
-            else {
-                **plain_failure(failure),
-                "stage": failure.stage,
-                "pipeline_run_id": failure.pipeline_run_id,
-            },
+            "failure": None,
             **{name: getattr(result, name) for name in _RESULT_FIELDS},
         }
+        if (failure := result.failure) is not None:
+            where = {"stage": failure.stage, "pipeline_run_id": failure.pipeline_run_id}
+            plain["failure"] = {**plain_failure(failure), **where}
         return self._fitting(f"the answer of the job {result.key!r}", "outputs", plain)
 
     def decode_result(self, key: str, answer: bytes) -> JobResult:
@@ -248,11 +243,11 @@ class Wire:
 
     def _check_size(self, what: str, body: bytes) -> None:
         if len(body) > self._limit_bytes:
-            raise ClusterError(
+            text = (
                 f"{what} takes {len(body)} bytes on the wire, and {self._limit_bytes} are allowed;"
-                " send a reference to large data, or raise max_payload_bytes on both sides",
-                code="payload_too_large",
+                " send a reference to large data, or raise max_payload_bytes on both sides"
             )
+            raise ClusterError(text, code="payload_too_large")
 
 
 _RESULT_FIELDS: FieldTypes = {
@@ -288,10 +283,7 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 def encode_worker_info(info: WorkerInfo) -> bytes:
     """Return a worker's info as bytes."""
-    inputs = {name: list(keys) for name, keys in info.inputs.items()}
-    queues = list(info.queues)
-    plain = {"protocol": info.protocol, "version": info.version, "queues": queues, "inputs": inputs}
-    return json.dumps(plain).encode()
+    return json.dumps(asdict(info)).encode()
 
 
 def decode_worker_info(body: bytes) -> WorkerInfo:
@@ -306,9 +298,8 @@ def decode_worker_info(body: bytes) -> WorkerInfo:
             protocol, version = data["protocol"], str(data.get("version"))
         check_fields("", data, _INFO)
         inputs = {name: _texts(f"inputs.{name}", keys) for name, keys in data["inputs"].items()}
-        return WorkerInfo(
-            _texts("queues", data["queues"]), inputs, data["protocol"], data["version"]
-        )
+        queues = _texts("queues", data["queues"])
+        return WorkerInfo(queues, inputs, data["protocol"], data["version"])
     except _MALFORMED:
         return WorkerInfo((), {}, protocol, version)
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from stageflow._utils.extras import needs_extra
@@ -54,42 +55,34 @@ def connected(url: str, namespace: str, **options: Any) -> tuple[Any, int]:
         seeds = [_place(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(",")]
         base, asked = pool.connection_class, {**pool.connection_kwargs, "db": 0}
         if kind == "sentinel":
-            pool.connection_class = _following(base, asked | own, seeds, _SentinelService(name))
+            ask = partial(_primary_by_sentinel, name)
+            pool.connection_class = _following(base, asked | own, seeds, ask)
         else:
-            slot = _ClusterSlot(key_slot(f"{{{namespace}}}".encode()), seeds)
-            pool.connection_class = _following(base, asked, slot.nodes, slot)
+            slot, nodes = key_slot(f"{{{namespace}}}".encode()), [*seeds]
+            ask = partial(_primary_of_slot, slot, seeds, nodes)
+            pool.connection_class = _following(base, asked, nodes, ask)
     pool.make_connection()
     return client, replicas
 
 
-class _SentinelService:
-    """Asks a Sentinel for the primary of its service."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    async def __call__(self, call: Call, seed: Place) -> Place | None:
-        found = await call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
-        return None if found is None else (found[0].decode(), int(found[1]))
+async def _primary_by_sentinel(service: str, call: Call, _: Place) -> Place | None:
+    found = await call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+    return None if found is None else (found[0].decode(), int(found[1]))
 
 
-class _ClusterSlot:
-    """Asks a node of a cluster for the primary of a slot, and learns of the other nodes."""
-
-    def __init__(self, slot: int, seeds: Sequence[Place]) -> None:
-        self._slot, self._seeds = slot, seeds
-        self.nodes = list(seeds)
-
-    async def __call__(self, call: Call, seed: Place) -> Place | None:
-        found, known = None, [*self._seeds]
-        for first, last, *nodes in await call("CLUSTER", "SLOTS"):
-            # A node that does not know its own name means the address by which it was asked.
-            places = [((node[0] or b"").decode() or seed[0], int(node[1])) for node in nodes]
-            known += places
-            if first <= self._slot <= last:
-                found = places[0]
-        self.nodes[:] = dict.fromkeys(known)
-        return found
+async def _primary_of_slot(
+    slot: int, seeds: list[Place], known: list[Place], call: Call, seed: Place
+) -> Place | None:
+    """Ask a node of a cluster for the primary of a slot; `known` becomes its nodes and `seeds`."""
+    found, named = None, [*seeds]
+    for first, last, *nodes in await call("CLUSTER", "SLOTS"):
+        # A node that does not know its own name means the address by which it was asked.
+        places = [((node[0] or b"").decode() or seed[0], int(node[1])) for node in nodes]
+        named += places
+        if first <= slot <= last:
+            found = places[0]
+    known[:] = dict.fromkeys(named)
+    return found
 
 
 def _following(
@@ -120,9 +113,7 @@ def _following(
                     problem = error
                 finally:
                     await connection.disconnect(nowait=True)
-            text = (
-                f"none of {len(seeds)} servers says where to connect; the last problem: {problem!r}"
-            )
+            text = f"none of {len(seeds)} servers says where to connect; the last: {problem!r}"
             raise RedisConnectionError(text) from problem
 
     return Following

@@ -32,8 +32,17 @@ _SHOWN_PARTS, _SHOWN_BYTES = 20, 1_000
 class RedisBroker(AsyncClosing, Broker):
     """A `Broker` on Redis 6.2 or newer, or Valkey: one server, Sentinel's, or a cluster's.
 
-    Acknowledged jobs survive a killed server that runs with ``appendonly yes``, and a power cut
-    with ``appendfsync always``.
+    It connects at the first call. Acknowledged jobs survive a killed server that runs with
+    ``appendonly yes``, and a power cut with ``appendfsync always``.
+
+    Args:
+        url: ``redis://host:port/0``, ``unix:///path``, ``redis+sentinel://host:port,…/service`` or
+            ``redis+cluster://host:port,…``; ``rediss`` for TLS. With ``?replicas=N`` a write is
+            acknowledged when N replicas have confirmed it.
+        namespace: Prefix of all keys, so that several clusters can share a server.
+        keep_s: How long to keep the result of a job, in seconds: a key that is sent again after
+            that is a new job.
+        patience_s: How long a call retries a server that cannot be reached, in seconds.
     """
 
     def __init__(
@@ -44,25 +53,11 @@ class RedisBroker(AsyncClosing, Broker):
         keep_s: float = 3600.0,
         patience_s: float = 30.0,
     ) -> None:
-        """Prepare a broker; it connects at the first call.
-
-        Args:
-            url: ``redis://host:port/0``, ``unix:///path``, ``redis+sentinel://host:port,…/service``
-                or ``redis+cluster://host:port,…``; ``rediss`` for TLS. With ``?replicas=N`` a write
-                is acknowledged when N replicas have confirmed it.
-            namespace: Prefix of all keys, so that several clusters can share a server.
-            keep_s: How long to keep the result of a job, in seconds: a key that is sent again
-                after that is a new job.
-            patience_s: How long a call retries a server that cannot be reached, in seconds.
-        """
         self._link = RedisLink(url, namespace, patience_s=patience_s)
         self._prefix = self._link.prefix
+        #: Address of the server, without the password.
+        self.where = self._link.where
         self._keep_s = keep_s
-
-    @property
-    def where(self) -> str:
-        """Address of the server, without the password."""
-        return self._link.where
 
     async def close(self) -> None:
         await self._link.close()
@@ -76,19 +71,19 @@ class RedisBroker(AsyncClosing, Broker):
         )
         what, (queue, pipeline) = answer[0], envelope.address
         if what == b"full":
-            error = ClusterError(
+            text = (
                 f"{answer[1]} jobs of pipeline {pipeline!r} wait or run in queue {queue!r}, which"
-                " is all that the dispatcher allows; start more workers, or send less",
-                code="queue_full",
+                " is all that the dispatcher allows; start more workers, or send less"
             )
+            error = ClusterError(text, code="queue_full")
             error.retry_after_s = 1.0
             raise error
         if what == b"other":
-            raise ClusterError(
+            text = (
                 f"the idempotency key {envelope.key!r} belongs to another job (pipeline, queue,"
-                " inputs or outputs differ); give each job its own key",
-                code="idempotency_conflict",
+                " inputs or outputs differ); give each job its own key"
             )
+            raise ClusterError(text, code="idempotency_conflict")
         return bytes(answer[1]) if what == b"ended" else None
 
     async def answers(self, sender: str) -> AsyncIterator[tuple[str, bytes] | None]:
@@ -289,28 +284,18 @@ class RedisBroker(AsyncClosing, Broker):
                 raise answers[0]
             return answers
 
-        (seconds, microseconds), *cancelled = await self._link.call(look)
+        (seconds, microseconds), *flags = await self._link.call(look)
         now_s = seconds + microseconds / 1e6
         found = []
-        for (key, (stream, entry, _, deliveries), fields), to_cancel in zip(
-            jobs, cancelled, strict=True
-        ):
+        for job, to_cancel in zip(jobs, flags, strict=True):
+            key, (stream, entry, _, deliveries), fields = job
             try:
                 body, until = fields[b"body"], fields[b"until"]
                 remaining_s = float(until) - now_s if until else None
             except (KeyError, ValueError):
                 body, remaining_s = b"", None  # the worker answers that it cannot be read
-            found.append(
-                Delivery(
-                    key,
-                    by_stream[stream],
-                    entry.decode(),
-                    body,
-                    remaining_s,
-                    deliveries,
-                    to_cancel is True,
-                )
-            )
+            address, receipt, cancelled = by_stream[stream], entry.decode(), to_cancel is True
+            found.append(Delivery(key, address, receipt, body, remaining_s, deliveries, cancelled))
         return found
 
     async def _set_aside(self, stream: str, entry: str, flat: Sequence[bytes]) -> None:

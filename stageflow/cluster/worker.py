@@ -90,6 +90,22 @@ class Worker:
 
     A job is acknowledged when its result is stored. If its worker dies, another worker reclaims it
     when the lease has expired. All attempts have the same run id and correlation id.
+
+    Args:
+        orchestrators: One for each pipeline, found by the name of its graph.
+        broker: Where jobs come from; the caller closes it.
+        queues: The queues to read; use one for each kind of hardware of this machine.
+        concurrency: How many jobs to take and run at once.
+        providers: What stages call.
+        dead_letters: Where failed jobs are stored.
+        name: Its name in results; host, process and a random part by default.
+        lease_s: After this many seconds without a renewal other workers reclaim a job. A stage that
+            blocks the event loop for longer loses its job.
+        max_deliveries: Give up a job after this many workers have died while they ran it.
+        drain_s: How long `serve` lets jobs continue once it must stop, in seconds.
+        letter_patience_s: How long to retry to store a dead letter, in seconds.
+        max_payload_bytes: Size limit of a job or its answer in bytes.
+        codec: Knows the types that inputs and outputs hold.
     """
 
     def __init__(
@@ -109,33 +125,10 @@ class Worker:
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         codec: Codec = DEFAULT_CODEC,
     ) -> None:
-        """Choose what to serve.
-
-        Args:
-            orchestrators: One for each pipeline, found by the name of its graph.
-            broker: Where jobs come from; the caller closes it.
-            queues: The queues to read; use one for each kind of hardware of this machine.
-            concurrency: How many jobs to take and run at once.
-            providers: What stages call.
-            dead_letters: Where failed jobs are stored.
-            name: Its name in results; host, process and a random part by default.
-            lease_s: After this many seconds without a renewal other workers reclaim a job. A stage
-                that blocks the event loop for longer loses its job.
-            max_deliveries: Give up a job after this many workers have died while they ran it.
-            drain_s: How long `serve` lets jobs continue once it must stop, in seconds.
-            letter_patience_s: How long to retry to store a dead letter, in seconds.
-            max_payload_bytes: Size limit of a job or its answer in bytes.
-            codec: Knows the types that inputs and outputs hold.
-        """
-        require_counts(
-            "Worker",
-            concurrency=concurrency,
-            max_deliveries=max_deliveries,
-            max_payload_bytes=max_payload_bytes,
-        )
-        require_durations(
-            "Worker", lease_s=lease_s, drain_s=drain_s, letter_patience_s=letter_patience_s
-        )
+        require_counts("Worker", concurrency=concurrency, max_deliveries=max_deliveries)
+        require_counts("Worker", max_payload_bytes=max_payload_bytes)
+        require_durations("Worker", lease_s=lease_s, drain_s=drain_s)
+        require_durations("Worker", letter_patience_s=letter_patience_s)
         for queue in queues:
             check_name("Worker", "queues", queue)
         self._orchestrators = _by_name(orchestrators)
@@ -143,13 +136,10 @@ class Worker:
         self._addresses = [
             Address(q, p) for q in dict.fromkeys(queues) for p in self._orchestrators
         ]
-        self._concurrency = concurrency
-        self._providers = providers
-        self._dead_letters = dead_letters
+        self._concurrency, self._max_deliveries = concurrency, max_deliveries
+        self._providers, self._dead_letters = providers, dead_letters
         self.name = name or f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-        self._lease_s = lease_s
-        self._max_deliveries = max_deliveries
-        self._drain_s = drain_s
+        self._lease_s, self._drain_s = lease_s, drain_s
         self._letter_patience_s = letter_patience_s
         self._wire = Wire(codec, max_payload_bytes=max_payload_bytes)
         inputs = {name: tuple(one.graph.inputs) for name, one in self._orchestrators.items()}
@@ -260,8 +250,8 @@ class Worker:
             del self._held[delivery.key]
 
     async def _complete(self, result: JobResult, delivery: Delivery) -> None:
+        encode = partial(self._wire.encode_result, result)
         try:
-            encode = partial(self._wire.encode_result, result)
             answer = await off_loop(encode, large=is_large(result.outputs))
         except ClusterError as error:  # an output, or a text, that cannot be sent
             result = replace(result, status=RunStatus.FAILED, outputs={}, failure=error)
@@ -271,53 +261,40 @@ class Worker:
     async def _outcome(self, held: _Held) -> JobResult | None:
         """Return the result of a job; None if another worker has to run it."""
         delivery = held.delivery
-        refused = JobResult(
-            delivery.key,
-            delivery.address.pipeline,
-            RunStatus.FAILED,
-            worker=self.name,
-            deliveries=delivery.deliveries,
-        )
+        key, taken, pipeline = delivery.key, delivery.deliveries, delivery.address.pipeline
+        refused = JobResult(key, pipeline, RunStatus.FAILED, worker=self.name, deliveries=taken)
         sink = job = None
-        if self._dead_letters is not None:
-            patience_s = self._letter_patience_s
-            sink = JobDeadLetterSink(self._dead_letters, delivery.key, patience_s=patience_s)
+        if (store := self._dead_letters) is not None:
+            sink = JobDeadLetterSink(store, key, patience_s=self._letter_patience_s)
         try:
-            decode = partial(self._wire.decode_job, delivery.key, delivery.address, delivery.body)
+            decode = partial(self._wire.decode_job, key, delivery.address, delivery.body)
             job = await off_loop(decode, large=is_large(delivery.body))
             needed = self._orchestrators[job.pipeline].graph.inputs
             if missing := [key for key in needed if key not in job.inputs]:
                 raise missing_inputs(f"worker {self.name}", job, missing)
-            if sink is not None and delivery.deliveries > 1 and (letter := await sink.earlier()):
+            if sink is not None and taken > 1 and (letter := await sink.earlier()):
                 return _failed_before(refused, letter)
             if delivery.cancelled:
                 raise _cancelled()
-            given_up = delivery.deliveries > self._max_deliveries
-            return await (
-                self._abandoned(job, refused, sink)
-                if given_up
-                else self._run(job, delivery, refused, sink)
-            )
+            if taken > self._max_deliveries:
+                return await self._abandoned(job, refused, sink)
+            return await self._run(job, delivery, refused, sink)
         except StageflowError as error:
             if error.code in _OTHER_VERSION and await self._hand_over(delivery, job):
                 return None
-            cancelled = error.code == "job_cancelled"
-            status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
-            return replace(refused, status=status, failure=error)
+            status = "cancelled" if error.code == "job_cancelled" else "failed"
+            return replace(refused, status=RunStatus(status), failure=error)
         except asyncio.CancelledError:
-            if held.why == "cancelled":
-                return replace(refused, status=RunStatus.CANCELLED, failure=_cancelled())
-            return None
+            called_off = replace(refused, status=RunStatus.CANCELLED, failure=_cancelled())
+            return called_off if held.why == "cancelled" else None
 
     async def _hand_over(self, delivery: Delivery, job: Job | None) -> bool:
         """Return a job that a live worker of another version can run, so that it reclaims it."""
-        over = delivery.remaining_s is not None and delivery.remaining_s <= 0
-        if over or delivery.cancelled:
+        if delivery.cancelled or _is_over(delivery):
             return False
-        protocol = PROTOCOL if job is not None else protocol_of(delivery.body)
-        inputs = None if job is None else job.inputs
+        wanted = (None, protocol_of(delivery.body)) if job is None else (job.inputs, PROTOCOL)
         workers = map(decode_worker_info, (await self._broker.workers()).values())
-        if not any(worker.runs(delivery.address, inputs, protocol) for worker in workers):
+        if not any(worker.runs(delivery.address, *wanted) for worker in workers):
             return False
         _log.info("job %s is left to a worker of another version", delivery.key)
         await self._broker.give_back(self.name, [delivery])
@@ -326,13 +303,12 @@ class Worker:
     async def _run(
         self, job: Job, delivery: Delivery, so_far: JobResult, sink: JobDeadLetterSink | None
     ) -> JobResult:
-        remaining_s = delivery.remaining_s
-        if remaining_s is not None and remaining_s <= 0:
+        if _is_over(delivery):
             raise DeadlineExceededError(job.deadline_s or 0.0)
         context = PipelineContext(
             job.inputs,
             providers=self._providers,
-            deadline_s=remaining_s,
+            deadline_s=delivery.remaining_s,
             correlation_id=job.key,
             seed=seed_of(job.key),
             dead_letters=sink,
@@ -361,12 +337,12 @@ class Worker:
         self, job: Job, so_far: JobResult, sink: JobDeadLetterSink | None
     ) -> JobResult:
         """Give up a job whose workers died; store it as a dead letter."""
-        error = ClusterError(
+        text = (
             f"{so_far.deliveries - 1} workers took the job and died or hung, each for longer than"
             " its lease; see in their logs whether the job kills them (memory, native code), or"
-            " give a longer lease",
-            code="job_abandoned",
+            " give a longer lease"
         )
+        error, seed = ClusterError(text, code="job_abandoned"), seed_of(job.key)
         result = replace(so_far, failure=error)
         if sink is None:
             return result
@@ -374,13 +350,13 @@ class Worker:
             id=dead_letter_id_of(job.key),
             created_at=datetime.now(UTC),
             pipeline=job.pipeline,
-            pipeline_run_id=PipelineContext(seed=seed_of(job.key)).new_id(),
+            pipeline_run_id=PipelineContext(seed=seed).new_id(),
             correlation_id=job.key,
             failed_stage=None,
             error=FailureRecord(**plain_failure(error)),
             inputs=job.inputs,
             stages={},
-            seed=seed_of(job.key),
+            seed=seed,
         )
         try:
             await sink.put(letter)
@@ -447,10 +423,10 @@ class JobDeadLetterSink:
         try:
             return await self._retry_while_unavailable(lambda: self._store.get(self._id))
         except UnknownDeadLetterError:
-            return None
+            pass
         except DeadLetterStoreError as error:
             _log.warning("cannot look up the dead letter %s: %s", self._id, error)
-            return None
+        return None
 
     async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
@@ -464,6 +440,10 @@ class JobDeadLetterSink:
                 _log.warning("cannot store the dead letter %s yet: %s", self._id, error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _is_over(delivery: Delivery) -> bool:
+    return delivery.remaining_s is not None and delivery.remaining_s <= 0
 
 
 def _cancelled() -> ClusterError:

@@ -142,12 +142,11 @@ class _Broken:
 
 
 class RecordedFault(Interceptor):
-    """Makes a stage fail as recorded: a call of its provider, or else the stage itself."""
+    """Makes a stage fail as recorded: a call of its `provider`, or if that is None, itself."""
 
     def __init__(
         self, stage: str, *, code: str, category: str, message: str, provider: str | None = None
     ) -> None:
-        """Choose the stage and the error; `provider` is None if the stage itself failed."""
         self.stage = stage
         self.provider = provider
         self._error = RecordedError(code, category, message)
@@ -163,10 +162,9 @@ class RecordedFault(Interceptor):
 
 
 class RecordedStall(Interceptor):
-    """Blocks stages until the run's deadline."""
+    """Blocks the stages of these names until the run's deadline."""
 
     def __init__(self, *stages: str) -> None:
-        """Choose the stages by their names."""
         self.stages = stages
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
@@ -183,11 +181,8 @@ def values_of(text: str, codec: Codec = DEFAULT_CODEC) -> dict[str, Any]:
 
 def stages_of(text: str, codec: Codec = DEFAULT_CODEC) -> Mapping[str, StageRecord]:
     """Return finished stages by name from JSON with the ending and the outputs of each."""
-    return {
-        name: StageRecord(
-            StageStatus(plain["ending"]),
-            final=True,
-            outputs=codec.items_from_plain(plain["outputs"]),
-        )
-        for name, plain in json.loads(text).items()
-    }
+    records = {}
+    for name, plain in json.loads(text).items():
+        outputs = codec.items_from_plain(plain["outputs"])
+        records[name] = StageRecord(StageStatus(plain["ending"]), final=True, outputs=outputs)
+    return records

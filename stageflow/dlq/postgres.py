@@ -49,6 +49,12 @@ class PostgresDeadLetterStore(SqlDeadLetterStore):
 
     Leases are measured by the server's clock. Each call opens a connection and closes it. Close the
     store, or use it as an async context manager.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``; the first call creates the table.
+        connections: How many are open at most.
+        call_timeout_s: Limit of a call, waiting for a connection included, in seconds.
+        codec: Knows the types that letters hold.
     """
 
     _for_update = " FOR UPDATE"
@@ -61,14 +67,6 @@ class PostgresDeadLetterStore(SqlDeadLetterStore):
         call_timeout_s: float = 10.0,
         codec: Codec = DEFAULT_CODEC,
     ) -> None:
-        """Prepare a store; nothing is opened before the first call, which creates the table.
-
-        Args:
-            url: ``postgresql://user:password@host:port/database``.
-            connections: How many are open at most.
-            call_timeout_s: Limit of a call, waiting for a connection included, in seconds.
-            codec: Knows the types that letters hold.
-        """
         super().__init__(shown(url), codec)
         try:
             self._url = checked(url)
@@ -127,8 +125,6 @@ class PostgresDeadLetterStore(SqlDeadLetterStore):
             yield _CREATE, ()
             yield f"COMMENT ON TABLE dead_letters IS '{_VERSION}'", ()
         elif found[0][0] != _VERSION:
-            raise DeadLetterError.invalid_store(
-                self.where,
-                f"has a table {_TABLE} that is described as {found[0][0]!r}, where"
-                f" {_VERSION!r} was expected; use the stageflow that made it",
-            )
+            problem = f"has a table {_TABLE} that is described as {found[0][0]!r}, where"
+            fix = f"{_VERSION!r} was expected; use the stageflow that made it"
+            raise DeadLetterError.invalid_store(self.where, f"{problem} {fix}")

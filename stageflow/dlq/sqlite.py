@@ -70,7 +70,6 @@ class InMemoryDeadLetterStore(_SqliteStore):
     def __init__(
         self, *, codec: Codec = DEFAULT_CODEC, wall_clock: Callable[[], float] = time.time
     ) -> None:
-        """Prepare an empty store; for the arguments see `SQLiteDeadLetterStore`."""
         super().__init__("memory", codec, wall_clock)
         self._lock = threading.Lock()
 
@@ -91,6 +90,13 @@ class SQLiteDeadLetterStore(_SqliteStore):
     One thread with one connection, opened at the first call, does all of the work, so an event loop
     never waits for the disk, and several loops may use the store one after another. Close it, or
     use it as an async context manager.
+
+    Args:
+        path: The file, which the first call opens.
+        create: Whether to make the file if there is none.
+        busy_timeout_s: How long to wait for another process that writes, in seconds.
+        codec: Knows the types that letters hold.
+        wall_clock: Seconds since the epoch; leases are measured by it.
     """
 
     def __init__(
@@ -102,15 +108,6 @@ class SQLiteDeadLetterStore(_SqliteStore):
         codec: Codec = DEFAULT_CODEC,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Prepare a store; the file is touched by the first call.
-
-        Args:
-            path: The file.
-            create: Whether to make the file if there is none.
-            busy_timeout_s: How long to wait for another process that writes, in seconds.
-            codec: Knows the types that letters hold.
-            wall_clock: Seconds since the epoch; leases are measured by it.
-        """
         super().__init__(str(path), codec, wall_clock)
         self.path = Path(path)
         self._create = create
@@ -138,13 +135,10 @@ class SQLiteDeadLetterStore(_SqliteStore):
         )
 
     async def _run(self, action: str, steps: Steps[T]) -> T:
-        return await self._in_worker(
-            lambda: guarded(
-                lambda: self._run_now(action, steps),
-                invalid=partial(DeadLetterError.invalid_store, self.where),
-                failed=partial(DeadLetterStoreError, action, self.where),
-            )
-        )
+        invalid = partial(DeadLetterError.invalid_store, self.where)
+        failed = partial(DeadLetterStoreError, action, self.where)
+        work = partial(self._run_now, action, steps)
+        return await self._in_worker(partial(guarded, work, invalid=invalid, failed=failed))
 
     async def _in_worker(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function)

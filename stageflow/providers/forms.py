@@ -74,13 +74,7 @@ def object_form(fields: Iterable[Field], defs: Schema) -> Form:
     known = {field.name: field for field in fields}
     forms = {field.name: form_of(field.kind, defs) for field in known.values()}
     needed = [field.name for field in known.values() if field.required]
-    properties = {
-        name: {
-            **form.schema,
-            **({"description": text} if (text := known[name].description) else {}),
-        }
-        for name, form in forms.items()
-    }
+    properties = {n: _noted(form.schema, known[n].description) for n, form in forms.items()}
 
     def read(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -152,15 +146,14 @@ def _number(cls: type[int] | type[float]) -> Callable[[Any], Any]:
     return convert
 
 
-def _any(_origin: Any, _args: Any, _defs: Schema) -> Form:
-    return Form({}, lambda value, _path: value)
-
-
 def _annotated(_origin: Any, args: Any, defs: Schema) -> Form:
     form = form_of(args[0], defs)
     notes = (getattr(note, "description", note) for note in args[1:])
-    text = next((note for note in notes if isinstance(note, str)), None)
-    return form if text is None else Form({**form.schema, "description": text}, form.read)
+    return Form(_noted(form.schema, next((n for n in notes if isinstance(n, str)), "")), form.read)
+
+
+def _noted(schema: Schema, text: str) -> Schema:
+    return {**schema, "description": text} if text else schema
 
 
 def _literal(_origin: Any, args: Any, _defs: Schema) -> Form:
@@ -265,8 +258,6 @@ def _dotted(path: str, steps: Iterable[Any]) -> str:
 
 
 _MAKERS: Mapping[Any, Callable[[Any, Any, Schema], Form]] = {
-    Any: _any,
-    object: _any,
     typing.Annotated: _annotated,
     Literal: _literal,
     **dict.fromkeys((typing.Required, typing.NotRequired), _annotated),
@@ -278,8 +269,8 @@ _MAKERS: Mapping[Any, Callable[[Any, Any, Schema], Form]] = {
 }
 
 _SCALARS: Mapping[Any, Form] = {
-    None: _scalar({"type": "null"}, _exactly(type(None))),
-    type(None): _scalar({"type": "null"}, _exactly(type(None))),
+    **dict.fromkeys((Any, object), Form({}, lambda value, _path: value)),
+    **dict.fromkeys((None, type(None)), _scalar({"type": "null"}, _exactly(type(None)))),
     str: _scalar({"type": "string"}, _exactly(str)),
     bool: _scalar({"type": "boolean"}, _exactly(bool)),
     int: _scalar({"type": "integer"}, _number(int)),

@@ -87,12 +87,8 @@ class Tool:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tool as chat services take it."""
-        function = {
-            "name": self.name,
-            "description": self.description,
-            "parameters": self.parameters,
-        }
-        return {"type": "function", "function": function}
+        names = "name", "description", "parameters"
+        return {"type": "function", "function": {name: getattr(self, name) for name in names}}
 
     def read(self, arguments: str) -> dict[str, Any]:
         """Return the arguments, as JSON holds them; raise `ToolError` if they do not fit."""
@@ -128,22 +124,17 @@ class Tool:
         """Return a result as text; raise `ToolError` if it has none, or is of another type."""
         try:
             text = str(result) if isinstance(result, str) else as_json(result)
-            self._check(text, isinstance(result, str))
+            # A text may be that of a value of the annotated type.
+            is_text = self._returned.schema.get("type", "string") == "string"
+            plain = text if isinstance(result, str) and is_text else json.loads(text)
+            self._returned.read(plain, "it")
             if len(text) > MAX_RESULT_CHARS:
-                raise ValueError(
-                    f"it has {len(text)} characters; return at most {MAX_RESULT_CHARS}"
-                )
+                problem = f"it has {len(text)} characters; return at most {MAX_RESULT_CHARS}"
+                raise ValueError(problem)
         except (TypeError, ValueError, RecursionError) as error:
             what = f"the result of {self.name} cannot be used: {error}"
             raise ToolError(what, code="invalid_tool_result") from error
         return text
-
-    def _check(self, text: str, given: bool) -> None:
-        """Raise unless the result is of the annotated type, or was `given` as the text of one."""
-        if given and self._returned.schema.get("type", "string") == "string":
-            self._returned.read(text, "it")
-        else:
-            self._returned.read(json.loads(text), "it")
 
     def _values(self, found: object) -> dict[str, Any]:
         try:
@@ -264,7 +255,4 @@ class Toolbox(Mapping[str, Tool]):
     def __len__(self) -> int:
         return len(self._tools)
 
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    __hash__, __eq__ = object.__hash__, object.__eq__
