@@ -131,11 +131,9 @@ class Agent:
             problem = f"it ended with {answer.finish_reason!r} within its tool calls"
             raise NoAnswerError(problem, answer.finish_reason)
         if not left or self._made.total() + len(calls) > limits.max_calls:
-            raise ToolError(
-                f"the language model asked for more than {limits.max_rounds} rounds or"
-                f" {limits.max_calls} calls of tools; its last: {calls[0].name}",
-                code="too_many_tool_calls",
-            )
+            most = f"{limits.max_rounds} rounds or {limits.max_calls} calls of tools"
+            text = f"the language model asked for more than {most}; its last: {calls[0].name}"
+            raise ToolError(text, code="too_many_tool_calls")
         tasks = [asyncio.ensure_future(self._result(call, self._key(call))) for call in calls]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

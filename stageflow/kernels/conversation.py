@@ -64,9 +64,8 @@ async def recall(ctx: StageContext, user_id: str) -> list[Turn]:
         return []
     turns = record.get("turns")
     if not isinstance(turns, list):
-        raise InvalidReplyError(
-            f"the record of a conversation holds no list of turns: {shown(turns)}"
-        )
+        text = f"the record of a conversation holds no list of turns: {shown(turns)}"
+        raise InvalidReplyError(text)
     return list(turns)
 
 
@@ -92,11 +91,11 @@ async def remember(
     key = user_key(user_id)
     if key is not None:
         db, owner = ctx.db, ctx.run.providers.registered("db")
+        at = (CONVERSATIONS, key)
         if getattr(owner, "in_memory", False) is True or not hasattr(db, "append"):
-            at = (CONVERSATIONS, key)
             await append_by_put(db, at, "turns", turn, KEPT_TURNS, owner=owner)
         else:
-            await db.append(CONVERSATIONS, key, "turns", turn, keep=KEPT_TURNS)
+            await db.append(*at, "turns", turn, keep=KEPT_TURNS)
 
 
 def _line(found: object, most: int = MAX_FIELD_CHARS) -> str:
@@ -107,9 +106,8 @@ def _line(found: object, most: int = MAX_FIELD_CHARS) -> str:
 def complete_text(ctx: StageContext, answer: str) -> str:
     """Return an answer as plain text; emit ``answer_cut`` or ``answer_refused`` if it was."""
     if isinstance(answer, Answer) and (answer.cut or answer.finish_reason == "refusal"):
-        ctx.emit(
-            "answer_cut" if answer.cut else "answer_refused", finish_reason=answer.finish_reason
-        )
+        what = "answer_cut" if answer.cut else "answer_refused"
+        ctx.emit(what, finish_reason=answer.finish_reason)
     return str(answer)
 
 

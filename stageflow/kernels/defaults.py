@@ -34,17 +34,12 @@ def default_providers(seed: int = 0, scale: float = 1.0) -> ProviderRegistry:
     `scale` multiplies every latency and the duration of sound; 0 does not suspend.
     """
     profiles: dict[str, dict[str, dict[str, Any]]] = {PROFILES: {KNOWN_USER: {"name": "Ada"}}}
+    read, write = DATABASE_READ.scaled(scale), DATABASE_WRITE.scaled(scale)
+    first_piece = LLM_FIRST_PIECE.scaled(scale)
     return ProviderRegistry(
-        llm=FakeLLM(
-            latency=LLM.scaled(scale), first_piece=LLM_FIRST_PIECE.scaled(scale), seed=seed
-        ),
+        llm=FakeLLM(latency=LLM.scaled(scale), first_piece=first_piece, seed=seed),
         stt=FakeSTT(latency=STT.scaled(scale), seed=seed),
         tts=FakeTTS(latency=TTS.scaled(scale), seed=seed),
-        db=FakeDatabase(
-            profiles,
-            read=DATABASE_READ.scaled(scale),
-            write=DATABASE_WRITE.scaled(scale),
-            seed=seed,
-        ),
+        db=FakeDatabase(profiles, read=read, write=write, seed=seed),
         speaker=FakeSpeaker(scale=scale),
     )

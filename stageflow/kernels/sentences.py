@@ -115,24 +115,20 @@ class SentenceSplitter:
 
     def _first_end(self) -> int | None:
         """Return where the first sentence ends; None if that depends on more text."""
-        text, most = self._rest, self._max_chars
+        text, most, cuts = self._rest, [self._max_chars], [_LAST_WORD_END]
         if self._is_first and self._first_bytes is not None:
             encoded = text.encode("utf-8", "surrogatepass")
-            for parts in range(1, FIRST_PARTS + 1):
-                part = encoded[: parts * self._first_bytes]
-                head = min(most, len(part.decode("utf-8", "ignore")))
-                end = _end_within(text, head)
-                if end != 0:
-                    return end
-                for form in (_CLAUSE_END, _LAST_WORD_END):
-                    if cut := form.match(text, 0, head):
-                        return cut.end()
-            return _boundary(text, head)
-        end = _end_within(text, most)
-        if end != 0:
-            return end
-        word_end = _LAST_WORD_END.match(text, 0, most)
-        return word_end.end() if word_end else _boundary(text, most)
+            parts = (encoded[: n * self._first_bytes] for n in range(1, FIRST_PARTS + 1))
+            most = [min(*most, len(part.decode("utf-8", "ignore"))) for part in parts]
+            cuts = [_CLAUSE_END, _LAST_WORD_END]
+        for head in most:
+            end = _end_within(text, head)
+            if end != 0:
+                return end
+            for cut in cuts:
+                if found := cut.match(text, 0, head):
+                    return found.end()
+        return _boundary(text, most[-1])
 
 
 def _end_within(text: str, most: int) -> int | None:

@@ -80,11 +80,9 @@ def read_wav(
     at_full_scale = samples.count(_FULL_SCALE) + samples.count(-_FULL_SCALE - 1)
     clipped = at_full_scale / len(samples)
     if clipped > MAX_CLIPPED:
-        raise InvalidAudioError(
-            f"{where}: {clipped:.0%} of its samples are at full scale, so its peaks are cut off;"
-            " record it again with less gain",
-            code="clipped_audio",
-        )
+        problem = f"{clipped:.0%} of its samples are at full scale, so its peaks are cut off"
+        text = f"{where}: {problem}; record it again with less gain"
+        raise InvalidAudioError(text, code="clipped_audio")
     return audio if sample_rate_hz is None else resampled(audio, sample_rate_hz)
 
 

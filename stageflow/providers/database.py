@@ -76,13 +76,10 @@ class SqlDatabase(AsyncClosing):
     ) -> None:
         if not isinstance(pool_size, int) or pool_size < 1:
             raise InvalidConfigError("SqlDatabase", "pool_size", pool_size, "give 1 or more")
-        require_durations(
-            "SqlDatabase",
-            pool_timeout_s=pool_timeout_s,
-            lock_timeout_s=lock_timeout_s,
-            statement_timeout_s=statement_timeout_s,
-            call_timeout_s=call_timeout_s,
-        )
+        require_durations("SqlDatabase", pool_timeout_s=pool_timeout_s)
+        require_durations("SqlDatabase", lock_timeout_s=lock_timeout_s)
+        require_durations("SqlDatabase", statement_timeout_s=statement_timeout_s)
+        require_durations("SqlDatabase", call_timeout_s=call_timeout_s)
         self._url = _parsed(url)
         self._where = _shown(url, self._url)
         self._threads: list[Thread] = []
@@ -268,7 +265,5 @@ def _as_json(value: Any, path: str) -> Any:
         raise TypeError(f"{path} is {value!r}, which JSON does not have; give None")
     if value is None or isinstance(value, str | int | float):
         return value
-    raise TypeError(
-        f"{path} is {shown(value)} of type {type(value).__name__}; make it text, a number, a list"
-        " or a mapping"
-    )
+    fix = "make it text, a number, a list or a mapping"
+    raise TypeError(f"{path} is {shown(value)} of type {type(value).__name__}; {fix}")

@@ -237,9 +237,9 @@ class FakeSTT(_Fake):
         seed: int | str = 0,
     ) -> None:
         super().__init__(latency, seed)
-        self._script = (
-            None if transcripts is None else _script("FakeSTT", "transcripts", transcripts)
-        )
+        self._script: Iterator[str] | None = None
+        if transcripts is not None:
+            self._script = _script("FakeSTT", "transcripts", transcripts)
 
     async def transcribe(self, audio: Audio) -> str:
         """Return what is said in `audio`; raise `InvalidAudioError` as `text_of_speech`."""

@@ -55,8 +55,5 @@ class Metered(_Wrapper):
             return dict(zip(UNITS["llm"], tokens, strict=True))
         count = getattr(self._provider, "count_tokens", estimated_tokens)
         prompt = sum(count(message.content) for message in args[0])
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": count("".join(said)),
-            "estimated": True,
-        }
+        tokens = prompt, count("".join(said))
+        return {**dict(zip(UNITS["llm"], tokens, strict=True)), "estimated": True}

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -217,6 +218,10 @@ class _Model:
     _model: str
     _options: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def _named(self) -> dict[str, Any]:
+        return {"model": self._model, "extra_body": self._options}
+
     async def _request(
         self, send: Callable[[openai.AsyncOpenAI], Awaitable[Any]], read: Callable[[Any], T]
     ) -> T:
@@ -231,14 +236,14 @@ class _Model:
     def _found(self, reply: Any, *path: str | int) -> Any:
         """Return the value at a path of a reply, which the client does not validate."""
         found = reply
-        for step in path:
-            try:
+        try:
+            for step in path:
                 found = found[step] if isinstance(step, int) else getattr(found, step)
-            except (AttributeError, LookupError, TypeError):
-                raise InvalidReplyError(
-                    f"the service answered with {self._service._shown(repr(reply))}, which has no"
-                    f" {'.'.join(map(str, path))}"
-                ) from None
+        except (AttributeError, LookupError, TypeError):
+            problem = (
+                f"{self._service._shown(repr(reply))}, which has no {'.'.join(map(str, path))}"
+            )
+            raise InvalidReplyError(f"the service answered with {problem}") from None
         return found
 
     def _text(self, reply: Any, *path: str | int) -> str | None:
@@ -303,9 +308,7 @@ class OpenAILLM(_Model):
         params: Any = [{**one.to_dict(), "content": _sendable(one.content)} for one in messages]
         if tools:
             named["tools"] = tools
-        return client.chat.completions.create(
-            model=self._model, messages=params, extra_body=self._options, **named
-        )
+        return client.chat.completions.create(messages=params, **self._named, **named)
 
     async def _pieces(self, messages: Sequence[Message], tools: _Tools) -> AsyncIterator[str]:
         reading, kept, has_text = _Reading(self, bool(tools)), "", False
@@ -329,9 +332,8 @@ class OpenAILLM(_Model):
         if kept:
             yield kept
         if not reading.reason:
-            raise InvalidReplyError(
-                f"the stream of {self._service.base_url} ended before the answer did"
-            )
+            where = f"the stream of {self._service.base_url}"
+            raise InvalidReplyError(f"{where} ended before the answer did")
         last = reading.answer("")
         if isinstance(last, Answer):
             yield last
@@ -408,13 +410,9 @@ class OpenAISTT(_Model):
 
     async def transcribe(self, audio: Audio) -> str:
         """Return what is said in `audio`; raise as `OpenAILLM.complete`."""
+        sent: Any = {"file": ("speech.wav", wav_bytes(audio), "audio/wav"), **self._named}
         return await self._request(
-            lambda client: client.audio.transcriptions.create(
-                model=self._model,
-                file=("speech.wav", wav_bytes(audio), "audio/wav"),
-                response_format="json",
-                extra_body=self._options,
-            ),
+            lambda client: client.audio.transcriptions.create(response_format="json", **sent),
             lambda reply: valid_transcript(self._text(reply, "text")).strip(),
         )
 
@@ -427,15 +425,9 @@ class OpenAITTS(_Model):
 
     async def synthesize(self, text: str) -> Audio:
         """Return `text` as sound; raise as `OpenAILLM.complete`."""
+        sent: Any = {"voice": self._voice, "input": _sendable(text), **self._named}
         return await self._request(
-            lambda client: client.audio.speech.create(
-                model=self._model,
-                voice=self._voice,
-                input=_sendable(text),
-                response_format="pcm",
-                extra_body=self._options,
-            ),
-            self._sound,
+            lambda client: client.audio.speech.create(response_format="pcm", **sent), self._sound
         )
 
     def _sound(self, reply: Any) -> Audio:
@@ -468,15 +460,14 @@ def _sendable(text: str) -> str:
 
 def _checked_url(url: str) -> tuple[str, bool]:
     """Return a URL, and whether its host is this machine."""
-    fix = "give http:// or https://, host and version, such as http://127.0.0.1:8080/v1"
-    try:
+    parts = host = None
+    with suppress(ValueError):
         parts = urlsplit(url)
         host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
-    except ValueError:
-        parts, host = None, None
     if parts is not None and parts.username is not None:
         raise _misfit("base_url", "one with a user or password in it", "give the key as api_key")
     if not host:
+        fix = "give http:// or https://, host and version, such as http://127.0.0.1:8080/v1"
         raise _misfit("base_url", url, fix)
     return url.rstrip("/"), bool(re.fullmatch(r"localhost|::1|127(\.\d{1,3}){3}", host))
 
@@ -486,11 +477,8 @@ def _checked_key(given: str | None, *, needed: bool) -> str:
     if not key and needed:
         raise _misfit("api_key", key, f"set the environment variable {KEY_VARIABLE} to the key")
     if key and not re.fullmatch(r"[!-~]+", key):
-        raise _misfit(
-            "api_key",
-            "a text with a space, a line break or another character that no key has",
-            f"correct the environment variable {KEY_VARIABLE}",
-        )
+        found = "a text with a space, a line break or another character that no key has"
+        raise _misfit("api_key", found, f"correct the environment variable {KEY_VARIABLE}")
     return key
 
 

@@ -221,10 +221,8 @@ def appended(
     record = record or {}
     items = record.get(field, [])
     if not isinstance(items, list):
-        where = f"{field!r} of record {at[1]!r} of collection {at[0]!r}"
-        raise InvalidReplyError(
-            f"the database holds {shown(items)} as {where}, which is not a list"
-        )
+        where = f"{field!r} of record {at[1]!r} of collection {at[0]!r}, which is not a list"
+        raise InvalidReplyError(f"the database holds {shown(items)} as {where}")
     if keep is not None and keep < 1:
         raise invalid_record(*at, f"keep is {keep!r}; give 1 or more, or None")
     return {**record, field: [*items, item][-(keep or 0) :]}
@@ -274,9 +272,9 @@ def valid_sound(reply: object) -> Audio:
         raise invalid_reply("text to speech", reply, "no sound")
     size = len(reply.pcm)
     if not size or size % 2:
+        what = "no whole number of 16-bit samples" if size else "no sound"
         raise InvalidReplyError(
-            f"text to speech answered with {size} bytes of PCM, which are"
-            f" {'no whole number of 16-bit samples' if size else 'no sound'}"
+            f"text to speech answered with {size} bytes of PCM, which are {what}"
         )
     return reply
 

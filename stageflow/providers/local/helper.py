@@ -205,11 +205,9 @@ class SerialExecutor:
     async def run(self, work: Callable[[Stop], T]) -> T:
         """Run some work in the thread; raise `ProviderError` if too many calls wait already."""
         if not self._places.acquire(blocking=False):
-            raise ProviderError(
-                f"{self._name} has {self._most} calls under way or waiting, its limit; retry later,"
-                " or use more providers",
-                code="provider_busy",
-            )
+            problem = f"{self._name} has {self._most} calls under way or waiting, its limit"
+            text = f"{problem}; retry later, or use more providers"
+            raise ProviderError(text, code="provider_busy")
         stop = Stop()
         future = self._executor.submit(work, stop)
         places = self._places

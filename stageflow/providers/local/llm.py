@@ -46,15 +46,11 @@ class LlamaServer(Closing):
         self.context_tokens = context_tokens
         #: Keeps other users of this machine out.
         self.key = secrets.token_hex(16)
+        settings = {"model_path": str(model_path), "key": self.key, "threads": threads}
         self.helper = HelperProcess(
             "the local language model",
             "stageflow.providers.local.children serve_model",
-            {
-                "model_path": str(model_path),
-                "key": self.key,
-                "threads": threads,
-                "context_tokens": context_tokens,
-            },
+            {**settings, "context_tokens": context_tokens},
             start_timeout_s=start_timeout_s,
         )
         self.after_fork()

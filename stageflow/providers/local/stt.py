@@ -36,8 +36,7 @@ class SileroVAD(AsyncClosing):
     """
 
     def __init__(self, *, pause_s: float = 0.7, margin_s: float = 0.3) -> None:
-        self._pause_s = pause_s
-        self._margin_s = margin_s
+        self._pause_s, self._margin_s = pause_s, margin_s
         self._executor = SerialExecutor("voice activity detection")
         self._model: Any = None
 

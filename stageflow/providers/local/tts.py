@@ -58,9 +58,7 @@ class EspeakTTS(AsyncClosing):
             if value not in bounds:
                 fix = f"give a whole number from {bounds.start} to {bounds.stop - 1}"
                 raise InvalidConfigError("EspeakTTS", field, value, fix)
-        self._voice = voice
-        self._words_per_minute = words_per_minute
-        self._pitch = pitch
+        self._how = voice, words_per_minute, pitch
         self._max_duration_s = max_duration_s
         self._executor = SerialExecutor("text to speech")
 
@@ -83,7 +81,7 @@ class EspeakTTS(AsyncClosing):
             pcm.extend(chunk)
             return not stop.asked and len(pcm) <= most_bytes
 
-        rate_hz = speak(text, self._voice, self._words_per_minute, self._pitch, heard)
+        rate_hz = speak(text, *self._how, heard)
         if len(pcm) > 2 * rate_hz * self._max_duration_s:
             raise audio_too_long("text to speech", self._max_duration_s)
         return Audio(bytes(pcm) or bytes(2 * int(rate_hz * _SILENCE_S)), rate_hz)
