@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from stageflow.cluster import (
 from stageflow.cluster.redis_link import RedisLink, script_text
 from stageflow.resilience import BreakerState
 from tests.cluster.support import ECHO, WAIT, Cluster, Gate
-from tests.utils.errors import raises_code
+from tests.utils.errors import code_of, raises_code
 from tests.utils.redis_server import RedisServer
 from tests.utils.workers import WorkerProcess
 
@@ -195,6 +196,42 @@ async def test_a_worker_stops_while_its_broker_is_away(
     redis.start()
     if busy:
         waiting.cancel()
+
+
+@pytest.mark.parametrize("off_s", [3_600.0, -3_600.0])
+async def test_a_clock_that_is_an_hour_off_changes_nothing(
+    cluster: Cluster, gate: Gate, monkeypatch: pytest.MonkeyPatch, off_s: float
+) -> None:
+    """Deadlines, leases and registrations are measured by the clock of the server alone."""
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + off_s)
+    await cluster.worker(ECHO, WAIT, providers=gate.registry(), lease_s=0.4)
+    dispatcher = await cluster.dispatcher(grace_s=60.0)
+    result = await dispatcher.run("echo", {"value": 1}, deadline_s=60.0)
+    assert (result.unwrap(), result.deliveries) == ({"echo": 1}, 1)
+    late = await dispatcher.run("wait", deadline_s=1.0)
+    assert code_of(late.failure) == "deadline_exceeded"
+    assert late.worker is not None, "its worker has not noticed that the deadline passed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("off_s", [3_600.0, -3_600.0])
+async def test_a_worker_whose_clock_is_an_hour_off_answers_in_time(
+    redis: RedisServer, tmp_path: Path, off_s: float
+) -> None:
+    """It and the dispatcher need not agree about the time of day."""
+    clock = f"import time; right = time.time; time.time = lambda: right() + {off_s}"
+    (tmp_path / "sitecustomize.py").write_text(clock)
+    arguments = (redis.url, "chat", "--scale", "0", "--breakers")
+    worker = WorkerProcess(*arguments, environment={"PYTHONPATH": str(tmp_path)})
+    inputs = {"text": "hello", "user_id": "ada"}
+    try:
+        worker.wait_until_it_serves()
+        async with RedisBroker(redis.url) as broker, Dispatcher(broker) as dispatcher:
+            result = await dispatcher.run("chat", inputs, deadline_s=60.0)
+    finally:
+        worker.kill()
+    assert (result.status, result.deliveries) == ("completed", 1)
 
 
 @pytest.mark.slow
