@@ -328,11 +328,6 @@ def _read(what: str, body: bytes) -> dict[str, Any]:
     return dict(data)
 
 
-def protocol_of(body: bytes) -> object:
-    """Return the version of the protocol in which a job is written."""
-    return json.loads(body)["protocol"]
-
-
 def protocol_mismatch(who: str, theirs: object) -> ClusterError:
     """Return the error of a side that uses another version of the protocol."""
     return ClusterError(

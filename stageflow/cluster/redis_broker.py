@@ -169,13 +169,9 @@ class RedisBroker(AsyncClosing, Broker):
 
     async def _wait(self, worker: str, streams: Sequence[str], wait_s: float) -> list[Any]:
         """Wait for the first job, or one of each stream; a script cannot wait."""
-        found = await self._link.client.xreadgroup(
-            _GROUP,
-            worker,
-            dict.fromkeys(streams, ">"),
-            count=1,
-            block=max(1, int(wait_s * 1000)),
-        )
+        new, wait_ms = dict.fromkeys(streams, ">"), max(1, int(wait_s * 1000))
+        read = self._link.client.xreadgroup
+        found = await read(_GROUP, worker, new, count=1, block=wait_ms)
         return [
             (stream, entry, list(chain(*fields.items())), 1)
             for stream, entries in found or ()

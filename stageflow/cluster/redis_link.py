@@ -16,7 +16,7 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from stageflow._utils.extras import needs_extra
 from stageflow._utils.tasks import cancel_all
@@ -61,11 +61,8 @@ _BATCH = 256
 _REPLICAS_WAIT_MS = 1_000
 
 
-class _Call(NamedTuple):
-    script: str
-    keys: list[str]
-    arguments: list[Any]
-    end: asyncio.Future[Any]
+#: Text, keys and arguments of a script, and where its answer is set.
+_Call: TypeAlias = tuple[str, list[str], list[Any], asyncio.Future[Any]]
 
 
 class RedisLink:
@@ -187,7 +184,7 @@ class RedisLink:
     async def script_once(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         """Run a script; raises as `once`."""
         end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Call(script_text(name), keys, arguments, end))
+        self._queue.append((script_text(name), keys, arguments, end))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all())
         return await end
@@ -201,17 +198,15 @@ class RedisLink:
             except Exception as error:
                 answers = [error] * len(batch)
             finally:
-                for asked, answer in zip(batch, answers, strict=True):
-                    if asked.end.done():
+                for (*_, end), answer in zip(batch, answers, strict=True):
+                    if end.done():
                         continue  # the caller was cancelled
                     if isinstance(answer, Exception):
-                        asked.end.set_exception(self._meaning(answer))
+                        end.set_exception(self._meaning(answer))
                     else:
-                        asked.end.set_result(answer)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    await self._outage(answer)
-                    break
+                        end.set_result(answer)
+            if problems := [answer for answer in answers if isinstance(answer, Exception)]:
+                await self._outage(problems[0])
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
         answers = await self._sent(batch, by_digest=True)

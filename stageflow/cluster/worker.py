@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import platform
@@ -28,7 +29,6 @@ from stageflow.cluster.job import (
     decode_worker_info,
     encode_worker_info,
     missing_inputs,
-    protocol_of,
     seed_of,
 )
 from stageflow.codec import DEFAULT_CODEC, Codec, as_text, is_large, plain_failure
@@ -133,9 +133,8 @@ class Worker:
             check_name("Worker", "queues", queue)
         self._orchestrators = _by_name(orchestrators)
         self._broker = broker
-        self._addresses = [
-            Address(q, p) for q in dict.fromkeys(queues) for p in self._orchestrators
-        ]
+        served, read = self._orchestrators, dict.fromkeys(queues)
+        self._addresses = [Address(queue, pipeline) for queue in read for pipeline in served]
         self._concurrency, self._max_deliveries = concurrency, max_deliveries
         self._providers, self._dead_letters = providers, dead_letters
         self.name = name or f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
@@ -292,7 +291,9 @@ class Worker:
         """Return a job that a live worker of another version can run, so that it reclaims it."""
         if delivery.cancelled or _is_over(delivery):
             return False
-        wanted = (None, protocol_of(delivery.body)) if job is None else (job.inputs, PROTOCOL)
+        wanted = (
+            (None, json.loads(delivery.body)["protocol"]) if job is None else (job.inputs, PROTOCOL)
+        )
         workers = map(decode_worker_info, (await self._broker.workers()).values())
         if not any(worker.runs(delivery.address, *wanted) for worker in workers):
             return False

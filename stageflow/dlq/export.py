@@ -89,14 +89,10 @@ def _faults(letter: DeadLetter) -> tuple[tuple[str, ...], str]:
         return ("RecordedStall",), f"RecordedStall({stalled})"
     if error.category == ErrorCategory.LOGIC:
         return (), ""
-    lines = (
-        f"        {_literal(letter.failed_stage)},",
-        f"        code={_literal(error.code)},",
-        f"        category={_literal(error.category)},",
-        f"        message={_literal(error.message)},",
-        f"        provider={_literal(error.provider)},",
-    )
-    return ("RecordedFault",), "\n    RecordedFault(\n" + "\n".join(lines) + "\n    )\n"
+    names = "code", "category", "message", "provider"
+    named = (f"{name}={_literal(getattr(error, name))}" for name in names)
+    given = "".join(f"        {one},\n" for one in (_literal(letter.failed_stage), *named))
+    return ("RecordedFault",), f"\n    RecordedFault(\n{given}    )\n"
 
 
 def _check(letter: DeadLetter) -> str:

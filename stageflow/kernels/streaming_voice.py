@@ -232,11 +232,8 @@ def streaming_voice(
     ``speaker`` plays the sound; without one, the run ends when all sound is made.
     """
     answer = llm_stage(history_tokens, system_prompt, Toolbox.of(tools))
-    return Pipeline(
-        "streaming_voice",
-        [stt, profile, memory, answer, tts, speak, persist],
-        inputs=["audio", "user_id"],
-    )
+    stages = (stt, profile, memory, answer, tts, speak, persist)
+    return Pipeline("streaming_voice", stages, inputs=["audio", "user_id"])
 
 
 def first_audio_ms(events: Iterable[Event]) -> float | None:

@@ -127,8 +127,5 @@ def voice(
         tools: Functions that the model may call, `Tool` or `Toolbox`; see `Agent`.
     """
     answer = llm_stage(history_tokens, system_prompt, Toolbox.of(tools))
-    return Pipeline(
-        "voice",
-        [stt, profile, memory, answer, tts, persist],
-        inputs=["audio", "user_id"],
-    )
+    stages = (stt, profile, memory, answer, tts, persist)
+    return Pipeline("voice", stages, inputs=["audio", "user_id"])

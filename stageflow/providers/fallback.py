@@ -40,6 +40,9 @@ _chance = random.Random()
 class _Wrapper:
     """An object with the attributes of its provider; subclasses define what yields its `_items`."""
 
+    #: Yields the pieces of a stream, or the answer of another method as the only item.
+    _items: Callable[..., AsyncIterator[Any]]
+
     def __init__(self, provider: Any, name: str | None = None, *settings: Any) -> None:
         self._settings = settings
         self.name = name or getattr(provider, "name", None) or type(provider).__name__
@@ -58,10 +61,6 @@ class _Wrapper:
     async def _call(self, method: str, /, *args: Any, **named: Any) -> Any:
         (answer,) = [item async for item in self._items(method, *args, **named)]
         return answer
-
-    def _items(self, method: str, /, *args: Any, **named: Any) -> AsyncIterator[Any]:
-        """Yield the pieces of a stream, or the answer of another method as the only item."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         given = ", ".join(map(repr, (self._provider, *self._settings)))
