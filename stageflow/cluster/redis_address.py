@@ -113,7 +113,7 @@ def _following(
                     problem = error
                 finally:
                     await connection.disconnect(nowait=True)
-            text = f"none of {len(seeds)} servers says where to connect; the last: {problem!r}"
+            text = f"none of {len(seeds)} servers says where to connect: {problem!r}"
             raise RedisConnectionError(text) from problem
 
     return Following
