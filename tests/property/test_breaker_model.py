@@ -10,16 +10,8 @@ from fractions import Fraction
 from typing import ClassVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from stageflow.errors import CircuitOpenError
 from stageflow.resilience import BreakerPolicy, BreakerTransition, CircuitBreaker, Permit
@@ -117,22 +109,45 @@ def policies(draw: st.DrawFn) -> BreakerPolicy:
     )
 
 
-class BreakerMachine(RuleBasedStateMachine):
-    """Drives a breaker and its model through the same history."""
+class History:
+    """Drives a breaker and its model through the same history.
+
+    A step is one byte: Hypothesis draws, cuts and simplifies many of them at once, and one rule of
+    a state machine takes it as long as a hundred steps here.
+    """
 
     steps = 0
     seen: ClassVar[Counter[tuple[str, str, str]]] = Counter()
     rejected = 0
     without_a_say = 0
 
-    @initialize(policy=policies())
-    def start(self, policy: BreakerPolicy) -> None:
+    def __init__(self, policy: BreakerPolicy) -> None:
         self.now_s = 0.0
         self.quiet_steps = 0
         self.policy = policy
         self.breaker = CircuitBreaker("llm", self.policy)
         self.model = Model(self.policy)
         self.calls: list[Call] = []
+
+    def step(self, number: int) -> None:
+        """Do what a byte says; where that is not possible, ask."""
+        choice, what = divmod(number, 8)
+        if what in (1, 2, 3) and self.calls:
+            (self.succeed, self.fail, self.cancel)[what - 1](choice)
+        elif what == 4:
+            self.fail_at_once(1 + choice % 3)
+        elif what == 5 and self.model.state == "open":
+            self.wait_and_ask()
+        elif what == 6:
+            self.now_s += (0.5, 2.0, 8.0)[choice % 3]
+        elif what == 7 and self.quiet_steps >= 12:
+            # By hand, but not so often that nothing happens by itself.
+            self.interfere(force_open=choice % 2 == 1)
+        else:
+            self.ask()
+        type(self).steps += 1
+        self.quiet_steps += 1
+        assert self.breaker.state == self.model.state
 
     def clock(self) -> float:
         return self.now_s
@@ -149,7 +164,6 @@ class BreakerMachine(RuleBasedStateMachine):
         assert why in change.reason
         self.seen[before, after, why] += 1
 
-    @rule()
     def ask(self) -> None:
         model = self.model
         if not model.admits(self.now_s):
@@ -179,8 +193,6 @@ class BreakerMachine(RuleBasedStateMachine):
         type(self).without_a_say += not current
         return call.permit, current
 
-    @precondition(lambda self: self.calls)
-    @rule(choice=st.integers(0, 9))
     def succeed(self, choice: int) -> None:
         permit, current = self.take(choice)
         change = self.breaker.succeed(permit, self.clock)
@@ -194,8 +206,6 @@ class BreakerMachine(RuleBasedStateMachine):
         else:
             self.expect(change, None)
 
-    @precondition(lambda self: self.calls)
-    @rule(choice=st.integers(0, 9))
     def fail(self, choice: int) -> None:
         permit, current = self.take(choice)
         change = self.breaker.fail(permit, self.clock)
@@ -211,13 +221,10 @@ class BreakerMachine(RuleBasedStateMachine):
             self.expect(change, "open", why)
             model.enter("open", self.now_s)
 
-    @precondition(lambda self: self.calls)
-    @rule(choice=st.integers(0, 9))
     def cancel(self, choice: int) -> None:
         permit, _ = self.take(choice)
         self.breaker.release(permit)
 
-    @rule(times=st.integers(1, 3))
     def fail_at_once(self, times: int) -> None:
         """Some calls that fail before anything else happens."""
         for _ in range(times):
@@ -226,21 +233,12 @@ class BreakerMachine(RuleBasedStateMachine):
             if len(self.calls) > under_way:
                 self.fail(under_way)
 
-    @precondition(lambda self: self.model.state == "open")
-    @rule()
     def wait_and_ask(self) -> None:
         """Just until the cool-down is over."""
         self.now_s += COOLDOWN_S
         self.ask()
 
-    @rule(seconds=st.sampled_from([0.5, 2.0, 8.0]))
-    def wait(self, seconds: float) -> None:
-        self.now_s += seconds
-
-    # By hand, but not so often that nothing happens by itself.
-    @precondition(lambda self: self.quiet_steps >= 12)
-    @rule(force_open=st.booleans())
-    def interfere(self, force_open: bool) -> None:
+    def interfere(self, *, force_open: bool) -> None:
         self.quiet_steps = 0
         if force_open:
             self.expect(self.breaker.force_open(self.clock), "open", "forced open")
@@ -249,32 +247,28 @@ class BreakerMachine(RuleBasedStateMachine):
             self.expect(self.breaker.reset(self.clock), "closed", "reset")
             self.model.enter("closed", self.now_s)
 
-    @invariant()
-    def shows_the_models_state(self) -> None:
-        type(self).steps += 1
-        self.quiet_steps += 1
-        assert self.breaker.state == self.model.state
-
 
 def test_it_does_what_the_model_does() -> None:
     """Over 20,000 random steps, in which every way from state to state is gone, and counted."""
-    BreakerMachine.steps = BreakerMachine.rejected = BreakerMachine.without_a_say = 0
-    BreakerMachine.seen = Counter()
-    # Not every example goes to the last of its steps, so their number tells only roughly.
-    while BreakerMachine.steps < STEPS:
-        run_state_machine_as_test(
-            BreakerMachine,
-            settings=settings(
-                max_examples=200, stateful_step_count=STEPS_AN_EXAMPLE, database=None
-            ),
-        )
+    History.steps = History.rejected = History.without_a_say = 0
+    History.seen = Counter()
+
+    @settings(max_examples=math.ceil(STEPS / STEPS_AN_EXAMPLE), database=None)
+    @given(policies(), st.binary(min_size=STEPS_AN_EXAMPLE, max_size=STEPS_AN_EXAMPLE))
+    def agree(policy: BreakerPolicy, steps: bytes) -> None:
+        history = History(policy)
+        for number in steps:
+            history.step(number)
+
+    agree()
     # Shown by -rP.
-    print(f"{BreakerMachine.steps} steps, {BreakerMachine.rejected} calls rejected")
-    print(*sorted(BreakerMachine.seen.items()), sep="\n")
-    assert set(BreakerMachine.seen) == TRANSITIONS
-    assert min(BreakerMachine.seen.values()) >= 3, BreakerMachine.seen
-    assert BreakerMachine.rejected >= 100
-    assert BreakerMachine.without_a_say >= 100
+    print(f"{History.steps} steps, {History.rejected} calls rejected")
+    print(*sorted(History.seen.items()), sep="\n")
+    assert History.steps >= STEPS
+    assert set(History.seen) == TRANSITIONS
+    assert min(History.seen.values()) >= 3, History.seen
+    assert History.rejected >= 100
+    assert History.without_a_say >= 100
 
 
 @pytest.mark.parametrize("probes", [1, 7])

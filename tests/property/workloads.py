@@ -148,6 +148,11 @@ class Record:
     #: for one that has left), and how many events the run had by then.
     ahead: list[tuple[str, dict[str, int | None], int]] = field(default_factory=list)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        for kept in vars(self).values():
+            kept.clear()
+
     def was_put(self, key: str, item: Any, events: int) -> None:
         """Record an item that was accepted."""
         put = self.put.setdefault(key, [])
