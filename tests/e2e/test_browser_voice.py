@@ -29,11 +29,20 @@ pytestmark = pytest.mark.slow
 EXAMPLE = ROOT / "examples" / "browser_voice.py"
 QUESTION = "how many days are in a week"
 
+#: Runs the example with a model that stops early: an answer takes as long as it is heard.
+BRIEFLY = """
+import functools, runpy, sys
+from stageflow.providers import local
+local.LocalLLM = functools.partial(local.LocalLLM, options={"temperature": 0, "max_tokens": 24})
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 @contextmanager
 def agent(*arguments: str) -> Iterator[str]:
     """The address of the running example, which ends as by Ctrl-C."""
-    command = [sys.executable, str(EXAMPLE), "--port", "0", *arguments]
+    command = [sys.executable, "-c", BRIEFLY, str(EXAMPLE), "--port", "0", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import pytest
@@ -24,6 +25,7 @@ from stageflow.pulse.gate import Exit, GateRun, record_run
 from stageflow.pulse.history import AsvProject, copy_libraries, make_server
 from tests.utils import central
 from tests.utils.browser import Visit, serving, violations, visiting
+from tests.utils.session import once
 from tests.utils.telemetry import NOON_S, run_log, sink_of, voice_log
 
 pytestmark = pytest.mark.slow
@@ -56,8 +58,14 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A site of some commits, some turns, and two runs of the gate, published by asv and by us."""
-    folder = tmp_path_factory.mktemp("central")
+    """The site of this session."""
+    folder = once(tmp_path_factory, "central", publish)
+    project = AsvProject.load(folder / "repo")
+    return Site(project, project.html_dir, project.git("rev-list", "--reverse", "main").split())
+
+
+def publish(folder: Path) -> None:
+    """Publish some commits, some turns, and two runs of the gate, by asv and by us."""
     project = central.repository(folder / "repo", COMMITS, METRICS)
     hashes = project.git("rev-list", "--reverse", "main").split()
     project.git("tag", "v1.0", hashes[5])
@@ -70,7 +78,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     (project.results_dir / "voice.jsonl").write_text(figures, encoding="utf-8")
     central.write_telemetry(folder / "t.db", RUNS, hours=12)
     publish_with_dashboard(project, lambda _: None, store=folder / "t.db")
-    return Site(project, project.html_dir, hashes)
 
 
 @pytest.fixture(params=["served", "opened from disk"])
@@ -147,17 +154,17 @@ def test_every_view_is_drawn(visit: Visit) -> None:
     expect(load.get_by_role("row", name="✗ memory grew by 8.0%")).to_contain_text("+8 %")
 
 
-def test_findings_lead_to_their_runbook_section(visit: Visit) -> None:
+def test_findings_lead_to_their_runbook_section(page: Page) -> None:
     """A budget that is exceeded links to what to do, as text and not as markup."""
-    visit.page.get_by_role("link", name="runbook: pipeline-build").first.click()
-    shown = visit.page.locator("section:target")
+    page.get_by_role("link", name="runbook: pipeline-build").first.click()
+    shown = page.locator("section:target")
     expect(shown).to_contain_text('Look at validation.py & "graph.py".')
     expect(shown).to_contain_text("Then <again>.")
 
 
-def test_points_lead_to_their_commits(visit: Visit, site: Site) -> None:
+def test_points_lead_to_their_commits(page: Page, site: Site) -> None:
     """The step is found by the keyboard, names its commit, and Enter opens it."""
-    page = show(visit.page, VIEWS[2])
+    show(page, VIEWS[2])
     page.locator("#history .plot").focus()
     page.keyboard.press("Home")
     for _ in range(STEP):
@@ -343,31 +350,42 @@ def test_first_audio_beside_its_budget(browser: Browser, tmp_path: Path) -> None
         expect(page.locator("section:target")).to_contain_text("Look at")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible_on_every_page(browser: Browser, site: Site, scheme: str) -> None:
+def test_accessible_on_every_page(browser: Browser, site: Site) -> None:
     """axe-core finds nothing on any page in either theme, headings descend one level at a time."""
     places = [f"{ENTRY}#{view}" for view in VIEWS] + [
         f"commits.html#{site.hashes[3][:8]}",
         "runbook.html",
     ]
-    home = f"{site.folder.as_uri()}/"
-    with visiting(browser, home, color_scheme=scheme) as visit:
+    with visiting(browser, f"{site.folder.as_uri()}/") as visit:
+        page = visit.page
         for place in places:
-            visit.page.goto("about:blank")
+            page.emulate_media(color_scheme="light")
+            page.goto("about:blank")
             visit.go(place)
-            expect(visit.page.locator("header.shell")).to_have_count(1)
-            expect(visit.page.locator("body[data-ready], body[data-page=runbook]")).to_have_count(1)
-            assert violations(visit.page) == [], place
-            levels = visit.page.evaluate(
+            expect(page.locator("header.shell")).to_have_count(1)
+            expect(page.locator("body[data-ready], body[data-page=runbook]")).to_have_count(1)
+            assert violations(page) == [], place
+            levels = page.evaluate(
                 "() => [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])"
             )
             assert levels[0] == 1
             assert all(below - above <= 1 for above, below in pairwise(levels)), place
+            # The themes differ by their colours alone.
+            page.emulate_media(color_scheme="dark")
+            assert violations(page, "color-contrast") == [], place
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 820, 390])
-def test_fits_its_window(browser: Browser, site: Site, scheme: str, width: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "scheme", "other"),
+    [(1440, "light", "dark"), (820, "dark", "light"), (390, "light", "dark")],
+)
+def test_fits_its_window(
+    browser: Browser,
+    site: Site,
+    width: int,
+    scheme: Literal["light", "dark"],
+    other: Literal["light", "dark"],
+) -> None:
     """Nothing is wider than the window; the first view fits a desktop, a phone has a menu."""
     viewport = {"width": width, "height": 900}
     home = f"{site.folder.as_uri()}/"
@@ -375,9 +393,7 @@ def test_fits_its_window(browser: Browser, site: Site, scheme: str, width: int) 
         page = drawn(visit).page
         if width == 1440:
             assert page.evaluate("document.documentElement.scrollHeight") <= 900
-        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        shade = sum(map(int, re.findall(r"\d+", back)[:3])) / 3
-        assert shade > 200 if scheme == "light" else shade < 60
+        has_colours_of(page, scheme)
         for view in VIEWS:
             show(page, view)
             assert page.evaluate("document.documentElement.scrollWidth") == width, view
@@ -387,8 +403,16 @@ def test_fits_its_window(browser: Browser, site: Site, scheme: str, width: int) 
             page.get_by_role("link", name="Live").click()
             expect(page.locator("#latency")).to_be_visible()
         # The charts follow when the evening comes.
-        page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+        page.emulate_media(color_scheme=other)
+        has_colours_of(page, other)
         assert all(canvas.evaluate(COLOURED) > 100 for canvas in page.locator("main canvas").all())
+
+
+def has_colours_of(page: Page, scheme: str) -> None:
+    """Check that a page is bright or dark."""
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    shade = sum(map(int, re.findall(r"\d+", back)[:3])) / 3
+    assert shade > 200 if scheme == "light" else shade < 60
 
 
 def test_one_zone_for_all_times(browser: Browser, site: Site) -> None:
@@ -450,7 +474,7 @@ def test_a_simulation_has_a_page_of_its_own(browser: Browser, tmp_path: Path) ->
 
 def test_much_data(browser: Browser, tmp_path: Path) -> None:
     """Thousands of commits and stages are drawn by what the eye can see, in full when looked at."""
-    commits, metrics = 3000, 10
+    commits, metrics = 1500, 6
     project = central.repository(tmp_path / "repo", commits, metrics)
     sink = sink_of(tmp_path / "t.db", [run_log("1", {f"stage_{n}": 1.0 for n in range(3000)})])
     sink.close()

@@ -18,6 +18,7 @@ from stageflow.pulse.history import make_server
 from tests.unit.test_facades import packages
 from tests.utils.asv_repo import ROOT
 from tests.utils.browser import serving, visiting
+from tests.utils.session import once
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +26,21 @@ pytestmark = pytest.mark.slow
 BESIDE = {"../index.html", "../central.html"}
 
 
+#: One page of each depth, the copy of an example, and the page for what is not there.
+VISITED = (
+    *("index.html", "guides/central-pulse.html", "reference/engine.html"),
+    *("repository/tests/index.html", "repository/examples/browser_voice.html", "404.html"),
+)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make docs` builds it: a warning ends the build."""
-    folder = tmp_path_factory.mktemp("docs") / "site"
+    """The site of this session, built as `make docs` builds it: a warning ends the build."""
+    return once(tmp_path_factory, "docs-site", build)
+
+
+def build(folder: Path) -> None:
+    """Build the site into a folder."""
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)],
         cwd=ROOT,
@@ -40,21 +52,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stdout
     assert "WARNING" not in done.stdout
-    return folder
 
 
 class Links(HTMLParser):
-    """What a page links to and loads, and the names that can be linked to."""
+    """What a page links to, loads and runs, and the names that can be linked to."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
         self.links: set[str] = set()
         self.loads: set[str] = set()
         self.names: set[str] = set()
+        #: The scripts, wherever the page lies: the paths of files, and texts.
+        self.runs: set[str] = set()
+        self._script = False
         self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what an element refers to."""
+        self._script = tag == "script"
         for name, value in attrs:
             if name == "id" and value:
                 self.names.add(value)
@@ -62,14 +77,34 @@ class Links(HTMLParser):
                 self.links.add(value)
             elif value and (name == "src" or (name == "href" and tag == "link")):
                 self.loads.add(value)
+                if self._script:
+                    self.runs.add(value.replace("../", "").removeprefix("/"))
+            elif name.startswith("on") and value:
+                self.runs.add(value)
+
+    def handle_data(self, data: str) -> None:
+        """Note the text of a script."""
+        if self._script:
+            self.runs.add(re.sub(r'"(base"?: ?")?[./]*"', "", data))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note the end of a script."""
+        self._script = False
 
 
-def test_every_link_leads_somewhere(site: Path) -> None:
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Links]:
+    """Each page of the site."""
+    return {path: Links(path) for path in site.rglob("*.html")}
+
+
+def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Links]) -> None:
     """Each link within the site names a file that is there, and a place that is in it."""
-    pages = {path: Links(path) for path in site.rglob("*.html") if path.name != "404.html"}
     assert len(pages) > 20
     broken = []
     for page, found in pages.items():
+        if page.name == "404.html":
+            continue
         for link in found.links:
             parts = urlsplit(link)
             if parts.scheme or (page == site / "index.html" and link in BESIDE):
@@ -111,22 +146,26 @@ def test_the_reference_has_the_whole_public_api(site: Path) -> None:
     assert missing == []
 
 
-def test_nothing_is_loaded_from_outside(site: Path) -> None:
+def test_nothing_is_loaded_from_outside(site: Path, pages: dict[Path, Links]) -> None:
     """No page names a script, a style, a font or a picture of another host."""
-    outside = {
-        load for page in site.rglob("*.html") for load in Links(page).loads if urlsplit(load).netloc
-    }
+    outside = {load for page in pages.values() for load in page.loads if urlsplit(load).netloc}
     styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     outside |= set(re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*\)", styles))
     assert outside == set()
 
 
 def test_a_browser_asks_nobody_else(site: Path, browser: Browser) -> None:
-    """Every page opens without an error or a request that leaves the site; search finds."""
-    pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    """A page of each kind opens without an error or a request to the outside; search finds."""
     with serving(make_server(site, 0)) as home, visiting(browser, home) as visit:
-        for page in pages:
+        for page in VISITED[::-1]:
             visit.go(page)
-        visit.go("index.html")
         visit.page.locator(".md-search__input").press_sequentially("breaker")
         visit.page.locator(".md-search-result__item").first.wait_for()
+
+
+def test_a_browser_has_seen_every_script(site: Path, pages: dict[Path, Links]) -> None:
+    """Each page runs only what the visited pages run; the paths of files aside, none differs."""
+    seen = set().union(*(pages[site / page].runs for page in VISITED))
+    assert len(seen) > 5
+    unseen = {page: found.runs - seen for page, found in pages.items() if found.runs - seen}
+    assert unseen == {}

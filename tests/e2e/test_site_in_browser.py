@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from stageflow.pulse.dashboard import ENTRY, GRID
 from stageflow.pulse.history import make_server
@@ -53,20 +53,47 @@ def visit(request: pytest.FixtureRequest, browser: Browser, site_dir: Path) -> I
         yield visit
 
 
-def test_grid_shows_every_benchmark(visit: Visit) -> None:
-    """The first page shows a drawn plot for each benchmark, also for one with a single point."""
-    visit.open()
-    cells = visit.page.locator("#summarygrid-display .benchmark-container")
+def test_every_page_shows_what_was_measured(visit: Visit) -> None:
+    """Central Pulse leads to asv's grid, and this to a graph, the list, regressions, a commit."""
+    visit.go(ENTRY)
+    expect(visit.page.locator(".verdict h1")).to_have_text("Nothing is watched yet.")
+    visit.page.get_by_role("link", name="All benchmarks").click()
+    grid_shows_every_benchmark(visit.page)
+    commit = visit.page.evaluate(
+        """() => {
+            const newest = Object.keys($.asv.main_json.revision_to_hash).map(Number).sort().pop();
+            return $.asv.main_json.show_commit_url + $.asv.get_commit_hash(newest);
+        }"""
+    )
+    visit.page.get_by_role("link", name="Benchmark list").click()
+    rows = visit.page.locator("#summarylist-body tbody tr")
+    expect(rows).to_have_count(len(BENCHMARKS))
+    expect(rows.filter(has_text="work.track_steps")).to_contain_text("steps")
+    visit.page.get_by_role("link", name="Regressions").click()
+    expect(visit.page.locator("#regressions-body table").first).to_be_visible()
+    graph_draws_the_measured_values(visit)
+    # The frame of Central Pulse is on asv's page, too, and leads back.
+    visit.page.get_by_label("Pages").get_by_role("link", name="Commits").click()
+    expect(visit.page.locator("#history")).to_contain_text("3 commits, 3 series")
+    visit.go(commit)
+    shown = visit.page.locator("#commit")
+    expect(shown).to_contain_text("Escape <this> & that")
+    expect(shown).to_contain_text("stageflow/__init__.py")
+
+
+def grid_shows_every_benchmark(page: Page) -> None:
+    """Check that there is a drawn plot for each benchmark, also for one with a single point."""
+    cells = page.locator("#summarygrid-display .benchmark-container")
     expect(cells).to_have_count(len(BENCHMARKS))
     assert sorted(text.strip() for text in cells.all_inner_texts()) == BENCHMARKS
     canvases = cells.locator("canvas.flot-base")
     expect(canvases).to_have_count(len(BENCHMARKS))
     assert all(canvas.evaluate(DRAWN_PIXELS) > 10 for canvas in canvases.all())
-    assert visit.page.evaluate("$.asv.main_json.project") == "stageflow"
+    assert page.evaluate("$.asv.main_json.project") == "stageflow"
 
 
-def test_graph_draws_the_measured_values(visit: Visit) -> None:
-    """A benchmark's page draws one point for each commit, at the values that were measured."""
+def graph_draws_the_measured_values(visit: Visit) -> None:
+    """Check that a benchmark has one point for each commit, at the values that were measured."""
     visit.open("#work.track_steps")
     canvas = visit.page.locator("#main-graph canvas.flot-base")
     expect(canvas).to_have_count(1)
@@ -74,45 +101,6 @@ def test_graph_draws_the_measured_values(visit: Visit) -> None:
     base = asv_repo.BASE_STEPS
     data = visit.page.evaluate("$('#main-graph').data('plot').getData()[0].data.map(p => p[1])")
     assert data == [base, base + 5_000, base + 5_000]
-
-
-def test_list_and_regressions_open(visit: Visit) -> None:
-    """The list names each benchmark with a value, and the page of regressions opens."""
-    visit.open()
-    visit.page.get_by_role("link", name="Benchmark list").click()
-    rows = visit.page.locator("#summarylist-body tbody tr")
-    expect(rows).to_have_count(len(BENCHMARKS))
-    expect(rows.filter(has_text="work.track_steps")).to_contain_text("steps")
-    visit.page.get_by_role("link", name="Regressions").click()
-    expect(visit.page.locator("#regressions-body table").first).to_be_visible()
-
-
-def test_point_of_a_graph_leads_to_its_commit(visit: Visit) -> None:
-    """The address that a graph gives a commit is a page of the site that shows its message."""
-    visit.open()
-    canvases = visit.page.locator("#summarygrid-display canvas.flot-base")
-    expect(canvases).to_have_count(len(BENCHMARKS))
-    address = visit.page.evaluate(
-        """() => {
-            const newest = Object.keys($.asv.main_json.revision_to_hash).map(Number).sort().pop();
-            return $.asv.main_json.show_commit_url + $.asv.get_commit_hash(newest);
-        }"""
-    )
-    visit.go(address)
-    shown = visit.page.locator("#commit")
-    expect(shown).to_contain_text("Escape <this> & that")
-    expect(shown).to_contain_text("stageflow/__init__.py")
-
-
-def test_one_frame_leads_to_every_page(visit: Visit) -> None:
-    """The entry is Central Pulse; its frame is on asv's page, too, and leads back."""
-    visit.go(ENTRY)
-    expect(visit.page.locator(".verdict h1")).to_have_text("Nothing is watched yet.")
-    visit.page.get_by_role("link", name="All benchmarks").click()
-    cells = visit.page.locator("#summarygrid-display .benchmark-container")
-    expect(cells).to_have_count(len(BENCHMARKS))
-    visit.page.get_by_label("Pages").get_by_role("link", name="Commits").click()
-    expect(visit.page.locator("#history")).to_contain_text("3 commits, 3 series")
 
 
 def test_names_in_results_run_nothing(browser: Browser, site_dir: Path, tmp_path: Path) -> None:

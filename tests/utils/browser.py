@@ -159,8 +159,10 @@ def visiting(browser: Browser, home: str, **context: Any) -> Iterator[Visit]:
     assert noted == ([], [], []), f"outside, failed, errors: {noted}"
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core finds wrong with a page: the rule, and the elements that break it."""
+def violations(page: Page, *rules: str) -> list[str]:
+    """What axe-core finds wrong with a page, by all rules or these: the rule, and the elements."""
+    options = {"preload": False} | ({"runOnly": list(rules)} if rules else {})
     page.evaluate(str(files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")))
-    found = page.evaluate("async () => (await axe.run(document, {preload: false})).violations")
+    run = "async (options) => (await axe.run(document, options)).violations"
+    found = page.evaluate(run, options)
     return [f"{one['id']}: {[node['html'][:200] for node in one['nodes'][:3]]}" for one in found]
