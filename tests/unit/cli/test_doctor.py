@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
@@ -28,6 +29,16 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "bin").mkdir()
     return tmp_path / "bin"
+
+
+#: Reads the lists of files of all packages, which takes a second.
+INSTALLED = functools.cache(packages_distributions)
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let doctor know what is installed from one look at it."""
+    monkeypatch.setattr(doctor, "packages_distributions", INSTALLED)
 
 
 def program(folder: Path, name: str, script: str) -> None:

@@ -25,6 +25,7 @@ from stageflow.testing import (
     LeftBehindError,
     LivelockError,
     RealIOError,
+    Scenario,
     Simulation,
     SimulationLoop,
     run_in,
@@ -378,36 +379,36 @@ def test_a_deadlock_beside_a_heartbeat_is_found(
     beside: Callable[[], object], seed: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Timers that repeat keep time passing, and nothing else happens."""
-    monkeypatch.setattr(loop_module, "STEPS_A_LOOK", 1_000)
+    monkeypatch.setattr(loop_module, "STEPS_A_LOOK", 200)
 
-    async def main(sim: Simulation) -> None:
+    async def main() -> None:
         task = beside()
         ticks_by_callbacks()
         await asyncio.Event().wait()
         del task
 
     with pytest.raises(DeadlockError, match="what is simulated waits") as caught:
-        simulate(main, seed=seed)
+        run_in(SimulationLoop(Scenario(seed)), main())
     assert any("in test_a_deadlock" in where for where in caught.value.waiting)
 
 
 @pytest.mark.slow
 def test_a_long_wait_beside_a_heartbeat_is_no_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes at last may come after very many ticks."""
-    monkeypatch.setattr(loop_module, "STEPS_A_LOOK", 1_000)
+    monkeypatch.setattr(loop_module, "STEPS_A_LOOK", 200)
 
     async def main(sim: Simulation) -> float:
         task = asyncio.ensure_future(ticks())
-        late = asyncio.ensure_future(asyncio.sleep(25_000))
+        late = asyncio.ensure_future(asyncio.sleep(5_000))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(22_000):
+            async with asyncio.timeout(4_400):
                 await asyncio.Event().wait()
         await late
         task.cancel()
         await asyncio.wait([task])
         return sim.loop.time()
 
-    assert simulate(main, seed=None).value == 25_000
+    assert simulate(main, seed=None).value == 5_000
 
 
 @pytest.mark.parametrize("keeps", [True, False])
