@@ -4,7 +4,7 @@ A test is slow if it carries the marker ``slow``, or uses a fixture that starts 
 browser. A run that names tests, by a path, ``-k``, ``-m`` or ``--lf``, includes the slow ones among
 them. The fast set tries fewer examples of each property.
 
-Coverage does not look at tests with the marker ``untraced``, nor at the folders `UNTRACED`: the
+Coverage does not look at tests with the marker ``untraced``, nor at those of `UNTRACED`: the
 tracer makes Python code two to three times as slow, and these tests run lines thousands of times
 that others have covered, or lines without a floor.
 """
@@ -31,12 +31,20 @@ TOTAL_LIMIT_S = 400.0
 #: Fixtures that start a server or a browser.
 SERVERS = frozenset({"browser", "llama", "postgres", "redis"})
 
-#: Folders of tests that no coverage floor needs (tools/coverage_floors.py).
+#: Folders and files of tests that no coverage floor needs (tools/coverage_floors.py).
 UNTRACED = tuple(
-    f"tests/{folder}/"
-    for folder in (
-        *("contract", "e2e", "fault", "property", "typing", "unit/benchmarks", "unit/cli"),
-        *("unit/pulse", "unit/telemetry", "unit/testing", "unit/timeline", "unit/tools"),
+    f"tests/{path}"
+    for path in (
+        *("contract/", "e2e/", "fault/", "property/", "typing/", "unit/_utils/", "unit/benchmarks/"),
+        *("unit/cli/", "unit/dlq/", "unit/errors/", "unit/kernels/", "unit/providers/"),
+        *("unit/pulse/", "unit/telemetry/", "unit/testing/", "unit/timeline/", "unit/tools/"),
+        *("unit/test_facades.py", "unit/test_plain_english.py", "unit/test_public_api.py"),
+        # They test other processes, or what is around the engine.
+        *("integration/test_alert", "integration/test_bench.py", "integration/test_continuous.py"),
+        *("integration/test_gate", "integration/test_local_providers.py"),
+        *("integration/test_other_loops_and_pythons.py", "integration/test_packaging.py"),
+        *("integration/test_pulse_demo.py", "integration/test_voice_figures.py"),
+        "integration/test_workflow",
     )
 )
 

@@ -153,6 +153,7 @@ def test_a_drawing_of_required_stages_has_no_styles() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 def test_a_chain_of_a_hundred_thousand_stages_builds_without_recursion() -> None:
     """Depth costs no stack: a limit far below the length of the chain is enough."""
     length = 100_000
@@ -170,6 +171,7 @@ def test_a_chain_of_a_hundred_thousand_stages_builds_without_recursion() -> None
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 def test_a_hundred_thousand_stages_side_by_side_build() -> None:
     """Width costs no more than the dependencies that it has."""
     graph = wide(100_000).build()
