@@ -21,7 +21,6 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 #: What a shell reports for a program whose reader has closed the pipe.
 EXIT_BROKEN_PIPE = 141
-
 _HELP = """\
 Run voice and chat turns as a graph of stages, and see where their time goes.
 
@@ -72,8 +71,6 @@ COMMANDS = (
     Command("doctor", "check what is installed", _SET_UP, "cli.doctor:configure"),
     Command("completion", "print a shell's script", _SET_UP, "cli.app:configure_completion"),
 )
-
-
 #: The group above the first command of each.
 _HEADINGS = {next(c.name for c in COMMANDS if c.group == g): g for g in (_RUN, _OPERATE, _SET_UP)}
 

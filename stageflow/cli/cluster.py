@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from stageflow.cluster import JobResult, RedisBroker
 
 BROKER_VARIABLE = "STAGEFLOW_BROKER"
-
 #: A worker waits for an unreachable broker for a day.
 _WORKER_PATIENCE_S = 86_400.0
 

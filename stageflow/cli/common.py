@@ -47,9 +47,6 @@ def needing(extra: str) -> Iterator[None]:
         raise UsageError(f"{error.name} is not installed: {fix}") from error
 
 
-# ── options ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def add_pipeline(parser: Arguments, name: str = "pipeline", **more: Any) -> None:
     """Add the argument PIPELINE."""
     text = "voice, streaming_voice, chat, or module:attribute of a Pipeline (or of a function"
@@ -91,9 +88,6 @@ def key_and_value(text: str) -> tuple[str, Any]:
         return key, value
 
 
-# ── the terminal ────────────────────────────────────────────────────────────────────────────────
-
-
 def wants_color(choice: str) -> bool:
     """Return whether to colour the output: by the option, else NO_COLOR, else FORCE_COLOR."""
     if choice != "auto":
@@ -131,9 +125,6 @@ def complain(text: str) -> None:
     """Write one line to the standard error, after the output so far."""
     sys.stdout.flush()
     sys.stderr.write(f"{printable(text)}\n")
-
-
-# ── files ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_text(path: str, text: str) -> None:

@@ -43,9 +43,7 @@ from stageflow.telemetry.dead_letters import ObservedDeadLetterStore
 from stageflow.timeline import timeline_text
 
 T = TypeVar("T")
-
 STORE_VARIABLE = "STAGEFLOW_DLQ"
-
 _LIST_EXAMPLES = """\
   stageflow run voice --deadline-s 0.2 --dlq letters.db     store a run that fails
   stageflow dlq list --store letters.db

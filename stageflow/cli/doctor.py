@@ -33,7 +33,6 @@ LEAST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 1_000_000_000
 #: Extras for the development of stageflow itself.
 _OWN_EXTRAS = {"dev", "docs"}
-
 #: What does not work without each extra, and what does.
 WITHOUT = {
     "alerts": "no alert rules for Prometheus; `stageflow pulse alert` works",

@@ -66,9 +66,6 @@ def _init(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ── names and requirements ──────────────────────────────────────────────────────────────────────
-
-
 def package_name(name: str) -> str:
     """Return `name`; raise `UsageError` unless it is valid for a package."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or keyword.iskeyword(name):
@@ -136,9 +133,6 @@ def _remote(clone: Path) -> str | None:
         url = f"ssh://git@{found[1]}/{found[2]}"
     shared = pushed and not within and re.match("(?:https|ssh)://", url)
     return f"git+{url}@{commit}" if shared else None
-
-
-# ── files ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def create(folder: Path, name: str, stageflow: str) -> None:

@@ -31,13 +31,11 @@ if TYPE_CHECKING:
     from stageflow.providers.openai import OpenAIService
 
 T = TypeVar("T")
-
 KERNELS: Mapping[str, Callable[[], Pipeline]] = {
     "voice": voice,
     "streaming_voice": streaming_voice,
     "chat": chat,
 }
-
 DEFAULT_TEXT = "Hello! What can you do?"
 
 
@@ -151,13 +149,9 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-# ── --provider ─────────────────────────────────────────────────────────────────────────────────
-
 PROVIDERS = ("fake", "local", "openai")
-
 #: How long a stage may take whose provider computes on this machine, in seconds.
 _LOCAL_S = 60.0
-
 #: Defaults of OpenAI's own service.
 _MODELS = {"model": "gpt-4o-mini", "stt_model": "whisper-1", "tts_model": "tts-1"}
 

@@ -66,13 +66,11 @@ from stageflow.timeline import timeline_svg, timeline_text
 
 #: Longest output that is shown whole, in characters.
 _SHOWN_CHARS = 200
-
 #: Options that --replay refuses because the recording determines them.
 _FIXED_BY_RECORDING = (
     *("text", "user", "input", "sound", "providers", "seed", "deadline_s"),
     *("inject", "record", "dlq", "telemetry", "live"),
 )
-
 #: A shorter text is not a secret, and may be part of any word.
 _LEAST_SECRET_CHARS = 8
 
@@ -292,9 +290,6 @@ def as_json(result: RunResult) -> dict[str, Any]:
         "outputs": plain(result.outputs),
         "events": [plain(event.to_dict()) for event in result.events],
     }
-
-
-# ── say ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def configure_say(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,6 @@ from stageflow.pulse.history import (
 
 DEFAULT_PORT = 8765
 DEFAULT_HOURS = 24.0
-
 _BENCH_HELP = """\
 Measure the newest commits of the branch in asv.conf.json that have no results on this machine,
 newest first, then publish the history as a site that needs no network. A commit counts as
@@ -49,7 +48,6 @@ exit codes:
   3    published, but the newest commit measured now did not build or has failed benchmarks
   130  interrupted or terminated; what was measured until then is published
 """
-
 _MERGE_HELP = """\
 Add results of other machines to those of this clone: of shards (bench --shard), or of complete
 runs. A folder is like .asv/results. Of two measurements of one benchmark on one commit, the later
@@ -60,7 +58,6 @@ examples:
 
 exit codes: 0 merged, 1 a file is not sound or belongs to something else, 2 bad arguments
 """
-
 _BUILD_HELP = """\
 Publish the present results as a site, without measuring anything: asv's pages, and Central Pulse
 (central.html), which shows history, telemetry and what is wrong now. docs/guides/central-pulse.md
@@ -72,7 +69,6 @@ examples:
 
 exit codes: 0 published, 1 nothing could be published (the last line says why), 2 bad arguments
 """
-
 _SERVE_HELP = """\
 Serve the published site on the loopback address, until interrupted. With --store, Central Pulse
 shows live telemetry from that file; no published site is needed.

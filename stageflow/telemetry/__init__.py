@@ -67,7 +67,6 @@ __all__ = [
     "read_events",
     "serve_metrics",
 ]
-
 __getattr__, __dir__ = lazy_names(
     __name__,
     """

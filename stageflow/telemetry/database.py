@@ -13,13 +13,10 @@ from stageflow._utils.fork import leave
 from stageflow.errors import LOGIC, SYSTEMIC, StageflowError
 
 T = TypeVar("T")
-
 MINUTE_S = 60
 HOUR_S = 3600
-
 #: Marks the file as ours in SQLite's header ("SfTL").
 APPLICATION_ID = 0x5366544C
-
 #: The statements that make version n + 1 out of version n, at place n. Never change a released
 #: file: add the next.
 MIGRATIONS = sqlite.migrations(Path(__file__).with_name("schema"))

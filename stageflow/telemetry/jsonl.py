@@ -18,10 +18,8 @@ from stageflow.providers.ports import Audio
 from stageflow.telemetry.database import TelemetryError
 
 T = TypeVar("T")
-
 #: In place of the number of an open file.
 _CLOSED = -1
-
 _log = logging.getLogger("stageflow.telemetry")
 
 
@@ -141,9 +139,6 @@ def read_events(path: str | Path) -> Iterator[Event]:
                         _log.warning("%s, line %d is not an event: %s", path, number, error)
     except OSError as error:
         raise TelemetryError.file_failed("read", str(path), error) from error
-
-
-# ── values ──────────────────────────────────────────────────────────────────────────────────
 
 
 def plain(value: Any) -> Any:

@@ -43,9 +43,6 @@ _SCOPE = "stageflow"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-# ── current spans ───────────────────────────────────────────────────────────────────────────
-
-
 class OpenSpan(NamedTuple):
     """A span that is current, and the token that restores the one before."""
 
@@ -77,9 +74,6 @@ class OpenTelemetryTracer:
         otel_context.detach(span.token)
         _mark(span.span, error_code)
         span.span.end()
-
-
-# ── spans and metrics from events ───────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)

@@ -20,9 +20,7 @@ with needs_extra("db"):
     import psycopg
 
 T = TypeVar("T")
-
 SCHEMA = "stageflow_telemetry"
-
 #: Key of the advisory lock that each transaction holds to its end.
 _LOCK = 0x5366544C
 _DESCRIBED = "stageflow telemetry, version "

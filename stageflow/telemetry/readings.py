@@ -19,13 +19,11 @@ from stageflow.telemetry.runs import MEASURED
 
 #: The greatest relative error of a percentile between 1 µs and 10,000 s.
 RELATIVE_ERROR = 0.025
-
 #: Upper bounds in seconds for metrics systems, which have fewer buckets; with the same budgets.
 DURATION_BUCKETS_S = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.3, 0.5, 0.8, 1.0, 2.5, 5.0, 10.0),
 )
-
 #: The parts of a power of ten: first bound, last bound, and number of buckets.
 _PARTS = ((1.0, 3.0, 24), (3.0, 5.0, 11), (5.0, 8.0, 10), (8.0, 10.0, 5))
 _DECADES = range(-3, 7)
@@ -109,9 +107,6 @@ class Histogram:
         """Count the durations over a limit; those in the limit's own bucket are not counted."""
         last = bucket_of(limit_ms)
         return sum(count for bucket, count in self.counts.items() if bucket > last)
-
-
-# ── answers of a store ──────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,12 @@ from typing import TypeVar
 from stageflow.events.log import COMPLETED, FAILED, FIRST_AUDIO
 
 T = TypeVar("T")
-
 #: Name of the pipeline of a run whose start was dropped on the way to the sink.
 UNKNOWN = "unknown"
-
 #: The outcomes of stages and runs whose duration counts as latency.
 MEASURED = frozenset({COMPLETED, FAILED})
-
 #: Stored as the outcome of a stream's first item, as `FIRST_AUDIO` is for runs.
 FIRST_ITEM = "first_item"
-
 #: The events of circuit breakers' transitions, and the number of the new state in metrics.
 BREAKER_STATES = {"breaker_closed": 0, "breaker_half_open": 1, "breaker_open": 2}
 

@@ -225,8 +225,6 @@ class TelemetryStore(Closing):
             slowest |= dict(rows)
         return tuple((notes[n], slowest.get(n)) for n in wanted if n in notes)
 
-    # ── the statements ──────────────────────────────────────────────────────────────────────
-
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         def read() -> list[tuple[Any, ...]]:
             self._database.renewed()
@@ -334,8 +332,6 @@ def _event(
     return Event(sequence, kind, moment, run.run_id, offset_ms, stage, data)
 
 
-# ── a file or a database ────────────────────────────────────────────────────────────────────
-
 #: A file, or the URL of a database.
 Place: TypeAlias = Path | str
 
@@ -355,9 +351,6 @@ def _opened(where: str | Path, busy_timeout_s: float, *, read_only: bool = False
             "PostgreSQL", f"needs {error.name}: {install_command('db')}"
         ) from error
     return PostgresDatabase(str(where), busy_timeout_s=busy_timeout_s)
-
-
-# ── pruning ─────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,8 +175,6 @@ def _critical(
     return found
 
 
-# ── numbers and names that fit a chart ──────────────────────────────────────────────────────────
-
 #: A sign for each status, so that the chart is readable without colour.
 SIGNS: Mapping[str, str] = {
     "completed": "✓",

@@ -90,9 +90,6 @@ def _failure(error: Exception) -> DeliveryError:
     return DeliveryError(f"{name}{separator}{detail}", final=final, retry_after_s=pause_s)
 
 
-# ── secrets ─────────────────────────────────────────────────────────────────────────────────
-
-
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A text that `str` and `repr` hide, so that no log and no error shows it."""
@@ -121,14 +118,10 @@ def read_secret(variable: str, file: str | None) -> Secret:
     return Secret(value.strip())
 
 
-# ── Slack ───────────────────────────────────────────────────────────────────────────────────
-
 _COLOURS = {"critical": "#b3261e", "warning": "#b26a00"}
 _OVER = "#2e7d32"
-
 #: Slack shows at most this many attachments.
 _NOTICES = 20
-
 #: Answers below 500 after which another attempt may succeed: too slow, too early, too many.
 _PASSING = frozenset({408, 425, 429})
 
@@ -207,9 +200,6 @@ def escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# ── e-mail ──────────────────────────────────────────────────────────────────────────────────
-
-
 class EmailChannel:
     """A `Channel` to e-mail addresses, over SMTP with TLS."""
 
@@ -284,9 +274,6 @@ def _ascii(addresses: str) -> str:
         formataddr((name, f"{user}{sign}{domain.encode('idna').decode()}"))
         for name, user, sign, domain in parts
     )
-
-
-# ── delivery ────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

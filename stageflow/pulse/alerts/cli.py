@@ -34,13 +34,10 @@ from stageflow.telemetry import Place, TelemetryStore
 
 WEBHOOK_VARIABLE = "STAGEFLOW_SLACK_WEBHOOK"
 PASSWORD_VARIABLE = "STAGEFLOW_SMTP_PASSWORD"  # noqa: S105 - the name of a variable
-
 #: How long to wait for messages that have to be tried again, in seconds.
 PATIENCE_S = 30.0
-
 #: Evaluates rules at a time in seconds since the epoch, and returns the message that follows.
 Look = Callable[[float], Message | None]
-
 _ALERT_HELP = """\
 Evaluate the rules of benchmarks/alerts.toml on telemetry, on the history of the benchmarks, or on
 both, and report alerts that begin or end. The state is stored, so that each is reported once,
@@ -61,8 +58,6 @@ exit codes:
   4    a message could not be delivered, and was given up: see --dead, and --resend
   130  interrupted
 """
-
-
 _RULES_HELP = """\
 Write the files that follow from benchmarks/alerts.toml: rules.yml and prometheus.yml for
 Prometheus, alertmanager.yml for Alertmanager, dashboard.json for Grafana. Needs the extra

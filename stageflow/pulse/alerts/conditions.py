@@ -16,20 +16,15 @@ from stageflow.telemetry import BreakerNote, First, Latency, TelemetryStore, Win
 
 #: The argument `stage` for runs.
 RUNS = ""
-
 #: The share of durations above a P99.
 _ABOVE_P99 = 0.01
-
 #: How many of the stages that the first audio waited for are named, slowest first.
 SUSPECTS = 3
-
 #: After how many seconds without a change an open breaker no longer counts as open: its process may
 #: have died, since a breaker in use changes with each cool-down.
 FORGOTTEN_S = 6 * 3600
-
 #: How long a finding holds without enough runs, in seconds; so two minutes are not a break.
 HOLD_S = 150
-
 #: Names of labels with their values, ordered by name.
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -152,10 +147,6 @@ CONDITIONS: Mapping[Kind, Callable[[Rule, TelemetryStore, int], Iterator[Reading
     Kind.DEAD_LETTERS: _dead_letters,
     Kind.NO_DATA: _no_data,
 }
-
-
-# ── alerts ──────────────────────────────────────────────────────────────────────────────────
-
 #: Name of the rule, and labels.
 AlertKey: TypeAlias = tuple[str, Labels]
 

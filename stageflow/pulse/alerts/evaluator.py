@@ -22,7 +22,6 @@ from stageflow.telemetry.database import MINUTE_S
 
 #: How long after its end a minute is evaluated, in seconds: sinks write with a delay.
 SETTLE_S = 5.0
-
 #: How far back missed minutes are evaluated, in seconds.
 CATCH_UP_S = 24 * 3600
 

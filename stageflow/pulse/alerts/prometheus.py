@@ -25,10 +25,8 @@ from stageflow.pulse.alerts.rules import (
 from stageflow.pulse.errors import PulseError
 
 _HEADER = "# Made of benchmarks/alerts.toml by `stageflow pulse rules`: change that, not this.\n\n"
-
 #: How often the rules are evaluated, in seconds; as the built-in evaluator does.
 INTERVAL_S = 60
-
 #: How often metrics are collected, in seconds; several times in the shortest window.
 SCRAPE_S = 15
 
@@ -148,8 +146,6 @@ RUNS = "stageflow_run_total"
 STAGES = "stageflow_stage_total"
 BREAKER = "stageflow_breaker_state"
 LETTERS = "stageflow_dead_letters_waiting"
-
-
 #: Return a length of time as Prometheus writes it.
 length = partial(span, units=("h", "m", "s"))
 
@@ -223,19 +219,12 @@ _EXPRESSIONS: Mapping[Kind, Callable[[Rule], str]] = {
     Kind.DEAD_LETTERS: lambda rule: f"max({LETTERS}) > {rule.limit:g}",
     Kind.NO_DATA: _no_data,
 }
-
-
-# ── Alertmanager ────────────────────────────────────────────────────────────────────────────
-
 #: How long Alertmanager waits for other alerts before it notifies, in seconds.
 GROUP_WAIT_S = 30
-
 #: How long it waits before it notifies of changes in a group, in seconds.
 GROUP_INTERVAL_S = 300
-
 #: After how many seconds it notifies again of an alert that still fires.
 REPEAT_S = 24 * 3600
-
 _SINCE = '{{ .StartsAt.UTC.Format "2006-01-02 15:04" }} UTC'
 _COUNT = '{{ if eq .Status "firing" }} {{ .Alerts.Firing | len }}{{ end }}'
 _TITLE = f"{{{{ .Status | toUpper }}}}{_COUNT}: {{{{ .GroupLabels.alertname }}}}"
@@ -255,7 +244,6 @@ page: {{{{ .Annotations.page_url }}}}
 runbook: {{{{ .Annotations.runbook_url }}}}
 
 {{{{ end }}}}"""
-
 _EVERYWHERE, _QUIETLY = "slack-and-email", "slack"
 
 
@@ -322,8 +310,6 @@ def _email(email: Email) -> dict[str, Any]:
         "text": _EMAIL_TEXT,
     }
 
-
-# ── the dashboard of Grafana, with the figures of Central Pulse ─────────────────────────────
 
 _TEMPLATE = Path(__file__).parents[1] / "static" / "grafana.json"
 

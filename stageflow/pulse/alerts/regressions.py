@@ -27,7 +27,6 @@ from stageflow.pulse.history import (
 
 #: Report a new regression only within this many measured commits.
 NEW_FOR = OPEN_FOR
-
 #: How many series and commits a message names; the page shows all.
 _NAMED = 5
 _HASH = 10

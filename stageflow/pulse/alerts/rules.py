@@ -17,10 +17,8 @@ from stageflow.telemetry.database import MINUTE_S
 
 ALERTS_FILE = "alerts.toml"
 BUDGETS_FILE = "budgets.toml"
-
 #: The port of mail servers that use TLS from the start.
 SMTPS_PORT = 465
-
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 

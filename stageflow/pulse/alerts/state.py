@@ -27,7 +27,6 @@ from stageflow.telemetry import Place
 _SCHEMA = sqlite.Schema(
     "alerts", 0x5366416C, sqlite.migrations(Path(__file__).with_name("state_schema"))
 )
-
 T = TypeVar("T")
 
 
@@ -93,8 +92,6 @@ class AlertState(Closing):
             for table in ("evaluated", "alerts"):
                 self._rows(f"UPDATE {table} SET source = ? WHERE source = ?", source, gone[0])  # noqa: S608
 
-    # ── alerts ──────────────────────────────────────────────────────────────────────────────
-
     def until(self, source: str = "") -> float | None:
         """Return up to when a source, or the last of all, was evaluated; None if it never was."""
         rows = self._rows("SELECT max(until_s) FROM evaluated WHERE ? IN (source, '')", source)
@@ -115,8 +112,6 @@ class AlertState(Closing):
         for alert in sorted(alerts, key=lambda alert: (alert.since_s, alert.key)):
             body = json.dumps(asdict(alert))
             self._rows("INSERT INTO alerts VALUES (?, ?)", source, body)
-
-    # ── messages ────────────────────────────────────────────────────────────────────────────
 
     def put(self, message: Message, channels: Iterable[str], now_s: float) -> None:
         """Store a message to be delivered by each of the channels."""
@@ -168,8 +163,6 @@ class AlertState(Closing):
         with self.transaction():
             self._rows(query, now_s, now_s)
             return int(self._rows("SELECT changes()")[0][0])
-
-    # ── the file ────────────────────────────────────────────────────────────────────────────
 
     def _messages(self, condition: str, *values: object) -> tuple[Waiting, ...]:
         columns = "id, channel, body, created_s, attempts, error"

@@ -40,7 +40,6 @@ exit codes:
   3    something is wrong
   4    nothing is known: no commit is measured, and there is no telemetry
 """
-
 _EXPORT_HELP = """\
 Write everything that was measured, on every machine, one JSON object a line. docs/results.md
 documents the schema.

@@ -186,9 +186,6 @@ def write_runbook(source: Path, site_dir: Path) -> None:
     (site_dir / "runbook.html").write_text(shown, encoding="utf-8")
 
 
-# ── the history ──────────────────────────────────────────────────────────────────────────────────
-
-
 def overview(history: History, found: Judged, hash_length: int) -> dict[str, Any]:
     """Return all series, each with no more values than a chart shows."""
     commits = history.commits
@@ -268,8 +265,6 @@ def visible(values: Sequence[float | None], columns: int = COLUMNS) -> list[int]
         kept.add(max(part, key=lambda index: values[index] or 0.0))
     return sorted(kept)
 
-
-# ── live telemetry ───────────────────────────────────────────────────────────────────────────────
 
 #: The address of the live data.
 ADDRESS = "/central/live.json"

@@ -20,7 +20,6 @@ from stageflow.pulse.history import newest_lines, rounded
 
 SETTINGS_FILE = "pulse.toml"
 TELEMETRY_FILE = ".asv/telemetry.db"
-
 #: Live measurements that may have a budget, with the names that the pattern of its series may use.
 LIVE: dict[str, tuple[str, ...]] = {
     "turn": ("pipeline",),
@@ -146,8 +145,6 @@ def _panel(table: Table, figures: list[Table]) -> FiguresPanel:
         record, **values, figures={one.pop("name"): ShownFigure(**one) for one in shown}
     )
 
-
-# ── records ──────────────────────────────────────────────────────────────────────────────────────
 
 #: The versions of the lines in a record of figures, and in one of loads.
 FIGURES_VERSION = 1

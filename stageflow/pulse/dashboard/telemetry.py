@@ -271,8 +271,6 @@ def _letters(letters: Sequence[LetterNote], start_s: int, step_s: int) -> dict[s
     }
 
 
-# ── breakers ─────────────────────────────────────────────────────────────────────────────────────
-
 #: States of breakers, from best to worst.
 STATES = ("closed", "half_open", "open")
 #: How many of the newest changes of a provider are listed.

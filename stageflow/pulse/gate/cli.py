@@ -37,7 +37,6 @@ exit codes (of several that hold, the first in the order 6, 5, 4, 1, 3):
   6    the set-up failed; the last lines say why and what to do
   130  interrupted
 """
-
 _BISECT_HELP = """\
 Find the commit that made a series slower between two commits. Only that series is measured, in a
 copy of each commit's package, on as few commits as possible; commits on which it cannot be measured
@@ -47,7 +46,6 @@ examples:
   stageflow pulse bisect "instructions('parse')" --base HEAD~30
   stageflow pulse bisect "timed('parse')" --base v0.1.0     by time, in pairs with the base
 """
-
 _PROFILE_HELP = """\
 Draw where the time of an operation goes, as flame graphs of two commits side by side.
 
@@ -55,7 +53,6 @@ examples:
   stageflow pulse profile parse
   stageflow pulse profile parse --base HEAD~10 --seconds 20
 """
-
 _COMPARE_HELP = """\
 Print every series that was measured on both commits, the greatest increase first, without a
 judgement and without measuring anything.
@@ -66,7 +63,6 @@ examples:
 
 exit codes: 0 printed, 2 bad arguments, 4 nothing was measured on both, 6 the set-up failed
 """
-
 _BUDGETS_HELP = """\
 Check benchmarks/budgets.toml and benchmarks/accepted.toml, and print every budget beside what was
 measured last.
@@ -78,7 +74,6 @@ examples:
 exit codes: 0 OK, 2 bad arguments, 3 over budget, 4 nothing was measured, 6 a file is wrong, or the
 set-up failed
 """
-
 #: Runs a command and returns its exit code; None for 0.
 Do = Callable[[AsvProject, argparse.Namespace, Emit], Exit | None]
 

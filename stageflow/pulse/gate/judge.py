@@ -94,9 +94,6 @@ class Evidence:
         return self.base is not None and self.base.commit != self.head.commit
 
 
-# ── the judgement ───────────────────────────────────────────────────────────────────────────────
-
-
 class Exit(IntEnum):
     """The gate's exit codes."""
 
@@ -300,7 +297,6 @@ def _kind(series: str, base: _Status, head: _Status, evidence: Evidence) -> Kind
 
 #: What is counted under valgrind, or follows from it; bytes and modules are counted without.
 _UNITS_OF_VALGRIND = ("instructions", "exponent")
-
 _KINDS: Mapping[tuple[_Status, _Status | None], Kind] = {
     (_Status.ABSENT, None): Kind.NOT_MEASURED,
     (_Status.BROKEN, None): Kind.BROKEN,

@@ -15,7 +15,6 @@ from stageflow.pulse.gate.budgets import RUNBOOK
 from stageflow.pulse.gate.judge import Check, Exit, Judgement, Kind, State, Verdict
 
 JSON_VERSION = 1
-
 #: What is shown row by row; the rest is named or counted.
 _ROWS = (
     Kind.BROKEN,

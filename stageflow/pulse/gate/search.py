@@ -154,8 +154,6 @@ class _Search:
         return self.values[commit]
 
 
-# ── flame graphs ────────────────────────────────────────────────────────────────────────────────
-
 #: Samples a second: not a multiple of a timer's frequency.
 RATE_HZ = 487
 _TITLE = re.compile(r'(<text id="title"[^>]*>)[^<]*')

@@ -21,7 +21,6 @@ from stageflow.pulse.history.results import (
 #: What two result files of the same name must agree in, to be of the same measurement.
 _SAME = ("commit_hash", "env_name", "params", "python", "requirements", "env_vars")
 _STARTED_AT = "started_at"
-
 Content = dict[str, Any]
 
 

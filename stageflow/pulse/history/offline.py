@@ -23,7 +23,6 @@ STATIC_DIR = Path(__file__).parents[1] / "static"
 VENDOR_DIR = STATIC_DIR / "vendor"
 _OWN_SCRIPTS = ("offline.js", "lone_points.js", "central_link.js")
 _FIRST_ASV_SCRIPT = "asv.js"
-
 # What a browser fetches by itself; an <a href> is fetched only when a person follows it.
 _LOADING_ATTRIBUTES = {"src", "data", "poster"}
 _NAVIGATION_RELS = {"alternate", "author", "canonical", "help", "license", "next", "prev", "search"}

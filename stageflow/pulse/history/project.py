@@ -29,7 +29,6 @@ from stageflow._utils.text import printable
 from stageflow.pulse.errors import PulseError
 
 Emit = Callable[[str], None]
-
 #: The errors of reading a file or a line that was cut off, or holds something else.
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError),
@@ -178,8 +177,6 @@ class AsvProject:
         except (OSError, ValueError, RecursionError) as error:
             raise PulseError(f"{path} is not JSON: {error}") from error
 
-    # ── asv ─────────────────────────────────────────────────────────────────────────────────────
-
     @contextlib.contextmanager
     def _running_asv(self, args: Sequence[str], stdin: str) -> Iterator[subprocess.Popen[str]]:
         """Run an asv command in the repository, its output and errors as one stream."""
@@ -306,8 +303,6 @@ class AsvProject:
             if "commit" in types and name not in ("HEAD", *branches) and _PLAIN_REF.match(name)
         ]
         run_git(folder, "update-ref", "--stdin", stdin="".join(commands))
-
-    # ── git ─────────────────────────────────────────────────────────────────────────────────────
 
     def git(self, *args: str, answers: Collection[int] = (0,)) -> str:
         """Run git in the repository, as `run_git` does."""

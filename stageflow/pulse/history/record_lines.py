@@ -16,7 +16,6 @@ from stageflow.pulse.errors import PulseError
 from stageflow.pulse.history.project import UNREADABLE, run_git
 
 T = TypeVar("T")
-
 #: The newest so many lines of a record are shown.
 SHOWN = 200
 

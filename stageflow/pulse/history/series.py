@@ -96,8 +96,6 @@ def _some(names: Sequence[str], count: int) -> str:
     return f"name one of: {', '.join(names[:count])}{more}"
 
 
-# ── numbers ─────────────────────────────────────────────────────────────────────────────────────
-
 #: Least samples for a percentile that is more than a guess, by percentile.
 LEAST = {50: 20, 95: 20, 99: 100}
 CONFIDENCE = 0.99

@@ -167,8 +167,6 @@ def write_script(path: Path, function: str, data: object) -> None:
     path.write_text(f"{function}({text});\n", encoding="utf-8")
 
 
-# ── a server ────────────────────────────────────────────────────────────────────────────────────
-
 LOOPBACK = "127.0.0.1"
 _LOCAL = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", re.IGNORECASE)
 #: Pages run no script and load no data from elsewhere, and no other site frames them.
