@@ -1,36 +1,17 @@
 """Where events, spans and measurements go: sinks and readers, each backend an extra."""
 
+# ruff: noqa: F403, F405 - the list below says which names are public
+
 from typing import TYPE_CHECKING
 
 from stageflow._utils.lazy import lazy_names
 from stageflow.telemetry.database import TelemetryError
-from stageflow.telemetry.dead_letters import (
-    DEAD_LETTER_REPLAYED,
-    DEAD_LETTER_WAITING,
-    ObservedDeadLetterStore,
-)
+from stageflow.telemetry.dead_letters import *
 from stageflow.telemetry.jsonl import JsonLinesSink, read_events
 from stageflow.telemetry.logging import LoggingSink
-from stageflow.telemetry.readings import (
-    BOUNDS_MS,
-    DURATION_BUCKETS_S,
-    BreakerNote,
-    Errors,
-    First,
-    Histogram,
-    Latency,
-    LetterNote,
-    RunNote,
-    Window,
-)
+from stageflow.telemetry.readings import *
 from stageflow.telemetry.sqlite import SQLiteSink
-from stageflow.telemetry.store import (
-    Place,
-    Pruned,
-    TelemetryStore,
-    place,
-    prune,
-)
+from stageflow.telemetry.store import *
 
 if TYPE_CHECKING:
     from stageflow.telemetry.opentelemetry import OpenTelemetrySink, OpenTelemetryTracer

@@ -3,23 +3,12 @@
 Rules are data. They become files for Prometheus, or are evaluated here without it.
 """
 
-from __future__ import annotations
+# ruff: noqa: F403, F405 - the list below says which names are public
 
 from stageflow.pulse.alerts.channels import DeliveryError
 from stageflow.pulse.alerts.evaluator import SETTLE_S, Evaluator
 from stageflow.pulse.alerts.prometheus import as_yaml, files
-from stageflow.pulse.alerts.rules import (
-    ALERTS_FILE,
-    Alerts,
-    Email,
-    Kind,
-    Links,
-    Rule,
-    Severity,
-    Slack,
-    Tls,
-    load_alerts,
-)
+from stageflow.pulse.alerts.rules import *
 from stageflow.pulse.alerts.state import AlertState, state_of
 
 __all__ = [

@@ -1,16 +1,8 @@
 """Show the state of the project and of a running system on one page, Central Pulse."""
 
-from __future__ import annotations
+# ruff: noqa: F403, F405 - the list below says which names are public
 
-from stageflow.pulse.dashboard.page import (
-    ENTRY,
-    GRID,
-    PAGE,
-    LiveTelemetry,
-    live_site,
-    publish_with_dashboard,
-    write_central,
-)
+from stageflow.pulse.dashboard.page import *
 from stageflow.pulse.dashboard.records import FIGURES_VERSION, Figure, figure_runs, load_settings
 from stageflow.pulse.dashboard.telemetry import LiveBudgets
 

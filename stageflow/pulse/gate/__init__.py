@@ -3,48 +3,17 @@
 `judge` is pure; `Asv` (asv's results) and `time_pairs` (interleaved timings) give its evidence.
 """
 
-from __future__ import annotations
+# ruff: noqa: F403, F405 - the list below says which names are public
 
-from stageflow.pulse.gate.budgets import (
-    RUNBOOK,
-    Accepted,
-    Budget,
-    Budgets,
-    Gate,
-    Limits,
-    load_accepted,
-    load_budgets,
-    p99_limits_ms,
-    sections_of,
-)
+from stageflow.pulse.gate.budgets import *
 from stageflow.pulse.gate.checked_toml import Key, Settings, Table
 from stageflow.pulse.gate.cli import run_gate_command
 from stageflow.pulse.gate.command import GateRun, checks_at, record_run, recorded_runs
-from stageflow.pulse.gate.judge import (
-    Check,
-    Evidence,
-    Exit,
-    Judgement,
-    Kind,
-    Measured,
-    Side,
-    State,
-    Timing,
-    Value,
-    Verdict,
-    judge,
-)
-from stageflow.pulse.gate.measure import (
-    ACCEPTED_FILE,
-    BUDGETS_FILE,
-    Asv,
-    resolved,
-    set_up,
-    today,
-)
-from stageflow.pulse.gate.pairs import PROCESSES, Both, TimedSide, side_of, time_pairs, timing_of
+from stageflow.pulse.gate.judge import *
+from stageflow.pulse.gate.measure import *
+from stageflow.pulse.gate.pairs import *
 from stageflow.pulse.gate.report import amount, change
-from stageflow.pulse.gate.worker import Catalogue, Worker, list_benchmarks, tree
+from stageflow.pulse.gate.worker import *
 
 __all__ = [
     "ACCEPTED_FILE",

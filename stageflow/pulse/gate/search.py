@@ -18,7 +18,7 @@ from stageflow._utils.extras import install_command
 from stageflow.pulse.errors import PulseError, WorkerFailedError
 from stageflow.pulse.gate.measure import resolved
 from stageflow.pulse.gate.pairs import time_pairs, timing_of
-from stageflow.pulse.gate.worker import Worker, command, has_worker, list_benchmarks, tree
+from stageflow.pulse.gate.worker import Worker, has_worker, list_benchmarks, program_of, tree
 from stageflow.pulse.history import (
     GATE_DIR,
     STATIC_DIR,
@@ -187,7 +187,7 @@ def profile(
         emit(f"Sampling {operation} for {seconds:g} s on {shown[side]}")
         graph = folder / f"{side}.svg"
         with tree(project, commit) as files:
-            program, env = command(project.benchmarks_dir, files)
+            program, env = program_of(project.benchmarks_dir, files)
             arguments = ["repeat", operation, str(seconds)]
             if has_worker(project.benchmarks_dir):
                 program = [*program[:2], "-c", _PROGRAM, program[-1]]

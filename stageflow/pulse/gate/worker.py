@@ -46,7 +46,7 @@ def has_worker(benchmarks: Path) -> bool:
     return (benchmarks / "_lib/worker.py").exists()
 
 
-def command(benchmarks: Path, tree: Path) -> tuple[list[str], dict[str, str]]:
+def program_of(benchmarks: Path, tree: Path) -> tuple[list[str], dict[str, str]]:
     """Return what starts a worker, and its environment, in which a commit's package is first."""
     # Not the working directory but the commit's package comes first on the path.
     python = [sys.executable, "-P"]
@@ -66,7 +66,7 @@ class Worker(Closing):
     def __init__(self, benchmarks: Path, tree: Path) -> None:
         """Start it, for a folder of benchmarks and a folder that holds the commit's package."""
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8")  # noqa: SIM115
-        started, env = command(benchmarks, tree)
+        started, env = program_of(benchmarks, tree)
         # Benchmarks may leave files where they run.
         self._folder = tempfile.TemporaryDirectory(prefix="gate-")
         self._process = subprocess.Popen(  # noqa: S603 - a fixed program, and no shell
@@ -178,7 +178,7 @@ def discover(benchmarks: Path, tree: Path) -> Catalogue:
     done = subprocess.run(  # noqa: S603 - a fixed program, and no shell
         [sys.executable, "-P", str(_PROBE), str(benchmarks), "list"],
         check=False,
-        env=command(benchmarks, tree)[1],
+        env=program_of(benchmarks, tree)[1],
         capture_output=True,
         text=True,
     )

@@ -3,69 +3,18 @@
 The other packages of `stageflow.pulse` build on this one; it imports none of them.
 """
 
-from __future__ import annotations
+# ruff: noqa: F403, F405 - the list below says which names are public
 
-from stageflow.pulse.history.bench import (
-    DEFAULT_COMMITS,
-    EXIT_INTERRUPTED,
-    WHOLE,
-    BenchOptions,
-    Shard,
-    add_shard,
-    bench,
-    say_how_to_open,
-)
-from stageflow.pulse.history.commits import (
-    GATE_DIR,
-    Commit,
-    History,
-    Series,
-    read_history,
-    values_of,
-)
+from stageflow.pulse.history.bench import *
+from stageflow.pulse.history.commits import *
 from stageflow.pulse.history.merge import merge
-from stageflow.pulse.history.offline import STATIC_DIR, copy_libraries
-from stageflow.pulse.history.project import UNREADABLE, AsvProject, Emit, add_machine, run_git
-from stageflow.pulse.history.record_lines import add_line, circumstances, newest_lines, read_lines
-from stageflow.pulse.history.results import (
-    MACHINE_FIELDS,
-    cells_of,
-    clear_corrupt,
-    read_benchmarks,
-    read_results,
-    rows_of,
-)
-from stageflow.pulse.history.series import (
-    LEAST,
-    TIMED_UNIT,
-    Interval,
-    Signal,
-    benchmark_of,
-    fitting_units,
-    is_apart,
-    matches_series,
-    median_interval,
-    operation_of,
-    percentile,
-    ratio_of,
-    resolve_series,
-    rounded,
-    selected_series,
-    series_of,
-    signal_of,
-    timed,
-    unit_factor,
-)
-from stageflow.pulse.history.site import (
-    PIECE,
-    Published,
-    address_of,
-    complete,
-    make_server,
-    publish,
-    write_script,
-)
-from stageflow.pulse.history.steps import OPEN_FOR, Step, open_step, scatters, steps_of
+from stageflow.pulse.history.offline import *
+from stageflow.pulse.history.project import *
+from stageflow.pulse.history.record_lines import *
+from stageflow.pulse.history.results import *
+from stageflow.pulse.history.series import *
+from stageflow.pulse.history.site import *
+from stageflow.pulse.history.steps import *
 
 __all__ = [
     "DEFAULT_COMMITS",
