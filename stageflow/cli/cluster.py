@@ -13,24 +13,10 @@ from typing import TYPE_CHECKING, Any
 from stageflow._utils.arguments import flag, option, positive
 from stageflow._utils.tasks import cancel_all
 from stageflow._utils.text import printable, printable_lines
-from stageflow.cli.common import (
-    UsageError,
-    add_json,
-    add_own_providers,
-    add_pipeline,
-    add_scale,
-    complain,
-    needing,
-    say,
-    say_json,
-)
-from stageflow.cli.providers import (
-    DEFAULT_TEXT,
-    add_inputs,
-    chosen_providers,
-    load_pipeline,
-    run_inputs,
-)
+from stageflow.cli import common
+from stageflow.cli import providers as wiring
+from stageflow.cli.common import complain, say
+from stageflow.cli.providers import DEFAULT_TEXT, load_pipeline
 from stageflow.cli.run import say_outputs
 from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
 from stageflow.dlq.store import DeadLetterStore
@@ -59,14 +45,14 @@ examples:
   stageflow worker shop.turns:draw --queue gpu --concurrency 2 --dlq postgresql://db/letters
   STAGEFLOW_BROKER=redis://broker/0 stageflow worker voice --breakers --telemetry runs.db
 """
-    add_pipeline(parser, "pipelines", nargs="+")
+    common.add_pipeline(parser, "pipelines", nargs="+")
     _add_broker(parser)
     text = "read this queue, such as gpu; may be repeated (default: default)"
     option(parser, "--queue NAME", text, action="append", dest="queues")
     text = "run N jobs at once (default: 16)"
     option(parser, "--concurrency N", text, type=int, default=16)
-    add_own_providers(parser, "the fake providers")
-    add_scale(parser)
+    common.add_own_providers(parser, "the fake providers")
+    common.add_scale(parser)
     add_dead_letters(parser, "a failed job")
     text = "put circuit breakers around providers, shared by all workers of the broker"
     flag(parser, "--breakers", text)
@@ -86,14 +72,14 @@ examples:
   stageflow dispatch shop.turns:order --input items='["tea"]' --key order-17 --deadline-s 30
   stageflow dispatch shop.turns:draw --queue gpu --json
 """
-    add_pipeline(parser)
+    common.add_pipeline(parser)
     _add_broker(parser)
     option(parser, "--text", f"the user's text (default: {DEFAULT_TEXT})")
-    add_inputs(parser)
+    wiring.add_inputs(parser)
     option(parser, "--queue NAME", "the queue to send to (default: default)", default="default")
     option(parser, "--key", "idempotency key: a job that is sent again does not run again")
     option(parser, "--deadline-s S", "fail the job after S seconds", type=positive)
-    add_json(parser)
+    common.add_json(parser)
     parser.set_defaults(run=_dispatch)
 
 
@@ -106,8 +92,8 @@ def _add_broker(parser: argparse.ArgumentParser) -> None:
 
 def _broker(arguments: argparse.Namespace, patience_s: float) -> RedisBroker:
     if arguments.broker is None:
-        raise UsageError(f"no broker is given: add --broker URL or set {BROKER_VARIABLE}")
-    with needing("cluster"):
+        raise common.UsageError(f"no broker is given: add --broker URL or set {BROKER_VARIABLE}")
+    with common.needing("cluster"):
         from stageflow.cluster import RedisBroker  # noqa: PLC0415 - an extra
     return RedisBroker(arguments.broker, namespace=arguments.namespace, patience_s=patience_s)
 
@@ -128,7 +114,7 @@ def _worker(arguments: argparse.Namespace) -> int:
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     pipelines = [load_pipeline(name) for name in arguments.pipelines]
-    providers = chosen_providers(arguments)
+    providers = wiring.chosen_providers(arguments)
     with recorded(arguments.telemetry) as dispatcher:
         asyncio.run(_serve(broker, pipelines, providers, dispatcher, arguments))
     return 0
@@ -188,7 +174,7 @@ async def _serve(
 def _dispatch(arguments: argparse.Namespace) -> int:
     pipeline = load_pipeline(arguments.pipeline)
     broker = _broker(arguments, 10.0)
-    inputs = run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
+    inputs = wiring.run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
     result = asyncio.run(_sent(broker, pipeline.name, inputs, arguments))
     failure = result.failure
     if arguments.json:
@@ -201,7 +187,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             "user_message": result.user_message,
             "dead_letter": result.dead_letter,
         }
-        say_json({name: getattr(result, name) for name in names} | more)
+        common.say_json({name: getattr(result, name) for name in names} | more)
     else:
         if result.refusal is None:
             say_outputs(result.outputs)

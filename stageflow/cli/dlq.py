@@ -15,19 +15,8 @@ from typing import Any, TypeVar
 from stageflow._utils.arguments import flag, option
 from stageflow._utils.postgres import is_postgres
 from stageflow._utils.text import printable, shown_address
-from stageflow.cli.common import (
-    UsageError,
-    add_color,
-    add_json,
-    add_own_providers,
-    add_scale,
-    complain,
-    say,
-    say_json,
-    terminal_width,
-    wants_color,
-    write_text,
-)
+from stageflow.cli import common
+from stageflow.cli.common import UsageError, complain, say
 from stageflow.cli.providers import KERNELS, chosen_providers, load, load_pipeline
 from stageflow.cli.run import as_json, report
 from stageflow.cli.stores import add_telemetry, letter_store, recorded
@@ -101,18 +90,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     added = command("list", "list dead letters, oldest first", _LIST_EXAMPLES, _list)
     states = [str(state) for state in DeadLetterState]
     option(added, "--state", "list only those in this state", choices=states)
-    add_json(added, "one object a line")
+    common.add_json(added, "one object a line")
     added = command("show", "show a dead letter and its timeline", _SHOW_EXAMPLES, _show)
-    add_json(added, "the whole dead letter")
-    add_color(added)
+    common.add_json(added, "the whole dead letter")
+    common.add_color(added)
     summary = "resume the runs of dead letters once each, at the stage that failed"
     added = command("replay", summary, _REPLAY_EXAMPLES, _replay)
     flag(added, "--all", "replay each waiting letter of the pipeline, in order")
-    add_own_providers(added, "the fake providers")
-    add_scale(added)
+    common.add_own_providers(added, "the fake providers")
+    common.add_scale(added)
     add_telemetry(added)
-    add_json(added)
-    add_color(added)
+    common.add_json(added)
+    common.add_color(added)
     summary = "write a pytest file that reproduces the failure, or what an unreadable letter holds"
     added = command("export", summary, _EXPORT_EXAMPLES, _export)
     option(added, "-o --output FILE", "write to this file")
@@ -180,7 +169,7 @@ def _list(arguments: argparse.Namespace) -> int:
                 "error_code": letter.error.code,
                 "error_message": letter.error.message,
             }
-            say_json({name: getattr(letter, name) for name in names} | more, indent=None)
+            common.say_json({name: getattr(letter, name) for name in names} | more, indent=None)
         else:
             say(_line(letter))
     if not letters and not arguments.json:
@@ -203,7 +192,7 @@ def _line(letter: DeadLetter) -> str:
 def _show(arguments: argparse.Namespace) -> int:
     letter = _with_store(arguments, partial(_find_readable, arguments.id))
     if arguments.json:
-        say_json(DEFAULT_CODEC.describe(letter))
+        common.say_json(DEFAULT_CODEC.describe(letter))
         return 0
     say(_line(letter))
     rows = {
@@ -220,10 +209,10 @@ def _show(arguments: argparse.Namespace) -> int:
     for path, lost in letter.unstorable().items():
         why = "so it cannot be replayed" if lost.plain is None else lost.description
         complain(printable(f"{'not stored:':<15}{path} (type {lost.type_name}), {why}"))
-    color = wants_color(arguments.color)
+    color = common.wants_color(arguments.color)
     for run_id in dict.fromkeys(event.pipeline_run_id for event in letter.events):
         events = [event for event in letter.events if event.pipeline_run_id == run_id]
-        say("\n" + timeline_text(events, terminal_width(), color=color).rstrip("\n"))
+        say("\n" + timeline_text(events, common.terminal_width(), color=color).rstrip("\n"))
     return 0
 
 
@@ -273,9 +262,9 @@ async def _replay_one(
         complain(printable(f"error: {error}"))
         return False
     if arguments.json:
-        say_json(as_json(result), indent=2 if single else None)
+        common.say_json(as_json(result), indent=2 if single else None)
     elif single:
-        report(result, wants_color(arguments.color))
+        report(result, common.wants_color(arguments.color))
     else:
         say(printable(f"{letter.id}  {result.status}  {result.error or ''}".rstrip()))
     return result.failure is None
@@ -290,7 +279,7 @@ def _export(arguments: argparse.Namespace) -> int:
         complain(printable(f"error: {letter.id}: {letter.problem}; this is what is stored"))
         text = letter.body
     if arguments.output is not None:
-        write_text(arguments.output, text)
+        common.write_text(arguments.output, text)
     else:
         say(text.rstrip("\n"))
     return 0

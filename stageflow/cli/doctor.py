@@ -13,13 +13,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import (
-    PackageNotFoundError,
-    distribution,
-    packages_distributions,
-    requires,
-    version,
-)
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from stageflow import __version__
@@ -152,7 +147,9 @@ def _package() -> Check:
     except PackageNotFoundError:
         found = f"{__version__} at {where}, not installed"
         return Check("stageflow", False, found, True, fix, "pytest does not find the plugin")
-    if others := sorted(set(packages_distributions().get("stageflow", ())) - {"stageflow"}):
+    if others := sorted(
+        set(metadata.packages_distributions().get("stageflow", ())) - {"stageflow"}
+    ):
         names = " ".join(others)
         found = f"{__version__} at {where}, mixed with files of {names}"
         fix = f"{sys.executable} -m pip uninstall -y {names}; then {fix} --force-reinstall"
@@ -190,7 +187,7 @@ _REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*;.*extra == [
 def extras() -> dict[str, dict[str, str]]:
     """Return the required versions of each extra of the installed package, by package."""
     try:
-        lines = requires("stageflow") or []
+        lines = metadata.requires("stageflow") or []
     except PackageNotFoundError:
         return {}
     found: dict[str, dict[str, str]] = {}

@@ -6,15 +6,8 @@ import argparse
 
 from stageflow._utils.arguments import option
 from stageflow._utils.text import printable, printable_lines
-from stageflow.cli.common import (
-    add_color,
-    add_pipeline,
-    read_lines,
-    say,
-    terminal_width,
-    wants_color,
-    write_text,
-)
+from stageflow.cli import common
+from stageflow.cli.common import say
 from stageflow.cli.providers import load_pipeline
 from stageflow.engine.graph import StageGraph
 from stageflow.engine.pipeline import Pipeline
@@ -30,7 +23,7 @@ examples:
   stageflow graph chat --format text
   stageflow graph shop.turns:order > order.mmd
 """
-    add_pipeline(parser)
+    common.add_pipeline(parser)
     text = "a Mermaid flowchart, or a list of the stages (default: %(default)s)"
     option(parser, "--format", text, choices=("mermaid", "text"), default="mermaid")
     parser.set_defaults(run=_graph)
@@ -47,7 +40,7 @@ examples:
 """
     parser.add_argument("file", metavar="FILE", help="events as JSON lines; - reads standard input")
     option(parser, "--svg FILE", "write an SVG file instead")
-    add_color(parser)
+    common.add_color(parser)
     parser.set_defaults(run=_timeline)
 
 
@@ -81,10 +74,10 @@ def listed(pipeline: Pipeline) -> str:
 
 
 def _timeline(arguments: argparse.Namespace) -> int:
-    events = read_events(read_lines(arguments.file))
+    events = read_events(common.read_lines(arguments.file))
     if arguments.svg is not None:
-        write_text(arguments.svg, timeline_svg(events))
+        common.write_text(arguments.svg, timeline_svg(events))
     else:
-        color = wants_color(arguments.color)
-        say(timeline_text(events, terminal_width(), color=color).rstrip("\n"))
+        color = common.wants_color(arguments.color)
+        say(timeline_text(events, common.terminal_width(), color=color).rstrip("\n"))
     return 0

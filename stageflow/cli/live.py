@@ -16,19 +16,13 @@ from typing import TextIO
 from stageflow.engine.context import PipelineContext
 from stageflow.engine.graph import StageGraph
 from stageflow.engine.stream import Stream
-from stageflow.events.log import (
-    RUN_CANCELLED,
-    RUN_COMPLETED,
-    RUN_FAILED,
-    Event,
-    EventBatch,
-    EventLog,
-)
+from stageflow.events import log as ev
+from stageflow.events.log import Event, EventBatch, EventLog
 from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.timeline import Moment, event_line, live_lines
 
 _REFRESH_S = 0.1
-_ENDS = frozenset({RUN_COMPLETED, RUN_FAILED, RUN_CANCELLED})
+_ENDS = frozenset({ev.RUN_COMPLETED, ev.RUN_FAILED, ev.RUN_CANCELLED})
 _UP, _ERASE_LINE, _ERASE_BELOW = "\x1b[{}F", "\x1b[K", "\x1b[J"
 
 
@@ -82,7 +76,7 @@ class LiveTimeline:
                 self._look()
             self._look()
             # The frame makes room for the result; a cancelled run has none.
-            if self._drawn_lines and self._events[-1].type != RUN_CANCELLED:
+            if self._drawn_lines and self._events[-1].type != ev.RUN_CANCELLED:
                 self._out.write(self._over(""))
                 self._out.flush()
         except (OSError, ValueError):  # the output is closed

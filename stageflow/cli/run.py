@@ -17,36 +17,11 @@ from urllib.parse import urlsplit
 
 from stageflow._utils.arguments import flag, option, positive
 from stageflow._utils.text import printable, printable_lines, shown_address
-from stageflow.cli.common import (
-    UsageError,
-    add_color,
-    add_json,
-    add_pipeline,
-    add_scale,
-    complain,
-    say,
-    say_json,
-    terminal_width,
-    wants_color,
-    write_text,
-)
+from stageflow.cli import common
+from stageflow.cli import providers as wiring
+from stageflow.cli.common import UsageError, complain, say
 from stageflow.cli.live import LiveTimeline, can_draw
-from stageflow.cli.providers import (
-    DEFAULT_TEXT,
-    add_inputs,
-    add_providers,
-    add_voice,
-    check_providers,
-    check_voice,
-    heard_inputs,
-    keep_speech,
-    load_pipeline,
-    opened_providers,
-    opened_voice,
-    patient,
-    read_text,
-    run_inputs,
-)
+from stageflow.cli.providers import DEFAULT_TEXT, load_pipeline
 from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
 from stageflow.engine import Stream
 from stageflow.engine.context import PipelineContext
@@ -96,31 +71,31 @@ examples:
   stageflow run shop.turns:order --providers shop.services:real
   stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
 """
-    add_pipeline(parser)
+    common.add_pipeline(parser)
     group = parser.add_argument_group("inputs")
     text = "the user's text, which voice first turns into speech; - reads the standard input"
     option(group, "--text", f"{text} (default: {DEFAULT_TEXT})")
     text = "a WAV file with the user's speech; - reads the standard input"
     option(group, "--in FILE", text, dest="sound")
-    add_inputs(group)
+    wiring.add_inputs(group)
     group = parser.add_argument_group("how to run")
     flag(group, "--whole", "voice only: speak after the whole answer is written")
     text = "repeat latencies and ids (default: the latencies of seed 0, new ids)"
     option(group, "--seed N", text, type=int)
-    add_scale(group)
+    common.add_scale(group)
     option(group, "--deadline-s S", "fail the run after S seconds", type=positive)
     text = "make a provider (llm, stt, tts, db, speaker) fail; may be repeated; faults:"
     text = f"{text} {', '.join(FaultType)}"
     option(group, "--inject PROVIDER=FAULT", text, action="append", type=_fault, default=[])
-    add_providers(parser)
+    wiring.add_providers(parser)
     group = parser.add_argument_group("output")
     option(group, "--out FILE", "write the spoken answer to a WAV file")
-    add_json(group, "the result and its events")
+    common.add_json(group, "the result and its events")
     option(group, "--svg FILE", "write the timeline to an SVG file")
     option(group, "--events FILE", "write the events to a JSON lines file")
     text = "show the timeline while the run goes on, on the standard error with --json; without"
     flag(group, "--live", f"{text} a terminal or colours, print a line per event")
-    add_color(group)
+    common.add_color(group)
     group = parser.add_argument_group("storage")
     add_dead_letters(group, "a failed run")
     add_telemetry(group)
@@ -137,18 +112,18 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--whole works with voice only, not with {name}; leave it out")
     # ``voice`` is the streaming kernel unless the answer must be whole.
     pipeline = load_pipeline("streaming_voice" if name == "voice" and not whole else name)
-    check_providers(arguments, pipeline)
+    wiring.check_providers(arguments, pipeline)
     if arguments.replay is not None:
         letter, result = None, _replayed(arguments, pipeline)
     else:
-        read_text(arguments)
-        inputs = run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
+        wiring.read_text(arguments)
+        inputs = wiring.run_inputs(pipeline, arguments.text, arguments.user, arguments.input)
         letter, result = asyncio.run(_run_provided(pipeline, inputs, arguments))
-    keep_speech(arguments, result.outputs.get("speech"))
+    wiring.keep_speech(arguments, result.outputs.get("speech"))
     if arguments.json:
-        say_json(as_json(result))
+        common.say_json(as_json(result))
     else:
-        report(result, wants_color(arguments.color), heard=arguments.provider != "fake")
+        report(result, common.wants_color(arguments.color), heard=arguments.provider != "fake")
         failure, fake = result.failure, arguments.provider == "fake"
         if isinstance(failure, UnknownProviderError):
             complain("add your own ProviderRegistry with --providers MODULE:ATTRIBUTE")
@@ -157,9 +132,9 @@ def _run(arguments: argparse.Namespace) -> int:
             complain(f"fake providers only recognize speech of fakes: {fix}")
     if arguments.events is not None:
         lines = (json.dumps(plain(e.to_dict()), ensure_ascii=False) + "\n" for e in result.events)
-        write_text(arguments.events, "".join(lines))
+        common.write_text(arguments.events, "".join(lines))
     if arguments.svg is not None:
-        write_text(arguments.svg, timeline_svg(result.events))
+        common.write_text(arguments.svg, timeline_svg(result.events))
     if letter is not None:
         complain(f"stored as dead letter {letter.id}; resume it with")
         store = shlex.quote(shown_address(arguments.dlq))
@@ -174,10 +149,10 @@ async def _run_provided(
     pipeline: Pipeline, inputs: Mapping[str, Any], arguments: argparse.Namespace
 ) -> tuple[DeadLetter | None, RunResult]:
     async with AsyncExitStack() as opened:
-        providers = await opened.enter_async_context(opened_providers(arguments))
-        inputs = await heard_inputs(arguments, inputs, providers)
+        providers = await opened.enter_async_context(wiring.opened_providers(arguments))
+        inputs = await wiring.heard_inputs(arguments, inputs, providers)
         if arguments.provider != "fake":
-            pipeline = patient(pipeline, inputs, local=arguments.provider == "local")
+            pipeline = wiring.patient(pipeline, inputs, local=arguments.provider == "local")
         limits = {"deadline_s": arguments.deadline_s, "seed": arguments.seed}
         context = PipelineContext(inputs, providers=providers, **limits)
         for injector in arguments.inject:
@@ -202,7 +177,7 @@ async def _run_stored(
     live: list[LiveTimeline] = []
     if arguments.live:
         out = sys.stderr if arguments.json else sys.stdout
-        drawn = not arguments.json and can_draw(out, wants_color(arguments.color))
+        drawn = not arguments.json and can_draw(out, common.wants_color(arguments.color))
         clock = asyncio.get_running_loop().time
         live = [LiveTimeline(pipeline.build(), context, out, clock=clock, drawn=drawn)]
     with recorded(arguments.telemetry, *live) as dispatcher:
@@ -257,7 +232,7 @@ def report(result: RunResult, color: bool, *, heard: bool = False) -> None:
         say(printable_lines(result.refusal))
     if result.outputs or result.refusal:
         say("")
-    say(timeline_text(result.events, terminal_width(), color=color).rstrip("\n"))
+    say(timeline_text(result.events, common.terminal_width(), color=color).rstrip("\n"))
     first_ms = first_audio_ms(result.events)
     if first_ms is not None:
         say(f"first sound after {first_ms:.0f} ms")
@@ -301,15 +276,15 @@ examples:
 """
     parser.add_argument("text", metavar="TEXT")
     option(parser, "--out FILE", "the WAV file to write", required=True)
-    add_voice(parser, default="local")
+    wiring.add_voice(parser, default="local")
     parser.set_defaults(run=_say)
 
 
 def _say(arguments: argparse.Namespace) -> int:
-    check_voice(arguments)
+    wiring.check_voice(arguments)
 
     async def spoken() -> Audio:
-        async with opened_voice(arguments) as voice:
+        async with wiring.opened_voice(arguments) as voice:
             return await voice.synthesize(arguments.text)
 
     audio = asyncio.run(spoken())

@@ -11,23 +11,13 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from stageflow._utils.arguments import flag, option, positive, whole
+from stageflow.pulse import history as hist
 from stageflow.pulse.alerts import cli as alerts_cli
 from stageflow.pulse.arguments import add_repository, add_store
 from stageflow.pulse.dashboard import PAGE, live_site, publish_with_dashboard
 from stageflow.pulse.dashboard import cli as dashboard_cli
 from stageflow.pulse.gate import cli as gate_cli
-from stageflow.pulse.history import (
-    DEFAULT_COMMITS,
-    AsvProject,
-    BenchOptions,
-    add_machine,
-    add_shard,
-    address_of,
-    bench,
-    make_server,
-    merge,
-    say_how_to_open,
-)
+from stageflow.pulse.history import AsvProject
 
 DEFAULT_PORT = 8765
 DEFAULT_HOURS = 24.0
@@ -91,10 +81,10 @@ def add_commands(
     parser = command("bench", help="measure new commits and publish", description=_BENCH_HELP)
     add_repository(parser)
     text = "measure at most N commits (default: %(default)s)"
-    option(parser, "-n --commits N", text, type=whole, default=DEFAULT_COMMITS)
-    add_machine(parser)
+    option(parser, "-n --commits N", text, type=whole, default=hist.DEFAULT_COMMITS)
+    hist.add_machine(parser)
     option(parser, "--bench REGEX", "only benchmarks whose name matches", dest="pattern")
-    add_shard(parser)
+    hist.add_shard(parser)
     text = "override an attribute of all benchmarks, such as rounds=1; may be repeated"
     more = {"action": "append", "default": [], "dest": "attributes"}
     option(parser, "-a --attribute NAME=VALUE", text, **more)
@@ -128,20 +118,22 @@ def add_commands(
 def _bench(arguments: argparse.Namespace) -> int:
     # A terminated run publishes what it has too, and leaves no asv behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    names = BenchOptions.__dataclass_fields__
-    options = BenchOptions(**{name: getattr(arguments, name) for name in names})
-    return bench(AsvProject.load(arguments.repository), options, _emit, publish_with_dashboard)
+    names = hist.BenchOptions.__dataclass_fields__
+    options = hist.BenchOptions(**{name: getattr(arguments, name) for name in names})
+    return hist.bench(AsvProject.load(arguments.repository), options, _emit, publish_with_dashboard)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    done = merge(AsvProject.load(arguments.repository), arguments.folders, _emit)
+    done = hist.merge(AsvProject.load(arguments.repository), arguments.folders, _emit)
     _emit(f"{done.rows} measurements merged, {done.files} files changed")
     return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:
     project = AsvProject.load(arguments.repository)
-    say_how_to_open(project, publish_with_dashboard(project, _emit, store=arguments.store), _emit)
+    hist.say_how_to_open(
+        project, publish_with_dashboard(project, _emit, store=arguments.store), _emit
+    )
     return 0
 
 
@@ -149,17 +141,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     store = arguments.store
     project = AsvProject.load(arguments.repository, reads_only=store is not None)
     if store is None:
-        return _serve_forever(make_server(project.html_dir, arguments.port), "")
+        return _serve_forever(hist.make_server(project.html_dir, arguments.port), "")
     with tempfile.TemporaryDirectory(prefix="central-") as alone:
         site_dir, live = live_site(
             project, arguments.store, arguments.hours * 3600, Path(alone), _emit
         )
-        return _serve_forever(make_server(site_dir, arguments.port, live), PAGE)
+        return _serve_forever(hist.make_server(site_dir, arguments.port, live), PAGE)
 
 
 def _serve_forever(server: ThreadingHTTPServer, page: str) -> int:
     with server:
-        _emit(f"Open {address_of(server)}{page} (Ctrl-C ends)")
+        _emit(f"Open {hist.address_of(server)}{page} (Ctrl-C ends)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -11,18 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stageflow._utils.extras import needs_extra
+from stageflow.events import log as ev
 from stageflow.events.dispatcher import EventDispatcher
-from stageflow.events.log import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    STARTED,
-    STREAM_FIRST_ITEM,
-    TERMINAL,
-    USAGE,
-    USAGE_UNITS,
-    Event,
-)
+from stageflow.events.log import FAILED, STARTED, STREAM_FIRST_ITEM, TERMINAL, USAGE, Event
 from stageflow.telemetry.dead_letters import DEAD_LETTER_WAITING
 from stageflow.telemetry.readings import DURATION_BUCKETS_S
 from stageflow.telemetry.runs import (
@@ -40,7 +31,7 @@ with needs_extra("prometheus"):
     from prometheus_client.registry import Collector
 
 _STAGE = ("pipeline", "stage")
-_RUN_OUTCOMES = (COMPLETED, FAILED, CANCELLED)
+_RUN_OUTCOMES = (ev.COMPLETED, FAILED, ev.CANCELLED)
 
 
 class PrometheusSink:
@@ -171,7 +162,7 @@ class PrometheusSink:
                 duration_s = event.data["duration_ms"] / 1000.0
                 self._stage_s.labels(pipeline, stage).observe(duration_s)
         elif what == USAGE:
-            for unit in set(USAGE_UNITS).intersection(event.data):
+            for unit in set(ev.USAGE_UNITS).intersection(event.data):
                 used = self._used.labels(pipeline, stage, event.data["provider"], unit)
                 used.inc(event.data[unit])
         elif what in BREAKER_STATES:

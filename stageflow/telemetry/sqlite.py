@@ -17,15 +17,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from stageflow.events.log import (
-    FIRST_AUDIO,
-    STARTED,
-    STREAM_FIRST_ITEM,
-    TERMINAL,
-    Event,
-    EventBatch,
-    EventLog,
-)
+from stageflow.events import log as ev
+from stageflow.events.log import FIRST_AUDIO, TERMINAL, Event, EventBatch
 from stageflow.telemetry.database import HOUR_S, MINUTE_S, Database, SqliteDatabase
 from stageflow.telemetry.dead_letters import DEAD_LETTER_REPLAYED, DEAD_LETTER_WAITING
 from stageflow.telemetry.jsonl import to_json
@@ -55,7 +48,7 @@ class _Role(IntEnum):
 _ROLES = {
     **dict.fromkeys(TERMINAL, _Role.STAGE_END),
     **dict.fromkeys(BREAKER_STATES, _Role.BREAKER),
-    STREAM_FIRST_ITEM: _Role.FIRST_ITEM,
+    ev.STREAM_FIRST_ITEM: _Role.FIRST_ITEM,
     FIRST_AUDIO: _Role.FIRST_AUDIO,
 }
 
@@ -280,7 +273,7 @@ class SqlSink:
         what = name.rpartition(".")[2]
         if name in (DEAD_LETTER_WAITING, DEAD_LETTER_REPLAYED):
             role = _Role.LETTER
-        elif stage is None and what == STARTED:
+        elif stage is None and what == ev.STARTED:
             role = _Role.RUN_START
         elif stage is None and what in TERMINAL:
             role = _Role.RUN_END
@@ -369,7 +362,7 @@ def text(value: object) -> str:
 def _facts(events: Sequence[Event]) -> Iterator[_Fact]:
     """Yield the facts of events, without making `Event` objects of a dispatcher's batch."""
     if isinstance(events, EventBatch):
-        known: EventLog | None = None
+        known: ev.EventLog | None = None
         for log, position in events.entries:
             if log is not known:
                 known, run_id, raw = log, log.pipeline_run_id, log.raw_at

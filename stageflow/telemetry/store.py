@@ -20,17 +20,9 @@ from stageflow._utils.closing import Closing
 from stageflow._utils.extras import install_command
 from stageflow._utils.postgres import is_postgres
 from stageflow.events.log import FAILED, FIRST_AUDIO, Event
+from stageflow.telemetry import readings
 from stageflow.telemetry.database import HOUR_S, MINUTE_S, Database, SqliteDatabase, TelemetryError
-from stageflow.telemetry.readings import (
-    BreakerNote,
-    Errors,
-    First,
-    Histogram,
-    Latency,
-    LetterNote,
-    RunNote,
-    Window,
-)
+from stageflow.telemetry.readings import Histogram, RunNote, Window
 from stageflow.telemetry.runs import FIRST_ITEM, MEASURED
 
 #: `TelemetryStore.sources` looks at this many of the newest runs.
@@ -90,7 +82,7 @@ class TelemetryStore(Closing):
 
     def latencies(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
-    ) -> tuple[Latency, ...]:
+    ) -> tuple[readings.Latency, ...]:
         """Return how long the stages and runs that ended in a window took.
 
         They are ordered by time, pipeline and stage; runs come before stages. Steps in which
@@ -98,13 +90,13 @@ class TelemetryStore(Closing):
         """
         found = self._histograms(window, pipeline, stage, MEASURED)
         return tuple(
-            Latency(step, where, stage_name or None, histogram)
+            readings.Latency(step, where, stage_name or None, histogram)
             for (step, where, stage_name, _), histogram in found
         )
 
     def firsts(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
-    ) -> tuple[First, ...]:
+    ) -> tuple[readings.First, ...]:
         """Return the times to first items of streams and to the first audio of runs.
 
         Arguments and order are those of `latencies`; streams are ordered by name. A first counts
@@ -112,13 +104,13 @@ class TelemetryStore(Closing):
         """
         found = self._histograms(window, pipeline, stage, _FIRSTS)
         return tuple(
-            First(step, where, stage_name or None, histogram, stream or None)
+            readings.First(step, where, stage_name or None, histogram, stream or None)
             for (step, where, stage_name, stream), histogram in found
         )
 
     def errors(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
-    ) -> tuple[Errors, ...]:
+    ) -> tuple[readings.Errors, ...]:
         """Return how stages and runs ended; arguments and order are those of `latencies`."""
         outcomes: defaultdict[tuple[int, str, str], defaultdict[str, int]] = defaultdict(
             lambda: defaultdict(int)
@@ -133,13 +125,15 @@ class TelemetryStore(Closing):
             if outcome == FAILED:
                 codes[step, where, stage_name][code] = count
         return tuple(
-            Errors(step, where, stage_name or None, dict(counts), codes[step, where, stage_name])
+            readings.Errors(
+                step, where, stage_name or None, dict(counts), codes[step, where, stage_name]
+            )
             for (step, where, stage_name), counts in sorted(outcomes.items())
         )
 
     def breaker_changes(
         self, window: Window, *, provider: str | None = None
-    ) -> tuple[BreakerNote, ...]:
+    ) -> tuple[readings.BreakerNote, ...]:
         """Return changes of circuit breakers in order of time.
 
         The latest change of each breaker before the window is included: it is the breaker's state
@@ -155,11 +149,11 @@ class TelemetryStore(Closing):
             " AND ? IN (provider, '') ORDER BY at_s, id",
             *(window.start_s, window.start_s, window.end_s, provider or ""),
         )
-        return tuple(BreakerNote(*row) for row in rows)
+        return tuple(readings.BreakerNote(*row) for row in rows)
 
     def dead_letters(
         self, window: Window | None = None, *, waiting: bool = False
-    ) -> tuple[LetterNote, ...]:
+    ) -> tuple[readings.LetterNote, ...]:
         """Return the dead letters that an `ObservedDeadLetterStore` has reported, by time.
 
         With `window`, only those whose run failed then; if `waiting`, only those not yet replayed.
@@ -171,7 +165,7 @@ class TelemetryStore(Closing):
             f" WHERE at_s >= ? AND at_s < ?{unplayed} ORDER BY at_s, letter_id",
             *(start_s, end_s),
         )
-        return tuple(LetterNote(*row) for row in rows)
+        return tuple(readings.LetterNote(*row) for row in rows)
 
     def run(self, run_id: str) -> RunNote:
         """Return a run with its events, the latest of that id; raise `TelemetryError` if none."""

@@ -11,29 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stageflow._utils.text import printable
-from stageflow.events.log import (
-    STARTED,
-    STREAM_CLOSED,
-    STREAM_FIRST_ITEM,
-    STREAM_OPENED,
-    TERMINAL,
-    Event,
-)
-from stageflow.timeline.model import (
-    NEVER_STARTED,
-    RUNNING,
-    SIGNS,
-    WAITING,
-    Bar,
-    Timeline,
-    axis_unit,
-    columns,
-    fit,
-    format_ms,
-    signs_of,
-    ticks_ms,
-    timeline,
-)
+from stageflow.events import log as ev
+from stageflow.events.log import TERMINAL, Event
+from stageflow.timeline import model
+from stageflow.timeline.model import SIGNS, Bar, Timeline, columns, fit, timeline
 
 #: A chart with fewer columns is left out.
 _LEAST_CHART = 12
@@ -59,7 +40,7 @@ def timeline_text(
         sign = painted(SIGNS[bar.status], bar.status, color)
         drawn = painted(scale.bar(bar), bar.status, color)
         lines.append(f"{sign} {fit(bar.stage, label_width)} │{drawn}│ {bar.took:>{took_width}}")
-    signs = signs_of({bar.status for bar in run.bars})
+    signs = model.signs_of({bar.status for bar in run.bars})
     entries = [*signs, "█ the run waited for it", "▒ it overlapped"] if signs else []
     # Lines break between entries, not within them.
     joined = "   ".join(entry.replace(" ", "\0") for entry in entries)
@@ -75,11 +56,11 @@ class Scale:
     def __init__(self, total_ms: float, width: int) -> None:
         self._total_ms = total_ms
         self.width = width
-        self._ticks = ticks_ms(total_ms, width // 8)
+        self._ticks = model.ticks_ms(total_ms, width // 8)
 
     def axis(self) -> str:
         """Return the labels, each at or before its tick, and the unit."""
-        unit, unit_ms = axis_unit(self._total_ms)
+        unit, unit_ms = model.axis_unit(self._total_ms)
         cells = [" "] * self.width
         free_from = 0
         for tick in self._ticks:
@@ -95,7 +76,7 @@ class Scale:
         cells = [" "] * self.width
         for tick in self._ticks[1:]:
             cells[min(self.column(tick), self.width - 1)] = "┊"
-        if bar.status not in {NEVER_STARTED, WAITING}:
+        if bar.status not in {model.NEVER_STARTED, model.WAITING}:
             start = min(self.column(bar.start_ms), self.width - 1)
             end = max(start + 1, self.column(bar.end_ms))
             cells[start:end] = ("█" if bar.critical else "▒") * (end - start)
@@ -142,8 +123,10 @@ class Moment:
         bars = []
         for stage in self.stages:
             name = printable(stage)
-            bar = known.get(name, Bar(name, NEVER_STARTED if over else WAITING, 0.0, 0.0))
-            bars.append(replace(bar, end_ms=self.at_ms) if bar.status == RUNNING else bar)
+            bar = known.get(
+                name, Bar(name, model.NEVER_STARTED if over else model.WAITING, 0.0, 0.0)
+            )
+            bars.append(replace(bar, end_ms=self.at_ms) if bar.status == model.RUNNING else bar)
         return bars
 
 
@@ -160,7 +143,7 @@ def live_lines(moment: Moment, width: int, height: int, *, color: bool = False) 
     rows = []
     for bar in bars:
         sign, note = painted(SIGNS[bar.status], bar.status, color), notes.get(bar.stage, "")
-        took = WAITING if bar.status == WAITING else bar.took
+        took = model.WAITING if bar.status == model.WAITING else bar.took
         if drawn:
             chart = painted(scale.bar(replace(bar, critical=True)), bar.status, color)
             label = fit(bar.stage, label_width)
@@ -179,15 +162,15 @@ def live_lines(moment: Moment, width: int, height: int, *, color: bool = False) 
 
 def _round_end_ms(at_ms: float) -> float:
     """Return the end of the axis, a round value that changes rarely while bars grow."""
-    ticks = ticks_ms(at_ms, 8)
+    ticks = model.ticks_ms(at_ms, 8)
     step = ticks[1] if len(ticks) > 1 else max(at_ms, 1.0)
     return math.floor(at_ms / step + 1) * step
 
 
 def _heading(moment: Moment, width: int) -> str:
     ended = [e.what for e in moment.events if e.stage is None and e.what in TERMINAL]
-    status = ended[-1] if ended else RUNNING if moment.events else WAITING
-    state = f": {status}, {format_ms(moment.at_ms)}"
+    status = ended[-1] if ended else model.RUNNING if moment.events else model.WAITING
+    state = f": {status}, {model.format_ms(moment.at_ms)}"
     return _cut(f"{_cut(printable(moment.pipeline), max(width - len(state), 1))}{state}", width)
 
 
@@ -206,15 +189,15 @@ def _words(event: Event) -> str:
     data = dict(event.data)
     stream = data.pop("stream", None)
     known = {
-        STARTED: STARTED,
-        STREAM_OPENED: f"opens {stream}",
-        STREAM_FIRST_ITEM: f"gives the first of {stream}",
-        STREAM_CLOSED: f"closes {stream}, {data.get('items')} items",
+        ev.STARTED: ev.STARTED,
+        ev.STREAM_OPENED: f"opens {stream}",
+        ev.STREAM_FIRST_ITEM: f"gives the first of {stream}",
+        ev.STREAM_CLOSED: f"closes {stream}, {data.get('items')} items",
     }
     if event.what in known:
         return known[event.what]
     took_ms = data.pop("duration_ms", None)
-    took = f" in {format_ms(took_ms)}" if isinstance(took_ms, float) else ""
+    took = f" in {model.format_ms(took_ms)}" if isinstance(took_ms, float) else ""
     why = ": ".join(
         str(data[key]) for key in ("error_code", "error_message", "reason") if data.get(key)
     )
@@ -231,7 +214,7 @@ def timeline_svg(events: Iterable[Event | Mapping[str, Any]]) -> str:
     run = timeline(events)
     chart = _Chart(run)
     bottom_px = _TOP_PX + len(run.bars) * _ROW_PX
-    signs = signs_of({bar.status for bar in run.bars})
+    signs = model.signs_of({bar.status for bar in run.bars})
     foot = ["   ".join([*signs, "full colour: the run waited for it"])] if signs else []
     if run.note:
         foot.append(fit(f"{SIGNS['failed']} {run.note}", _MAX_NOTE_COLUMNS).rstrip())
@@ -266,8 +249,8 @@ class _Chart:
         return self._left_px + share * self._span_px
 
     def axis(self, bottom_px: int) -> Iterator[str]:
-        unit, unit_ms = axis_unit(self._total_ms)
-        for tick in ticks_ms(self._total_ms, int(self._span_px // 64)):
+        unit, unit_ms = model.axis_unit(self._total_ms)
+        for tick in model.ticks_ms(self._total_ms, int(self._span_px // 64)):
             x_px = self.x_px(tick)
             yield (
                 f'<line class="rule" x1="{x_px:.1f}" y1="{_TOP_PX - 8}"'
@@ -279,7 +262,7 @@ class _Chart:
     def row(self, bar: Bar, top_px: int) -> str:
         css = bar.status.replace(" ", "-")
         title = f"{bar.stage}: {bar.status}"
-        if bar.status != NEVER_STARTED:
+        if bar.status != model.NEVER_STARTED:
             waited = "the run waited for it" if bar.critical else "it overlapped"
             title = f"{title}, {bar.took} from {bar.start_ms:.2f} ms, {waited}"
         if bar.note:
@@ -300,7 +283,7 @@ class _Chart:
         )
 
     def _bar(self, bar: Bar, top_px: int, css: str) -> str:
-        if bar.status == NEVER_STARTED:
+        if bar.status == model.NEVER_STARTED:
             return ""
         # At least two pixels, so that a stage that took no time is visible.
         width_px = max(self.x_px(bar.end_ms) - self.x_px(bar.start_ms), 2.0)

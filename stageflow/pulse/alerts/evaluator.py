@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stageflow.pulse.alerts import notice as words
 from stageflow.pulse.alerts.conditions import CONDITIONS, HOLD_S, Alert, AlertKey, advanced
-from stageflow.pulse.alerts.notice import (
-    Message,
-    Notice,
-    message_of,
-    notice_of,
-    notice_of_loss,
-    what_of,
-)
+from stageflow.pulse.alerts.notice import Message, Notice
 from stageflow.pulse.alerts.rules import KNOWN, Links, Rule
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.errors import PulseError
@@ -62,14 +56,14 @@ class Evaluator:
                 # It is unknown whether their limits were exceeded in the minutes between.
                 alerts = {key: alert for key, alert in alerts.items() if alert.firing_s is not None}
             notices += [
-                notice_of_loss(alert, minutes[0], self._links)
+                words.notice_of_loss(alert, minutes[0], self._links)
                 for alert in alerts.values()
                 if alert.told and alert.rule not in self._rules
             ]
             for at_s in minutes:
                 alerts = self._after(alerts, at_s, notices)
             self._state.keep(self._source, minutes[-1], alerts.values())
-            message = message_of(notices)
+            message = words.message_of(notices)
             if message:
                 self._state.put(message, self._channels, now_s)
         return message
@@ -96,7 +90,7 @@ class Evaluator:
     ) -> dict[AlertKey, Alert]:
         """Return the alerts after one more minute, and add what is to be said to `notices`."""
         found = [
-            replace(alert, what=what_of(rule, alert), runbook=rule.runbook)
+            replace(alert, what=words.what_of(rule, alert), runbook=rule.runbook)
             for rule in self._rules.values()
             for readings in [CONDITIONS[rule.kind](rule, self._store, at_s)]
             for alert in advanced(
@@ -115,7 +109,7 @@ class Evaluator:
             quiet = inhibited or at_s < rule.silent_until_s or alert.clear_s is not None
             tells = alert.told if alert.ended_s else not (alert.told or quiet)
             if tells and alert.firing_s is not None:
-                notices.append(notice_of(rule, alert, self._links))
+                notices.append(words.notice_of(rule, alert, self._links))
             if alert.ended_s is None:
                 told = alert.told or (tells and alert.firing_s is not None)
                 after[alert.key] = replace(alert, told=told)

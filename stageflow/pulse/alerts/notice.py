@@ -7,19 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from stageflow.pulse.alerts import rules
 from stageflow.pulse.alerts.conditions import Alert
-from stageflow.pulse.alerts.rules import (
-    DURATIONS,
-    BenchmarkRule,
-    Kind,
-    Links,
-    Rule,
-    Severity,
-    milliseconds,
-    moment,
-    share,
-    span,
-)
+from stageflow.pulse.alerts.rules import BenchmarkRule, Kind, Links, Rule, moment, span
 
 
 class Status(StrEnum):
@@ -108,7 +98,7 @@ def notice_of_loss(alert: Alert, at_s: float, links: Links) -> Notice:
     what = f"no rule of this name is left, so it is not judged any more ({labels})"
     return Notice(
         Status.CLOSED,
-        *(alert.rule, Severity.WARNING, "unknown", what),
+        *(alert.rule, rules.Severity.WARNING, "unknown", what),
         *(alert.since_s, at_s, alert.likely),
         *(links.page, links.runbook),
     )
@@ -122,7 +112,7 @@ def what_of(rule: Rule, alert: Alert) -> str:
         if rule.kind is Kind.BREAKER_OPEN:
             what = "the circuit breaker has not changed for hours, so its process may have died"
         return f"{' '.join(labels.values())} is not judged any more: {what}"
-    figure = milliseconds if rule.kind in DURATIONS else share
+    figure = rules.milliseconds if rule.kind in rules.DURATIONS else rules.share
     value = f"{alert.value:g}" if rule.kind is Kind.DEAD_LETTERS else figure(alert.value)
     return sentence(rule, value, labels.get("pipeline", "all"), labels.get("provider", ""))
 
@@ -130,11 +120,13 @@ def what_of(rule: Rule, alert: Alert) -> str:
 def sentence(rule: Rule, figure: str, pipeline: str, provider: str) -> str:
     """Return what is wrong, in words, with the given figure and names."""
     lasting = f", for {span(rule.for_s)} or longer"
-    over = f"in {span(rule.window_s)}, limit {share(rule.limit)}"
+    over = f"in {span(rule.window_s)}, limit {rules.share(rule.limit)}"
     match rule.kind:
         case Kind.LATENCY | Kind.FIRST_AUDIO:
             what = "P99 latency" if rule.kind is Kind.LATENCY else "P99 time to first audio"
-            return f"{what} of {pipeline} is {figure}, limit {milliseconds(rule.limit)}{lasting}"
+            return (
+                f"{what} of {pipeline} is {figure}, limit {rules.milliseconds(rule.limit)}{lasting}"
+            )
         case Kind.ERROR_RATE:
             return f"{figure} of the runs of {pipeline} failed {over}{lasting}"
         case Kind.BURN_RATE:

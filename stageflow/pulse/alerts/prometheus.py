@@ -9,19 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stageflow._utils.extras import install_command
+from stageflow.pulse.alerts import rules as model
 from stageflow.pulse.alerts.conditions import HOLD_S, SUSPECTS
 from stageflow.pulse.alerts.notice import sentence
-from stageflow.pulse.alerts.rules import (
-    DURATIONS,
-    Alerts,
-    Email,
-    Kind,
-    Links,
-    Rule,
-    Severity,
-    Slack,
-    span,
-)
+from stageflow.pulse.alerts.rules import Alerts, Kind, Links, Rule, span
 from stageflow.pulse.errors import PulseError
 
 _HEADER = "# Made of benchmarks/alerts.toml by `stageflow pulse rules`: change that, not this.\n\n"
@@ -84,7 +75,7 @@ def config_file(scrape_s: float = SCRAPE_S) -> Any:
 def _rule(rule: Rule, links: Links) -> dict[str, Any]:
     likely = _likely(rule)
     # As our own messages say it, with the figures left to Prometheus.
-    duration = dict.fromkeys(DURATIONS, "{{ $value | humanizeDuration }}")
+    duration = dict.fromkeys(model.DURATIONS, "{{ $value | humanizeDuration }}")
     figures = {**duration, Kind.DEAD_LETTERS: "{{ $value }}"}
     figure = figures.get(rule.kind, "{{ $value | humanizePercentage }}")
     names = "{{ $labels.pipeline }}", "{{ $labels.provider }}"
@@ -259,7 +250,7 @@ def alertmanager_file(
     """
     slack = {"slack_configs": [_slack(alerts.slack)]} if alerts.slack else {}
     email = {"email_configs": [_email(alerts.email)]} if alerts.email else {}
-    critical = {"matchers": [f'severity="{Severity.CRITICAL}"'], "receiver": _EVERYWHERE}
+    critical = {"matchers": [f'severity="{model.Severity.CRITICAL}"'], "receiver": _EVERYWHERE}
     return {
         "route": {
             "receiver": _QUIETLY,
@@ -285,7 +276,7 @@ def alertmanager_file(
     }
 
 
-def _slack(slack: Slack) -> dict[str, Any]:
+def _slack(slack: model.Slack) -> dict[str, Any]:
     return {
         "api_url_file": slack.webhook_file,
         "channel": slack.channel,
@@ -296,7 +287,7 @@ def _slack(slack: Slack) -> dict[str, Any]:
     }
 
 
-def _email(email: Email) -> dict[str, Any]:
+def _email(email: model.Email) -> dict[str, Any]:
     login = {"auth_username": email.user, "auth_password_file": email.password_file}
     return {
         "to": email.to,

@@ -7,26 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from stageflow._utils.text import printable
+from stageflow.pulse import history as hist
 from stageflow.pulse.alerts.conditions import Alert, AlertKey, Labels, Reading, advanced
 from stageflow.pulse.alerts.notice import Message, message_of, notice_of
 from stageflow.pulse.alerts.rules import BenchmarkRule, Links
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.gate import ACCEPTED_FILE, Accepted, load_accepted
-from stageflow.pulse.history import (
-    OPEN_FOR,
-    AsvProject,
-    Commit,
-    Emit,
-    History,
-    Series,
-    Step,
-    read_history,
-    scatters,
-    steps_of,
-)
+from stageflow.pulse.history import AsvProject, Commit, History, Series, Step
 
 #: Report a new regression only within this many measured commits.
-NEW_FOR = OPEN_FOR
+NEW_FOR = hist.OPEN_FOR
 #: How many series and commits a message names; the page shows all.
 _NAMED = 5
 _HASH = 10
@@ -75,9 +65,9 @@ def regressions(
 
 
 def _regressed(series: Series, rule: BenchmarkRule) -> Iterator[Step]:
-    timed = scatters(series.name)
+    timed = hist.scatters(series.name)
     limit = rule.timed_limit if timed else rule.counted_limit
-    steps = steps_of(series.values, limit, timed=timed, window=rule.window_commits)
+    steps = hist.steps_of(series.values, limit, timed=timed, window=rule.window_commits)
     return (step for step in steps if step.ratio > limit)
 
 
@@ -94,12 +84,12 @@ class HistoryWatch:
     project: AsvProject
     state: AlertState
     channels: Sequence[str]
-    emit: Emit = print
+    emit: hist.Emit = print
 
     def evaluate(self, now_s: float) -> Message | None:
         """Evaluate the history, and store the message that follows, if any."""
         left_out: list[str] = []
-        history = read_history(self.project, left_out.append)
+        history = hist.read_history(self.project, left_out.append)
         for line in left_out:
             self.emit(line)
         accepted = load_accepted(self.project.benchmarks_dir / ACCEPTED_FILE, None)

@@ -12,16 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stageflow.pulse import history as hist
 from stageflow.pulse.dashboard.records import FiguresPanel, figure_runs, load_settings
-from stageflow.pulse.history import (
-    MACHINE_FIELDS,
-    AsvProject,
-    Emit,
-    read_benchmarks,
-    read_results,
-    rows_of,
-    values_of,
-)
+from stageflow.pulse.history import AsvProject, Emit
 
 SCHEMA_VERSION = 1
 
@@ -64,21 +57,21 @@ def measurements(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
 
 
 def _of_benchmarks(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
-    benchmarks = read_benchmarks(project.results_dir)
-    for result in read_results(project.results_dir, emit):
+    benchmarks = hist.read_benchmarks(project.results_dir)
+    for result in hist.read_results(project.results_dir, emit):
         about = {
             "commit": result["commit_hash"],
             "commit_at": _moment(result["date"]),
-            "machine": {key: str(result["params"].get(key, "")) for key in MACHINE_FIELDS},
+            "machine": {key: str(result["params"].get(key, "")) for key in hist.MACHINE_FIELDS},
             "environment": {
                 "name": result["env_name"],
                 "python": result["python"],
                 "requirements": result["requirements"],
             },
         }
-        for name, row in rows_of(result, benchmarks):
+        for name, row in hist.rows_of(result, benchmarks):
             unit = str(benchmarks[name].get("unit", ""))
-            for metric, value, samples in values_of(name, row):
+            for metric, value, samples in hist.values_of(name, row):
                 if value is not None and not math.isfinite(value):
                     continue
                 yield Measurement(

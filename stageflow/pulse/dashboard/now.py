@@ -7,40 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stageflow.pulse import gate
+from stageflow.pulse import history as hist
 from stageflow.pulse.alerts import AlertState, state_of
 from stageflow.pulse.dashboard.records import DashboardSettings, load_settings
 from stageflow.pulse.dashboard.telemetry import LiveBudgets
 from stageflow.pulse.errors import PulseError
-from stageflow.pulse.gate import (
-    ACCEPTED_FILE,
-    BUDGETS_FILE,
-    RUNBOOK,
-    Accepted,
-    Asv,
-    Budget,
-    Budgets,
-    Check,
-    Limits,
-    State,
-    checks_at,
-    list_benchmarks,
-    load_accepted,
-    load_budgets,
-    sections_of,
-    today,
-)
-from stageflow.pulse.history import (
-    AsvProject,
-    History,
-    Series,
-    Step,
-    open_step,
-    ratio_of,
-    rounded,
-    scatters,
-    signal_of,
-    steps_of,
-)
+from stageflow.pulse.history import AsvProject, History, Series, Step
 from stageflow.telemetry import Place
 
 #: The number of newest commits among which steps of timings are searched.
@@ -52,9 +25,9 @@ class Judged:
     """The history compared with its budgets, and notes on what could not be read."""
 
     settings: DashboardSettings = field(default_factory=DashboardSettings)
-    budgets: Budgets | None = None
-    accepted: tuple[Accepted, ...] = ()
-    checks: tuple[Check, ...] = ()
+    budgets: gate.Budgets | None = None
+    accepted: tuple[gate.Accepted, ...] = ()
+    checks: tuple[gate.Check, ...] = ()
     steps: Mapping[str, Sequence[Step]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -64,7 +37,7 @@ class Judged:
         budgets = self.budgets.budgets if self.budgets else ()
         return LiveBudgets(budgets, self.settings.live_budgets)
 
-    def budget_of(self, series: str) -> Budget | None:
+    def budget_of(self, series: str) -> gate.Budget | None:
         """Return the first budget of a series."""
         return next((b for b in self.live_budgets.budgets if b.series == series), None)
 
@@ -78,35 +51,37 @@ def judged(project: AsvProject, history: History) -> Judged:
         settings = load_settings(project.benchmarks_dir)
     except PulseError as error:
         return Judged(notes=(f"Settings were not read: {error}",))
-    path = project.benchmarks_dir / BUDGETS_FILE
+    path = project.benchmarks_dir / gate.BUDGETS_FILE
     if not path.exists():
         note = f"There are no budgets: {path.relative_to(project.root)} is missing."
         return Judged(settings, notes=(note,))
     try:
-        catalogue = list_benchmarks(project)
+        catalogue = gate.list_benchmarks(project)
     except PulseError:
         # Not the error itself: it holds a traceback of this machine.
         note = "The benchmarks cannot be listed: stageflow pulse budgets says why."
         return Judged(settings, notes=(note,))
     try:
-        sections = sections_of(project.root / RUNBOOK)
-        budgets = load_budgets(path, catalogue.units, sections)
-        accepted = load_accepted(project.benchmarks_dir / ACCEPTED_FILE, catalogue.units)
+        sections = gate.sections_of(project.root / gate.RUNBOOK)
+        budgets = gate.load_budgets(path, catalogue.units, sections)
+        accepted = gate.load_accepted(project.benchmarks_dir / gate.ACCEPTED_FILE, catalogue.units)
     except PulseError as error:
         return Judged(settings, notes=(f"Budgets and acceptances were not read: {error}",))
-    checks: tuple[Check, ...] = ()
+    checks: tuple[gate.Check, ...] = ()
     if history.commits:
         machine = history.machine.partition(",")[0]
-        checks = checks_at(Asv(project, machine, catalogue, ""), budgets, history.commits[-1].hash)
+        checks = gate.checks_at(
+            gate.Asv(project, machine, catalogue, ""), budgets, history.commits[-1].hash
+        )
     steps = {series.name: _steps(series, budgets.limits) for series in history.series}
     return Judged(settings, budgets, accepted, checks, steps)
 
 
-def _steps(series: Series, limits: Limits) -> Sequence[Step]:
+def _steps(series: Series, limits: gate.Limits) -> Sequence[Step]:
     """Find the steps of a series that the gate would warn of; in timings, the newest ones."""
-    timed, old = scatters(series.name), len(series.values) - SEARCHED
+    timed, old = hist.scatters(series.name), len(series.values) - SEARCHED
     values = [None if timed and at < old else value for at, value in enumerate(series.values)]
-    return steps_of(values, limits.warn(signal_of(series.name)), timed=timed)
+    return hist.steps_of(values, limits.warn(hist.signal_of(series.name)), timed=timed)
 
 
 def wrong_now(project: AsvProject, history: History, found: Judged, store: Place) -> dict[str, Any]:
@@ -114,9 +89,11 @@ def wrong_now(project: AsvProject, history: History, found: Judged, store: Place
     alerts, problem = firing(state := state_of(store, project.root))
     regressions = list(_regressions(history, found))
     return {
-        "budgets": [_check(check) for check in found.checks if check.state is State.OVER],
-        "kept": sum(check.state is State.KEPT for check in found.checks),
-        "unknown": sum(check.state not in (State.OVER, State.KEPT) for check in found.checks),
+        "budgets": [_check(check) for check in found.checks if check.state is gate.State.OVER],
+        "kept": sum(check.state is gate.State.KEPT for check in found.checks),
+        "unknown": sum(
+            check.state not in (gate.State.OVER, gate.State.KEPT) for check in found.checks
+        ),
         "regressions": [row for row in regressions if row["accepted"] is None],
         "known": [row for row in regressions if row["accepted"] is not None],
         "accepted": [
@@ -126,7 +103,7 @@ def wrong_now(project: AsvProject, history: History, found: Judged, store: Place
                 "reason": entry.reason,
                 "until": entry.until.isoformat(),
                 "owner": entry.owner,
-                "counts": entry.counts(today()),
+                "counts": entry.counts(gate.today()),
             }
             for entry in found.accepted
         ],
@@ -164,13 +141,13 @@ def firing(state: Path) -> tuple[list[dict[str, Any]] | None, str]:
     return sorted(found, key=lambda alert: alert["since_s"]), ""
 
 
-def _check(check: Check) -> dict[str, Any]:
+def _check(check: gate.Check) -> dict[str, Any]:
     return {
         "metric": check.budget.metric,
         "series": check.budget.series,
         "figure": check.figure,
         "limit": check.limit,
-        "measured": rounded(check.measured),
+        "measured": hist.rounded(check.measured),
         "unit": check.budget.unit,
         "runbook": check.budget.runbook,
         "gate": check.budget.gate,
@@ -181,24 +158,24 @@ def _regressions(history: History, found: Judged) -> Iterator[dict[str, Any]]:
     if found.budgets is None:
         return
     for series in history.series:
-        fail = found.budgets.limits.fail(signal_of(series.name))
-        step = open_step(series.values, found.steps.get(series.name, ()), fail)
+        fail = found.budgets.limits.fail(hist.signal_of(series.name))
+        step = hist.open_step(series.values, found.steps.get(series.name, ()), fail)
         if step is not None:
             yield _regression(series, step, found)
 
 
 def _regression(series: Series, step: Step, found: Judged) -> dict[str, Any]:
-    name, ratio = series.name, ratio_of(step.before, step.now)
+    name, ratio = series.name, hist.ratio_of(step.before, step.now)
     budget = found.budget_of(name)
-    accepted = any(entry.covers(name, ratio, today()) for entry in found.accepted)
+    accepted = any(entry.covers(name, ratio, gate.today()) for entry in found.accepted)
     return {
         "series": name,
         "unit": series.unit,
         "at": step.at,
-        "before": rounded(step.before),
-        "after": rounded(step.now),
+        "before": hist.rounded(step.before),
+        "after": hist.rounded(step.now),
         # JSON has no infinity, which is the ratio to 0.
-        "ratio": rounded(ratio) if step.before > 0 else None,
+        "ratio": hist.rounded(ratio) if step.before > 0 else None,
         "runbook": budget and budget.runbook,
         "accepted": name if accepted else None,
     }

@@ -15,6 +15,7 @@ from string import Template
 from typing import Any
 
 from stageflow._utils.text import printable
+from stageflow.pulse import history as hist
 from stageflow.pulse.alerts import state_of
 from stageflow.pulse.dashboard.now import Judged, evaluated_until, firing, judged, wrong_now
 from stageflow.pulse.dashboard.records import (
@@ -25,22 +26,7 @@ from stageflow.pulse.dashboard.records import (
 )
 from stageflow.pulse.dashboard.telemetry import LiveBudgets, budget_in, read_telemetry
 from stageflow.pulse.gate import RUNBOOK, sections_of
-from stageflow.pulse.history import (
-    PIECE,
-    STATIC_DIR,
-    AsvProject,
-    Emit,
-    History,
-    Published,
-    Series,
-    clear_corrupt,
-    copy_libraries,
-    publish,
-    read_history,
-    rounded,
-    signal_of,
-    write_script,
-)
+from stageflow.pulse.history import AsvProject, Emit, History, Series, rounded
 from stageflow.telemetry import Place, TelemetryError, TelemetryStore
 
 ENTRY = "index.html"
@@ -55,7 +41,7 @@ _VERSION = 2
 
 def publish_with_dashboard(
     project: AsvProject, emit: Emit = print, *, store: Place | None = None
-) -> Published:
+) -> hist.Published:
     """Publish asv's pages with Central Pulse; `emit` gets the progress, line by line.
 
     `store` is the telemetry; by default, the first file of the settings that exists. If a given one
@@ -64,7 +50,7 @@ def publish_with_dashboard(
     if store is not None:
         TelemetryStore(store).close()  # fail before the long work of asv
     page = partial(write_central, project, emit=emit, store=store)
-    return publish(project, emit, pages=[page])
+    return hist.publish(project, emit, pages=[page])
 
 
 def write_central(
@@ -75,8 +61,8 @@ def write_central(
     Arguments and errors are those of `publish_with_dashboard`.
     """
     began = time.monotonic()
-    clear_corrupt(project, emit)
-    history = read_history(project)
+    hist.clear_corrupt(project, emit)
+    history = hist.read_history(project)
     emit(f"Central Pulse: {len(history.commits)} commits of {len(history.series)} series are read")
     found = judged(project, history)
     settings = found.settings
@@ -109,11 +95,11 @@ def write_central(
     }
     folder = site_dir / FOLDER
     for name in (ENTRY, PAGE):
-        shutil.copy(STATIC_DIR / "central" / PAGE, site_dir / name)
-    write_script(folder / "site.json.js", "pulseSite", site)
-    write_script(folder / "data.json.js", "centralData", data)
+        shutil.copy(hist.STATIC_DIR / "central" / PAGE, site_dir / name)
+    hist.write_script(folder / "site.json.js", "pulseSite", site)
+    hist.write_script(folder / "data.json.js", "centralData", data)
     for number, piece in enumerate(pieces(history)):
-        write_script(folder / f"commits-{number}.json.js", "centralPiece", piece)
+        hist.write_script(folder / f"commits-{number}.json.js", "centralPiece", piece)
     write_runbook(project.root / RUNBOOK, site_dir)
     size_kb = (folder / "data.json.js").stat().st_size / 1000
     emit(f"Central Pulse: {size_kb:,.0f} kB in {time.monotonic() - began:.1f} s")
@@ -133,7 +119,7 @@ def live_site(
     if not (site_dir / PAGE).exists():
         emit("There is no published site; Central Pulse is shown alone.")
         site_dir = alone / "site"
-        copy_libraries(site_dir)
+        hist.copy_libraries(site_dir)
         write_central(project, site_dir, emit)
     return site_dir, LiveTelemetry(store, budgets, newest_s=newest_s, root=project.root)
 
@@ -181,7 +167,7 @@ def write_runbook(source: Path, site_dir: Path) -> None:
         # A script of the page shows it as Markdown.
         text = f'<div class="markdown">{html.escape(body)}</div>'
         parts.append(f'<section id="{title}"><h2>{title}</h2>{text}</section>')
-    page = Template((STATIC_DIR / "central" / "runbook.html").read_text(encoding="utf-8"))
+    page = Template((hist.STATIC_DIR / "central" / "runbook.html").read_text(encoding="utf-8"))
     shown = page.substitute(sections="\n".join(parts) or "<p>There is no runbook.</p>")
     (site_dir / "runbook.html").write_text(shown, encoding="utf-8")
 
@@ -195,7 +181,7 @@ def overview(history: History, found: Judged, hash_length: int) -> dict[str, Any
         "hash_length": hash_length,
         "hashes": "".join(commit.hash[:hash_length] for commit in commits),
         "at_s": _differences([commit.at_s for commit in commits]),
-        "piece": PIECE,
+        "piece": hist.PIECE,
         "limits": None if found.budgets is None else asdict(found.budgets.limits),
         "series": [_series(series, found) for series in history.series],
     }
@@ -212,10 +198,10 @@ def releases(project: AsvProject, history: History) -> list[tuple[int, str]]:
 
 def pieces(history: History) -> Iterator[dict[str, Any]]:
     """Yield the subjects and all values of the commits, a piece at a time."""
-    for first in range(0, len(history.commits), PIECE):
-        part = slice(first, first + PIECE)
+    for first in range(0, len(history.commits), hist.PIECE):
+        part = slice(first, first + hist.PIECE)
         yield {
-            "number": first // PIECE,
+            "number": first // hist.PIECE,
             "subjects": [commit.subject for commit in history.commits[part]],
             "values": [[rounded(v) for v in series.values[part]] for series in history.series],
         }
@@ -230,7 +216,7 @@ def _series(series: Series, found: Judged) -> dict[str, Any]:
     return {
         "name": series.name,
         "unit": series.unit,
-        "signal": signal_of(series.name),
+        "signal": hist.signal_of(series.name),
         "budget": budget and budget_in(series.unit, budget),
         "samples": series.samples,
         "recent": [rounded(value) for value in series.values[-RECENT:]],

@@ -7,21 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from stageflow import telemetry as tel
 from stageflow.pulse.gate import Budget
 from stageflow.pulse.history import LEAST, rounded, unit_factor
-from stageflow.telemetry import (
-    BOUNDS_MS,
-    BreakerNote,
-    Errors,
-    First,
-    Histogram,
-    Latency,
-    LetterNote,
-    Place,
-    RunNote,
-    TelemetryStore,
-    Window,
-)
 from stageflow.timeline.model import timeline
 
 #: The possible lengths of a step, in seconds.
@@ -56,7 +44,7 @@ class LiveBudgets:
 _Key = tuple[str, str, str]
 
 
-def window_of(store: TelemetryStore, newest_s: float | None = None) -> Window | None:
+def window_of(store: tel.TelemetryStore, newest_s: float | None = None) -> tel.Window | None:
     """Return the window of a store, or of its newest `newest_s` seconds; None if it is empty."""
     covered = store.covered()
     if covered is None:
@@ -64,25 +52,27 @@ def window_of(store: TelemetryStore, newest_s: float | None = None) -> Window | 
     start_s = covered.start_s if newest_s is None else covered.end_s - newest_s
     length_s = covered.end_s - max(start_s, covered.start_s)
     fitting = (step for step in _STEPS_S if length_s / step <= STEPS)
-    return Window(max(start_s, covered.start_s), covered.end_s, next(fitting, _STEPS_S[-1]))
+    return tel.Window(max(start_s, covered.start_s), covered.end_s, next(fitting, _STEPS_S[-1]))
 
 
 def read_telemetry(
-    place: Place, budgets: LiveBudgets, newest_s: float | None = None
+    place: tel.Place, budgets: LiveBudgets, newest_s: float | None = None
 ) -> dict[str, Any] | None:
     """Return the data of the newest `newest_s` seconds of a store, or of all; None if empty."""
-    with TelemetryStore(place) as opened:
+    with tel.TelemetryStore(place) as opened:
         window = window_of(opened, newest_s)
         return telemetry(opened, window, budgets) if window else None
 
 
-def telemetry(store: TelemetryStore, window: Window, budgets: LiveBudgets) -> dict[str, Any]:
+def telemetry(
+    store: tel.TelemetryStore, window: tel.Window, budgets: LiveBudgets
+) -> dict[str, Any]:
     """Return the data of all panels for a window with steps, as JSON's values."""
     step_s = window.step_s or 60
     start_s, end_s = window.whole
-    whole = Window(start_s, end_s, step_s)
+    whole = tel.Window(start_s, end_s, step_s)
     stages, firsts = _gathered(store.latencies(whole)), _gathered(store.firsts(whole))
-    ended: defaultdict[_Key, dict[int, Errors]] = defaultdict(dict)
+    ended: defaultdict[_Key, dict[int, tel.Errors]] = defaultdict(dict)
     for errors in store.errors(whole):
         ended[errors.pipeline, errors.stage or "", ""][errors.start_s] = errors
     names = sorted({*stages, *ended})
@@ -116,8 +106,8 @@ def telemetry(store: TelemetryStore, window: Window, budgets: LiveBudgets) -> di
         "runs": [
             {
                 "pipeline": name,
-                "typical": _run(store.run_at(Window(start_s, end_s), name, 0.50)),
-                "slow": _run(store.run_at(Window(start_s, end_s), name, 0.99)),
+                "typical": _run(store.run_at(tel.Window(start_s, end_s), name, 0.50)),
+                "slow": _run(store.run_at(tel.Window(start_s, end_s), name, 0.99)),
                 "examples": [_example(*one) for one in store.examples(whole, name)],
             }
             for name in pipelines
@@ -127,17 +117,17 @@ def telemetry(store: TelemetryStore, window: Window, budgets: LiveBudgets) -> di
     }
 
 
-def _gathered(found: Iterable[Latency]) -> defaultdict[_Key, dict[int, Histogram]]:
-    gathered: defaultdict[_Key, dict[int, Histogram]] = defaultdict(dict)
+def _gathered(found: Iterable[tel.Latency]) -> defaultdict[_Key, dict[int, tel.Histogram]]:
+    gathered: defaultdict[_Key, dict[int, tel.Histogram]] = defaultdict(dict)
     for one in found:
-        stream = one.stream if isinstance(one, First) else None
+        stream = one.stream if isinstance(one, tel.First) else None
         gathered[one.pipeline, one.stage or "", stream or ""][one.start_s] = one.histogram
     return gathered
 
 
 def _measured(
     key: _Key,
-    by_step: Mapping[int, Histogram],
+    by_step: Mapping[int, tel.Histogram],
     step_of: dict[int, int],
     budget: Budget | None,
 ) -> dict[str, Any]:
@@ -145,7 +135,7 @@ def _measured(
     all_counts: Counter[int] = Counter()
     for histogram in by_step.values():
         all_counts.update(histogram.counts)
-    whole = Histogram(all_counts)
+    whole = tel.Histogram(all_counts)
     pipeline, stage, stream = key
     return {
         "pipeline": pipeline,
@@ -162,7 +152,7 @@ def _measured(
     }
 
 
-def _ended(by_step: Mapping[int, Errors], step_of: dict[int, int]) -> dict[str, Any]:
+def _ended(by_step: Mapping[int, tel.Errors], step_of: dict[int, int]) -> dict[str, Any]:
     """Return how the runs of a pipeline or a stage ended, in total and by step."""
     outcomes: Counter[str] = Counter()
     codes: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -176,7 +166,7 @@ def _ended(by_step: Mapping[int, Errors], step_of: dict[int, int]) -> dict[str, 
     return {"outcomes": dict(outcomes), "ended": ended, "codes": dict(codes)}
 
 
-def _percentiles(histogram: Histogram) -> list[float | None]:
+def _percentiles(histogram: tel.Histogram) -> list[float | None]:
     """Return P50, P95 and P99 in milliseconds."""
     shares = (0.50, 0.95, 0.99)
     return [rounded(histogram.percentile_ms(s)) if histogram.count else None for s in shares]
@@ -214,7 +204,7 @@ def _over(one: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _heat(by_step: Mapping[int, Histogram], step_of: dict[int, int]) -> dict[str, Any]:
+def _heat(by_step: Mapping[int, tel.Histogram], step_of: dict[int, int]) -> dict[str, Any]:
     """Return the counts of durations by step and row, from the lowest row used."""
     cells: defaultdict[tuple[int, int], int] = defaultdict(int)
     for start_s, histogram in by_step.items():
@@ -230,11 +220,11 @@ def _heat(by_step: Mapping[int, Histogram], step_of: dict[int, int]) -> dict[str
 
 def _lower_bound(row: int) -> float:
     """Return the lower bound of a row in milliseconds; above 0, for a logarithmic scale."""
-    bucket = min(row * _BUCKETS_A_ROW, len(BOUNDS_MS))
-    return BOUNDS_MS[bucket - 1] if bucket else BOUNDS_MS[0] / 1.25
+    bucket = min(row * _BUCKETS_A_ROW, len(tel.BOUNDS_MS))
+    return tel.BOUNDS_MS[bucket - 1] if bucket else tel.BOUNDS_MS[0] / 1.25
 
 
-def _run(run: RunNote | None) -> dict[str, Any] | None:
+def _run(run: tel.RunNote | None) -> dict[str, Any] | None:
     if run is None or not run.events:
         return None
     drawn = timeline(run.events)
@@ -252,13 +242,13 @@ def _run(run: RunNote | None) -> dict[str, Any] | None:
     }
 
 
-def _example(run: RunNote, slowest: str | None) -> list[Any]:
+def _example(run: tel.RunNote, slowest: str | None) -> list[Any]:
     end_s = run.started_s + (run.duration_ms or 0.0) / 1000
     facts = (run.status, run.failed_stage, run.error_code, run.source, slowest)
     return [run.run_id, end_s, rounded(run.duration_ms), *facts]
 
 
-def _letters(letters: Sequence[LetterNote], start_s: int, step_s: int) -> dict[str, Any]:
+def _letters(letters: Sequence[tel.LetterNote], start_s: int, step_s: int) -> dict[str, Any]:
     """Return dead letters by provider and step, and the newest ones in full."""
     marks: Counter[tuple[str, int]] = Counter()
     for letter in letters:
@@ -278,7 +268,7 @@ CHANGES = 20
 
 
 def timelines(
-    changes: Sequence[BreakerNote], window_s: tuple[float, float], columns: int
+    changes: Sequence[tel.BreakerNote], window_s: tuple[float, float], columns: int
 ) -> list[dict[str, Any]]:
     """Return the states of each provider with their starts.
 
@@ -286,7 +276,7 @@ def timelines(
     there are more changes than columns, a column shows the worst state within it. Changes are in
     order of time, with the last of each breaker before the window.
     """
-    by_provider: defaultdict[str, list[BreakerNote]] = defaultdict(list)
+    by_provider: defaultdict[str, list[tel.BreakerNote]] = defaultdict(list)
     for change in changes:
         by_provider[change.provider].append(change)
     start_s, _ = window_s
@@ -301,7 +291,7 @@ def timelines(
     ]
 
 
-def _merged(turns: Sequence[BreakerNote], start_s: float) -> list[tuple[float, int]]:
+def _merged(turns: Sequence[tel.BreakerNote], start_s: float) -> list[tuple[float, int]]:
     """Return the times at which the worst state of all sources changed, with the new state."""
     by_source: dict[str, int] = {}
     found: list[tuple[float, int]] = [(start_s, 0)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow._utils.text import printable
+from stageflow.pulse import history as hist
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate import report
 from stageflow.pulse.gate.budgets import Budget, Budgets
@@ -36,20 +37,7 @@ from stageflow.pulse.gate.measure import (
 )
 from stageflow.pulse.gate.pairs import Both, Pairs, time_pairs
 from stageflow.pulse.gate.worker import Catalogue, discover, list_benchmarks, tree
-from stageflow.pulse.history import (
-    GATE_DIR,
-    AsvProject,
-    Emit,
-    Signal,
-    add_line,
-    benchmark_of,
-    clear_corrupt,
-    operation_of,
-    ratio_of,
-    read_lines,
-    selected_series,
-    signal_of,
-)
+from stageflow.pulse.history import GATE_DIR, AsvProject, Emit, Signal, signal_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +125,7 @@ def _asked(found: Catalogue, held: Sequence[Budget], options: GateOptions) -> li
     budgeted = {budget.series for budget in held}
     asked = [
         series
-        for series in selected_series(found.units, options.only)
+        for series in hist.selected_series(found.units, options.only)
         if (options.timed or signal_of(series) is not Signal.TIMED)
         and (signal_of(series) is not Signal.HISTORY or series in budgeted)
     ]
@@ -165,7 +153,7 @@ def _removed(
     except PulseError as error:
         remarks.append(f"Whether benchmarks were removed is not known: {error}")
         return ()
-    gone = selected_series(had, options.only)
+    gone = hist.selected_series(had, options.only)
     return tuple(series for series in gone if series not in setting.catalogue.units)
 
 
@@ -174,13 +162,13 @@ def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit
     asv = setting.asv
     apart = asv.apart(evidence.units)
     names = dict.fromkeys(
-        benchmark_of(series)
+        hist.benchmark_of(series)
         for series in evidence.units
         if signal_of(series) is not Signal.TIMED and series not in apart
     )
     commits = [side.commit for side in (evidence.head, evidence.base) if side is not None]
     late = asv.measure([*dict.fromkeys(commits)], [*names], emit) if names else {}
-    clear_corrupt(setting.project, emit)
+    hist.clear_corrupt(setting.project, emit)
 
     def read(commit: str) -> Measured:
         found = asv.read(commit, late=late) if names else Measured(commit, "")
@@ -193,15 +181,17 @@ def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit
     evidence = replace(evidence, head=read(head), base=base)
     if over := to_repeat(evidence, held):
         emit(f"Measuring again, as they are over budget: {', '.join(over)}")
-        late = asv.measure([head], [*dict.fromkeys(map(benchmark_of, over))], emit, again=True)
-        clear_corrupt(setting.project, emit)
+        late = asv.measure([head], [*dict.fromkeys(map(hist.benchmark_of, over))], emit, again=True)
+        hist.clear_corrupt(setting.project, emit)
         evidence = replace(evidence, head=read(head))
     return evidence
 
 
 def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: Emit) -> Evidence:
     """Time in pairs what was not timed, and again what seems to be slower."""
-    operations = [operation_of(name) for name in evidence.units if signal_of(name) is Signal.TIMED]
+    operations = [
+        hist.operation_of(name) for name in evidence.units if signal_of(name) is Signal.TIMED
+    ]
     if not operations:
         return evidence
     project, head = setting.project, evidence.head.commit
@@ -221,7 +211,7 @@ def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: E
         measure(new, kept.first)
         evidence = replace(evidence, timings=kept.timings())
         doubtful = to_confirm(evidence, setting.budgets.limits, held)
-        measure([operation_of(series) for series in doubtful], kept.second)
+        measure([hist.operation_of(series) for series in doubtful], kept.second)
     return replace(evidence, timings=kept.timings())
 
 
@@ -247,12 +237,12 @@ class GateRun:
 
 def record_run(root: Path, run: GateRun) -> None:
     """Add a run to the record of the repository in `root`."""
-    add_line(root / GATE_DIR / RUNS_FILE, asdict(run))
+    hist.add_line(root / GATE_DIR / RUNS_FILE, asdict(run))
 
 
 def recorded_runs(root: Path) -> tuple[list[GateRun], int]:
     """Return the recorded runs, oldest first, and how many lines cannot be read."""
-    return read_lines(root / GATE_DIR / RUNS_FILE, _run)
+    return hist.read_lines(root / GATE_DIR / RUNS_FILE, _run)
 
 
 def _run(line: dict[str, Any]) -> GateRun:
@@ -266,7 +256,7 @@ def compare(
 ) -> Exit:
     """Emit all series that were measured on two commits, the greatest increase first."""
     found = list_benchmarks(project)
-    clear_corrupt(project, emit)
+    hist.clear_corrupt(project, emit)
     asv = Asv(project, project.know_machine(None), found, "")
     one, other = (resolved(project, revision) for revision in revisions)
     a, b = (asv.read(commit, reusable=False) for commit in (one, other))
@@ -276,7 +266,7 @@ def compare(
         if timing.cpu is not None:
             ratio = timing.cpu.median
             rows[series] = (ratio, (series, "", "", report.change(ratio), str(timing.cpu)))
-    chosen = [rows[series] for series in selected_series(rows, only)]
+    chosen = [rows[series] for series in hist.selected_series(rows, only)]
     if not chosen:
         emit("No series was measured on both, on one machine: measure them first (gate, bench).")
         return Exit.INSUFFICIENT_DATA
@@ -296,7 +286,7 @@ def _asv_rows(
         before, after = (measured.values.get(series) for measured in (a, b))
         was, now = (math.nan if v is None or v.value is None else v.value for v in (before, after))
         if a.machine == b.machine and not math.isnan(was) and not math.isnan(now):
-            ratio = ratio_of(was, now)
+            ratio = hist.ratio_of(was, now)
             cells = (report.amount(was), report.amount(now), report.change(ratio), unit)
             rows[series] = (ratio, (series, *cells))
     return rows

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow._utils.files import atomic_write
+from stageflow.pulse import history as hist
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate.budgets import (
     DEFAULT_LIMITS,
@@ -30,20 +31,7 @@ from stageflow.pulse.gate.budgets import (
 )
 from stageflow.pulse.gate.judge import Measured, Value
 from stageflow.pulse.gate.worker import Catalogue, Worker, list_benchmarks, tree
-from stageflow.pulse.history import (
-    GATE_DIR,
-    UNREADABLE,
-    AsvProject,
-    Emit,
-    Signal,
-    cells_of,
-    clear_corrupt,
-    is_apart,
-    read_results,
-    series_of,
-    signal_of,
-    values_of,
-)
+from stageflow.pulse.history import GATE_DIR, UNREADABLE, AsvProject, Emit, Signal, signal_of
 
 #: How something was not done in time, by the first digits of the commit and the benchmark.
 Late = dict[tuple[str, str], str]
@@ -111,11 +99,13 @@ class Asv:
         shared: dict[object, set[str]] = defaultdict(set)
         for name, benchmark in self.catalogue.benchmarks.items():
             if key := benchmark.get("setup_cache_key"):
-                shared[key].update(series_of(name, benchmark["params"]))
+                shared[key].update(hist.series_of(name, benchmark["params"]))
         few = {name for names in shared.values() if not names <= {*series} for name in names}
         judged = (Signal.EXACT, Signal.COUNTED)
         return [
-            name for name in series if is_apart(name) or (name in few and signal_of(name) in judged)
+            name
+            for name in series
+            if hist.is_apart(name) or (name in few and signal_of(name) in judged)
         ]
 
     def measure_apart(self, commit: str, series: Sequence[str], emit: Emit) -> dict[str, Value]:
@@ -143,7 +133,9 @@ class Asv:
 
         If it has to be `reusable`, results of benchmarks that were edited since are left out.
         """
-        results = [r for r in read_results(self.project.results_dir) if r["commit_hash"] == commit]
+        results = [
+            r for r in hist.read_results(self.project.results_dir) if r["commit_hash"] == commit
+        ]
         here = self.machine, f"{sys.version_info[0]}.{sys.version_info[1]}"
         ours = [r for r in results if (r["params"]["machine"], r["python"]) == here]
         known = self._ledger().get(commit, {})
@@ -151,7 +143,7 @@ class Asv:
         machine = ""
         for result in sorted(ours or results, key=_measured_at):
             machine = _machine(result)
-            for name, row in cells_of(result):
+            for name, row in hist.cells_of(result):
                 if not ours or not reusable or known.get(name) == self.digest:
                     note = (late or {}).get((commit[:_SHORT], name), "")
                     values.update(self._values(name, row, note))
@@ -162,7 +154,7 @@ class Asv:
         found = (row.get("version"), row.get("params") or [])
         if found != (benchmark["version"], benchmark["params"]):
             return
-        for series, value, kept in values_of(name, row):
+        for series, value, kept in hist.values_of(name, row):
             note = late if value is None else ""
             yield series, Value(value, tuple(kept or ()), note, late=bool(note))
 
@@ -170,7 +162,7 @@ class Asv:
         values = self.read(commit).values
         known = {series for series, found in values.items() if found.value is not None}
         params = {name: self.catalogue.benchmarks[name]["params"] for name in names}
-        return [name for name in names if not known.issuperset(series_of(name, params[name]))]
+        return [name for name in names if not known.issuperset(hist.series_of(name, params[name]))]
 
     def _run(self, commits: Sequence[str], names: Sequence[str], emit: Emit) -> Late:
         pattern = "|".join(map(re.escape, names))
@@ -236,7 +228,7 @@ def _machine(result: Mapping[str, Any]) -> str:
 
 
 def _measured_at(result: Mapping[str, Any]) -> float:
-    return max((row.get("started_at") or 0.0 for _, row in cells_of(result)), default=0.0)
+    return max((row.get("started_at") or 0.0 for _, row in hist.cells_of(result)), default=0.0)
 
 
 BUDGETS_FILE = "budgets.toml"
@@ -263,7 +255,7 @@ def set_up(project: AsvProject, machine: str | None, emit: Emit) -> Setting:
     if path.exists():
         budgets = load_budgets(path, found.units, sections)
     known = load_accepted(project.benchmarks_dir / ACCEPTED_FILE, found.units)
-    clear_corrupt(project, emit)
+    hist.clear_corrupt(project, emit)
     name = project.know_machine(machine)
     asv = Asv(project, name, found, digest(project.benchmarks_dir, name))
     return Setting(project, asv, found, budgets, known)

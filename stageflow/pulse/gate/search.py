@@ -15,20 +15,12 @@ from pathlib import Path
 from string import Template
 
 from stageflow._utils.extras import install_command
+from stageflow.pulse import history as hist
 from stageflow.pulse.errors import PulseError, WorkerFailedError
 from stageflow.pulse.gate.measure import resolved
 from stageflow.pulse.gate.pairs import time_pairs, timing_of
 from stageflow.pulse.gate.worker import Worker, has_worker, list_benchmarks, program_of, tree
-from stageflow.pulse.history import (
-    GATE_DIR,
-    STATIC_DIR,
-    AsvProject,
-    Emit,
-    Signal,
-    operation_of,
-    resolve_series,
-    signal_of,
-)
+from stageflow.pulse.history import GATE_DIR, AsvProject, Emit, Signal, signal_of
 
 #: A smaller change of a timed series is not searched for: it could be the machine's.
 LEAST_TIMED_RATIO = 1.05
@@ -41,7 +33,7 @@ def bisect(project: AsvProject, part: str, base: str | None, head: str, emit: Em
     of its name that no other has. Without a `base`, it is the branch in asv.conf.json.
     """
     found = list_benchmarks(project)
-    series = resolve_series(
+    series = hist.resolve_series(
         part, [name for name in found.units if signal_of(name) is not Signal.HISTORY]
     )
     first, last = resolved(project, base or project.branch), resolved(project, head)
@@ -89,7 +81,7 @@ def _measured(project: AsvProject, series: str, commit: str) -> float | str:
 def _timed(project: AsvProject, series: str, base: str, commit: str) -> float | str:
     if commit == base:
         return 1.0
-    operation = operation_of(series)
+    operation = hist.operation_of(series)
     with tree(project, base) as before, tree(project, commit) as after:
         both = time_pairs(project.benchmarks_dir, (before, after), [operation], lambda _: None)
     timing = timing_of(both[operation])
@@ -176,7 +168,7 @@ def profile(
     sampler = str(beside) if beside.exists() else shutil.which("py-spy")
     if sampler is None:
         raise PulseError(f"py-spy is not installed: {install_command('bench')}")
-    operation = resolve_series(part, list_benchmarks(project).operations)
+    operation = hist.resolve_series(part, list_benchmarks(project).operations)
     folder = project.root / GATE_DIR / "profiles" / re.sub(r"[^\w.@-]+", "-", operation)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -205,7 +197,7 @@ def profile(
         shown_title = f"{title}{html.escape(operation)}, {side}"
         graph.write_text(f"{before}{shown_title}{after}", encoding="utf-8")
     page = folder / "index.html"
-    template = Template((STATIC_DIR / "profile.html").read_text(encoding="utf-8"))
+    template = Template((hist.STATIC_DIR / "profile.html").read_text(encoding="utf-8"))
     escaped = {side: html.escape(text) for side, text in shown.items()}
     page.write_text(
         template.substitute(escaped, operation=html.escape(operation)), encoding="utf-8"
