@@ -13,9 +13,4 @@ from stageflow.pulse.errors import (
     WorkerFailedError,
 )
 
-__all__ = [
-    "GateSettingsError",
-    "PulseError",
-    "TooFewSamplesError",
-    "WorkerFailedError",
-]
+__all__ = ["GateSettingsError", "PulseError", "TooFewSamplesError", "WorkerFailedError"]

@@ -1,21 +1,50 @@
-"""Options that several commands of pulse have."""
+"""The commands of pulse: how each is added, and options that several have."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from stageflow._utils.arguments import option
 from stageflow.telemetry import place
 
+#: `add_command` without its first argument.
+Add: TypeAlias = Callable[..., argparse.ArgumentParser]
 
-def add_repository(parser: argparse.ArgumentParser) -> None:
-    """Add ``--repository``: the clone that a command works on."""
-    text = "the clone with asv.conf.json (default: the current folder)"
-    option(parser, "--repository FOLDER", text, type=Path, default=Path())
+
+def add_command(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    short: str,
+    description: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    in_repository: bool = True,
+) -> argparse.ArgumentParser:
+    """Add a command, with ``--repository`` if it works on a clone.
+
+    `run` gets the parsed arguments and returns the exit code. It raises `PulseError` for what the
+    user can fix.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = subparsers.add_parser(name, help=short, description=description, formatter_class=raw)
+    if in_repository:
+        text = "the clone with asv.conf.json (default: the current folder)"
+        option(parser, "--repository FOLDER", text, type=Path, default=Path())
+    parser.set_defaults(run=run)
+    return parser
 
 
 def add_store(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--store``: the telemetry that a command reads."""
     text = f"{what}: a SQLite file, or postgresql://user@host/database"
     option(parser, "--store STORE", text, type=place)
+
+
+def emit(line: str) -> None:
+    """Write a line to the standard output at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import tempfile
 from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from stageflow._utils.arguments import flag, option, positive, whole
 from stageflow.pulse import history as hist
 from stageflow.pulse.alerts import cli as alerts_cli
-from stageflow.pulse.arguments import add_repository, add_store
+from stageflow.pulse.arguments import add_command, add_store, emit
 from stageflow.pulse.dashboard import PAGE, live_site, publish_with_dashboard
 from stageflow.pulse.dashboard import cli as dashboard_cli
 from stageflow.pulse.gate import cli as gate_cli
@@ -69,17 +67,10 @@ examples:
 """
 
 
-def add_commands(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> None:
-    """Add the commands to a parser; each sets ``run``, called with the parsed arguments.
-
-    ``run`` returns the exit code and raises `PulseError` for what the user can fix.
-    """
-    raw = argparse.RawDescriptionHelpFormatter
-    command = partial(subparsers.add_parser, formatter_class=raw)
-    parser = command("bench", help="measure new commits and publish", description=_BENCH_HELP)
-    add_repository(parser)
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands to a parser; each sets ``run``, as `add_command` says."""
+    add = partial(add_command, subparsers)
+    parser = add("bench", "measure new commits and publish", _BENCH_HELP, _bench)
     text = "measure at most N commits (default: %(default)s)"
     option(parser, "-n --commits N", text, type=whole, default=hist.DEFAULT_COMMITS)
     hist.add_machine(parser)
@@ -89,30 +80,18 @@ def add_commands(
     more = {"action": "append", "default": [], "dest": "attributes"}
     option(parser, "-a --attribute NAME=VALUE", text, **more)
     flag(parser, "--retry-failed", "measure again where benchmarks failed")
-    parser.set_defaults(run=_bench)
-
-    parser = command("merge", help="add results of other machines", description=_MERGE_HELP)
-    add_repository(parser)
+    parser = add("merge", "add results of other machines", _MERGE_HELP, _merge)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.set_defaults(run=_merge)
-
-    parser = command("build", help="publish the present results", description=_BUILD_HELP)
-    add_repository(parser)
+    parser = add("build", "publish the present results", _BUILD_HELP, _build)
     text = "(default: .asv/telemetry.db, or as benchmarks/pulse.toml says)"
     add_store(parser, f"what Central Pulse shows {text}")
-    parser.set_defaults(run=_build)
-
-    parser = command("serve", help="serve the published site", description=_SERVE_HELP)
-    add_repository(parser)
+    parser = add("serve", "serve the published site", _SERVE_HELP, _serve)
     option(parser, "--port", "0 takes a free one", type=int, default=DEFAULT_PORT)
     add_store(parser, "show this telemetry, live")
     text = "of the telemetry, show the newest N hours (default: %(default)g)"
     option(parser, "--hours N", text, type=positive, default=DEFAULT_HOURS)
-    parser.set_defaults(run=_serve)
-
-    dashboard_cli.add_commands(command, _emit)
-    alerts_cli.add_commands(command, _emit)
-    gate_cli.add_commands(command, _emit)
+    for others in (dashboard_cli, alerts_cli, gate_cli):
+        others.add_commands(add)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -120,45 +99,34 @@ def _bench(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = hist.BenchOptions.__dataclass_fields__
     options = hist.BenchOptions(**{name: getattr(arguments, name) for name in names})
-    return hist.bench(AsvProject.load(arguments.repository), options, _emit, publish_with_dashboard)
+    return hist.bench(AsvProject.load(arguments.repository), options, emit, publish_with_dashboard)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    done = hist.merge(AsvProject.load(arguments.repository), arguments.folders, _emit)
-    _emit(f"{done.rows} measurements merged, {done.files} files changed")
+    done = hist.merge(AsvProject.load(arguments.repository), arguments.folders, emit)
+    emit(f"{done.rows} measurements merged, {done.files} files changed")
     return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:
     project = AsvProject.load(arguments.repository)
-    hist.say_how_to_open(
-        project, publish_with_dashboard(project, _emit, store=arguments.store), _emit
-    )
+    published = publish_with_dashboard(project, emit, store=arguments.store)
+    hist.say_how_to_open(project, published, emit)
     return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     store = arguments.store
     project = AsvProject.load(arguments.repository, reads_only=store is not None)
-    if store is None:
-        return _serve_forever(hist.make_server(project.html_dir, arguments.port), "")
+    site_dir, page, live = project.html_dir, "", None
     with tempfile.TemporaryDirectory(prefix="central-") as alone:
-        site_dir, live = live_site(
-            project, arguments.store, arguments.hours * 3600, Path(alone), _emit
-        )
-        return _serve_forever(hist.make_server(site_dir, arguments.port, live), PAGE)
-
-
-def _serve_forever(server: ThreadingHTTPServer, page: str) -> int:
-    with server:
-        _emit(f"Open {hist.address_of(server)}{page} (Ctrl-C ends)")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            _emit("")
+        if store is not None:
+            page, newest_s = PAGE, arguments.hours * 3600
+            site_dir, live = live_site(project, store, newest_s, Path(alone), emit)
+        with hist.make_server(site_dir, arguments.port, live) as server:
+            emit(f"Open {hist.address_of(server)}{page} (Ctrl-C ends)")
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                emit("")
     return 0
-
-
-def _emit(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

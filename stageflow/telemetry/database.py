@@ -109,10 +109,7 @@ class SqliteDatabase:
         # seconds, but does not damage the file.
         pragmas = ["synchronous = NORMAL", *(["query_only = ON"] if read_only else [])]
         self._open = lambda: sqlite.open_file(
-            *(path, schema, pragmas),
-            create=create,
-            busy_timeout_s=busy_timeout_s,
-            any_thread=True,
+            *(path, schema, pragmas), create=create, busy_timeout_s=busy_timeout_s, any_thread=True
         )
         self._connect()
 
@@ -122,7 +119,6 @@ class SqliteDatabase:
         self._opened = self._path.stat()
 
     def renewed(self) -> bool:
-        """See `Database`."""
         if is_at(self._opened, self._path):
             return False
         old = self.connection
@@ -131,11 +127,9 @@ class SqliteDatabase:
         return True
 
     def transaction(self) -> AbstractContextManager[None]:
-        """See `Database`."""
         return sqlite.transaction(self.connection)
 
     def guarded(self, action: str, work: Callable[[], T]) -> T:
-        """See `Database`."""
         return sqlite.guarded(
             work,
             invalid=lambda problem: TelemetryError.invalid_file(str(self._path), problem),
@@ -143,10 +137,8 @@ class SqliteDatabase:
         )
 
     def after_fork(self) -> None:
-        """See `Database`."""
         leave(self.connection)
         self._connect()
 
     def close(self) -> None:
-        """See `Database`."""
         self.connection.close()

@@ -43,13 +43,11 @@ class ObservedDeadLetterStore:
         self.claim, self.renew, self.put_back = store.claim, store.renew, store.put_back
 
     async def put(self, letter: DeadLetter) -> Mapping[str, Unstorable] | None:
-        """See `DeadLetterStore`."""
         lost = await self._store.put(letter)
         self._report(DEAD_LETTER_WAITING, letter)
         return lost
 
     async def finish(self, claim: Claim, replay_run_id: str) -> None:
-        """See `DeadLetterStore`."""
         await self._store.finish(claim, replay_run_id)
         self._report(DEAD_LETTER_REPLAYED, claim.letter, replay_run_id=replay_run_id)
 

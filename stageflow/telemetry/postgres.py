@@ -52,41 +52,34 @@ class PostgresDatabase:
         self.guarded("open", self._opened)
 
     def execute(self, statement: str, values: Sequence[Any] = (), /) -> Any:
-        """See `Database`."""
         return self._opened().execute(_ours(statement), values)
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> Any:
-        """See `Database`."""
         cursor = self._opened().cursor()
         cursor.executemany(_ours(statement), rows)
         return cursor
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """See `Database`."""
         raw = self._opened()
         with raw.transaction():
             raw.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             yield
 
     def guarded(self, action: str, work: Callable[[], T]) -> T:
-        """See `Database`."""
         try:
             return work()
         except psycopg.Error as error:
             raise TelemetryError.file_failed(action, self.where, error, _FIX) from error
 
     def renewed(self) -> bool:
-        """See `Database`."""
         return False
 
     def after_fork(self) -> None:
-        """See `Database`."""
         leave(self._raw)
         self._raw = None
 
     def close(self) -> None:
-        """See `Database`."""
         if self._raw is not None:
             self._raw.close()
 

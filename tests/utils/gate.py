@@ -72,7 +72,7 @@ def timing(
 ) -> Timing:
     """A timing whose samples are 100 times 1 µs, unless a side is given."""
     side = Side((1000.0,) * 100)
-    return Timing(base or side, head or side, cpu, cpu, confirmation)
+    return Timing(base or side, head or side, cpu, confirmation)
 
 
 def timed(found: Timing) -> Evidence:

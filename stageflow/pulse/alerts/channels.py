@@ -142,7 +142,6 @@ class SlackChannel:
         self._channel = channel
 
     def send(self, message: Message, number: int, timeout_s: float) -> None:
-        """See `Channel`."""
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
             self._webhook.text,
             data=json.dumps(payload(message, self._channel)).encode(),
@@ -215,7 +214,6 @@ class EmailChannel:
         self._receivers: dict[int, list[str]] = {}
 
     def send(self, message: Message, number: int, timeout_s: float) -> None:
-        """See `Channel`."""
         letter = composed(message, number, self._settings)
         everyone = [address for _, address in getaddresses([letter["To"]])]
         receivers = self._receivers.setdefault(number, everyone)

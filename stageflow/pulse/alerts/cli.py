@@ -27,9 +27,9 @@ from stageflow.pulse.alerts.prometheus import files
 from stageflow.pulse.alerts.regressions import HistoryWatch
 from stageflow.pulse.alerts.rules import ALERTS_FILE, Alerts, load_alerts, moment
 from stageflow.pulse.alerts.state import AlertState, state_of
-from stageflow.pulse.arguments import add_repository, add_store
+from stageflow.pulse.arguments import Add, add_store, emit
 from stageflow.pulse.errors import PulseError
-from stageflow.pulse.history import AsvProject, Emit
+from stageflow.pulse.history import AsvProject
 from stageflow.telemetry import Place, TelemetryStore
 
 WEBHOOK_VARIABLE = "STAGEFLOW_SLACK_WEBHOOK"
@@ -79,19 +79,24 @@ class AlertExit(IntEnum):
     UNDELIVERED = 4
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> None:
-    """Add the commands; each sets ``run``, called with the parsed arguments."""
+def add_commands(add: Add) -> None:
+    """Add the commands."""
     rules = f"the rules (default: benchmarks/{ALERTS_FILE}, or else rules for every pipeline)"
-    parser = command("rules", help="write Prometheus' files", description=_RULES_HELP)
+    short, about = "write Prometheus' files", _RULES_HELP
+    parser = add("rules", short, about, _generate, in_repository=False)
     option(parser, "--rules FILE", rules, type=Path)
     text = "where to write (default: %(default)s)"
     option(parser, "--into FOLDER", text, type=Path, default=Path("docs/ops"))
     flag(parser, "--check", "only compare, write nothing")
-    parser.set_defaults(run=lambda arguments: _generate(arguments, emit))
-    parser = command("alert", help="evaluate alert rules and notify", description=_ALERT_HELP)
+
+    def run(arguments: argparse.Namespace) -> int:
+        if not (arguments.store or arguments.benchmarks):
+            parser.error("name what to evaluate: --store FILE, --benchmarks, or both")
+        return _alert(arguments)
+
+    parser = add("alert", "evaluate alert rules and notify", _ALERT_HELP, run)
     add_store(parser, "evaluate this telemetry")
     flag(parser, "--benchmarks", "evaluate the history of the benchmarks")
-    add_repository(parser)
     option(parser, "--rules FILE", rules, type=Path)
     text = "the state (default: the store's name with .alerts before its ending, or .asv/alerts.db)"
     option(parser, "--state FILE", text, type=Path)
@@ -104,15 +109,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], emit: Emit) ->
     channels, text = ("slack", "email"), "notify there, too; may be repeated"
     option(parser, "--to", text, action="append", choices=channels, default=[])
 
-    def run(arguments: argparse.Namespace) -> int:
-        if not (arguments.store or arguments.benchmarks):
-            parser.error("name what to evaluate: --store FILE, --benchmarks, or both")
-        return _alert(arguments, emit)
 
-    parser.set_defaults(run=run)
-
-
-def _alert(arguments: argparse.Namespace, emit: Emit) -> int:
+def _alert(arguments: argparse.Namespace) -> int:
     alerts = load_alerts(_rules_of(arguments))
     channels = _channels(alerts, arguments.to)
     stop = threading.Event()
@@ -146,7 +144,7 @@ def _alert(arguments: argparse.Namespace, emit: Emit) -> int:
                     until = moment(rule.silent_until_s)
                     emit(f"silent until {until}: {rule.name} ({rule.silent_because})")
             looks = _looks(arguments, alerts, state, [c.name for c in channels], store)
-            _watch(looks, send, arguments.every, stop, emit)
+            _watch(looks, send, arguments.every, stop)
             return AlertExit.QUIET if arguments.every else _code(state)
         send(time.time() + PATIENCE_S)
         return _code(state)
@@ -215,11 +213,10 @@ def _watch(
     send: Callable[[float], None],
     every_s: float | None,
     stop: threading.Event,
-    emit: Emit,
 ) -> None:
     """Evaluate and deliver once, or until `stop` is set; a failure does not end the other steps."""
     patience_s = min(PATIENCE_S, every_s / 2) if every_s else PATIENCE_S
-    steps: list[Callable[[], None]] = [partial(_look, look, emit) for look in looks]
+    steps: list[Callable[[], None]] = [partial(_look, look) for look in looks]
     steps.append(lambda: send(time.time() + patience_s))
     while not stop.is_set():
         next_s = time.monotonic() + (every_s or 0.0)
@@ -239,7 +236,7 @@ def _watch(
         stop.wait(max(0.0, next_s - time.monotonic()))
 
 
-def _look(look: Look, emit: Emit) -> None:
+def _look(look: Look) -> None:
     message = look(time.time())
     for notice in message.notices if message else ():
         emit(f"{notice.status.upper()} {notice.rule}: {notice.what}")
@@ -261,7 +258,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _generate(arguments: argparse.Namespace, emit: Emit) -> int:
+def _generate(arguments: argparse.Namespace) -> int:
     made = files(load_alerts(_rules_of(arguments))).items()
     texts = {arguments.into / name: text for name, text in made}
     if arguments.check:

@@ -260,10 +260,7 @@ def alertmanager_file(
             "repeat_interval": length(REPEAT_S),
             "routes": [critical],
         },
-        "receivers": [
-            {"name": _QUIETLY, **slack},
-            {"name": _EVERYWHERE, **slack, **email},
-        ],
+        "receivers": [{"name": _QUIETLY, **slack}, {"name": _EVERYWHERE, **slack, **email}],
         "inhibit_rules": [
             {
                 "source_matchers": [f'alertname="{rule.inhibited_by}"'],

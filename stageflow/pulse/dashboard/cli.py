@@ -10,18 +10,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stageflow._utils.files import atomic_write
 from stageflow._utils.postgres import shown
-from stageflow.pulse.arguments import add_repository, add_store
+from stageflow.pulse.arguments import Add, add_store, emit
 from stageflow.pulse.dashboard.export import as_line, measurements
 from stageflow.pulse.dashboard.now import judged
 from stageflow.pulse.dashboard.page import found_store, present
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate import amount, change
-from stageflow.pulse.history import AsvProject, Emit, History, read_history
+from stageflow.pulse.history import AsvProject, History, read_history
 from stageflow.telemetry import Place
 
 _CHECK_HELP = """\
@@ -60,20 +61,16 @@ class CheckExit(IntEnum):
     INSUFFICIENT_DATA = 4
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> None:
-    """Add the commands; each sets ``run``, called with the parsed arguments."""
-    parser = command("check", help="print what is wrong now", description=_CHECK_HELP)
-    add_repository(parser)
+def add_commands(add: Add) -> None:
+    """Add the commands."""
+    parser = add("check", "print what is wrong now", _CHECK_HELP, _check)
     add_store(parser, "check this telemetry")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.set_defaults(run=lambda given: _check(given, emit))
-    parser = command("export", help="all measurements as JSON lines", description=_EXPORT_HELP)
-    add_repository(parser)
+    parser = add("export", "all measurements as JSON lines", _EXPORT_HELP, _export)
     parser.add_argument("--into", type=Path, metavar="FILE", help="instead of the standard output")
-    parser.set_defaults(run=_export)
 
 
-def _check(arguments: argparse.Namespace, emit: Emit) -> CheckExit:
+def _check(arguments: argparse.Namespace) -> CheckExit:
     project, store = AsvProject.load(arguments.repository, reads_only=True), arguments.store
     notes: list[str] = []
     history = read_history(project, notes.append)
@@ -155,17 +152,14 @@ def _alert(row: Mapping[str, Any]) -> str:
     return f"{row['rule']}: {row['what']}, since {since}"
 
 
-def _complain(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
 def _export(arguments: argparse.Namespace) -> int:
     project, count = AsvProject.load(arguments.repository, reads_only=True), 0
+    complain = partial(print, file=sys.stderr)
     into: Path | None = arguments.into
     try:
         # A file that cannot be written as a whole is not changed.
         with nullcontext(sys.stdout) if into is None else atomic_write(into) as file:
-            for one in measurements(project, _complain):
+            for one in measurements(project, complain):
                 file.write(as_line(one))
                 count += 1
             if not count:
@@ -177,5 +171,5 @@ def _export(arguments: argparse.Namespace) -> int:
         if into is None:
             raise
         raise PulseError(f"the measurements could not be written to {into}: {error}") from error
-    _complain(f"{count} measurements")
+    complain(f"{count} measurements")
     return 0

@@ -126,10 +126,7 @@ def _gathered(found: Iterable[tel.Latency]) -> defaultdict[_Key, dict[int, tel.H
 
 
 def _measured(
-    key: _Key,
-    by_step: Mapping[int, tel.Histogram],
-    step_of: dict[int, int],
-    budget: Budget | None,
+    key: _Key, by_step: Mapping[int, tel.Histogram], step_of: dict[int, int], budget: Budget | None
 ) -> dict[str, Any]:
     """Return the durations of a pipeline, stage or stream, in total and by step."""
     all_counts: Counter[int] = Counter()

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from stageflow._utils.arguments import flag, option
-from stageflow.pulse.arguments import add_repository
+from stageflow.pulse.arguments import Add, emit
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.gate.command import GateOptions, compare, gate, show_budgets
 from stageflow.pulse.gate.judge import Exit
@@ -78,14 +78,11 @@ set-up failed
 Do = Callable[[AsvProject, argparse.Namespace, Emit], Exit | None]
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser], emit: Emit) -> None:
-    """Add the commands; each sets ``run``, called with the parsed arguments."""
+def add_commands(add_command: Add) -> None:
+    """Add the commands."""
 
     def add(name: str, do: Do, short: str, description: str) -> argparse.ArgumentParser:
-        parser = command(name, help=short, description=description)
-        add_repository(parser)
-        parser.set_defaults(run=partial(run_gate_command, do, emit=emit))
-        return parser
+        return add_command(name, short, description, partial(run_gate_command, do, emit=emit))
 
     only = "only series with this in their name, or a shell pattern"
     parser = add("gate", _gate, "judge a commit against another", _GATE_HELP)

@@ -65,7 +65,6 @@ class Timing:
     base: Side
     head: Side
     cpu: Interval | None = None
-    wall: Interval | None = None
     confirmation: Interval | None = None
     again: Side | None = None
 

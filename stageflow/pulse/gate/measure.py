@@ -112,10 +112,7 @@ class Asv:
         """Measure series by themselves."""
         emit(f"Measuring {len(series)} series of {commit[:10]} by themselves")
         project = self.project
-        with (
-            tree(project, commit) as files,
-            Worker(project.benchmarks_dir, files) as worker,
-        ):
+        with tree(project, commit) as files, Worker(project.benchmarks_dir, files) as worker:
             answers = worker.measure(series)
         values: dict[str, Value] = {}
         for name in series:

@@ -165,9 +165,8 @@ def timing_of(first: Both, second: Both | None = None) -> Timing:
     return Timing(
         base=_side(base),
         head=_side(head),
-        cpu=_interval(first, lambda block: block.cpu_ns),
-        wall=_interval(first, lambda block: statistics.median(block.wall_ns)),
-        confirmation=None if second is None else _interval(second, lambda block: block.cpu_ns),
+        cpu=_interval(first),
+        confirmation=None if second is None else _interval(second),
         again=None if second is None else _side(second[1]),
     )
 
@@ -178,8 +177,8 @@ def _side(run: TimedSide) -> Side:
     return Side(wall_ns, lost_ns, run.error, run.missing)
 
 
-def _interval(both: Both, cost: Callable[[Block], float]) -> Interval | None:
-    base, head = ([cost(block) for block in run.blocks] for run in both)
+def _interval(both: Both) -> Interval | None:
+    base, head = ([block.cpu_ns for block in run.blocks] for run in both)
     try:
         return median_interval([h / b for b, h in zip(base, head, strict=False) if b > 0])
     except TooFewSamplesError:
