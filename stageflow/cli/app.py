@@ -47,7 +47,8 @@ exit codes:
 class Command(NamedTuple):
     """A command: its name, its line and heading in the help, and ``module:function``.
 
-    The function adds arguments to a parser and sets ``run``. It is imported only if it is needed.
+    The function adds arguments to a parser and sets ``run``, which returns an exit code, or None
+    for 0. It is imported only if it is needed.
     """
 
     name: str
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     arguments = make_parser(words).parse_args(words)
     try:
-        code = int(arguments.run(arguments))
+        code = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
     except StageflowError as error:
         complain(f"error: {error}")
@@ -166,12 +167,7 @@ examples:
   stageflow completion fish > ~/.config/fish/completions/stageflow.fish
 """
     parser.add_argument("shell", choices=SHELLS)
-    parser.set_defaults(run=_completion)
-
-
-def _completion(arguments: argparse.Namespace) -> int:
-    say(completion_script(arguments.shell))
-    return 0
+    parser.set_defaults(run=lambda arguments: say(completion_script(arguments.shell)))
 
 
 def completion_script(shell: str) -> str:

@@ -108,7 +108,7 @@ class LogFormatter(logging.Formatter):
         return printable_lines(super().formatException(ei))
 
 
-def _worker(arguments: argparse.Namespace) -> int:
+def _worker(arguments: argparse.Namespace) -> None:
     broker = _broker(arguments, _WORKER_PATIENCE_S)
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
@@ -117,7 +117,6 @@ def _worker(arguments: argparse.Namespace) -> int:
     providers = wiring.chosen_providers(arguments)
     with recorded(arguments.telemetry) as dispatcher:
         asyncio.run(_serve(broker, pipelines, providers, dispatcher, arguments))
-    return 0
 
 
 async def _serve(

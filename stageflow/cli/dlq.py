@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(
-        name: str, summary: str, examples: str, run: Callable[[argparse.Namespace], int]
+        name: str, summary: str, examples: str, run: Callable[[argparse.Namespace], int | None]
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, formatter_class=raw)
         added.description = f"{summary[0].upper()}{summary[1:]}."
@@ -153,7 +153,7 @@ async def _find_readable(beginning: str, store: DeadLetterStore) -> DeadLetter:
     return found if isinstance(found, DeadLetter) else await store.get(found.id)
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _list(arguments: argparse.Namespace) -> None:
     state = None if arguments.state is None else DeadLetterState(arguments.state)
 
     async def work(store: DeadLetterStore) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -178,7 +178,6 @@ def _list(arguments: argparse.Namespace) -> int:
         complain(printable(f"error: {lost.id}: {lost.problem}"))
     if unreadable:
         complain("`stageflow dlq export ID` writes what is stored, `dlq delete ID` removes it")
-    return 0
 
 
 def _line(letter: DeadLetter) -> str:
@@ -189,11 +188,11 @@ def _line(letter: DeadLetter) -> str:
     )
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def _show(arguments: argparse.Namespace) -> None:
     letter = _with_store(arguments, partial(_find_readable, arguments.id))
     if arguments.json:
         common.say_json(DEFAULT_CODEC.describe(letter))
-        return 0
+        return
     say(_line(letter))
     rows = {
         "error": letter.error.message,
@@ -213,7 +212,6 @@ def _show(arguments: argparse.Namespace) -> int:
     for run_id in dict.fromkeys(event.pipeline_run_id for event in letter.events):
         events = [event for event in letter.events if event.pipeline_run_id == run_id]
         say("\n" + timeline_text(events, common.terminal_width(), color=color).rstrip("\n"))
-    return 0
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -270,7 +268,7 @@ async def _replay_one(
     return result.failure is None
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _export(arguments: argparse.Namespace) -> None:
     _imported(arguments)
     letter = _with_store(arguments, partial(_find, arguments.id))
     if isinstance(letter, DeadLetter):
@@ -282,12 +280,10 @@ def _export(arguments: argparse.Namespace) -> int:
         common.write_text(arguments.output, text)
     else:
         say(text.rstrip("\n"))
-    return 0
 
 
 def _test_of(letter: DeadLetter, arguments: argparse.Namespace) -> str:
     name = _pipeline_name(letter, arguments.pipeline)
-    load_pipeline(name)
     module, _, attribute = name.partition(":")
     if name in KERNELS:
         line, expression = f"from stageflow.kernels.{name} import {name}", f"{name}()"
@@ -297,14 +293,13 @@ def _test_of(letter: DeadLetter, arguments: argparse.Namespace) -> str:
     return pytest_file(letter, import_line=line, pipeline=expression)
 
 
-def _delete(arguments: argparse.Namespace) -> int:
-    async def work(store: DeadLetterStore) -> int:
+def _delete(arguments: argparse.Namespace) -> None:
+    async def work(store: DeadLetterStore) -> None:
         for found in [await _find(beginning, store) for beginning in arguments.ids]:
             await store.delete(found.id)
             say(printable(f"deleted {found.id}"))
-        return 0
 
-    return _with_store(arguments, work)
+    _with_store(arguments, work)
 
 
 def _purge(arguments: argparse.Namespace) -> int:

@@ -44,11 +44,10 @@ examples:
     parser.set_defaults(run=_timeline)
 
 
-def _graph(arguments: argparse.Namespace) -> int:
+def _graph(arguments: argparse.Namespace) -> None:
     pipeline = load_pipeline(arguments.pipeline)
     drawn = pipeline.draw() if arguments.format == "mermaid" else listed(pipeline)
     say(printable_lines(drawn.rstrip("\n")))
-    return 0
 
 
 def listed(pipeline: Pipeline) -> str:
@@ -73,11 +72,10 @@ def listed(pipeline: Pipeline) -> str:
     return "\n".join(map(printable, lines)) + "\n"
 
 
-def _timeline(arguments: argparse.Namespace) -> int:
+def _timeline(arguments: argparse.Namespace) -> None:
     events = read_events(common.read_lines(arguments.file))
     if arguments.svg is not None:
         common.write_text(arguments.svg, timeline_svg(events))
     else:
         color = common.wants_color(arguments.color)
         say(timeline_text(events, common.terminal_width(), color=color).rstrip("\n"))
-    return 0

@@ -47,7 +47,7 @@ examples:
     parser.set_defaults(run=_init)
 
 
-def _init(arguments: argparse.Namespace) -> int:
+def _init(arguments: argparse.Namespace) -> None:
     folder = arguments.folder
     name = package_name(arguments.name or folder.resolve().name.lower().replace("-", "_"))
     found = installed_from() if arguments.stageflow is None else given(arguments.stageflow)
@@ -59,11 +59,8 @@ def _init(arguments: argparse.Namespace) -> int:
     say("  make bench")
     if found.startswith(" @ file:"):
         say(f"The project takes stageflow from this machine ({found[3:]}): its workflows fail")
-        say(
-            "elsewhere, until pyproject.toml has an address that others can reach. Set it there, or"
-        )
+        say("elsewhere, until pyproject.toml has an address that others reach. Set it there, or")
         say('create the project with --stageflow "git+https://…"')
-    return 0
 
 
 def package_name(name: str) -> str:

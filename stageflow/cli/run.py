@@ -280,7 +280,7 @@ examples:
     parser.set_defaults(run=_say)
 
 
-def _say(arguments: argparse.Namespace) -> int:
+def _say(arguments: argparse.Namespace) -> None:
     wiring.check_voice(arguments)
 
     async def spoken() -> Audio:
@@ -290,4 +290,3 @@ def _say(arguments: argparse.Namespace) -> int:
     audio = asyncio.run(spoken())
     write_wav(arguments.out, audio)
     say(f"{arguments.out}: {audio.duration_s:.1f} s")
-    return 0

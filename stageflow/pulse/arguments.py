@@ -20,14 +20,14 @@ def add_command(
     name: str,
     short: str,
     description: str,
-    run: Callable[[argparse.Namespace], int],
+    run: Callable[[argparse.Namespace], int | None],
     *,
     in_repository: bool = True,
 ) -> argparse.ArgumentParser:
     """Add a command, with ``--repository`` if it works on a clone.
 
-    `run` gets the parsed arguments and returns the exit code. It raises `PulseError` for what the
-    user can fix.
+    `run` gets the parsed arguments and returns the exit code, or None for 0. It raises
+    `PulseError` for what the user can fix.
     """
     raw = argparse.RawDescriptionHelpFormatter
     parser = subparsers.add_parser(name, help=short, description=description, formatter_class=raw)

@@ -102,20 +102,18 @@ def _bench(arguments: argparse.Namespace) -> int:
     return hist.bench(AsvProject.load(arguments.repository), options, emit, publish_with_dashboard)
 
 
-def _merge(arguments: argparse.Namespace) -> int:
+def _merge(arguments: argparse.Namespace) -> None:
     done = hist.merge(AsvProject.load(arguments.repository), arguments.folders, emit)
     emit(f"{done.rows} measurements merged, {done.files} files changed")
-    return 0
 
 
-def _build(arguments: argparse.Namespace) -> int:
+def _build(arguments: argparse.Namespace) -> None:
     project = AsvProject.load(arguments.repository)
     published = publish_with_dashboard(project, emit, store=arguments.store)
     hist.say_how_to_open(project, published, emit)
-    return 0
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _serve(arguments: argparse.Namespace) -> None:
     store = arguments.store
     project = AsvProject.load(arguments.repository, reads_only=store is not None)
     site_dir, page, live = project.html_dir, "", None
@@ -129,4 +127,3 @@ def _serve(arguments: argparse.Namespace) -> int:
                 server.serve_forever()
             except KeyboardInterrupt:
                 emit("")
-    return 0

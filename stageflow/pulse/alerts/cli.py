@@ -258,7 +258,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _generate(arguments: argparse.Namespace) -> int:
+def _generate(arguments: argparse.Namespace) -> None:
     made = files(load_alerts(_rules_of(arguments))).items()
     texts = {arguments.into / name: text for name, text in made}
     if arguments.check:
@@ -272,9 +272,8 @@ def _generate(arguments: argparse.Namespace) -> int:
                 f"missing or outdated in {arguments.into}: {', '.join(outdated)}; "
                 "write them anew, stageflow pulse rules"
             )
-        return 0
+        return
     arguments.into.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
         emit(f"wrote {path}")
-    return 0

@@ -152,7 +152,7 @@ def _alert(row: Mapping[str, Any]) -> str:
     return f"{row['rule']}: {row['what']}, since {since}"
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _export(arguments: argparse.Namespace) -> None:
     project, count = AsvProject.load(arguments.repository, reads_only=True), 0
     complain = partial(print, file=sys.stderr)
     into: Path | None = arguments.into
@@ -172,4 +172,3 @@ def _export(arguments: argparse.Namespace) -> int:
             raise
         raise PulseError(f"the measurements could not be written to {into}: {error}") from error
     complain(f"{count} measurements")
-    return 0

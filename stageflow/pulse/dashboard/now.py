@@ -86,7 +86,7 @@ def _steps(series: Series, limits: gate.Limits) -> Sequence[Step]:
 
 def wrong_now(project: AsvProject, history: History, found: Judged, store: Place) -> dict[str, Any]:
     """Return the panel's data as JSON's values, with the alerts on the telemetry in `store`."""
-    alerts, problem = firing(state := state_of(store, project.root))
+    alerts, problem = firing(state_of(store, project.root))
     regressions = list(_regressions(history, found))
     return {
         "budgets": [_check(check) for check in found.checks if check.state is gate.State.OVER],
@@ -97,37 +97,29 @@ def wrong_now(project: AsvProject, history: History, found: Judged, store: Place
         "regressions": [row for row in regressions if row["accepted"] is None],
         "known": [row for row in regressions if row["accepted"] is not None],
         "accepted": [
-            {
-                "series": entry.series,
-                "up_to": entry.up_to if entry.up_to != float("inf") else None,
-                "reason": entry.reason,
-                "until": entry.until.isoformat(),
-                "owner": entry.owner,
-                "counts": entry.counts(gate.today()),
-            }
+            {name: getattr(entry, name) for name in ("series", "reason", "owner")}
+            | {"up_to": entry.up_to if entry.up_to != float("inf") else None}
+            | {"until": entry.until.isoformat(), "counts": entry.counts(gate.today())}
             for entry in found.accepted
         ],
-        "alerts": alerts,
-        "evaluated_s": None if alerts is None else evaluated_until(state),
+        **alerts,
         "notes": [*found.notes, *([problem] if problem else [])],
     }
 
 
-def evaluated_until(state: Path) -> float | None:
-    """Return up to when the alerts of a readable state were evaluated, since the epoch."""
-    with AlertState(state, create=False, busy_timeout_s=1.0) as opened:
-        return opened.until()
+def firing(state: Path) -> tuple[dict[str, Any], str]:
+    """Return the alerts that fire, oldest first, and up to when (since the epoch) it is known.
 
-
-def firing(state: Path) -> tuple[list[dict[str, Any]] | None, str]:
-    """Return the alerts that fire, oldest first; None and why if there is no readable state."""
+    Both are None if there is no readable state; then the text says why.
+    """
+    unknown = {"alerts": None, "evaluated_s": None}
     if not state.exists():
-        return None, ""
+        return unknown, ""
     try:
         with AlertState(state, create=False, busy_timeout_s=1.0) as opened:
-            alerts = opened.alerts().values()
+            alerts, until_s = opened.alerts().values(), opened.until()
     except PulseError as error:
-        return None, f"The alerts in {state.name} cannot be read: {error}"
+        return unknown, f"The alerts in {state.name} cannot be read: {error}"
     found = [
         {
             "rule": alert.rule,
@@ -138,26 +130,19 @@ def firing(state: Path) -> tuple[list[dict[str, Any]] | None, str]:
         for alert in alerts
         if alert.firing_s is not None
     ]
-    return sorted(found, key=lambda alert: alert["since_s"]), ""
+    found.sort(key=lambda alert: alert["since_s"])
+    return {"alerts": found, "evaluated_s": until_s}, ""
 
 
 def _check(check: gate.Check) -> dict[str, Any]:
-    return {
-        "metric": check.budget.metric,
-        "series": check.budget.series,
-        "figure": check.figure,
-        "limit": check.limit,
-        "measured": hist.rounded(check.measured),
-        "unit": check.budget.unit,
-        "runbook": check.budget.runbook,
-        "gate": check.budget.gate,
-    }
+    names = ("metric", "series", "unit", "runbook", "gate")
+    figures = {"figure": check.figure, "limit": check.limit}
+    figures["measured"] = hist.rounded(check.measured)
+    return {name: getattr(check.budget, name) for name in names} | figures
 
 
 def _regressions(history: History, found: Judged) -> Iterator[dict[str, Any]]:
-    if found.budgets is None:
-        return
-    for series in history.series:
+    for series in history.series if found.budgets else ():
         fail = found.budgets.limits.fail(hist.signal_of(series.name))
         step = hist.open_step(series.values, found.steps.get(series.name, ()), fail)
         if step is not None:

@@ -17,7 +17,7 @@ from typing import Any
 from stageflow._utils.text import printable
 from stageflow.pulse import history as hist
 from stageflow.pulse.alerts import state_of
-from stageflow.pulse.dashboard.now import Judged, evaluated_until, firing, judged, wrong_now
+from stageflow.pulse.dashboard.now import Judged, firing, judged, wrong_now
 from stageflow.pulse.dashboard.records import (
     DashboardSettings,
     figures_record,
@@ -289,7 +289,7 @@ class LiveTelemetry:
                 self._read_at = self._clock()
             return self._answer
 
-    def at(self, path: str) -> tuple[str, bytes] | None:
+    def __call__(self, path: str) -> tuple[str, bytes] | None:
         """Return type and content of `path` if it is one of the two live addresses."""
         if path == ADDRESS:
             return "application/json", self.answer()
@@ -303,8 +303,7 @@ class LiveTelemetry:
             "made_at_s": time.time(),
             "telemetry": None,
             "simulation": None,
-            "alerts": alerts,
-            "evaluated_s": None if alerts is None else evaluated_until(self._state),
+            **alerts,
             "problem": problem,
         }
         try:

@@ -228,21 +228,18 @@ def _figure(name: str, shown: ShownFigure | None, found: Sequence[Figure | None]
 def _run(line: dict[str, Any]) -> FiguresRun:
     for moment in ("at", "commit_at"):
         _since_epoch(line[moment])
-    python = str(line["python"])
+    python, figures = str(line["python"]), {}
+    for name, figure in line["figures"].items():
+        samples = None if figure["samples"] is None else tuple(map(float, figure["samples"]))
+        figures[str(name)] = Figure(float(figure["value"]), str(figure["unit"]), samples)
     return FiguresRun(
         at=line["at"],
         commit=str(line["commit"]),
         commit_at=line["commit_at"],
         machine={str(key): str(value) for key, value in line["machine"].items()},
         environment={"name": "", "python": python, "requirements": dict(line["requirements"])},
-        figures={str(name): _read(figure) for name, figure in line["figures"].items()},
+        figures=figures,
     )
-
-
-def _read(figure: dict[str, Any]) -> Figure:
-    samples = figure["samples"]
-    kept = None if samples is None else tuple(map(float, samples))
-    return Figure(float(figure["value"]), str(figure["unit"]), kept)
 
 
 def load_record(record: Record, results_dir: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from string import Template
 from threading import BoundedSemaphore
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from stageflow._utils.text import printable_lines
 from stageflow.pulse.errors import PulseError
@@ -178,11 +178,8 @@ _POLICY = (
 _REQUESTS = 64
 
 
-class LivePage(Protocol):
-    """Answers for some paths of a site, such as the data of a page that refreshes."""
-
-    def at(self, path: str) -> tuple[str, bytes] | None:
-        """Return the media type and the body for a path; None leaves it to the site's files."""
+#: Returns the media type and the body for a path; None leaves it to the site's files.
+Live: TypeAlias = Callable[[str], tuple[str, bytes] | None]
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -190,7 +187,7 @@ class _Handler(SimpleHTTPRequestHandler):
     timeout = 10.0
     server_version, sys_version = "stageflow", ""
 
-    def __init__(self, *arguments: Any, live: LivePage | None, **options: Any) -> None:
+    def __init__(self, *arguments: Any, live: Live | None, **options: Any) -> None:
         # Set first: the constructor answers the request.
         self._live = live
         super().__init__(*arguments, **options)
@@ -201,7 +198,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if not _LOCAL.fullmatch(self.headers.get("Host", "")):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             return None
-        answer = None if self._live is None else self._live.at(self.path.partition("?")[0])
+        answer = None if self._live is None else self._live(self.path.partition("?")[0])
         if answer is not None:
             kind, body = answer
             self.send_response(HTTPStatus.OK)
@@ -255,10 +252,10 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
 
-def make_server(site_dir: Path, port: int, live: LivePage | None = None) -> ThreadingHTTPServer:
+def make_server(site_dir: Path, port: int, live: Live | None = None) -> ThreadingHTTPServer:
     """Return a server of the site on the loopback address; port 0 takes a free one.
 
-    `live` answers for the paths that it knows.
+    `live` answers for the paths that it knows, such as the data of a page that refreshes.
     """
     if not any(site_dir.glob("*.html")):
         raise PulseError(f"there is no site in {site_dir}: publish it first, stageflow pulse build")

@@ -101,7 +101,7 @@ def test_interrupt(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stageflow.cli.draw.read_lines", interrupted)
+    monkeypatch.setattr("stageflow.cli.common.read_lines", interrupted)
     assert run(capsys, "timeline", "x") == (130, "", "Interrupted.\n")
 
 

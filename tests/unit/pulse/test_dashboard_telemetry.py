@@ -13,7 +13,7 @@ import pytest
 from stageflow.pulse.alerts import AlertState, state_of
 from stageflow.pulse.alerts.conditions import Alert
 from stageflow.pulse.dashboard import PAGE, LiveBudgets, LiveTelemetry, load_settings
-from stageflow.pulse.dashboard.now import evaluated_until, firing
+from stageflow.pulse.dashboard.now import firing
 from stageflow.pulse.dashboard.page import ADDRESS, REFRESH_S, SWITCH
 from stageflow.pulse.dashboard.records import figures_record, gate_record, load_record
 from stageflow.pulse.dashboard.telemetry import STEPS, telemetry, timelines, window_of
@@ -212,7 +212,7 @@ def test_short_openings_are_not_thinned_away() -> None:
 def test_alerts_that_fire_are_read(tmp_path: Path) -> None:
     """Firing alerts are shown with figure, unit and runbook; pending ones are not."""
     path = state_of(tmp_path / "t.db")
-    assert firing(path) == (None, "")
+    assert firing(path) == ({"alerts": None, "evaluated_s": None}, "")
     fires = Alert(
         "VoiceLatencyOverBudget",
         (("pipeline", "voice"),),
@@ -223,9 +223,8 @@ def test_alerts_that_fire_are_read(tmp_path: Path) -> None:
     pends = Alert("NoData", (), 1, None, None, 1, "", False)
     with AlertState(path) as state:
         state.keep("s", 9, [fires, pends])
-    alerts, problem = firing(path)
-    assert alerts is not None
-    (alert,) = alerts
+    found, problem = firing(path)
+    (alert,) = found["alerts"]
     assert problem == ""
     assert alert == {
         "rule": "VoiceLatencyOverBudget",
@@ -239,8 +238,8 @@ def test_unreadable_alerts_are_said(tmp_path: Path) -> None:
     """A state that cannot be read is not shown as silence."""
     path = state_of(tmp_path / "t.db")
     path.write_text("no database", encoding="utf-8")
-    alerts, problem = firing(path)
-    assert alerts is None
+    found, problem = firing(path)
+    assert found["alerts"] is None
     assert "The alerts in t.alerts.db cannot be read: " in problem
     assert "is not an SQLite database" in problem
 
@@ -405,7 +404,7 @@ def test_the_last_evaluation_of_alerts_has_its_time(tmp_path: Path) -> None:
     """Of several sources, the latest counts; a state without any has none."""
     path = state_of(tmp_path / "t.db")
     with AlertState(path) as state:
-        assert evaluated_until(path) is None
+        assert firing(path)[0]["evaluated_s"] is None
         state.keep("a", 9, [])
         state.keep("b", 7, [])
-    assert evaluated_until(path) == 9
+    assert firing(path)[0]["evaluated_s"] == 9
