@@ -301,4 +301,4 @@ def faults(
 
 def _shortened(timing: Timing) -> Timing:
     base, head = (replace(side, wall_ns=side.wall_ns[:5]) for side in (timing.base, timing.head))
-    return replace(timing, base=base, head=head, cpu=None, wall=None)
+    return replace(timing, base=base, head=head, cpu=None)

@@ -120,7 +120,7 @@ def firing(state: Path) -> tuple[dict[str, Any], str]:
             alerts, until_s = opened.alerts().values(), opened.until()
     except PulseError as error:
         return unknown, f"The alerts in {state.name} cannot be read: {error}"
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "rule": alert.rule,
             "what": alert.what + (f"; likely {alert.likely}" if alert.likely else ""),
@@ -142,7 +142,9 @@ def _check(check: gate.Check) -> dict[str, Any]:
 
 
 def _regressions(history: History, found: Judged) -> Iterator[dict[str, Any]]:
-    for series in history.series if found.budgets else ():
+    if found.budgets is None:
+        return
+    for series in history.series:
         fail = found.budgets.limits.fail(hist.signal_of(series.name))
         step = hist.open_step(series.values, found.steps.get(series.name, ()), fail)
         if step is not None:

@@ -125,8 +125,8 @@ def test_files_of_another_package_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Packages of other names install a folder of this name, too."""
-    found = {"stageflow": ["stageflow", "stageflow-core"]}
-    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: found)
+    both = {"stageflow": ["stageflow", "stageflow-core"]}
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: both)
     found = examined(tmp_path)["stageflow"]
     assert not found.ok
     assert found.found.endswith("mixed with files of stageflow-core")

@@ -267,7 +267,7 @@ def test_only_the_site_is_served_and_only_to_this_machine(
 class OneAnswer:
     """Live data."""
 
-    def at(self, path: str) -> tuple[str, bytes] | None:
+    def __call__(self, path: str) -> tuple[str, bytes] | None:
         return ("application/json", b"{}") if path == "/live.json" else None
 
 
