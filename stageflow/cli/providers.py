@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KERNELS: Mapping[str, Callable[[], Pipeline]] = {
-    "voice": voice,
-    "streaming_voice": streaming_voice,
-    "chat": chat,
+    kernel.__name__: kernel for kernel in (voice, streaming_voice, chat)
 }
 DEFAULT_TEXT = "Hello! What can you do?"
 
@@ -58,16 +56,11 @@ def load_pipeline(name: str) -> Pipeline:
     return _made(name, Pipeline)
 
 
-def own_providers(name: str) -> ProviderRegistry:
-    """Return the registry at ``module:attribute``, or the one that the function there returns."""
-    return _made(name, ProviderRegistry)
-
-
 def chosen_providers(arguments: argparse.Namespace, seed: int = 0) -> ProviderRegistry:
     """Return the registry of ``--providers``, or the fakes."""
     if arguments.providers is None:
         return default_providers(seed=seed, scale=arguments.scale)
-    return own_providers(arguments.providers)
+    return _made(arguments.providers, ProviderRegistry)
 
 
 def load(name: str) -> Any:
@@ -220,13 +213,26 @@ def keep_speech(arguments: argparse.Namespace, speech: Any) -> None:
 @asynccontextmanager
 async def opened_providers(arguments: argparse.Namespace) -> AsyncIterator[ProviderRegistry]:
     """Open the providers of ``--provider`` and ``--providers``."""
-    own = {} if arguments.providers is None else own_providers(arguments.providers)
+    own = {} if arguments.providers is None else _made(arguments.providers, ProviderRegistry)
     async with AsyncExitStack() as opened:
         if arguments.provider == "fake":
             registry = default_providers(seed=arguments.seed or 0, scale=arguments.scale)
+        elif arguments.provider == "local":
+            from stageflow.providers.local.llm import LocalLLM  # noqa: PLC0415
+            from stageflow.providers.local.stt import PocketsphinxSTT  # noqa: PLC0415
+
+            llm = await opened.enter_async_context(LocalLLM())
+            stt = await opened.enter_async_context(PocketsphinxSTT())
+            tts = await _voice(opened, arguments)
+            registry = ProviderRegistry(llm=llm, stt=stt, tts=tts, db=FakeDatabase())
         else:
-            opening = _local if arguments.provider == "local" else _openai
-            registry = await opening(opened, arguments)
+            service = await _service(opened, arguments)
+            registry = ProviderRegistry(
+                llm=service.llm(arguments.model or _MODELS["model"]),
+                stt=service.stt(arguments.stt_model or _MODELS["stt_model"]),
+                tts=await _voice(opened, arguments, service),
+                db=FakeDatabase(),
+            )
         for name in own:
             registry.register(name, own[name])
         yield registry
@@ -236,50 +242,26 @@ async def opened_providers(arguments: argparse.Namespace) -> AsyncIterator[Provi
 async def opened_voice(arguments: argparse.Namespace) -> AsyncIterator[TTS]:
     """Open the voice of ``--provider``."""
     async with AsyncExitStack() as opened:
-        if arguments.provider == "local":
-            yield await _local_voice(opened, arguments)
-        elif arguments.provider == "openai":
-            yield _service_voice(await _service(opened, arguments), arguments)
-        else:
-            yield FakeTTS()
+        yield await _voice(opened, arguments)
 
 
-async def _local_voice(opened: AsyncExitStack, arguments: argparse.Namespace) -> TTS:
-    from stageflow.providers.local.tts import EspeakTTS  # noqa: PLC0415
+async def _voice(
+    opened: AsyncExitStack, arguments: argparse.Namespace, service: OpenAIService | None = None
+) -> TTS:
+    if arguments.provider == "fake":
+        return FakeTTS()
+    if arguments.provider == "local":
+        from stageflow.providers.local.tts import EspeakTTS  # noqa: PLC0415
 
-    return await opened.enter_async_context(EspeakTTS(arguments.voice or "en-us"))
-
-
-async def _local(opened: AsyncExitStack, arguments: argparse.Namespace) -> ProviderRegistry:
-    from stageflow.providers.local.llm import LocalLLM  # noqa: PLC0415
-    from stageflow.providers.local.stt import PocketsphinxSTT  # noqa: PLC0415
-
-    return ProviderRegistry(
-        llm=await opened.enter_async_context(LocalLLM()),
-        stt=await opened.enter_async_context(PocketsphinxSTT()),
-        tts=await _local_voice(opened, arguments),
-        db=FakeDatabase(),
-    )
-
-
-async def _openai(opened: AsyncExitStack, arguments: argparse.Namespace) -> ProviderRegistry:
-    service = await _service(opened, arguments)
-    return ProviderRegistry(
-        llm=service.llm(arguments.model or _MODELS["model"]),
-        stt=service.stt(arguments.stt_model or _MODELS["stt_model"]),
-        tts=_service_voice(service, arguments),
-        db=FakeDatabase(),
-    )
+        return await opened.enter_async_context(EspeakTTS(arguments.voice or "en-us"))
+    service = service or await _service(opened, arguments)
+    return service.tts(arguments.tts_model or _MODELS["tts_model"], arguments.voice or "alloy")
 
 
 async def _service(opened: AsyncExitStack, arguments: argparse.Namespace) -> OpenAIService:
     from stageflow.providers.openai import DEFAULT_URL, OpenAIService  # noqa: PLC0415
 
     return await opened.enter_async_context(OpenAIService(arguments.base_url or DEFAULT_URL))
-
-
-def _service_voice(service: OpenAIService, arguments: argparse.Namespace) -> TTS:
-    return service.tts(arguments.tts_model or _MODELS["tts_model"], arguments.voice or "alloy")
 
 
 def patient(pipeline: Pipeline, inputs: Mapping[str, Any], *, local: bool) -> Pipeline:
@@ -294,25 +276,21 @@ def patient(pipeline: Pipeline, inputs: Mapping[str, Any], *, local: bool) -> Pi
         computed_s = _LOCAL_S if local and spec.provider is not None else 0.0
         return max(computed_s, heard_s if "audio" in spec.inputs else 0.0)
 
-    specs = [
-        spec
-        if spec.timeout_s is None
-        else dataclasses.replace(spec, timeout_s=max(spec.timeout_s, least_s(spec)))
+    return pipeline.with_stages(
+        dataclasses.replace(spec, timeout_s=spec.timeout_s and max(spec.timeout_s, least_s(spec)))
         for spec in pipeline.stages
-    ]
-    return pipeline.with_stages(specs)
+    )
 
 
 async def heard_inputs(
     arguments: argparse.Namespace, inputs: Mapping[str, Any], providers: ProviderRegistry
 ) -> dict[str, Any]:
     """Return the inputs with audio: that of ``--in``, or else the text as the providers speak."""
-    if "audio" not in inputs or "audio" in dict(arguments.input):
-        return dict(inputs)
-    if arguments.sound is not None:
-        source = sys.stdin.buffer if arguments.sound == "-" else Path(arguments.sound)
-        return {**inputs, "audio": read_wav(source)}
-    if arguments.provider == "fake":
-        return dict(inputs)
-    text = arguments.text or DEFAULT_TEXT
-    return {**inputs, "audio": await providers.tts.synthesize(text)}
+    heard = dict(inputs)
+    if "audio" in inputs and "audio" not in dict(arguments.input):
+        if arguments.sound is not None:
+            source = sys.stdin.buffer if arguments.sound == "-" else Path(arguments.sound)
+            heard["audio"] = read_wav(source)
+        elif arguments.provider != "fake":
+            heard["audio"] = await providers.tts.synthesize(arguments.text or DEFAULT_TEXT)
+    return heard

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from stageflow.events.log import FAILED, Event
@@ -29,19 +29,18 @@ _PARTS = ((1.0, 3.0, 24), (3.0, 5.0, 11), (5.0, 8.0, 10), (8.0, 10.0, 5))
 _DECADES = range(-3, 7)
 
 
-def _bounds() -> Iterator[float]:
-    for decade in _DECADES:
-        for low, high, buckets in _PARTS:
-            for step in range(buckets):
-                bound = low * (high / low) ** (step / buckets) * 10.0**decade
-                # Four digits: every machine computes the same bounds.
-                yield float(f"{bound:.4g}")
-    yield 10.0**_DECADES.stop
-
-
 #: Bucket n is above ``BOUNDS_MS[n - 1]`` and up to ``BOUNDS_MS[n]``, in milliseconds. Bucket 0
 #: starts at 0, and a last one is above all bounds.
-BOUNDS_MS = tuple(_bounds())
+BOUNDS_MS = (
+    *(
+        # Four digits: every machine computes the same bounds.
+        float(f"{low * (high / low) ** (step / buckets) * 10.0**decade:.4g}")
+        for decade in _DECADES
+        for low, high, buckets in _PARTS
+        for step in range(buckets)
+    ),
+    10.0**_DECADES.stop,
+)
 
 
 def bucket_of(duration_ms: float) -> int:

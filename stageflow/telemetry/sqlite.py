@@ -174,7 +174,7 @@ class SqlSink:
         self.source = self._source if self._source is not None else own
         self._kinds: dict[str, _Kind] = {}
         self._series: dict[tuple[str, int, str | None], int] = {}
-        self._firsts: dict[_Series, int] = {}
+        self._numbers: dict[_Series, int] = {}
         self._runs: OpenRuns[_Run] = OpenRuns()
         self._last_run = 0
 
@@ -259,10 +259,10 @@ class SqlSink:
             where = (run.pipeline, stage, text(run_id))
             batch.changes.append((at_s, provider, self.source, *states, *where))
         elif kind.role is _Role.FIRST_ITEM:
-            first = self._first((run.pipeline, stage, text(data["stream"]), FIRST_ITEM, ""))
+            first = self._number((run.pipeline, stage, text(data["stream"]), FIRST_ITEM, ""))
             batch.count(at_s, first, data["elapsed_ms"], run.id)
         elif run.begins_to_sound(kind.what):
-            first = self._first((run.pipeline, "", "", FIRST_AUDIO, ""))
+            first = self._number((run.pipeline, "", "", FIRST_AUDIO, ""))
             batch.count(at_s, first, offset_ms, run.id)
 
     def _kind(self, name: str, stage: str | None) -> _Kind:
@@ -282,24 +282,21 @@ class SqlSink:
         kind = self._kinds[name] = _Kind(number, stage, what, role)
         return kind
 
-    def _first(self, key: _Series) -> int:
-        if key not in self._firsts:
-            self._firsts[key] = self._number(key)
-        return self._firsts[key]
-
     def _number(self, key: _Series) -> int:
+        if key in self._numbers:
+            return self._numbers[key]
         execute = self._database.execute
         execute(
             "INSERT INTO series (pipeline, stage, stream, outcome, error_code)"
             " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             key,
         )
-        (number,) = execute(
+        (self._numbers[key],) = execute(
             "SELECT id FROM series WHERE pipeline = ? AND stage = ? AND stream = ?"
             " AND outcome = ? AND error_code = ?",
             key,
         ).fetchone()
-        return int(number)
+        return self._numbers[key]
 
     def _run(
         self,

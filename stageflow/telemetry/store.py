@@ -390,18 +390,23 @@ def prune(
 
 
 def _pruned(database: Database, before_s: float, rollups_before_s: float) -> Pruned:
+    def removed(query: str, *values: float) -> int:
+        with database.transaction():
+            return int(database.execute(query, values).rowcount)
+
     runs, events = _prune_runs(database, before_s)
-    rollups = sum(_prune_rollups(database, rollups_before_s))
-    with database.transaction():
-        changes = database.execute(
-            "DELETE FROM breaker_changes WHERE at_s < ? AND id NOT IN"
-            " (SELECT max(id) FROM breaker_changes GROUP BY provider, source)",
-            (before_s,),
-        ).rowcount
-        letters = database.execute(
-            "DELETE FROM dead_letters WHERE replayed_s IS NOT NULL AND at_s < ?", (before_s,)
-        ).rowcount
-    return Pruned(runs, events, rollups, changes, letters)
+    rollups, oldest = 0, "SELECT min(start_s) FROM rollups WHERE span_s = ?"
+    query = f"DELETE FROM rollups WHERE span_s = ? AND start_s = ({oldest}) AND start_s <= ?"  # noqa: S608
+    for span_s in (MINUTE_S, HOUR_S):
+        while count := removed(query, span_s, span_s, rollups_before_s - span_s):
+            rollups += count
+    changes = removed(
+        "DELETE FROM breaker_changes WHERE at_s < ? AND id NOT IN"
+        " (SELECT max(id) FROM breaker_changes GROUP BY provider, source)",
+        before_s,
+    )
+    query = "DELETE FROM dead_letters WHERE replayed_s IS NOT NULL AND at_s < ?"
+    return Pruned(runs, events, rollups, changes, removed(query, before_s))
 
 
 def _prune_runs(database: Database, before_s: float) -> tuple[int, int]:
@@ -421,16 +426,3 @@ def _prune_runs(database: Database, before_s: float) -> tuple[int, int]:
             events += database.executemany("DELETE FROM events WHERE run = ?", ids).rowcount
             database.executemany("DELETE FROM runs WHERE id = ?", ids)
             runs += len(ids)
-
-
-def _prune_rollups(database: Database, before_s: float) -> Iterator[int]:
-    oldest = "SELECT min(start_s) FROM rollups WHERE span_s = ?"
-    for span_s in (MINUTE_S, HOUR_S):
-        while True:
-            with database.transaction():
-                (first,) = database.execute(oldest, (span_s,)).fetchone()
-                if first is None or first + span_s > before_s:
-                    break
-                query = "DELETE FROM rollups WHERE span_s = ? AND start_s = ?"
-                removed = database.execute(query, (span_s, first)).rowcount
-            yield removed
