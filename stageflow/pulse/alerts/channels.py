@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import json
 import os
@@ -194,9 +195,8 @@ def _attachment(notice: Notice) -> dict[str, Any]:
     }
 
 
-def escaped(text: str) -> str:
-    """Escape a text, so that Slack does not read names of pipelines as markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+#: Escapes a text, so that Slack does not read names of pipelines as markup.
+escaped = partial(html.escape, quote=False)
 
 
 class EmailChannel:

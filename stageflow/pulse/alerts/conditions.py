@@ -64,14 +64,11 @@ def _suspects(found: Latency, store: TelemetryStore, window: Window, *, audio: b
         # A stage that takes longer than the first audio ended after it, as speaking does.
         suspects = [one for one in (*firsts, *others) if one.p99_ms <= found.p99_ms]
     stages = sorted((one for one in suspects if one.stage is not None), key=lambda one: -one.p99_ms)
-    return "; ".join(
-        f"{_named(one)}, P99 {milliseconds(one.p99_ms)}"
-        for one in stages[: SUSPECTS if audio else 1]
-    )
-
-
-def _named(one: Latency) -> str:
-    return f"stage {one.stage}" + (f" to {one.stream}" if isinstance(one, First) else "")
+    named = []
+    for one in stages[: SUSPECTS if audio else 1]:
+        stream = f" to {one.stream}" if isinstance(one, First) else ""
+        named.append(f"stage {one.stage}{stream}, P99 {milliseconds(one.p99_ms)}")
+    return "; ".join(named)
 
 
 def _error_rate(rule: Rule, store: TelemetryStore, at_s: int) -> Iterator[Reading]:

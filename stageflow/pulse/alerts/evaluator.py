@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from stageflow.pulse.alerts import notice as words
 from stageflow.pulse.alerts.conditions import CONDITIONS, HOLD_S, Alert, AlertKey, advanced
@@ -20,66 +20,58 @@ SETTLE_S = 5.0
 CATCH_UP_S = 24 * 3600
 
 
+@dataclass(frozen=True, slots=True)
 class Evaluator:
     """Rules with the telemetry they are evaluated on and the state of their alerts.
 
     Every minute is evaluated once and in order, also those in which no evaluator ran, so what
-    fires and when does not depend on when this is called.
+    fires and when does not depend on when this is called. Each message is stored for each of the
+    `channels`.
     """
 
-    def __init__(
-        self,
-        rules: Sequence[Rule],
-        links: Links,
-        store: TelemetryStore,
-        state: AlertState,
-        channels: Sequence[str],
-    ) -> None:
-        """Choose all parts; each message is stored for each of the `channels`."""
-        self._rules = {rule.name: rule for rule in rules}
-        self._links = links
-        self._store = store
-        self._state = state
-        self._channels = tuple(channels)
-        self._source = store.where
+    rules: Sequence[Rule]
+    links: Links
+    store: TelemetryStore
+    state: AlertState
+    channels: Sequence[str]
 
     def evaluate(self, now_s: float) -> Message | None:
         """Evaluate all minutes that have passed, and store the message that follows, if any."""
         notices: list[Notice] = []
-        with self._state.transaction():
-            self._state.adopt(self._source)
-            done, minutes = self._state.until(self._source), self._minutes(now_s)
+        with self.state.transaction():
+            self.state.adopt(self.store.where)
+            done, minutes = self.state.until(self.store.where), self._minutes(now_s)
             if not minutes:
                 return None
-            alerts = self._state.alerts(self._source)
+            alerts = self.state.alerts(self.store.where)
             if done is not None and done < minutes[0] - MINUTE_S:
                 # It is unknown whether their limits were exceeded in the minutes between.
                 alerts = {key: alert for key, alert in alerts.items() if alert.firing_s is not None}
             notices += [
-                words.notice_of_loss(alert, minutes[0], self._links)
+                words.notice_of_loss(alert, minutes[0], self.links)
                 for alert in alerts.values()
-                if alert.told and alert.rule not in self._rules
+                if alert.told and alert.rule not in {rule.name for rule in self.rules}
             ]
             for at_s in minutes:
                 alerts = self._after(alerts, at_s, notices)
-            self._state.keep(self._source, minutes[-1], alerts.values())
+            self.state.keep(self.store.where, minutes[-1], alerts.values())
             message = words.message_of(notices)
             if message:
-                self._state.put(message, self._channels, now_s)
+                self.state.put(message, self.channels, now_s)
         return message
 
     def _minutes(self, now_s: float) -> range:
         """Return the ends of the minutes to evaluate, in seconds since the epoch."""
         last = int((now_s - SETTLE_S) // MINUTE_S * MINUTE_S)
-        done = self._state.until(self._source)
+        done = self.state.until(self.store.where)
         if done is None:
             # Telemetry from before the first evaluation counts towards ``for``.
-            done = last - max((rule.for_s for rule in self._rules.values()), default=0) - MINUTE_S
-            covered = self._store.covered()
+            done = last - max((rule.for_s for rule in self.rules), default=0) - MINUTE_S
+            covered = self.store.covered()
             done = max(done, min(covered.start_s, last) - MINUTE_S) if covered else done
         if done > last + MINUTE_S:
             raise PulseError(
-                f"{self._state.path} has been evaluated up to {done - last:,.0f} s from now: set "
+                f"{self.state.path} has been evaluated up to {done - last:,.0f} s from now: set "
                 "this machine's clock, or give another file with --state",
                 code="pulse_alert_state",
             )
@@ -89,10 +81,11 @@ class Evaluator:
         self, alerts: dict[AlertKey, Alert], at_s: int, notices: list[Notice]
     ) -> dict[AlertKey, Alert]:
         """Return the alerts after one more minute, and add what is to be said to `notices`."""
+        rules = {rule.name: rule for rule in self.rules}
         found = [
             replace(alert, what=words.what_of(rule, alert), runbook=rule.runbook)
-            for rule in self._rules.values()
-            for readings in [CONDITIONS[rule.kind](rule, self._store, at_s)]
+            for rule in self.rules
+            for readings in [CONDITIONS[rule.kind](rule, self.store, at_s)]
             for alert in advanced(
                 *(rule.name, alerts, readings, at_s),
                 for_s=rule.for_s,
@@ -103,13 +96,13 @@ class Evaluator:
         firing = {alert.key for alert in found if alert.firing_s is not None and not alert.ended_s}
         after: dict[AlertKey, Alert] = {}
         for alert in found:
-            rule = self._rules[alert.rule]
+            rule = rules[alert.rule]
             # An inhibited alert is not sent while the rule that says more fires for the same.
             inhibited = (rule.inhibited_by, alert.labels) in firing
             quiet = inhibited or at_s < rule.silent_until_s or alert.clear_s is not None
             tells = alert.told if alert.ended_s else not (alert.told or quiet)
             if tells and alert.firing_s is not None:
-                notices.append(words.notice_of(rule, alert, self._links))
+                notices.append(words.notice_of(rule, alert, self.links))
             if alert.ended_s is None:
                 told = alert.told or (tells and alert.firing_s is not None)
                 after[alert.key] = replace(alert, told=told)

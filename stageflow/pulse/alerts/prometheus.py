@@ -60,15 +60,12 @@ def rules_file(rules: Sequence[Rule], links: Links, interval_s: float = INTERVAL
 
 def config_file(scrape_s: float = SCRAPE_S) -> Any:
     """Return a configuration that collects the metrics of one process."""
-
-    def at(port: int) -> Any:
-        return [{"targets": [f"127.0.0.1:{port}"]}]
-
+    alertmanagers, processes = ([{"targets": [f"127.0.0.1:{port}"]}] for port in (9093, 9464))
     return {
         "global": {"scrape_interval": length(scrape_s), "evaluation_interval": length(INTERVAL_S)},
         "rule_files": ["rules.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": at(9093)}]},
-        "scrape_configs": [{"job_name": "stageflow", "static_configs": at(9464)}],
+        "alerting": {"alertmanagers": [{"static_configs": alertmanagers}]},
+        "scrape_configs": [{"job_name": "stageflow", "static_configs": processes}],
     }
 
 
@@ -98,14 +95,15 @@ def _likely(rule: Rule) -> str:
     """Return a template that asks Prometheus for the likely stage."""
     short = length(rule.short_window_s or rule.window_s)
     if rule.kind is Kind.LATENCY:
-        slowest = (
-            "topk(1, histogram_quantile(0.99, sum by (stage, le)"
-            f" (rate({STAGE_SECONDS}{{pipeline=%q}}[{short}]))))"
-        )
-        said = ", P99 {{ . | first | value | humanizeDuration }}"
-        return _asked(slowest, f"{_STAGE}{said}")
+        slowest = f"topk(1, {p99(STAGE_SECONDS, 'stage', '{pipeline=%q}', short)})"
+        return _asked(slowest, f"{_STAGE}, P99 {{{{ . | first | value | humanizeDuration }}}}")
     if rule.kind is Kind.FIRST_AUDIO:
-        before = before_first_audio("{pipeline=%[1]q}", short)
+        # Stages, or their first items, before the first audio.
+        chosen = "{pipeline=%[1]q}"
+        items = p99(FIRST_ITEM_SECONDS, "stage, stream", chosen, short)
+        stages = p99(STAGE_SECONDS, "stage", chosen, short)
+        audio = p99(FIRST_AUDIO_SECONDS, "pipeline", chosen, short)
+        before = f"({items} or ({stages} unless on (stage) {items})) <= scalar({audio})"
         # Of a stage without streams, the label is empty.
         stream = '{{ with $one | label "stream" }} to {{ . }}{{ end }}'
         took = "P99 {{ $one | value | humanizeDuration }}"
@@ -160,14 +158,6 @@ def _selector(pipeline: str | None, *others: str) -> str:
     named = [f"pipeline={json.dumps(pipeline, ensure_ascii=False)}"] if pipeline is not None else []
     matchers = [*named, *others]
     return f"{{{','.join(matchers)}}}" if matchers else ""
-
-
-def before_first_audio(selector: str, window: str) -> str:
-    """Return the P99 in seconds of stages, or of their first items, before the first audio."""
-    items = p99(FIRST_ITEM_SECONDS, "stage, stream", selector, window)
-    stages = p99(STAGE_SECONDS, "stage", selector, window)
-    audio = p99(FIRST_AUDIO_SECONDS, "pipeline", selector, window)
-    return f"({items} or ({stages} unless on (stage) {items})) <= scalar({audio})"
 
 
 def _over_p99(rule: Rule, buckets: str) -> str:

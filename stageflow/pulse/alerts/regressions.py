@@ -15,8 +15,6 @@ from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.gate import ACCEPTED_FILE, Accepted, load_accepted
 from stageflow.pulse.history import AsvProject, Commit, History, Series, Step
 
-#: Report a new regression only within this many measured commits.
-NEW_FOR = hist.OPEN_FOR
 #: How many series and commits a message names; the page shows all.
 _NAMED = 5
 _HASH = 10
@@ -200,7 +198,7 @@ def _named(
             None,
         )
         if labels is None:
-            if len(commits) - regression.found > NEW_FOR:
+            if len(commits) - regression.found > hist.OPEN_FOR:
                 continue
             first, last = regression.suspects[0], regression.suspects[-1]
             hashes = commits[first - 1].hash[:_HASH], commits[last].hash[:_HASH]

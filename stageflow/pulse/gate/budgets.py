@@ -35,13 +35,11 @@ class Limits:
 
     def warn(self, signal: Signal) -> float:
         """Return the ratio beyond which a series of that signal is named as slower."""
-        others = {Signal.EXACT: 1.0, Signal.COUNTED: self.counted_warn}
-        return others.get(signal, self.timed_warn)
+        return {Signal.EXACT: 1.0, Signal.COUNTED: self.counted_warn}.get(signal, self.timed_warn)
 
     def fail(self, signal: Signal) -> float:
         """Return the ratio beyond which a series of that signal fails the gate."""
-        others = {Signal.EXACT: 1.0, Signal.COUNTED: self.counted_fail}
-        return others.get(signal, self.timed_fail)
+        return {Signal.EXACT: 1.0, Signal.COUNTED: self.counted_fail}.get(signal, self.timed_fail)
 
 
 #: Of a project without a file of budgets.

@@ -298,7 +298,7 @@ def show_budgets(project: AsvProject, revision: str, emit: Emit = print) -> Exit
     head = resolved(project, revision)
     budgets = setting.budgets
     checks = checks_at(setting.asv, budgets, head)
-    for line in report.checks_table(checks):
+    for line in report.text_table([report.CHECK_COLUMNS, *map(report.check_row, checks)]):
         emit(line)
     states = Counter(check.state for check in checks)
     counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])

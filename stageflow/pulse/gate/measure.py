@@ -139,7 +139,8 @@ class Asv:
         values: dict[str, Value] = {}
         machine = ""
         for result in sorted(ours or results, key=_measured_at):
-            machine = _machine(result)
+            words = [result["params"].get(key) for key in ("machine", "cpu", "arch")]
+            machine = ", ".join([*map(str, filter(None, words)), f"Python {result['python']}"])
             for name, row in hist.cells_of(result):
                 if not ours or not reusable or known.get(name) == self.digest:
                     note = (late or {}).get((commit[:_SHORT], name), "")
@@ -217,11 +218,6 @@ class _Lines:
             if self._reason:
                 self.late[self._commit, self._benchmark] = self._reason
         self._emit(line)
-
-
-def _machine(result: Mapping[str, Any]) -> str:
-    words = [result["params"].get(key) for key in ("machine", "cpu", "arch")]
-    return ", ".join([*(str(word) for word in words if word), f"Python {result['python']}"])
 
 
 def _measured_at(result: Mapping[str, Any]) -> float:

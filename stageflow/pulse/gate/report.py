@@ -37,7 +37,7 @@ _HEADLINES = {
     Exit.BROKEN: "A BENCHMARK BROKE",
 }
 _VERDICT_COLUMNS = ("what", "verdict", "base to head", "change", "signal", "how sure")
-_CHECK_COLUMNS = ("budget", "benchmark", "figure", "measured", "limit", "state", "owner", "fix")
+CHECK_COLUMNS = ("budget", "benchmark", "figure", "measured", "limit", "state", "owner", "fix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Report:
             yield [_VERDICT_COLUMNS, *rows]
         shown = (State.OVER, State.UNSURE, State.TOO_FEW)
         if rows := [check_row(check) for check in self.judgement.checks if check.state in shown]:
-            yield [_CHECK_COLUMNS, *rows]
+            yield [CHECK_COLUMNS, *rows]
 
     def _remarks(self) -> Iterator[str]:
         for kind in _NAMED:
@@ -147,11 +147,6 @@ def change(ratio: float | None) -> str:
     if ratio is None:
         return ""
     return "from nothing" if math.isinf(ratio) else f"{(ratio - 1) * 100:+.1f} %"
-
-
-def checks_table(checks: Sequence[Check]) -> list[str]:
-    """Return all figures of budgets as a table of text."""
-    return text_table([_CHECK_COLUMNS, *(check_row(check) for check in checks)])
 
 
 def amount(value: float | None) -> str:
