@@ -91,8 +91,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _ByGroup(argparse.RawDescriptionHelpFormatter):
-    """Prints the name of each group above its first command."""
-
     def _format_action(self, action: argparse.Action) -> str:
         heading = _HEADINGS.get(action.dest)
         return (f"  {heading}:\n" if heading else "") + super()._format_action(action)

@@ -172,7 +172,6 @@ def files(name: str, stageflow: str) -> Iterator[tuple[Path, str]]:
 
 
 def _undo(folder: Path, made: list[Path]) -> None:
-    """Empty the folder and remove the folders that were `made` for it."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():

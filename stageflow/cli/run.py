@@ -213,7 +213,6 @@ def _secrets(arguments: argparse.Namespace) -> list[str]:
 
 
 def _fault(text: str) -> FaultInjector:
-    """Parse an option PROVIDER=FAULT."""
     provider, equals, fault = text.partition("=")
     if not (provider and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not PROVIDER=FAULT")

@@ -4,13 +4,8 @@ The parts import only those before them: history, gate, alerts, dashboard. Only 
 imports this package, and it needs the extra ``stageflow[bench]``.
 """
 
-from __future__ import annotations
+# ruff: noqa: F403, F405 - the list below says which names are public
 
-from stageflow.pulse.errors import (
-    GateSettingsError,
-    PulseError,
-    TooFewSamplesError,
-    WorkerFailedError,
-)
+from stageflow.pulse.errors import *
 
 __all__ = ["GateSettingsError", "PulseError", "TooFewSamplesError", "WorkerFailedError"]

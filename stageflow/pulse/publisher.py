@@ -25,7 +25,6 @@ class _CentralPulse(OutputPublisher):  # type: ignore[misc]
 
     @classmethod
     def publish(cls, conf: Any, *_others: object) -> None:
-        """Note the site that asv is about to write."""
         command = [sys.executable, "-m", __name__, str(Path(conf.html_dir).resolve())]
         atexit.register(subprocess.run, command, check=False)
 

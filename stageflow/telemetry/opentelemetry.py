@@ -22,17 +22,11 @@ from typing import Any, NamedTuple
 from stageflow import __version__
 from stageflow._utils.extras import needs_extra
 from stageflow.events.log import CANCELLED, FAILED, STARTED, STREAM_FIRST_ITEM, TERMINAL, Event
+from stageflow.telemetry import runs
 from stageflow.telemetry.dead_letters import DEAD_LETTER_WAITING
 from stageflow.telemetry.jsonl import plain
 from stageflow.telemetry.readings import DURATION_BUCKETS_S
-from stageflow.telemetry.runs import (
-    BREAKER_STATES,
-    MEASURED,
-    UNKNOWN,
-    FirstValues,
-    OpenRun,
-    OpenRuns,
-)
+from stageflow.telemetry.runs import BREAKER_STATES, MEASURED, UNKNOWN, OpenRun, OpenRuns
 
 with needs_extra("otel"):
     from opentelemetry import context as otel_context
@@ -129,7 +123,7 @@ class OpenTelemetrySink:
             description="State of a circuit breaker: 0 closed, 1 half-open, 2 open.",
         )
         self._runs: OpenRuns[_OpenRun] = OpenRuns(max_open_runs)
-        self._codes = FirstValues()
+        self._codes = runs.FirstValues()
 
     def write(self, events: Sequence[Event]) -> None:
         """Start and end spans, and record durations."""

@@ -14,16 +14,10 @@ from stageflow._utils.extras import needs_extra
 from stageflow.events import log as ev
 from stageflow.events.dispatcher import EventDispatcher
 from stageflow.events.log import FAILED, STARTED, STREAM_FIRST_ITEM, TERMINAL, USAGE, Event
+from stageflow.telemetry import runs
 from stageflow.telemetry.dead_letters import DEAD_LETTER_WAITING
 from stageflow.telemetry.readings import DURATION_BUCKETS_S
-from stageflow.telemetry.runs import (
-    BREAKER_STATES,
-    MEASURED,
-    UNKNOWN,
-    FirstValues,
-    OpenRun,
-    OpenRuns,
-)
+from stageflow.telemetry.runs import BREAKER_STATES, MEASURED, UNKNOWN, OpenRun, OpenRuns
 
 with needs_extra("prometheus"):
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -57,7 +51,7 @@ class PrometheusSink:
         """
         self.registry = registry if registry is not None else CollectorRegistry()
         self._runs: OpenRuns[OpenRun] = OpenRuns()
-        self._codes = FirstValues()
+        self._codes = runs.FirstValues()
         first_item = "Time from the start of a stage to the first item of one of its streams."
         self._stage_s, self._run_s, self._first_item_s, self._first_audio_s = (
             Histogram(
@@ -170,8 +164,6 @@ class PrometheusSink:
 
 
 class _Losses(Collector):
-    """Counts of lost events by sink, from the dispatcher."""
-
     def __init__(self, dispatcher: EventDispatcher) -> None:
         self._dispatcher = dispatcher
 

@@ -33,8 +33,6 @@ _Fact: TypeAlias = tuple[
 
 
 class _Role(IntEnum):
-    """Further work that an event needs besides being stored."""
-
     NONE = 0
     RUN_START = 1
     STAGE_END = 2
@@ -71,8 +69,6 @@ _Series: TypeAlias = tuple[str, str, str, str, str]
 
 @dataclass(slots=True)
 class _Batch:
-    """Rows to be written, by table."""
-
     #: Events without data: five values each, in one flat list.
     plain: list[Any] = field(default_factory=list)
     detailed: list[tuple[Any, ...]] = field(default_factory=list)
@@ -86,7 +82,6 @@ class _Batch:
     )
 
     def count(self, at_s: float, series: int, duration_ms: float | None, run: int) -> None:
-        """Count an end of a stage or a run."""
         minute = int(at_s) // MINUTE_S * MINUTE_S
         counted = self.counts[minute, series, bucket_of(duration_ms or 0.0)]
         counted[0] += 1
@@ -106,7 +101,6 @@ class _Batch:
         return rows
 
     def store(self, database: Database) -> None:
-        """Write all rows."""
         write = database.executemany
         write("INSERT INTO runs VALUES (?, ?, ?, ?, ?, 'running', NULL, NULL, NULL)", self.runs)
         _insert_flat(
@@ -306,7 +300,6 @@ class SqlSink:
         began_s: float,
         data: Mapping[str, Any] | None,
     ) -> _Run:
-        """Return the run of an event that this process does not remember."""
         if not starts:
             # An earlier batch failed, or the start of the run was dropped. Its first audio may
             # have been lost with it, so no later audio counts as the first.

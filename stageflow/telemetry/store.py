@@ -240,7 +240,6 @@ class TelemetryStore(Closing):
     def _histograms(
         self, window: Window, pipeline: str | None, stage: str | None, outcomes: Collection[str]
     ) -> list[tuple[tuple[int, str, str, str], Histogram]]:
-        """Return histograms by step, pipeline, stage and stream, sorted."""
         found: defaultdict[tuple[int, str, str, str], Counter[int]] = defaultdict(Counter)
         series = self._series(pipeline, stage)
         for step, number, bucket, count in self._sums(window, "bucket", series):

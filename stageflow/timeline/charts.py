@@ -93,7 +93,6 @@ def painted(text: str, status: str, color: bool) -> str:
 
 
 def _notes(run: Timeline) -> Iterator[str]:
-    """Yield why the run failed, then why other stages failed or were skipped."""
     if run.note:
         yield f"{SIGNS['failed']} {run.note}"
     for bar in run.bars:
@@ -236,8 +235,6 @@ def timeline_svg(events: Iterable[Event | Mapping[str, Any]]) -> str:
 
 
 class _Chart:
-    """Converts milliseconds to pixels."""
-
     def __init__(self, run: Timeline) -> None:
         longest = max((columns(bar.stage) for bar in run.bars), default=0)
         self._left_px = _MARGIN_PX + 28 + min(longest, _MAX_LABEL_COLUMNS) * _CHAR_PX

@@ -14,13 +14,8 @@ from pathlib import Path
 
 from stageflow._utils.arguments import flag, option
 from stageflow.errors import StageflowError
-from stageflow.pulse.alerts.channels import (
-    Channel,
-    EmailChannel,
-    SlackChannel,
-    deliver,
-    read_secret,
-)
+from stageflow.pulse.alerts import channels as delivery
+from stageflow.pulse.alerts.channels import Channel, deliver
 from stageflow.pulse.alerts.evaluator import Evaluator
 from stageflow.pulse.alerts.notice import Message, Notice, Status
 from stageflow.pulse.alerts.prometheus import files
@@ -196,13 +191,13 @@ def _channels(alerts: Alerts, names: Sequence[str]) -> list[Channel]:
     channels: list[Channel] = []
     for name in dict.fromkeys(names):
         if name == "slack" and alerts.slack:
-            webhook = read_secret(WEBHOOK_VARIABLE, alerts.slack.webhook_file)
-            channels.append(SlackChannel(webhook, alerts.slack.channel))
+            webhook = delivery.read_secret(WEBHOOK_VARIABLE, alerts.slack.webhook_file)
+            channels.append(delivery.SlackChannel(webhook, alerts.slack.channel))
         elif name == "email" and alerts.email:
             password = None
             if alerts.email.user is not None:
-                password = read_secret(PASSWORD_VARIABLE, alerts.email.password_file)
-            channels.append(EmailChannel(alerts.email, password))
+                password = delivery.read_secret(PASSWORD_VARIABLE, alerts.email.password_file)
+            channels.append(delivery.EmailChannel(alerts.email, password))
         else:
             raise PulseError(f"--to {name}: the file of rules has no table [{name}]; write it")
     return channels

@@ -92,7 +92,6 @@ def _rule(rule: Rule, links: Links) -> dict[str, Any]:
 
 
 def _likely(rule: Rule) -> str:
-    """Return a template that asks Prometheus for the likely stage."""
     short = length(rule.short_window_s or rule.window_s)
     if rule.kind is Kind.LATENCY:
         slowest = f"topk(1, {p99(STAGE_SECONDS, 'stage', '{pipeline=%q}', short)})"
@@ -293,7 +292,6 @@ _TEMPLATE = Path(__file__).parents[1] / "static" / "grafana.json"
 
 
 def _dashboard(alerts: Alerts) -> Any:
-    """Return the template of the dashboard with this project's links and limits."""
     made = json.loads(_TEMPLATE.read_text(encoding="utf-8"))
     for link, address in zip(made["links"], (alerts.links.page, alerts.links.runbook), strict=True):
         link["url"] = address

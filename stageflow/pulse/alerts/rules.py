@@ -225,7 +225,6 @@ def load_alerts(path: Path) -> Alerts:
 
 
 def _rule(table: Table, limits_ms: Mapping[str, float]) -> Rule | BenchmarkRule | None:
-    """Return the rule of a table, or None if there are problems."""
     if table.problems:
         return None
     _check_keys(table)

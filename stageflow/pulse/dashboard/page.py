@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -17,13 +17,8 @@ from typing import Any
 from stageflow._utils.text import printable
 from stageflow.pulse import history as hist
 from stageflow.pulse.alerts import state_of
+from stageflow.pulse.dashboard import records
 from stageflow.pulse.dashboard.now import Judged, firing, judged, wrong_now
-from stageflow.pulse.dashboard.records import (
-    DashboardSettings,
-    figures_record,
-    gate_record,
-    load_record,
-)
 from stageflow.pulse.dashboard.telemetry import LiveBudgets, budget_in, read_telemetry
 from stageflow.pulse.gate import RUNBOOK, sections_of
 from stageflow.pulse.history import AsvProject, Emit, History, Series, rounded
@@ -80,9 +75,10 @@ def write_central(
         "charts": [asdict(chart) for chart in settings.charts],
         "history": overview(history, found, project.hash_length),
         "now": now,
-        "gate": gate_record(project.root, settings.selftest),
-        "load": settings.load and load_record(settings.load, project.results_dir),
-        "figures": settings.figures and figures_record(settings.figures, project.results_dir),
+        "gate": records.gate_record(project.root, settings.selftest),
+        "load": settings.load and records.load_record(settings.load, project.results_dir),
+        "figures": settings.figures
+        and records.figures_record(settings.figures, project.results_dir),
         "telemetry": live,
         "simulation": simulation,
     }
@@ -124,7 +120,7 @@ def live_site(
     return site_dir, LiveTelemetry(store, budgets, newest_s=newest_s, root=project.root)
 
 
-def found_store(root: Path, settings: DashboardSettings) -> Path:
+def found_store(root: Path, settings: records.DashboardSettings) -> Path:
     """Return the telemetry that is shown by default; it may be missing."""
     places = [root / name for name in settings.telemetry]
     return next((place for place in places if place.exists()), places[0])
@@ -259,24 +255,20 @@ SWITCH = "/central/live.js"
 REFRESH_S = 5
 
 
+@dataclass
 class LiveTelemetry:
-    """Reads a store for all open pages, at most once in half the time between two refreshes."""
+    """Reads a store for all open pages, at most once in half the time between two refreshes.
 
-    def __init__(
-        self,
-        store: Place,
-        budgets: LiveBudgets,
-        *,
-        newest_s: float,
-        root: Path = Path(),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Choose what is shown: the store's newest `newest_s` seconds; `root` is the repository."""
-        self._store = store
-        self._state = state_of(store, root)
-        self._budgets = budgets
-        self._newest_s = newest_s
-        self._clock = clock
+    It shows the store's newest `newest_s` seconds; `root` is the repository.
+    """
+
+    store: Place
+    budgets: LiveBudgets
+    newest_s: float = field(kw_only=True)
+    root: Path = field(default=Path(), kw_only=True)
+    clock: Callable[[], float] = field(default=time.monotonic, kw_only=True)
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._read_at = -float(REFRESH_S)
         self._answer = b""
@@ -284,9 +276,9 @@ class LiveTelemetry:
     def answer(self) -> bytes:
         """Return the telemetry as JSON, or why it cannot be read."""
         with self._lock:
-            if self._clock() - self._read_at >= REFRESH_S / 2 or not self._answer:
+            if self.clock() - self._read_at >= REFRESH_S / 2 or not self._answer:
                 self._answer = json.dumps(self._read(), separators=(",", ":")).encode()
-                self._read_at = self._clock()
+                self._read_at = self.clock()
             return self._answer
 
     def __call__(self, path: str) -> tuple[str, bytes] | None:
@@ -298,7 +290,7 @@ class LiveTelemetry:
         return None
 
     def _read(self) -> dict[str, Any]:
-        alerts, problem = firing(self._state)
+        alerts, problem = firing(state_of(self.store, self.root))
         found: dict[str, Any] = {
             "made_at_s": time.time(),
             "telemetry": None,
@@ -307,7 +299,7 @@ class LiveTelemetry:
             "problem": problem,
         }
         try:
-            if data := read_telemetry(self._store, self._budgets, self._newest_s):
+            if data := read_telemetry(self.store, self.budgets, self.newest_s):
                 found["simulation" if data["simulated"] else "telemetry"] = data
                 if data["simulated"]:
                     found["alerts"] = None

@@ -128,7 +128,6 @@ def _gathered(found: Iterable[tel.Latency]) -> defaultdict[_Key, dict[int, tel.H
 def _measured(
     key: _Key, by_step: Mapping[int, tel.Histogram], step_of: dict[int, int], budget: Budget | None
 ) -> dict[str, Any]:
-    """Return the durations of a pipeline, stage or stream, in total and by step."""
     all_counts: Counter[int] = Counter()
     for histogram in by_step.values():
         all_counts.update(histogram.counts)
@@ -150,7 +149,6 @@ def _measured(
 
 
 def _ended(by_step: Mapping[int, tel.Errors], step_of: dict[int, int]) -> dict[str, Any]:
-    """Return how the runs of a pipeline or a stage ended, in total and by step."""
     outcomes: Counter[str] = Counter()
     codes: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     ended: list[tuple[int, int]] = []
@@ -181,7 +179,6 @@ def budget_in(unit: str, budget: Budget) -> dict[str, Any]:
 
 
 def _over(one: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the figures of a turn, stage or stream that are over its budget."""
     budget = one["budget"]
     if budget is None:
         return
@@ -202,7 +199,6 @@ def _over(one: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _heat(by_step: Mapping[int, tel.Histogram], step_of: dict[int, int]) -> dict[str, Any]:
-    """Return the counts of durations by step and row, from the lowest row used."""
     cells: defaultdict[tuple[int, int], int] = defaultdict(int)
     for start_s, histogram in by_step.items():
         for bucket, count in histogram.counts.items():
@@ -246,7 +242,6 @@ def _example(run: tel.RunNote, slowest: str | None) -> list[Any]:
 
 
 def _letters(letters: Sequence[tel.LetterNote], start_s: int, step_s: int) -> dict[str, Any]:
-    """Return dead letters by provider and step, and the newest ones in full."""
     marks: Counter[tuple[str, int]] = Counter()
     for letter in letters:
         marks[letter.provider or "", int(letter.at_s - start_s) // step_s] += 1

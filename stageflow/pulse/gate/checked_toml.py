@@ -149,7 +149,6 @@ class Settings:
 
 
 def _read(table: Table, content: object, keys: Mapping[str, Key]) -> None:
-    """Add the valid entries of a table's content, and problems of the others."""
     name = table.name
     if not isinstance(content, dict):
         table.complain(f"{name!r} has to be a table: write [[{name}]]")

@@ -121,7 +121,6 @@ def _commits(project: AsvProject, options: GateOptions) -> tuple[str | None, str
 
 
 def _asked(found: Catalogue, held: Sequence[Budget], options: GateOptions) -> list[str]:
-    """Return the series to measure: all that are judged, and those with a budget."""
     budgeted = {budget.series for budget in held}
     asked = [
         series
@@ -144,7 +143,6 @@ def _edited(project: AsvProject, base: str | None) -> tuple[str, ...]:
 def _removed(
     setting: Setting, base: str, options: GateOptions, remarks: list[str]
 ) -> tuple[str, ...]:
-    """Return the series that only the base's own benchmarks have."""
     project = setting.project
     folder = str(project.benchmarks_dir.relative_to(project.source))
     try:
@@ -188,7 +186,6 @@ def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit
 
 
 def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: Emit) -> Evidence:
-    """Time in pairs what was not timed, and again what seems to be slower."""
     operations = [
         hist.operation_of(name) for name in evidence.units if signal_of(name) is Signal.TIMED
     ]
@@ -280,7 +277,6 @@ def compare(
 def _asv_rows(
     a: Measured, b: Measured, units: dict[str, str]
 ) -> dict[str, tuple[float, tuple[str, ...]]]:
-    """Return the ratio of each series and the cells of its row."""
     rows: dict[str, tuple[float, tuple[str, ...]]] = {}
     for series, unit in units.items():
         before, after = (measured.values.get(series) for measured in (a, b))

@@ -252,8 +252,6 @@ def _checks(evidence: Evidence, budgets: Sequence[Budget]) -> list[Check]:
 
 
 class _Status(StrEnum):
-    """The state of a series on one commit."""
-
     ABSENT = "not measured"
     BROKEN = "broken"
     LATE = "not done in time"
@@ -312,8 +310,6 @@ _KINDS: Mapping[tuple[_Status, _Status | None], Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """The state of a series on one commit: its value and samples, or why it has none."""
-
     status: _Status
     value: float | None = None
     samples: tuple[float, ...] = ()
@@ -380,7 +376,6 @@ def _paired(verdict: Verdict, timing: Timing, limits: Limits) -> Verdict:
 
 
 def _accept(verdict: Verdict, accepted: Sequence[Accepted], today: dt.date) -> Verdict:
-    """Return the verdict, or ACCEPTED for a known regression within its limits."""
     if verdict.kind is not Kind.REGRESSION or verdict.ratio is None:
         return verdict
     for known in accepted:

@@ -126,7 +126,6 @@ def _pair(
     order: tuple[int, int],
     beside_loop: bool,
 ) -> None:
-    """Time one block of each side, unless one of them fails."""
     if any(run.error is not None for run in both):
         return
     for index in order:

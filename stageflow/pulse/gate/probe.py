@@ -253,7 +253,6 @@ def main() -> None:
 
 
 def _names(benchmark: Any) -> list[str]:
-    """Return the name of a benchmark with each choice of its parameters, in asv's order."""
     choices = [", ".join(choice) for choice in itertools.product(*benchmark.params)]
     return [f"{benchmark.name}({choice})" if choice else benchmark.name for choice in choices]
 

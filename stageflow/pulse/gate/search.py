@@ -102,7 +102,6 @@ class _Search:
     values: dict[str, float | str] = field(default_factory=dict)
 
     def between(self, row: Sequence[str]) -> tuple[int, int]:
-        """Return the last place before the step, and the first after it."""
         before, after = (self.end(commit) for commit in (row[0], row[-1]))
         least = LEAST_TIMED_RATIO if signal_of(self.series) is Signal.TIMED else 1.0
         if after <= before * least:
@@ -117,7 +116,6 @@ class _Search:
         return low, high
 
     def _try_within(self, row: Sequence[str], low: int, high: int) -> int | None:
-        """Measure the commit nearest to the middle that can be; None if none between can."""
         middle = (low + high) / 2
         for at in sorted(range(low + 1, high), key=lambda at: abs(at - middle)):
             if row[at] not in self.values:
@@ -127,7 +125,6 @@ class _Search:
         return None
 
     def end(self, commit: str) -> float:
-        """Return the value on a commit; raise `PulseError` if it has none."""
         value = self._value(commit)
         if isinstance(value, str):
             raise PulseError(f"{self.series} cannot be measured on {commit[:10]}: {value}")

@@ -233,7 +233,6 @@ _ASIDE = re.compile(r"asv\w*|benchmarks?|docs?|examples?|tests?|tools?")
 
 
 def _needs_build(tree: Path) -> bool:
-    """Return whether a package cannot be imported from its source."""
     settings = tree / "pyproject.toml"
     if settings.exists() and _WRITTEN.search(settings.read_text("utf-8", errors="replace")):
         return True
@@ -242,7 +241,6 @@ def _needs_build(tree: Path) -> bool:
 
 
 def _wheel(project: AsvProject, commit: str, tree: Path) -> Path:
-    """Return the wheel of a commit for this Python, built once."""
     folder = project.root / GATE_DIR / "wheels" / f"{commit}-{sys.implementation.cache_tag}"
     if not (built := sorted(folder.glob("*.whl"))):
         done = subprocess.run(  # noqa: S603 - a fixed program, and no shell

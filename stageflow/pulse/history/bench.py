@@ -170,7 +170,6 @@ def _chosen_benchmarks(project: AsvProject, pattern: str | None) -> dict[str, di
 
 
 def _of_shard(project: AsvProject, options: BenchOptions) -> BenchOptions:
-    """Return the options with a pattern that only the benchmarks of the shard match."""
     shard = options.shard
     if shard.count == 1:
         return options
@@ -182,7 +181,6 @@ def _of_shard(project: AsvProject, options: BenchOptions) -> BenchOptions:
 
 
 def _outcomes(project: AsvProject, machine: str, pattern: str | None) -> dict[str, Outcome]:
-    """Return the outcome of each commit on this machine and version of Python, by its hash."""
     here = machine, f"{sys.version_info[0]}.{sys.version_info[1]}"
     benchmarks = _chosen_benchmarks(project, pattern)
     found: dict[str, Outcome] = {}

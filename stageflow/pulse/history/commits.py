@@ -153,7 +153,6 @@ def _paired(project: AsvProject, machine: str, number: Mapping[str, int]) -> Ite
 
 
 def _tails(series: Series) -> Iterator[Series]:
-    """Yield the history of P95 and P99 of a series that has them."""
     for place, percent in enumerate(PERCENTS[1:] if series.percentiles else (), 1):
         tails = {at: found[place] for at, found in series.percentiles.items()}
         values = [tails.get(at) for at in range(len(series.values))]

@@ -65,7 +65,6 @@ def merge(project: AsvProject, folders: Sequence[Path], emit: Callable[[str], No
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder of results, each sound."""
     found = sorted(
         [*folder.glob(BENCHMARKS_FILE), *folder.glob("*.jsonl"), *folder.glob("*/*.json")]
     )

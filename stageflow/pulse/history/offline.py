@@ -116,7 +116,6 @@ def _loads(path: Path, site_dir: Path) -> Iterator[str]:
 
 
 def _rewritten(page: str, replacements: dict[str, str]) -> str:
-    """Return the page with its outside links pointed to the vendored files."""
     asv_script_seen = False
     own_scripts = "".join(f'<script src="{script}"></script>\n    ' for script in _OWN_SCRIPTS)
     for start, text, tag, attributes, loading in reversed(_LoadingTags(page).tags):

@@ -347,7 +347,6 @@ class AsvProject:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Read a file of settings as asv does: it may have comments."""
     text = path.read_text(encoding="utf-8")
     try:
         return dict(json.loads(text))

@@ -193,7 +193,6 @@ class _Handler(SimpleHTTPRequestHandler):
         super().__init__(*arguments, **options)
 
     def send_head(self) -> Any:
-        """Send the headers for GET and HEAD; return a file with the body."""
         # Another site's page may reach this address under its own name.
         if not _LOCAL.fullmatch(self.headers.get("Host", "")):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)

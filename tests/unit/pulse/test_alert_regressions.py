@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from stageflow.pulse.alerts import AlertState, Links
 from stageflow.pulse.alerts.notice import Message
-from stageflow.pulse.alerts.regressions import NEW_FOR, HistoryWatch
+from stageflow.pulse.alerts.regressions import HistoryWatch
 from stageflow.pulse.alerts.rules import BenchmarkRule
-from stageflow.pulse.history import Step, steps_of
+from stageflow.pulse.history import OPEN_FOR, Step, steps_of
 from tests.utils.alert_cases import ROOT, our_alerts
 from tests.utils.histories import History, values
 
@@ -246,11 +246,11 @@ def test_accepted_regressions_are_silent(history: History) -> None:
 def test_old_regressions_are_history(tmp_path: Path) -> None:
     """Who begins to look is not told of what nobody minded for long; who was told hears its end."""
     history = History(tmp_path)
-    history.commit(NEW_FOR + 20)
+    history.commit(OPEN_FOR + 20)
     series = {COUNTED: step(5, 1.5)}
     history.measure(series, *range(10))
     assert look(history) is not None
-    history.measure(series, *range(NEW_FOR + 20))
+    history.measure(series, *range(OPEN_FOR + 20))
     assert look(history) is None
     (tmp_path / "state.db").unlink()
     assert look(history) is None
