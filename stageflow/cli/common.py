@@ -97,14 +97,6 @@ def wants_color(choice: str) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
 
 
-_ANSI = {"red": 31, "green": 32, "yellow": 33}
-
-
-def painted(text: str, hue: str, color: bool) -> str:
-    """Return `text` in red, green or yellow, or unchanged."""
-    return f"\x1b[{_ANSI[hue]}m{text}\x1b[0m" if color else text
-
-
 def terminal_width() -> int:
     """Return how many columns the output may fill."""
     return shutil.get_terminal_size().columns

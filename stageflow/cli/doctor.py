@@ -21,7 +21,9 @@ from stageflow import __version__
 from stageflow._utils.arguments import option
 from stageflow._utils.extras import BESIDE, install_command
 from stageflow._utils.text import printable
-from stageflow.cli.common import add_color, add_json, painted, say, say_json, wants_color
+from stageflow.cli.common import add_color, add_json, say, say_json, wants_color
+from stageflow.timeline.charts import painted
+from stageflow.timeline.model import SIGNS
 
 LEAST_PYTHON = (3, 11)
 #: Room for asv's environments and the results of some dozens of commits.
@@ -108,10 +110,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _report(checks: list[Check], color: bool) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
-        sign, hue = (
-            ("✓", "green") if check.ok else ("✗", "red") if check.needed else ("-", "yellow")
-        )
-        say(f"{painted(sign, hue, color)} {check.name:<{width}}  {printable(check.found)}")
+        status = "completed" if check.ok else "failed" if check.needed else "skipped"
+        sign = painted("-" if status == "skipped" else SIGNS[status], status, color)
+        say(f"{sign} {check.name:<{width}}  {printable(check.found)}")
         if not check.ok:
             indent = " " * (width + 4)
             say(f"{indent}fix: {check.fix}")

@@ -258,10 +258,17 @@ class _Chart:
 
     def row(self, bar: Bar, top_px: int) -> str:
         css = bar.status.replace(" ", "-")
-        title = f"{bar.stage}: {bar.status}"
+        title, drawn = f"{bar.stage}: {bar.status}", ""
         if bar.status != model.NEVER_STARTED:
             waited = "the run waited for it" if bar.critical else "it overlapped"
             title = f"{title}, {bar.took} from {bar.start_ms:.2f} ms, {waited}"
+            # At least two pixels, so that a stage that took no time is visible.
+            width_px = max(self.x_px(bar.end_ms) - self.x_px(bar.start_ms), 2.0)
+            drawn = (
+                f'<rect class="{css}{"" if bar.critical else " aside"}"'
+                f' x="{self.x_px(bar.start_ms):.1f}" y="{top_px + (_ROW_PX - _BAR_PX) // 2}"'
+                f' width="{width_px:.1f}" height="{_BAR_PX}" rx="2"/>'
+            )
         if bar.note:
             title = f"{title}\n{bar.note}"
         label = fit(bar.stage, min(columns(bar.stage), _MAX_LABEL_COLUMNS))
@@ -273,22 +280,10 @@ class _Chart:
                 ' fill-opacity="0"/>',
                 _text(_MARGIN_PX, top_px + 16, SIGNS[bar.status], css),
                 _text(_MARGIN_PX + 16, top_px + 16, label, ""),
-                self._bar(bar, top_px, css),
+                drawn,
                 _text(_WIDTH_PX - _MARGIN_PX, top_px + 16, bar.took, "end"),
                 "</g>",
             )
-        )
-
-    def _bar(self, bar: Bar, top_px: int, css: str) -> str:
-        if bar.status == model.NEVER_STARTED:
-            return ""
-        # At least two pixels, so that a stage that took no time is visible.
-        width_px = max(self.x_px(bar.end_ms) - self.x_px(bar.start_ms), 2.0)
-        aside = "" if bar.critical else " aside"
-        return (
-            f'<rect class="{css}{aside}" x="{self.x_px(bar.start_ms):.1f}"'
-            f' y="{top_px + (_ROW_PX - _BAR_PX) // 2}" width="{width_px:.1f}"'
-            f' height="{_BAR_PX}" rx="2"/>'
         )
 
 

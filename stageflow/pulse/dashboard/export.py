@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stageflow.pulse import history as hist
-from stageflow.pulse.dashboard.records import FiguresPanel, figure_runs, load_settings
+from stageflow.pulse.dashboard.records import figure_runs, load_settings
 from stageflow.pulse.history import AsvProject, Emit
 
 SCHEMA_VERSION = 1
@@ -51,9 +51,18 @@ def measurements(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
     `emit` gets a line for each file that was left out.
     """
     yield from _of_benchmarks(project, emit)
-    panel = load_settings(project.benchmarks_dir).figures
-    if panel is not None:
-        yield from _of_figures(panel, project)
+    if (panel := load_settings(project.benchmarks_dir).figures) is None:
+        return
+    for run in figure_runs(panel, project.results_dir)[0]:
+        for name, figure in run.figures.items():
+            yield Measurement(
+                schema_version=SCHEMA_VERSION,
+                metric=f"{panel.metric}.{name}",
+                **{key: getattr(figure, key) for key in ("value", "samples", "unit")},
+                **{key: getattr(run, key) for key in ("commit", "commit_at", "machine")},
+                measured_at=run.at,
+                environment=run.environment,
+            )
 
 
 def _of_benchmarks(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
@@ -83,24 +92,6 @@ def _of_benchmarks(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
                     measured_at=_moment(row.get("started_at")),
                     **about,
                 )
-
-
-def _of_figures(panel: FiguresPanel, project: AsvProject) -> Iterator[Measurement]:
-    runs, _ = figure_runs(panel, project.results_dir)
-    for run in runs:
-        for name, figure in run.figures.items():
-            yield Measurement(
-                schema_version=SCHEMA_VERSION,
-                metric=f"{panel.metric}.{name}",
-                value=figure.value,
-                samples=figure.samples,
-                unit=figure.unit,
-                commit=run.commit,
-                commit_at=run.commit_at,
-                measured_at=run.at,
-                machine=run.machine,
-                environment=run.environment,
-            )
 
 
 def as_line(one: Measurement) -> str:

@@ -264,8 +264,15 @@ def _load(line: dict[str, Any]) -> dict[str, Any]:
 def gate_record(root: Path, record: Record | None = None) -> dict[str, Any]:
     """Return the panel's data of the repository in `root` and its self-test as JSON's values."""
     runs, unread = recorded_runs(root)
-    selftest, problem = (None, "") if record is None else _selftest(root / record.file)
-    notes = [problem] if problem else []
+    selftest, notes = None, []
+    if record is not None and (path := root / record.file).exists():
+        try:
+            # JSON has no number for an infinite ratio.
+            found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+            keys = ("at", "commit", "machine", "series", "identical", "planted", "faults")
+            selftest = {key: found[key] for key in keys}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            notes.append(f"{path.name} cannot be read: {error!r}")
     if unread:
         notes.append(f"{unread} lines of the record of runs cannot be read and were left out.")
     return {
@@ -278,18 +285,6 @@ def gate_record(root: Path, record: Record | None = None) -> dict[str, Any]:
         "count": len(runs),
         "notes": notes,
     }
-
-
-def _selftest(path: Path) -> tuple[dict[str, Any] | None, str]:
-    if not path.exists():
-        return None, ""
-    try:
-        # JSON has no number for an infinite ratio.
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-        keys = ("at", "commit", "machine", "series", "identical", "planted", "faults")
-        return {key: found[key] for key in keys}, ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return None, f"{path.name} cannot be read: {error!r}"
 
 
 def _since_epoch(at: str) -> float:

@@ -65,7 +65,19 @@ def make_offline(site_dir: Path, vendor_dir: Path = VENDOR_DIR) -> None:
         PulseError: A vendored file is not as the manifest describes it, or the page still loads
             something from outside, or a file that is missing.
     """
-    replacements = _vendor_libraries(site_dir, vendor_dir)
+    manifest = json.loads((vendor_dir / "manifest.json").read_text(encoding="utf-8"))
+    #: The path of each library by the ending of what it replaces.
+    replacements = {}
+    for file in (file for library in manifest["libraries"] for file in library["files"]):
+        digest = hashlib.sha256((vendor_dir / file["path"]).read_bytes()).hexdigest()
+        if digest != file["sha256"]:
+            raise PulseError(
+                f"{vendor_dir / file['path']} has sha256 {digest}, the manifest says "
+                f"{file['sha256']}: check out the file again, without changing line ends"
+            )
+        if "replaces" in file:
+            replacements[file["replaces"]] = f"vendor/{file['path']}"
+    copy_libraries(site_dir, vendor_dir)
     for script in _OWN_SCRIPTS:
         shutil.copy(STATIC_DIR / script, site_dir)
     index = site_dir / "index.html"
@@ -144,21 +156,3 @@ def copy_libraries(site_dir: Path, vendor_dir: Path = VENDOR_DIR) -> None:
     ignored = shutil.ignore_patterns(".git*", "*.html")
     shutil.copytree(vendor_dir, site_dir / "vendor", ignore=ignored)
     shutil.copytree(STATIC_DIR / "central", site_dir / "central", ignore=ignored)
-
-
-def _vendor_libraries(site_dir: Path, vendor_dir: Path) -> dict[str, str]:
-    """Copy the vendored libraries; return the path of each by the ending of what it replaces."""
-    manifest = json.loads((vendor_dir / "manifest.json").read_text(encoding="utf-8"))
-    replacements = {}
-    for library in manifest["libraries"]:
-        for file in library["files"]:
-            digest = hashlib.sha256((vendor_dir / file["path"]).read_bytes()).hexdigest()
-            if digest != file["sha256"]:
-                raise PulseError(
-                    f"{vendor_dir / file['path']} has sha256 {digest}, the manifest says "
-                    f"{file['sha256']}: check out the file again, without changing line ends"
-                )
-            if "replaces" in file:
-                replacements[file["replaces"]] = f"vendor/{file['path']}"
-    copy_libraries(site_dir, vendor_dir)
-    return replacements
