@@ -66,33 +66,26 @@ class PrometheusSink:
                 ("run_first_audio", "Time from the start of a run to its first sound.", _STAGE[:1]),
             )
         )
-        self._stages = Counter(
-            "stageflow_stage_total",
-            "Ends of stages: completed, failed, skipped, cancelled.",
-            (*_STAGE, "outcome", "error_code"),
-            registry=self.registry,
-        )
-        self._run_ends = Counter(
-            "stageflow_run_total",
-            "Ends of runs: completed, failed, cancelled.",
-            ("pipeline", "outcome"),
-            registry=self.registry,
+        ends, calls = (*_STAGE, "outcome", "error_code"), (*_STAGE, "provider", "unit")
+        used = "What calls of providers have used: tokens, characters, seconds of sound, cost."
+        kept = "Runs that failed for good and were kept as dead letters."
+        self._stages, self._run_ends, self._used, self._letters = (
+            Counter(f"stageflow_{name}", documentation, labels, registry=self.registry)
+            for name, documentation, labels in (
+                ("stage_total", "Ends of stages: completed, failed, skipped, cancelled.", ends),
+                (
+                    "run_total",
+                    "Ends of runs: completed, failed, cancelled.",
+                    _STAGE[:1] + ends[2:3],
+                ),
+                ("usage", used, calls),
+                ("dead_letters_total", kept, ()),
+            )
         )
         self._breakers = Gauge(
             "stageflow_breaker_state",
             "State of the provider's circuit breaker: 0 closed, 1 half-open, 2 open.",
             ("provider",),
-            registry=self.registry,
-        )
-        self._used = Counter(
-            "stageflow_usage",
-            "What calls of providers have used: tokens, characters, seconds of sound, cost.",
-            (*_STAGE, "provider", "unit"),
-            registry=self.registry,
-        )
-        self._letters = Counter(
-            "stageflow_dead_letters_total",
-            "Runs that failed for good and were kept as dead letters.",
             registry=self.registry,
         )
         for pipeline in pipelines:

@@ -103,13 +103,8 @@ class _Batch:
     def store(self, database: Database) -> None:
         write = database.executemany
         write("INSERT INTO runs VALUES (?, ?, ?, ?, ?, 'running', NULL, NULL, NULL)", self.runs)
-        _insert_flat(
-            database,
-            "INSERT INTO events (run, sequence, kind, offset_ms, duration_ms)",
-            self.plain,
-            width=5,
-            conflict="ON CONFLICT DO NOTHING",
-        )
+        into = "events (run, sequence, kind, offset_ms, duration_ms)"
+        _insert_flat(database, into, self.plain, "DO NOTHING")
         write(
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", self.detailed
         )
@@ -118,14 +113,10 @@ class _Batch:
             " WHERE id = ?",
             self.ends,
         )
-        _insert_flat(
-            database,
-            "INSERT INTO rollups (span_s, start_s, series, bucket, count, run)",
-            self.rollups(),
-            width=6,
-            conflict="ON CONFLICT (span_s, start_s, series, bucket) DO UPDATE"
-            " SET count = rollups.count + excluded.count, run = excluded.run",
-        )
+        add = "count = rollups.count + excluded.count, run = excluded.run"
+        conflict = f"(span_s, start_s, series, bucket) DO UPDATE SET {add}"
+        into = "rollups (span_s, start_s, series, bucket, count, run)"
+        _insert_flat(database, into, self.rollups(), conflict)
         write(
             "INSERT INTO breaker_changes (at_s, provider, source, before, after, reason, pipeline,"
             " stage, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -140,17 +131,16 @@ class _Batch:
         )
 
 
-def _insert_flat(
-    database: Database, head: str, values: list[Any], *, width: int, conflict: str
-) -> None:
-    """Insert rows of `width` values, twenty per statement, which halves the cost."""
+def _insert_flat(database: Database, into: str, values: list[Any], conflict: str) -> None:
+    """Insert rows, twenty per statement, which halves the cost."""
+    width = into.count(",") + 1
     row = f"({', '.join('?' * width)})"
     at_once = 20 * width
     whole = len(values) // at_once * at_once
     for size, start, end in ((at_once, 0, whole), (width, whole, len(values))):
         rows = ", ".join([row] * (size // width))
         database.executemany(
-            f"{head} VALUES {rows} {conflict}",
+            f"INSERT INTO {into} VALUES {rows} ON CONFLICT {conflict}",  # noqa: S608 - names of ours
             (values[n : n + size] for n in range(start, end, size)),
         )
 

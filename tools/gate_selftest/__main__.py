@@ -80,7 +80,7 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
     """
     setting = set_up(project, None, emit)
     head = resolved(project, "HEAD")
-    limits, units = setting.budgets.limits, setting.catalogue.units
+    limits, units = setting.budgets.limits, setting.asv.catalogue.units
     units = {name: unit for name, unit in units.items() if signal_of(name) is not Signal.HISTORY}
     chance = random.Random(options.seed)
     with tree(project, head) as clean, tempfile.TemporaryDirectory() as scratch:
@@ -90,7 +90,7 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
             _record(
                 pool,
                 rounds,
-                lambda pool: pool.record(project.benchmarks_dir, clean, setting.catalogue),
+                lambda pool: pool.record(project.benchmarks_dir, clean, setting.asv.catalogue),
                 emit,
             )
         pools = [pool for pool in pools if pool.rounds]

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stageflow.errors.base import did_you_mean
-from stageflow.pulse.gate import Key, Settings, Table, p99_limits_ms
+from stageflow.pulse.gate import Key, Settings, Table, keys_of, p99_limits_ms
 from stageflow.telemetry import DURATION_BUCKETS_S
 from stageflow.telemetry.database import MINUTE_S
 
@@ -183,17 +183,7 @@ _OF_KIND: Mapping[Kind, dict[str, Key]] = {
 _ALERT = _COMMON | {
     name: Key(key.kind, required=False) for keys in _OF_KIND.values() for name, key in keys.items()
 }
-_LINKS = {"page": Key(str), "runbook": Key(str)}
-_SLACK = {"channel": Key(str), "webhook_file": Key(str)}
-_EMAIL = {
-    "host": Key(str),
-    "port": Key(int),
-    "tls": Key(Tls),
-    "from": Key(str),
-    "to": Key(str),
-    "user": Key(str, required=False),
-    "password_file": Key(str, required=False),
-}
+_EMAIL = keys_of(Email, "sender") | {"from": Key(str)}
 
 
 def load_alerts(path: Path) -> Alerts:
@@ -208,8 +198,8 @@ def load_alerts(path: Path) -> Alerts:
     tables = settings.tables("alert", _ALERT)
     found = [_rule(table, limits_ms) for table in tables]
     _check_names(settings, tables)
-    links = settings.table("links", _LINKS, required=True)
-    slack, email = settings.table("slack", _SLACK), settings.table("email", _EMAIL)
+    links = settings.table("links", keys_of(Links), required=True)
+    slack, email = settings.table("slack", keys_of(Slack)), settings.table("email", _EMAIL)
     if email and email.values.get("tls") is Tls.TLS and email.values.get("port") != SMTPS_PORT:
         text = f"Alertmanager speaks TLS from the start at port {SMTPS_PORT} alone"
         email.complain(f'{text}: write that port, or tls = "{Tls.STARTTLS}"', "tls")

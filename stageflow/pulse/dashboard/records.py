@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stageflow.pulse.gate import Key, Settings, Table, recorded_runs
+from stageflow.pulse.gate import Key, Settings, Table, keys_of, recorded_runs
 from stageflow.pulse.history import newest_lines, rounded
 
 SETTINGS_FILE = "pulse.toml"
@@ -87,15 +87,10 @@ class DashboardSettings:
     figures: FiguresPanel | None = None
 
 
-_RECORD = {"file": Key(str), "command": Key(str)}
+_RECORD = keys_of(Record)
 _LIVE = {name: Key(str, required=False) for name in LIVE}
-_PANEL = _RECORD | {"title": Key(str), "link": Key(str), "metric": Key(str)}
-_FIGURE = {
-    "name": Key(str),
-    "title": Key(str),
-    "tile": Key(bool, required=False),
-    **{name: Key(str, required=False) for name in ("note", "beside", "beside_title")},
-}
+_PANEL = _RECORD | keys_of(FiguresPanel, "record", "figures")
+_FIGURE = keys_of(ShownFigure) | {"name": Key(str)}
 _TABLES = dict.fromkeys(("telemetry", "live_budgets", "selftest", "load", "figures"), dict)
 
 
@@ -113,7 +108,7 @@ def load_settings(benchmarks: Path) -> DashboardSettings:
     live = settings.table("live_budgets", _LIVE)
     selftest, load = (settings.table(name, _RECORD) for name in ("selftest", "load"))
     panel, figures = settings.table("figures", _PANEL), settings.tables("figure", _FIGURE)
-    charts = settings.tables("chart", {"title": Key(str), "series": Key(str)})
+    charts = settings.tables("chart", keys_of(Chart))
     if live:
         _check_patterns(live)
     settings.finish()

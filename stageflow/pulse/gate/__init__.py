@@ -6,7 +6,7 @@
 # ruff: noqa: F403, F405 - the list below says which names are public
 
 from stageflow.pulse.gate.budgets import *
-from stageflow.pulse.gate.checked_toml import Key, Settings, Table
+from stageflow.pulse.gate.checked_toml import Key, Settings, Table, keys_of
 from stageflow.pulse.gate.cli import run_gate_command
 from stageflow.pulse.gate.command import GateRun, checks_at, record_run, recorded_runs
 from stageflow.pulse.gate.judge import *
@@ -49,6 +49,7 @@ __all__ = [
     "change",
     "checks_at",
     "judge",
+    "keys_of",
     "list_benchmarks",
     "load_accepted",
     "load_budgets",

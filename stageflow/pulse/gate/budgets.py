@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stageflow.errors.base import did_you_mean
-from stageflow.pulse.gate.checked_toml import Key, Settings, Table
+from stageflow.pulse.gate.checked_toml import Key, Settings, Table, keys_of
 from stageflow.pulse.history import Signal, fitting_units, matches_series, signal_of, unit_factor
 
 RUNBOOK = "docs/runbook.md"
@@ -82,17 +82,7 @@ class Budgets:
         return tuple(b for b in self.budgets if nightly or b.gate is Gate.PRE_MERGE)
 
 
-_LIMITS = {name: Key(float) for name in Limits.__slots__}
-_BUDGET = {
-    "metric": Key(str),
-    "benchmark": Key(str),
-    "unit": Key(str),
-    "p50": Key(float),
-    "p99": Key(float, required=False),
-    "gate": Key(Gate),
-    "owner": Key(str),
-    "runbook": Key(str),
-}
+_BUDGET = keys_of(Budget, "series", "factor", "line", "reference") | {"benchmark": Key(str)}
 _REFERENCE = {"benchmark": Key(str), "value": Key(float)}
 _WITHOUT = {"benchmarks": Key(str), "reason": Key(str)}
 
@@ -146,7 +136,7 @@ def p99_limits_ms(path: Path) -> Mapping[str, float]:
 
 
 def _limits(settings: Settings) -> Limits | None:
-    table = settings.table("limits", _LIMITS, required=True)
+    table = settings.table("limits", keys_of(Limits), required=True)
     if table is None or table.problems:
         return None
     for signal in (Signal.COUNTED, Signal.TIMED):
@@ -219,7 +209,7 @@ def _check_complete(settings: Settings, named: set[str], known: Mapping[str, str
         judged = signal_of(series) is not Signal.HISTORY
         if judged and series not in named | excused:
             settings.complain(
-                settings.last_line,
+                None,
                 f"{series} ({known[series]}) has no budget: add a [[budget]] with "
                 f'benchmark = "{series}", or a [[without_budget]] with a reason',
             )
@@ -254,13 +244,6 @@ class Accepted:
         return series == self.series and ratio <= self.up_to and self.counts(today)
 
 
-_ACCEPTED = {
-    **{name: Key(str) for name in ("benchmark", "reason", "owner")},
-    "up_to": Key(float),
-    "until": Key(dt.date),
-}
-
-
 def load_accepted(path: Path, known: Collection[str] | None) -> tuple[Accepted, ...]:
     """Read and check the accepted regressions; return none if there is no such file.
 
@@ -270,7 +253,8 @@ def load_accepted(path: Path, known: Collection[str] | None) -> tuple[Accepted, 
         return ()
     settings = Settings(path)
     settings.check_top({"accepted": list})
-    tables = settings.tables("accepted", _ACCEPTED)
+    keys = keys_of(Accepted, "series", "line") | {"benchmark": Key(str)}
+    tables = settings.tables("accepted", keys)
     found = [_accepted(table, known) for table in tables]
     sound = [table for table in tables if not table.problems]
     settings.check_once(sound, lambda table: f"{table.values['benchmark']} is accepted")

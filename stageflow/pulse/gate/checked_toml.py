@@ -9,10 +9,10 @@ import datetime as dt
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from stageflow.errors.base import did_you_mean
 from stageflow.pulse.errors import GateSettingsError
@@ -34,6 +34,16 @@ class Key:
 
     kind: type
     required: bool = True
+
+
+def keys_of(kind: type[Any], *others: str) -> dict[str, Key]:
+    """Return the keys of tables that become data classes; those of `others` come from elsewhere."""
+    found, kinds = {}, get_type_hints(kind)
+    for one in fields(kind):
+        first, *more = get_args(kinds[one.name]) or (kinds[one.name],)
+        if one.name not in others:
+            found[one.name] = Key(first, one.default is MISSING and not more)
+    return found
 
 
 @dataclass(slots=True)
@@ -78,19 +88,14 @@ class Settings:
             raise GateSettingsError(self.path, [f"{self.path}: nested too deeply"]) from None
         self._lines = self._text.splitlines()
 
-    def complain(self, line: int, problem: str) -> None:
-        """Add a problem and its fix."""
-        self.problems.append(f"{self.path}:{line}: {problem}")
+    def complain(self, line: int | None, problem: str) -> None:
+        """Add a problem and its fix; without a line, where something would be added."""
+        self.problems.append(f"{self.path}:{line or max(1, len(self._lines))}: {problem}")
 
     def finish(self) -> None:
         """Raise a `GateSettingsError` that names all problems, if there are any."""
         if self.problems:
             raise GateSettingsError(self.path, self.problems)
-
-    @property
-    def last_line(self) -> int:
-        """The line where something would be added."""
-        return max(1, len(self._lines))
 
     def check_top(self, tables: Mapping[str, type]) -> None:
         """Check the version, and that there are no tables but `tables` (of type dict or list)."""

@@ -69,7 +69,7 @@ def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
     setting = set_up(project, options.machine, emit)
     base, head = _commits(project, options)
     held = setting.budgets.held(nightly=options.nightly)
-    series = _asked(setting.catalogue, held, options)
+    series = _asked(setting.asv.catalogue, held, options)
     package, untracked, remarks = project.package, "normal", []
     if not (project.root / package).exists():  # asv's own files may be new there
         package, untracked = str(project.source), "no"
@@ -77,7 +77,7 @@ def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
     if head == resolved(project, "HEAD") and project.git(*status):
         remarks.append(f"Uncommitted changes of {package}/ were not measured: commits are.")
     evidence = Evidence(
-        units={name: setting.catalogue.units[name] for name in series},
+        units={name: setting.asv.catalogue.units[name] for name in series},
         head=Measured(head, ""),
         base=None if base is None else Measured(base, ""),
         edited=_edited(project, base),
@@ -143,7 +143,7 @@ def _edited(project: AsvProject, base: str | None) -> tuple[str, ...]:
 def _removed(
     setting: Setting, base: str, options: GateOptions, remarks: list[str]
 ) -> tuple[str, ...]:
-    project = setting.project
+    project = setting.asv.project
     folder = str(project.benchmarks_dir.relative_to(project.source))
     try:
         with tree(project, base, folder) as files:
@@ -152,7 +152,7 @@ def _removed(
         remarks.append(f"Whether benchmarks were removed is not known: {error}")
         return ()
     gone = hist.selected_series(had, options.only)
-    return tuple(series for series in gone if series not in setting.catalogue.units)
+    return tuple(series for series in gone if series not in setting.asv.catalogue.units)
 
 
 def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: Emit) -> Evidence:
@@ -166,7 +166,7 @@ def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit
     )
     commits = [side.commit for side in (evidence.head, evidence.base) if side is not None]
     late = asv.measure([*dict.fromkeys(commits)], [*names], emit) if names else {}
-    hist.clear_corrupt(setting.project, emit)
+    hist.clear_corrupt(setting.asv.project, emit)
 
     def read(commit: str) -> Measured:
         found = asv.read(commit, late=late) if names else Measured(commit, "")
@@ -180,7 +180,7 @@ def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit
     if over := to_repeat(evidence, held):
         emit(f"Measuring again, as they are over budget: {', '.join(over)}")
         late = asv.measure([head], [*dict.fromkeys(map(hist.benchmark_of, over))], emit, again=True)
-        hist.clear_corrupt(setting.project, emit)
+        hist.clear_corrupt(setting.asv.project, emit)
         evidence = replace(evidence, head=read(head))
     return evidence
 
@@ -191,7 +191,7 @@ def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: E
     ]
     if not operations:
         return evidence
-    project, head = setting.project, evidence.head.commit
+    project, head = setting.asv.project, evidence.head.commit
     # A head alone is timed beside itself: its budgets need samples.
     base = evidence.base.commit if evidence.base else head
     kept = Pairs.load(pairs_path(project, base, head), setting.asv.digest)

@@ -232,9 +232,7 @@ ACCEPTED_FILE = "accepted.toml"
 class Setting:
     """The state before anything is measured."""
 
-    project: AsvProject
     asv: Asv
-    catalogue: Catalogue
     budgets: Budgets
     accepted: tuple[Accepted, ...]
 
@@ -251,7 +249,7 @@ def set_up(project: AsvProject, machine: str | None, emit: Emit) -> Setting:
     hist.clear_corrupt(project, emit)
     name = project.know_machine(machine)
     asv = Asv(project, name, found, digest(project.benchmarks_dir, name))
-    return Setting(project, asv, found, budgets, known)
+    return Setting(asv, budgets, known)
 
 
 def resolved(project: AsvProject, revision: str) -> str:

@@ -15,27 +15,9 @@ from stageflow.pulse.gate.budgets import RUNBOOK
 from stageflow.pulse.gate.judge import Check, Exit, Judgement, Kind, State, Verdict
 
 JSON_VERSION = 1
-#: What is shown row by row; the rest is named or counted.
-_ROWS = (
-    Kind.BROKEN,
-    Kind.LOST_API,
-    Kind.NOT_MEASURED,
-    Kind.TOO_BUSY,
-    Kind.REGRESSION,
-    Kind.SLOWER,
-    Kind.ACCEPTED,
-    Kind.BROKE_ON_BASE,
-    Kind.FASTER,
-)
+#: What is only named or counted; the rest is shown row by row.
 _NAMED = (Kind.OTHER_MACHINE, Kind.NEW, Kind.REMOVED, Kind.NOT_COUNTED, Kind.SKIPPED)
 _COUNTED = (Kind.UNCHANGED, Kind.ALONE)
-_HEADLINES = {
-    Exit.OK: "OK",
-    Exit.REGRESSION: "REGRESSION",
-    Exit.OVER_BUDGET: "OVER BUDGET",
-    Exit.INSUFFICIENT_DATA: "INSUFFICIENT DATA",
-    Exit.BROKEN: "A BENCHMARK BROKE",
-}
 _VERDICT_COLUMNS = ("what", "verdict", "base to head", "change", "signal", "how sure")
 CHECK_COLUMNS = ("budget", "benchmark", "figure", "measured", "limit", "state", "owner", "fix")
 
@@ -87,10 +69,12 @@ class Report:
     def _heading(self) -> tuple[str, str]:
         code = self.judgement.exit
         commits = f"{self.base[:10]}..{self.head[:10]}" if self.base else self.head[:10]
-        return f"Gate: {_HEADLINES[code]} (exit code {int(code)})", commits
+        name = "A BENCHMARK BROKE" if code is Exit.BROKEN else code.name.replace("_", " ")
+        return f"Gate: {name} (exit code {int(code)})", commits
 
     def _tables(self) -> Iterator[list[tuple[str, ...]]]:
-        if rows := [_verdict_row(v) for v in self.judgement.verdicts if v.kind in _ROWS]:
+        verdicts = self.judgement.verdicts
+        if rows := [_verdict_row(v) for v in verdicts if v.kind not in (*_NAMED, *_COUNTED)]:
             yield [_VERDICT_COLUMNS, *rows]
         shown = (State.OVER, State.UNSURE, State.TOO_FEW)
         if rows := [check_row(check) for check in self.judgement.checks if check.state in shown]:
