@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stageflow._utils.arguments import flag, option, positive
@@ -20,6 +21,7 @@ from stageflow.cli.providers import DEFAULT_TEXT, load_pipeline
 from stageflow.cli.run import say_outputs
 from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
 from stageflow.dlq.store import DeadLetterStore
+from stageflow.engine.graph import StageGraph
 from stageflow.engine.interceptor import Interceptor
 from stageflow.engine.orchestrator import PipelineOrchestrator
 from stageflow.events.dispatcher import EventDispatcher
@@ -113,15 +115,15 @@ def _worker(arguments: argparse.Namespace) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    pipelines = [load_pipeline(name) for name in arguments.pipelines]
+    graphs = [load_pipeline(name).build() for name in arguments.pipelines]
     providers = wiring.chosen_providers(arguments)
     with recorded(arguments.telemetry) as dispatcher:
-        asyncio.run(_serve(broker, pipelines, providers, dispatcher, arguments))
+        asyncio.run(_serve(broker, graphs, providers, dispatcher, arguments))
 
 
 async def _serve(
     broker: RedisBroker,
-    pipelines: list[Any],
+    graphs: list[StageGraph],
     providers: ProviderRegistry,
     dispatcher: EventDispatcher,
     arguments: argparse.Namespace,
@@ -147,25 +149,21 @@ async def _serve(
         if arguments.dlq is not None:
             store = await opened.enter_async_context(letter_store(arguments.dlq))
             letters = ObservedDeadLetterStore(store, dispatcher)
-        graphs = [pipeline.build() for pipeline in pipelines]
+        serving = partial(PipelineOrchestrator, interceptors=interceptors, dispatcher=dispatcher)
+        names = ("concurrency", "lease_s", "drain_s")
         worker = Worker(
-            [
-                PipelineOrchestrator(graph, interceptors=interceptors, dispatcher=dispatcher)
-                for graph in graphs
-            ],
+            [serving(graph) for graph in graphs],
             broker,
             queues=arguments.queues or ["default"],
-            concurrency=arguments.concurrency,
             providers=providers,
             dead_letters=letters,
-            lease_s=arguments.lease_s,
-            drain_s=arguments.drain_s,
+            **{name: getattr(arguments, name) for name in names},
         )
         # Beside the worker: a broker that is away does not keep it from ending.
         warning = asyncio.create_task(broker.warn_unless_durable())
         opened.push_async_callback(cancel_all, [warning])
-        names = ", ".join(pipeline.name for pipeline in pipelines)
-        complain(f"worker {worker.name} serves {names} at {broker.where}; stop it with SIGTERM")
+        served = ", ".join(graph.name for graph in graphs)
+        complain(f"worker {worker.name} serves {served} at {broker.where}; stop it with SIGTERM")
         await worker.serve(stop)
         complain(f"worker {worker.name} has ended")
 

@@ -67,17 +67,14 @@ class PrometheusSink:
             )
         )
         ends, calls = (*_STAGE, "outcome", "error_code"), (*_STAGE, "provider", "unit")
+        runs_end = ("pipeline", "outcome")
         used = "What calls of providers have used: tokens, characters, seconds of sound, cost."
         kept = "Runs that failed for good and were kept as dead letters."
         self._stages, self._run_ends, self._used, self._letters = (
             Counter(f"stageflow_{name}", documentation, labels, registry=self.registry)
             for name, documentation, labels in (
                 ("stage_total", "Ends of stages: completed, failed, skipped, cancelled.", ends),
-                (
-                    "run_total",
-                    "Ends of runs: completed, failed, cancelled.",
-                    _STAGE[:1] + ends[2:3],
-                ),
+                ("run_total", "Ends of runs: completed, failed, cancelled.", runs_end),
                 ("usage", used, calls),
                 ("dead_letters_total", kept, ()),
             )

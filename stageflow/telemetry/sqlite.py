@@ -25,11 +25,10 @@ from stageflow.telemetry.jsonl import to_json
 from stageflow.telemetry.readings import bucket_of
 from stageflow.telemetry.runs import BREAKER_STATES, FIRST_ITEM, UNKNOWN, OpenRun, OpenRuns
 
+_Data: TypeAlias = Mapping[str, Any]
 #: Run id, sequence, type, stage, start of the run in seconds since the epoch, offset in ms, and
 #: either the duration in ms or data.
-_Fact: TypeAlias = tuple[
-    str, int, str, str | None, float, float, float | None, Mapping[str, Any] | None
-]
+_Fact: TypeAlias = tuple[str, int, str, str | None, float, float, float | None, _Data | None]
 
 
 class _Role(IntEnum):
@@ -229,12 +228,7 @@ class SqlSink:
                 self._note(batch, kind, run_id, (at_s, offset_ms), data)
 
     def _note(
-        self,
-        batch: _Batch,
-        kind: _Kind,
-        run_id: str,
-        when: tuple[float, float],
-        data: Mapping[str, Any],
+        self, batch: _Batch, kind: _Kind, run_id: str, when: tuple[float, float], data: _Data
     ) -> None:
         run, stage, (at_s, offset_ms) = self._runs[run_id], str(kind.stage), when
         if kind.role is _Role.BREAKER:
@@ -283,12 +277,7 @@ class SqlSink:
         return self._numbers[key]
 
     def _run(
-        self,
-        batch: _Batch,
-        run_id: str,
-        starts: bool,
-        began_s: float,
-        data: Mapping[str, Any] | None,
+        self, batch: _Batch, run_id: str, starts: bool, began_s: float, data: _Data | None
     ) -> _Run:
         if not starts:
             # An earlier batch failed, or the start of the run was dropped. Its first audio may
@@ -362,7 +351,7 @@ def _facts(events: Sequence[Event]) -> Iterator[_Fact]:
         yield (event.pipeline_run_id, event.sequence, event.type, *rest)
 
 
-def _described(data: Mapping[str, Any], ends: bool) -> tuple[float | None, str | None, str | None]:
+def _described(data: _Data, ends: bool) -> tuple[float | None, str | None, str | None]:
     """Return duration, error code, and the rest as JSON, of an event's data."""
     if not ends:
         # Events that a stage emits itself may hold anything under these names.
@@ -371,9 +360,7 @@ def _described(data: Mapping[str, Any], ends: bool) -> tuple[float | None, str |
     return data.get("duration_ms"), data.get("error_code"), to_json(rest) if rest else None
 
 
-def _letter_row(
-    kind: _Kind, at_s: float, run_id: str, data: Mapping[str, Any] | None
-) -> tuple[Any, ...]:
+def _letter_row(kind: _Kind, at_s: float, run_id: str, data: _Data | None) -> tuple[Any, ...]:
     letter = data or {}
     put_s = datetime.fromisoformat(letter["created_at"]).timestamp()
     replay = (at_s, letter["replay_run_id"]) if kind.what == "replayed" else (None, None)

@@ -31,6 +31,7 @@ NEWEST_RUNS = 1000
 _RUNS_AT_ONCE = 200
 _FACTS = "run_id, pipeline, source, started_s, status, duration_ms, failed_stage, error_code"
 _FIRSTS = (FIRST_ITEM, FIRST_AUDIO)
+_COUNT = "CAST(sum(count) AS BIGINT)"
 
 
 class TelemetryStore(Closing):
@@ -249,11 +250,7 @@ class TelemetryStore(Closing):
         return [(key, Histogram(counts)) for key, counts in sorted(found.items())]
 
     def _sums(
-        self,
-        window: Window,
-        bucket: str,
-        series: Mapping[int, object],
-        value: str = "CAST(sum(count) AS BIGINT)",
+        self, window: Window, bucket: str, series: Mapping[int, object], value: str = _COUNT
     ) -> Iterator[tuple[int, int, int, int]]:
         """Yield step, series, bucket, and the count of all minutes and hours of the step."""
         start_s, end_s = window.whole

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from stageflow._utils.files import atomic_write
 from stageflow._utils.postgres import shown
@@ -53,6 +53,10 @@ exit codes: 0 written, 1 nothing is measured, or it could not be written, 2 bad 
 """
 
 
+#: What the page shows of one finding, or of all of them.
+Row: TypeAlias = Mapping[str, Any]
+
+
 class CheckExit(IntEnum):
     """The exit codes of ``stageflow pulse check``, besides errors."""
 
@@ -91,7 +95,7 @@ def _check(arguments: argparse.Namespace) -> CheckExit:
     return verdict
 
 
-def _verdict(now: Mapping[str, Any], history: History) -> CheckExit:
+def _verdict(now: Row, history: History) -> CheckExit:
     wrong = ("budgets", "live", "regressions", "alerts", "letters")
     if any(now[key] for key in wrong):
         return CheckExit.WRONG
@@ -99,7 +103,7 @@ def _verdict(now: Mapping[str, Any], history: History) -> CheckExit:
     return CheckExit.OK if known else CheckExit.INSUFFICIENT_DATA
 
 
-def _report(now: Mapping[str, Any], history: History, store: str) -> Iterator[str]:
+def _report(now: Row, history: History, store: str) -> Iterator[str]:
     over = [*now["budgets"], *now["live"]]
     at = f" at {now['commit'][:10]}" if now["commit"] else ""
     counts = f"{now['kept']} kept{at}, {now['unknown']} not measured"
@@ -119,12 +123,7 @@ def _report(now: Mapping[str, Any], history: History, store: str) -> Iterator[st
         yield f"! {note}"
 
 
-def _part(
-    what: str,
-    rows: Sequence[Mapping[str, Any]],
-    aside: str,
-    text: Callable[[Mapping[str, Any]], str],
-) -> Iterator[str]:
+def _part(what: str, rows: Sequence[Row], aside: str, text: Callable[[Row], str]) -> Iterator[str]:
     yield f"{_sign(len(rows))} {len(rows)} {what} ({aside})"
     for row in rows:
         hint = f"; docs/runbook.md#{row['runbook']}" if row["runbook"] else ""
@@ -135,19 +134,19 @@ def _sign(count: int) -> str:
     return "✗" if count else "✓"
 
 
-def _budget(row: Mapping[str, Any]) -> str:
+def _budget(row: Row) -> str:
     measured, limit = amount(row["measured"]), amount(row["limit"])
     figures = f"{row['figure']} {measured} {row['unit']}, budget {limit}"
     return f"{row['metric']}: {figures} ({row['series']})"
 
 
-def _regression(row: Mapping[str, Any]) -> str:
+def _regression(row: Row) -> str:
     figures = f"{amount(row['before'])} → {amount(row['after'])} {row['unit']}"
     increase = change(math.inf if row["ratio"] is None else row["ratio"])
     return f"{row['series']}: {figures} ({increase}) since {row['commit'][:10]}"
 
 
-def _alert(row: Mapping[str, Any]) -> str:
+def _alert(row: Row) -> str:
     since = dt.datetime.fromtimestamp(row["since_s"]).astimezone().isoformat(timespec="minutes")
     return f"{row['rule']}: {row['what']}, since {since}"
 

@@ -96,7 +96,12 @@ def add_commands(add_command: Add) -> None:
     for name in ("markdown", "json"):
         option(parser, f"--{name} FILE", "write the report there too", type=Path)
 
-    bisecting = add("bisect", _bisect, "which commit made a series slower", _BISECT_HELP)
+    bisecting = add(
+        "bisect",
+        _calling(bisect, "series", "base", "head"),
+        "which commit made a series slower",
+        _BISECT_HELP,
+    )
     text = "the series, or a part of its name that no other has"
     bisecting.add_argument("series", help=text)
     profiling = add("profile", _profile, "flame graphs of two commits", _PROFILE_HELP)
@@ -105,18 +110,11 @@ def add_commands(add_command: Add) -> None:
     for parser in (bisecting, profiling):
         option(parser, "--base REVISION", "before (default: the branch in asv.conf.json)")
         option(parser, "--head REVISION", "after (default: HEAD)", default="HEAD")
-
-    def comparing(project: AsvProject, at: argparse.Namespace, emit: Emit) -> Exit:
-        return compare(project, tuple(at.revisions), at.only, emit)
-
+    comparing = _calling(compare, "revisions", "only")
     parser = add("compare", comparing, "two measured commits", _COMPARE_HELP)
     parser.add_argument("revisions", nargs=2, metavar="COMMIT")
     option(parser, "--only PATTERN", only)
-
-    def listing(project: AsvProject, at: argparse.Namespace, emit: Emit) -> Exit:
-        return show_budgets(project, at.head, emit)
-
-    parser = add("budgets", listing, "the table of budgets", _BUDGETS_HELP)
+    parser = add("budgets", _calling(show_budgets, "head"), "the table of budgets", _BUDGETS_HELP)
     option(parser, "--head REVISION", "measured on this one", default="HEAD")
 
 
@@ -136,8 +134,8 @@ def _gate(project: AsvProject, arguments: argparse.Namespace, emit: Emit) -> Exi
     return gate(project, GateOptions(**{name: getattr(arguments, name) for name in names}), emit)
 
 
-def _bisect(project: AsvProject, at: argparse.Namespace, emit: Emit) -> None:
-    bisect(project, at.series, at.base, at.head, emit)
+def _calling(do: Callable[..., Exit | None], *names: str) -> Do:
+    return lambda project, at, emit: do(project, *(getattr(at, name) for name in names), emit)
 
 
 def _profile(project: AsvProject, at: argparse.Namespace, emit: Emit) -> None:

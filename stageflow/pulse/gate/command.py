@@ -14,6 +14,7 @@ from typing import Any
 from stageflow._utils.text import printable
 from stageflow.pulse import history as hist
 from stageflow.pulse.errors import PulseError
+from stageflow.pulse.gate import measure as measuring
 from stageflow.pulse.gate import report
 from stageflow.pulse.gate.budgets import Budget, Budgets
 from stageflow.pulse.gate.judge import (
@@ -26,15 +27,7 @@ from stageflow.pulse.gate.judge import (
     to_confirm,
     to_repeat,
 )
-from stageflow.pulse.gate.measure import (
-    Asv,
-    Setting,
-    has_valgrind,
-    pairs_path,
-    resolved,
-    set_up,
-    today,
-)
+from stageflow.pulse.gate.measure import Asv, Setting, resolved
 from stageflow.pulse.gate.pairs import Both, Pairs, time_pairs
 from stageflow.pulse.gate.worker import Catalogue, discover, list_benchmarks, tree
 from stageflow.pulse.history import GATE_DIR, AsvProject, Emit, Signal, signal_of
@@ -66,7 +59,7 @@ def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
             "this clone is shallow, so the commit to compare with may be missing: fetch its whole "
             "history with git fetch --unshallow, in a workflow with fetch-depth: 0"
         )
-    setting = set_up(project, options.machine, emit)
+    setting = measuring.set_up(project, options.machine, emit)
     base, head = _commits(project, options)
     held = setting.budgets.held(nightly=options.nightly)
     series = _asked(setting.asv.catalogue, held, options)
@@ -81,14 +74,14 @@ def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
         head=Measured(head, ""),
         base=None if base is None else Measured(base, ""),
         edited=_edited(project, base),
-        valgrind=has_valgrind(),
+        valgrind=measuring.has_valgrind(),
     )
     if base is not None and evidence.edited:
         evidence = replace(evidence, removed=_removed(setting, base, options, remarks))
     emit(f"Looking at {len(series)} series of {head[:10]}" + (f" and {base[:10]}" if base else ""))
     evidence = _measured(setting, evidence, held, emit)
     evidence = _timed(setting, evidence, held, emit)
-    judgement = judge(evidence, setting.budgets.limits, held, setting.accepted, today())
+    judgement = judge(evidence, setting.budgets.limits, held, setting.accepted, measuring.today())
     judgement = replace(judgement, notes=(*judgement.notes, *remarks))
     machine = evidence.head.machine or setting.asv.machine
     found = report.Report(judgement, base, head, machine, dt.datetime.now(dt.UTC))
@@ -194,7 +187,7 @@ def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: E
     project, head = setting.asv.project, evidence.head.commit
     # A head alone is timed beside itself: its budgets need samples.
     base = evidence.base.commit if evidence.base else head
-    kept = Pairs.load(pairs_path(project, base, head), setting.asv.digest)
+    kept = Pairs.load(measuring.pairs_path(project, base, head), setting.asv.digest)
     with tree(project, base) as before, tree(project, head) as after:
 
         def measure(lacking: Sequence[str], into: dict[str, Both]) -> None:
@@ -249,7 +242,7 @@ def _run(line: dict[str, Any]) -> GateRun:
 
 
 def compare(
-    project: AsvProject, revisions: tuple[str, str], only: str | None, emit: Emit = print
+    project: AsvProject, revisions: Sequence[str], only: str | None, emit: Emit = print
 ) -> Exit:
     """Emit all series that were measured on two commits, the greatest increase first."""
     found = list_benchmarks(project)
@@ -259,7 +252,9 @@ def compare(
     a, b = (asv.read(commit, reusable=False) for commit in (one, other))
     emit(f"{one[:10]} on {a.machine or 'no machine'}; {other[:10]} on {b.machine or 'no machine'}")
     rows = _asv_rows(a, b, found.units)
-    for series, timing in Pairs.load(pairs_path(project, one, other), None).timings().items():
+    for series, timing in (
+        Pairs.load(measuring.pairs_path(project, one, other), None).timings().items()
+    ):
         if timing.cpu is not None:
             ratio = timing.cpu.median
             rows[series] = (ratio, (series, "", "", report.change(ratio), str(timing.cpu)))
@@ -290,7 +285,7 @@ def _asv_rows(
 
 def show_budgets(project: AsvProject, revision: str, emit: Emit = print) -> Exit:
     """Check the files of settings, and emit every budget beside what was measured last."""
-    setting = set_up(project, None, emit)
+    setting = measuring.set_up(project, None, emit)
     head = resolved(project, revision)
     budgets = setting.budgets
     checks = checks_at(setting.asv, budgets, head)
@@ -316,4 +311,4 @@ def checks_at(asv: Asv, budgets: Budgets, head: str) -> tuple[Check, ...]:
         base=None,
         timings=Pairs.load(newest, None).timings() if newest else {},
     )
-    return judge(evidence, budgets.limits, budgets.budgets, (), today()).checks
+    return judge(evidence, budgets.limits, budgets.budgets, (), measuring.today()).checks

@@ -20,15 +20,8 @@ from typing import Any
 from stageflow._utils.files import atomic_write
 from stageflow.pulse import history as hist
 from stageflow.pulse.errors import PulseError
-from stageflow.pulse.gate.budgets import (
-    DEFAULT_LIMITS,
-    RUNBOOK,
-    Accepted,
-    Budgets,
-    load_accepted,
-    load_budgets,
-    sections_of,
-)
+from stageflow.pulse.gate import budgets as settings
+from stageflow.pulse.gate.budgets import Accepted, Budgets
 from stageflow.pulse.gate.judge import Measured, Value
 from stageflow.pulse.gate.worker import Catalogue, Worker, list_benchmarks, tree
 from stageflow.pulse.history import GATE_DIR, UNREADABLE, AsvProject, Emit, Signal, signal_of
@@ -240,12 +233,12 @@ class Setting:
 def set_up(project: AsvProject, machine: str | None, emit: Emit) -> Setting:
     """Check all settings."""
     found = list_benchmarks(project)
-    sections = sections_of(project.root / RUNBOOK)
+    sections = settings.sections_of(project.root / settings.RUNBOOK)
     path = project.benchmarks_dir / BUDGETS_FILE
-    budgets = Budgets(DEFAULT_LIMITS, ())
+    budgets = Budgets(settings.DEFAULT_LIMITS, ())
     if path.exists():
-        budgets = load_budgets(path, found.units, sections)
-    known = load_accepted(project.benchmarks_dir / ACCEPTED_FILE, found.units)
+        budgets = settings.load_budgets(path, found.units, sections)
+    known = settings.load_accepted(project.benchmarks_dir / ACCEPTED_FILE, found.units)
     hist.clear_corrupt(project, emit)
     name = project.know_machine(machine)
     asv = Asv(project, name, found, digest(project.benchmarks_dir, name))

@@ -120,11 +120,7 @@ def time_pairs(
 
 
 def _pair(
-    operation: str,
-    both: Both,
-    workers: tuple[Worker, Worker],
-    order: tuple[int, int],
-    beside_loop: bool,
+    operation: str, both: Both, workers: tuple[Worker, Worker], order: tuple[int, int], beside: bool
 ) -> None:
     if any(run.error is not None for run in both):
         return
@@ -140,9 +136,8 @@ def _pair(
         if run.missing:
             continue
         thinned = answer.wall_ns[:: math.ceil(len(answer.wall_ns) / KEPT_A_BLOCK)]
-        lost: tuple[float, ...] = ()
-        if beside_loop and index:
-            lost = lost_ns(statistics.median(thinned), len(thinned))
+        beside_head = beside and index
+        lost = lost_ns(statistics.median(thinned), len(thinned)) if beside_head else ()
         run.blocks.append(Block(thinned, answer.cpu_ns, lost))
 
 

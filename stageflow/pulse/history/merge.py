@@ -9,14 +9,8 @@ from typing import Any, NamedTuple
 
 from stageflow._utils.files import atomic_write
 from stageflow.pulse.errors import PulseError
+from stageflow.pulse.history import results
 from stageflow.pulse.history.project import AsvProject
-from stageflow.pulse.history.results import (
-    BENCHMARKS_FILE,
-    MACHINE_FILE,
-    cells_of,
-    clear_corrupt,
-    defect,
-)
 
 #: What two result files of the same name must agree in, to be of the same measurement.
 _SAME = ("commit_hash", "env_name", "params", "python", "requirements", "env_vars")
@@ -41,7 +35,7 @@ def merge(project: AsvProject, folders: Sequence[Path], emit: Callable[[str], No
         PulseError: A folder holds no results, a file is not sound, or two files do not belong
             together. Nothing is changed then.
     """
-    clear_corrupt(project, emit)
+    results.clear_corrupt(project, emit)
     changes: dict[Path, str] = {}
     rows = 0
     for folder in folders:
@@ -66,12 +60,18 @@ def merge(project: AsvProject, folders: Sequence[Path], emit: Callable[[str], No
 
 def _files(folder: Path) -> Iterator[Path]:
     found = sorted(
-        [*folder.glob(BENCHMARKS_FILE), *folder.glob("*.jsonl"), *folder.glob("*/*.json")]
+        [*folder.glob(results.BENCHMARKS_FILE), *folder.glob("*.jsonl"), *folder.glob("*/*.json")]
     )
     if not found:
         raise PulseError(f"{folder} holds no results: name a folder like .asv/results")
     for path in found:
-        wrong = defect(path) if path.suffix == ".json" else None if path.is_file() else "not a file"
+        wrong = (
+            results.defect(path)
+            if path.suffix == ".json"
+            else None
+            if path.is_file()
+            else "not a file"
+        )
         if wrong is not None:
             raise PulseError(f"{path} cannot be merged: {wrong}; take it out, or fetch it again")
         yield path
@@ -85,10 +85,10 @@ def _joined(present: str | None, source: Path, target: Path) -> tuple[str | None
         known = set(lines)
         new = [line for line in dict.fromkeys(coming.splitlines()) if line not in known]
         return ("".join(f"{line}\n" for line in [*lines, *new]) if new else None), len(new)
-    if source.name == MACHINE_FILE:
+    if source.name == results.MACHINE_FILE:
         return (coming if present is None else None), 0
     ours, theirs = json.loads(present or "{}"), json.loads(coming)
-    if source.name == BENCHMARKS_FILE:
+    if source.name == results.BENCHMARKS_FILE:
         joined = _benchmarks(ours, theirs, source)
         return (json.dumps(joined, indent=4) if joined != ours else None), 0
     if present is None:
@@ -115,16 +115,16 @@ def _results(ours: Content, theirs: Content, source: Path, target: Path) -> tupl
                 f" {theirs.get(key)!r} there and {ours.get(key)!r} here;"
                 " give machines that differ different names (--machine)"
             )
-    rows = dict(cells_of(ours))
+    rows = dict(results.cells_of(ours))
     came = 0
-    for name, row in cells_of(theirs):
+    for name, row in results.cells_of(theirs):
         if name not in rows or (row.get(_STARTED_AT) or 0) > (rows[name].get(_STARTED_AT) or 0):
             rows[name] = row
             came += 1
     if not came:
         return None, 0
     columns = list(dict.fromkeys([*ours["result_columns"], *theirs["result_columns"]]))
-    results = {name: [row.get(column) for column in columns] for name, row in rows.items()}
+    cells = {name: [row.get(column) for column in columns] for name, row in rows.items()}
     durations = {**theirs.get("durations", {}), **ours.get("durations", {})}
-    joined = {**ours, "result_columns": columns, "results": results, "durations": durations}
+    joined = {**ours, "result_columns": columns, "results": cells, "durations": durations}
     return json.dumps(joined), came

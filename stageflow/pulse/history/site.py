@@ -19,14 +19,9 @@ from typing import Any, TypeAlias
 
 from stageflow._utils.text import printable_lines
 from stageflow.pulse.errors import PulseError
+from stageflow.pulse.history import results
 from stageflow.pulse.history.offline import STATIC_DIR, check_offline, make_offline
 from stageflow.pulse.history.project import AsvProject, Emit
-from stageflow.pulse.history.results import (
-    BENCHMARKS_FILE,
-    clear_corrupt,
-    read_benchmarks,
-    read_results,
-)
 
 #: Parted by the one character that is in no message.
 _GIT_FORMAT = "%x00%H%x00%an%x00%ct%x00%B%x00"
@@ -54,8 +49,8 @@ def publish(
         PulseError: There are no results, or asv or git failed, or the new site would load something
             from outside; the old site is kept.
     """
-    clear_corrupt(project, emit)
-    measured = {result["commit_hash"] for result in read_results(project.results_dir)}
+    results.clear_corrupt(project, emit)
+    measured = {result["commit_hash"] for result in results.read_results(project.results_dir)}
     if not measured:
         raise PulseError(
             f"there are no results in {project.results_dir}: measure some commits first, "
@@ -64,7 +59,7 @@ def publish(
     branch = project.branch_ref()
     if project.is_shallow():
         emit("This clone is shallow: git fetch --unshallow brings the commits that are not shown.")
-    if not (project.results_dir / BENCHMARKS_FILE).exists():
+    if not (project.results_dir / results.BENCHMARKS_FILE).exists():
         emit("The list of benchmarks is missing; asv writes a new one.")
         discover(project, [project.git("rev-parse", f"{branch}^{{commit}}").strip()])
 
@@ -83,7 +78,7 @@ def publish(
     return Published(
         index=project.html_dir / "index.html",
         commits=len(measured & on_branch),
-        benchmarks=len(read_benchmarks(project.results_dir)),
+        benchmarks=len(results.read_benchmarks(project.results_dir)),
     )
 
 
