@@ -135,16 +135,10 @@ def _bars(rows: list[dict[str, Any]], failed_stage: str | None) -> tuple[Bar, ..
     for name in dict.fromkeys((*started, *ended)):
         start, end = started.get(name), ended.get(name)
         status = end["what"] if end is not None else RUNNING
-        bars.append(
-            Bar(
-                stage=printable(name),
-                status=status if start is not None else NEVER_STARTED,
-                start_ms=start["offset_ms"] if start is not None else end_ms,
-                end_ms=end["offset_ms"] if end is not None else end_ms,
-                note=_note(end["data"] if end is not None else {}),
-                critical=name in critical,
-            )
-        )
+        status = status if start is not None else NEVER_STARTED
+        from_ms, to_ms = (end_ms if row is None else row["offset_ms"] for row in (start, end))
+        note = _note(end["data"] if end is not None else {})
+        bars.append(Bar(printable(name), status, from_ms, to_ms, note, name in critical))
     return tuple(bars)
 
 
@@ -153,11 +147,7 @@ def _note(data: Mapping[str, Any]) -> str:
     return printable(": ".join(str(part) for part in parts if part))
 
 
-def _critical(
-    started: Mapping[str, dict[str, Any]],
-    ended: Mapping[str, dict[str, Any]],
-    failed_stage: str | None,
-) -> set[str]:
+def _critical(started: dict[str, Any], ended: dict[str, Any], failed_stage: str | None) -> set[str]:
     """Follow back the stages that the run waited for: each began after the one before it ended."""
     # By number, not by time: in a run of 0 ms all times are equal.
     by_end = sorted(

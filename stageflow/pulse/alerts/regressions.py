@@ -187,17 +187,14 @@ def _named(
     named: dict[Labels, Regression] = {}
     for regression in found:
         same = dict.fromkeys(regression.ratios, history.machine).items()
-        labels = next(
-            (
-                alert.labels
-                for alert in known.values()
-                # The series tell where the branch was rewritten.
-                if _meet(told[alert.labels], regression.suspects)
-                or (not told[alert.labels] and alert.series.items() & same)
-            ),
-            None,
+        found_before = (
+            alert.labels
+            for alert in known.values()
+            # The series tell where the branch was rewritten.
+            if _meet(told[alert.labels], regression.suspects)
+            or (not told[alert.labels] and alert.series.items() & same)
         )
-        if labels is None:
+        if (labels := next(found_before, None)) is None:
             if len(commits) - regression.found > hist.OPEN_FOR:
                 continue
             first, last = regression.suspects[0], regression.suspects[-1]

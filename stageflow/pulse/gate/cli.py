@@ -96,12 +96,8 @@ def add_commands(add_command: Add) -> None:
     for name in ("markdown", "json"):
         option(parser, f"--{name} FILE", "write the report there too", type=Path)
 
-    bisecting = add(
-        "bisect",
-        _calling(bisect, "series", "base", "head"),
-        "which commit made a series slower",
-        _BISECT_HELP,
-    )
+    finding = _calling(bisect, "series", "base", "head")
+    bisecting = add("bisect", finding, "which commit made a series slower", _BISECT_HELP)
     text = "the series, or a part of its name that no other has"
     bisecting.add_argument("series", help=text)
     profiling = add("profile", _profile, "flame graphs of two commits", _PROFILE_HELP)

@@ -148,12 +148,10 @@ class AsvProject:
                 )
         path = root.resolve() / CONFIG_NAME
         try:
+            settings: dict[str, Any]
             if reads_only and not path.exists():
-                settings: dict[str, Any] = {
-                    "project": path.parent.name,
-                    "results_dir": ".asv/results",
-                }
-                settings |= {"branches": [""], "html_dir": ".asv/html"}
+                settings = {"project": path.parent.name, "branches": [""]}
+                settings |= {"results_dir": ".asv/results", "html_dir": ".asv/html"}
             else:
                 settings = _read_config(path)
             package = settings["project"]
