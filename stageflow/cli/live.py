@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TextIO
 
 from stageflow.engine.context import PipelineContext
@@ -31,27 +32,22 @@ def can_draw(out: TextIO, color: bool) -> bool:
     return color and out.isatty() and os.environ.get("TERM") != "dumb"
 
 
+@dataclass(eq=False)
 class LiveTimeline:
-    """A sink that shows one run. It ignores a closed output, which the result's printer reports."""
+    """A sink that shows one run on `out`: as a chart if `drawn`, else as lines.
 
-    def __init__(
-        self,
-        graph: StageGraph,
-        context: PipelineContext,
-        out: TextIO,
-        *,
-        clock: Callable[[], float],
-        drawn: bool,
-    ) -> None:
-        """Start the thread that shows the run on `out`: as a chart if `drawn`, else as lines.
+    It ignores a closed output, which the result's printer reports. The clock is that of the event
+    loop, in seconds.
+    """
 
-        The clock is that of the event loop, in seconds.
-        """
-        self._graph = graph
-        self._context = context
-        self._out = out
-        self._clock = clock
-        self._show = self._draw if drawn else self._list
+    graph: StageGraph
+    context: PipelineContext
+    out: TextIO
+    clock: Callable[[], float] = field(kw_only=True)
+    drawn: bool = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self._show = self._draw if self.drawn else self._list
         self._log: EventLog | None = None
         self._events: list[Event] = []
         self._first_sound_ms: float | None = None
@@ -77,8 +73,8 @@ class LiveTimeline:
             self._look()
             # The frame makes room for the result; a cancelled run has none.
             if self._drawn_lines and self._events[-1].type != ev.RUN_CANCELLED:
-                self._out.write(self._over(""))
-                self._out.flush()
+                self.out.write(self._over(""))
+                self.out.flush()
         except (OSError, ValueError):  # the output is closed
             return
 
@@ -94,14 +90,14 @@ class LiveTimeline:
     def _list(self, log: EventLog, since: int) -> None:
         for event in self._events[since:]:
             sounds = event.offset_ms == self._first_sound_ms == first_audio_ms([event])
-            self._out.write(f"{event_line(event)}{'  ♪ first sound' if sounds else ''}\n")
-        self._out.flush()
+            self.out.write(f"{event_line(event)}{'  ♪ first sound' if sounds else ''}\n")
+        self.out.flush()
 
     def _draw(self, log: EventLog, since: int) -> None:
         width, height = shutil.get_terminal_size()
         lines = live_lines(self._moment(log), width, height, color=True)
-        self._out.write(self._over("".join(f"{line}{_ERASE_LINE}\n" for line in lines)))
-        self._out.flush()
+        self.out.write(self._over("".join(f"{line}{_ERASE_LINE}\n" for line in lines)))
+        self.out.flush()
         self._drawn_lines = len(lines)
 
     def _over(self, text: str) -> str:
@@ -111,15 +107,15 @@ class LiveTimeline:
 
     def _moment(self, log: EventLog) -> Moment:
         ended = self._events[-1].type in _ENDS
-        now_ms = (self._clock() - log.started_at) * 1000.0
+        now_ms = (self.clock() - log.started_at) * 1000.0
         notes = {}
-        for spec in self._graph.specs:
-            found = [self._context.bag.get(key) for key in spec.streams]
+        for spec in self.graph.specs:
+            found = [self.context.bag.get(key) for key in spec.streams]
             items = (f"{s.key}: {s.count}" for s in found if isinstance(s, Stream))
             notes[spec.name] = ", ".join(items)
         return Moment(
-            self._graph.name,
-            self._graph.topological_order(),
+            self.graph.name,
+            self.graph.topological_order(),
             self._events,
             at_ms=self._events[-1].offset_ms if ended else now_ms,
             notes=notes,
