@@ -87,13 +87,11 @@ def _steps(series: Series, limits: gate.Limits) -> Sequence[Step]:
 def wrong_now(project: AsvProject, history: History, found: Judged, store: Place) -> dict[str, Any]:
     """Return the panel's data as JSON's values, with the alerts on the telemetry in `store`."""
     alerts, problem = firing(state_of(store, project.root))
-    regressions = list(_regressions(history, found))
+    regressions, known = list(_regressions(history, found)), (gate.State.OVER, gate.State.KEPT)
     return {
         "budgets": [_check(check) for check in found.checks if check.state is gate.State.OVER],
         "kept": sum(check.state is gate.State.KEPT for check in found.checks),
-        "unknown": sum(
-            check.state not in (gate.State.OVER, gate.State.KEPT) for check in found.checks
-        ),
+        "unknown": sum(check.state not in known for check in found.checks),
         "regressions": [row for row in regressions if row["accepted"] is None],
         "known": [row for row in regressions if row["accepted"] is not None],
         "accepted": [

@@ -61,6 +61,7 @@ def write_central(
     emit(f"Central Pulse: {len(history.commits)} commits of {len(history.series)} series are read")
     found = judged(project, history)
     settings = found.settings
+    load, figures = settings.load, settings.figures
     emit("Central Pulse: budgets are checked, steps are found")
     shown = store or found_store(project.root, settings)
     now, live, simulation = present(project, history, found, shown, named=store is not None)
@@ -76,9 +77,8 @@ def write_central(
         "history": overview(history, found, project.hash_length),
         "now": now,
         "gate": records.gate_record(project.root, settings.selftest),
-        "load": settings.load and records.load_record(settings.load, project.results_dir),
-        "figures": settings.figures
-        and records.figures_record(settings.figures, project.results_dir),
+        "load": load and records.load_record(load, project.results_dir),
+        "figures": figures and records.figures_record(figures, project.results_dir),
         "telemetry": live,
         "simulation": simulation,
     }

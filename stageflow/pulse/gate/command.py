@@ -179,10 +179,8 @@ def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit
 
 
 def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: Emit) -> Evidence:
-    operations = [
-        hist.operation_of(name) for name in evidence.units if signal_of(name) is Signal.TIMED
-    ]
-    if not operations:
+    timed = [name for name in evidence.units if signal_of(name) is Signal.TIMED]
+    if not (operations := list(map(hist.operation_of, timed))):
         return evidence
     project, head = setting.asv.project, evidence.head.commit
     # A head alone is timed beside itself: its budgets need samples.
@@ -252,9 +250,8 @@ def compare(
     a, b = (asv.read(commit, reusable=False) for commit in (one, other))
     emit(f"{one[:10]} on {a.machine or 'no machine'}; {other[:10]} on {b.machine or 'no machine'}")
     rows = _asv_rows(a, b, found.units)
-    for series, timing in (
-        Pairs.load(measuring.pairs_path(project, one, other), None).timings().items()
-    ):
+    paired = Pairs.load(measuring.pairs_path(project, one, other), None)
+    for series, timing in paired.timings().items():
         if timing.cpu is not None:
             ratio = timing.cpu.median
             rows[series] = (ratio, (series, "", "", report.change(ratio), str(timing.cpu)))

@@ -94,12 +94,8 @@ class Asv:
             if key := benchmark.get("setup_cache_key"):
                 shared[key].update(hist.series_of(name, benchmark["params"]))
         few = {name for names in shared.values() if not names <= {*series} for name in names}
-        judged = (Signal.EXACT, Signal.COUNTED)
-        return [
-            name
-            for name in series
-            if hist.is_apart(name) or (name in few and signal_of(name) in judged)
-        ]
+        few = {name for name in few if signal_of(name) in (Signal.EXACT, Signal.COUNTED)}
+        return [name for name in series if hist.is_apart(name) or name in few]
 
     def measure_apart(self, commit: str, series: Sequence[str], emit: Emit) -> dict[str, Value]:
         """Measure series by themselves."""
@@ -123,9 +119,8 @@ class Asv:
 
         If it has to be `reusable`, results of benchmarks that were edited since are left out.
         """
-        results = [
-            r for r in hist.read_results(self.project.results_dir) if r["commit_hash"] == commit
-        ]
+        found = hist.read_results(self.project.results_dir)
+        results = [result for result in found if result["commit_hash"] == commit]
         here = self.machine, f"{sys.version_info[0]}.{sys.version_info[1]}"
         ours = [r for r in results if (r["params"]["machine"], r["python"]) == here]
         known = self._ledger().get(commit, {})
