@@ -23,11 +23,15 @@ from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
 
-from stageflow.engine.bag import ContextBag
-from stageflow.engine.context import PipelineContext
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.stage import StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import (
+    CallNext,
+    ContextBag,
+    Interceptor,
+    PipelineContext,
+    StageContext,
+    StageOutput,
+    StageSpec,
+)
 from stageflow.testing.simulation.errors import place_of
 
 _DATES = (dt.datetime.now, dt.datetime.utcnow, dt.datetime.today, dt.date.today)

@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from stageflow.engine.context import PipelineContext, RunStatus
-from stageflow.engine.interceptor import Interceptor
-from stageflow.engine.orchestrator import PipelineOrchestrator
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import (
+    Interceptor,
+    Pipeline,
+    PipelineContext,
+    PipelineOrchestrator,
+    RunStatus,
+    StageContext,
+    StageOutput,
+    StageSpec,
+)
 from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.probes import CancellationProbe
 from stageflow.testing.invariants import check_run

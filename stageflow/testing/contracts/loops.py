@@ -60,7 +60,7 @@ class LoopContract(Contract):
         loop = asyncio.get_running_loop()
         if isinstance(loop, SimulationLoop):
             loop.check_nothing_left()
-            timers = loop.pending_timers()
+            timers = [timer for *_, timer in loop._timers if not timer.cancelled()]
             assert not timers, f"timers are set when it has ended: cancel {timers}"
         return value
 

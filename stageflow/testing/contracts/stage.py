@@ -3,31 +3,27 @@
 import asyncio
 import functools
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from stageflow.codec import DEFAULT_CODEC, Codec
-from stageflow.engine.context import PipelineContext
-from stageflow.engine.dead_letter import Unstorable
-from stageflow.engine.interceptor import Interceptor
-from stageflow.engine.orchestrator import PipelineOrchestrator
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageOutput, StageSpec
+from stageflow.engine import (
+    Interceptor,
+    Pipeline,
+    PipelineContext,
+    PipelineOrchestrator,
+    StageOutput,
+    StageSpec,
+    Unstorable,
+)
 from stageflow.errors import StageflowError
 from stageflow.events.log import STARTED, TERMINAL, Event, StageStatus
 from stageflow.providers.registry import ProviderRegistry
+from stageflow.testing.contracts import conduct
 from stageflow.testing.contracts.base import reason_to_skip
-from stageflow.testing.contracts.conduct import (
-    BlockingWatch,
-    ClosesCalls,
-    Conduct,
-    Runs,
-    around_callbacks,
-    surroundings,
-)
 from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.probes import CancellationProbe, Narrow, Reader, read_by
 from stageflow.testing.contracts.values import Picture, copied
@@ -106,12 +102,12 @@ class StageContractTest(LoopContract):
 
     def create_test_context(self, case: StageCase | None = None) -> PipelineContext:
         """Return a context in which the stage completes; `get_emitted_events` reads from it."""
-        case = case if case is not None else self.make_stage()
+        case = case or self.make_stage()
         return self._context(case.chosen(case.inputs), case.providers)
 
     def create_failing_context(self, case: StageCase | None = None) -> PipelineContext:
         """Return a context without inputs, except those without which a stage is skipped."""
-        case = case if case is not None else self.make_stage()
+        case = case or self.make_stage()
         given = case.chosen(case.inputs)
         return self._context({key: given[key] for key in case.spec.needs}, case.providers)
 
@@ -121,10 +117,10 @@ class StageContractTest(LoopContract):
 
     def assert_event_emitted(self, event_type: str) -> Event:
         """Return the only event of that type; raise if there are none or several."""
+        found = [event for event in self.get_emitted_events() if event.type == event_type]
         types = [event.type for event in self.get_emitted_events()]
-        count = types.count(event_type)
-        assert count == 1, f"{count} events {event_type!r} among {types}"
-        return self.get_emitted_events()[types.index(event_type)]
+        assert len(found) == 1, f"{len(found)} events {event_type!r} among {types}"
+        return found[0]
 
     def assert_one_end(self, case: StageCase) -> Event:
         """Return the stage's only terminal event; raise if it is not the only one, and its last."""
@@ -192,7 +188,7 @@ class StageContractTest(LoopContract):
 
     def test_returns_an_output_with_a_valid_status(self) -> None:
         """A `StageOutput`, completed."""
-        output = self._completed(self.make_stage())
+        output = self._completed()
         assert output.status is StageStatus.COMPLETED, f"it was {output.status}: {output.reason}"
 
     def test_returns_the_outputs_that_it_declares(self) -> None:
@@ -228,7 +224,7 @@ class StageContractTest(LoopContract):
 
     def test_reads_only_what_it_declares(self) -> None:
         """It reads no key that its spec does not name."""
-        asked = self._seen(lambda conduct: conduct.undeclared)
+        asked = self._seen(lambda seen: seen.undeclared)
         assert not asked, f"it asks for {asked} and does not declare that: add it to its inputs"
 
     def test_leaves_its_inputs_as_they_are(self) -> None:
@@ -240,20 +236,20 @@ class StageContractTest(LoopContract):
 
     def test_leaves_the_process_as_it_is(self) -> None:
         """Environment and working directory; in simulated time global random generators, too."""
-        self._completed(self.make_stage())  # loads what is loaded once
+        self._completed()  # loads what is loaded once
         case = self.make_stage()
         self.create_test_context(case)
-        changed = self._changed(case, lambda: surroundings(chance=not self.real_io))
+        changed = self._changed(case, lambda: conduct.surroundings(chance=not self.real_io))
         assert not changed, f"{case.name} changed {', '.join(changed)}, which all code shares"
 
     def test_leaves_its_providers_open(self) -> None:
         """Other runs use them, too."""
-        closed = self._seen(lambda conduct: conduct.closed)
+        closed = self._seen(lambda seen: seen.closed)
         assert not closed, f"it closes {closed}: let the code that opened a provider close it"
 
     def test_reads_no_clock_but_the_loops(self) -> None:
         """Simulated and repeated runs have a time of their own."""
-        clocks = self._seen(lambda conduct: conduct.clocks)
+        clocks = self._seen(lambda seen: seen.clocks)
         assert self.real_io or not clocks, (
             f"it calls {', '.join(clocks)}: ctx.now() has the time of the loop,"
             " ctx.run.wall_clock() the date"
@@ -261,23 +257,23 @@ class StageContractTest(LoopContract):
 
     def test_keeps_no_context(self) -> None:
         """Nothing refers to the context once the stage has ended."""
-        kept = self._seen(lambda conduct: conduct.kept)
+        kept = self._seen(lambda seen: seen.kept)
         assert not kept, f"it keeps {', '.join(kept)}: keep no state on the stage"
 
     def test_can_be_cancelled_wherever_it_waits(self) -> None:
         """At each step of the loop: it ends as cancelled, soon, and leaves no task behind."""
         self._cancel_everywhere(self._cancelled)
-        self._completed(self.make_stage())  # or it may have waited for nothing
+        self._completed()  # or it may have waited for nothing
 
     def test_can_be_cancelled_while_its_reader_is_slow(self) -> None:
         """Also where it streams and waits until its items are read."""
-        self._completed(self.make_stage())
+        self._completed()
         if self.make_stage().spec.streams:
-            self._cancel_everywhere(self._cancelled_while_read)
+            self._cancel_everywhere(functools.partial(self._cancelled, slowly_read=True))
 
     def test_ends_well_when_its_reader_has_enough(self) -> None:
         """A stage that streams does not fail when its reader stops."""
-        self._completed(self.make_stage())
+        self._completed()
         case = self.make_stage()
         if not case.spec.streams:
             return
@@ -292,10 +288,10 @@ class StageContractTest(LoopContract):
 
     def test_does_not_hold_the_loop(self) -> None:
         """No callback of it runs longer than the limit; the error names the place."""
-        self._completed(self.make_stage())  # loads what is loaded once
+        self._completed()  # loads what is loaded once
         for _ in range(3):  # a busy machine may delay a callback, but hardly each time
             case = self.make_stage()
-            watch = BlockingWatch()
+            watch = conduct.BlockingWatch()
             with watch.on_this_thread():
                 self._execute(case, self.create_test_context(case))
             if watch.worst_ms <= self.blocking_limit_ms:
@@ -307,9 +303,10 @@ class StageContractTest(LoopContract):
 
     def test_two_runs_at_once_do_not_mix(self) -> None:
         """Each ends as it would alone, whichever runs first."""
-        self._completed(self.make_stage())
+        self._completed()
         for seed in range(self.orders):
-            alone, both = [self._alone(0), self._alone(1)], self._together(seed)
+            alone = [_told(self._execute(*self._one_of_two(number))) for number in (0, 1)]
+            both = self._together(seed)
             assert Picture(alone).shows(both), (
                 f"two runs of {self.make_stage().name} at once ended as {both}, and alone as"
                 f" {alone}: keep no state on the stage"
@@ -323,19 +320,19 @@ class StageContractTest(LoopContract):
         self, case: StageCase, ctx: PipelineContext, *interceptors: Interceptor
     ) -> Outcome:
         """Run the stage by the engine; return its output, or the error that it raised."""
-        bound = case.pipeline.stage(case.name, interceptors=[*interceptors, ClosesCalls()])
+        bound = case.pipeline.stage(case.name, interceptors=[*interceptors, conduct.ClosesCalls()])
         try:
             return self._run(bound.execute(ctx))
         except StageflowError as error:
             return error
 
-    def _seen(self, look: Callable[[Conduct], Mapping[str, None]]) -> list[str]:
+    def _seen(self, look: Callable[[conduct.Conduct], Mapping[str, None]]) -> list[str]:
         """Run the stage with all inputs, declared or not, and watch it."""
         case = self.make_stage()
         everything = {key: copied(value) for key, value in case.inputs.items()}
-        conduct = Conduct(case.spec, self._context(everything, case.providers))
-        outcome = self._execute(case, self.ctx, conduct)
-        found = list(look(conduct))
+        watched = conduct.Conduct(case.spec, self._context(everything, case.providers))
+        outcome = self._execute(case, self.ctx, watched)
+        found = list(look(watched))
         if not found:
             _went_well(case, outcome)
         return found
@@ -345,12 +342,12 @@ class StageContractTest(LoopContract):
         before = {key: Picture(value) for key, value in look().items()}
         changed: dict[str, None] = {}
 
-        def compare(run: Runs, _: object) -> None:
+        def compare(run: conduct.Runs, _: object) -> None:
             run()
             now = look()
             changed.update((key, None) for key in before if not before[key].shows(now[key]))
 
-        with around_callbacks(compare):
+        with conduct.around_callbacks(compare):
             outcome = self._execute(case, self.ctx)
         if not changed:
             _went_well(case, outcome)
@@ -368,30 +365,21 @@ class StageContractTest(LoopContract):
                 stack.enter_context(fault)
             return self._execute(case, self.create_failing_context(case))
 
-    def _completed(self, case: StageCase) -> StageOutput:
+    def _completed(self, case: StageCase | None = None) -> StageOutput:
+        case = case or self.make_stage()
         return _went_well(case, self._execute(case, self.create_test_context(case)))
 
-    async def _cancelled(self, probe: CancellationProbe) -> None:
+    async def _cancelled(self, probe: CancellationProbe, *, slowly_read: bool = False) -> None:
         case = self.make_stage()
         ctx = self.create_test_context(case)
-        orchestrator = PipelineOrchestrator(
-            case.pipeline.build(), interceptors=[probe, ClosesCalls()]
-        )
-        await self._see_cancelled(case, probe, orchestrator.run_stage(ctx, case.name))
-
-    async def _cancelled_while_read(self, probe: CancellationProbe) -> None:
-        case = self.make_stage()
-        ctx = self.create_test_context(case)
-        pipeline = read_by(case.spec, Reader(case.spec.streams, pause_s=0.01))
-        orchestrator = PipelineOrchestrator(
-            pipeline.build(), interceptors=[probe, Narrow(), ClosesCalls()]
-        )
-        await self._see_cancelled(case, probe, orchestrator.run(ctx))
-
-    async def _see_cancelled(
-        self, case: StageCase, probe: CancellationProbe, work: Coroutine[Any, Any, Any]
-    ) -> None:
-        task = asyncio.ensure_future(work)
+        if slowly_read:
+            pipeline = read_by(case.spec, Reader(case.spec.streams, pause_s=0.01))
+            interceptors: list[Interceptor] = [probe, Narrow(), conduct.ClosesCalls()]
+        else:
+            pipeline, interceptors = case.pipeline, [probe, conduct.ClosesCalls()]
+        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=interceptors)
+        work = orchestrator.run(ctx) if slowly_read else orchestrator.run_stage(ctx, case.name)
+        task: asyncio.Future[Any] = asyncio.ensure_future(work)
         probe.aim(task)
         await asyncio.wait([task])
         took_s = asyncio.get_running_loop().time() - (probe.cancelled_at_s or 0.0)
@@ -414,13 +402,11 @@ class StageContractTest(LoopContract):
         inputs = case.other_inputs if number and case.other_inputs is not None else case.inputs
         return case, self._context(case.chosen(inputs), case.providers)
 
-    def _alone(self, number: int) -> Any:
-        return _told(self._execute(*self._one_of_two(number)))
-
     def _together(self, seed: int) -> list[Any]:
         (case, first), (_, second) = self._one_of_two(0), self._one_of_two(1)
-        graph = case.pipeline.build()
-        orchestrator = PipelineOrchestrator(graph, interceptors=[ClosesCalls()])
+        orchestrator = PipelineOrchestrator(
+            case.pipeline.build(), interceptors=[conduct.ClosesCalls()]
+        )
 
         async def main() -> list[Any]:
             runs = [orchestrator.run_stage(ctx, case.name) for ctx in (first, second)]

@@ -7,11 +7,16 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 from stageflow.dlq.store import DeadLetterStore
-from stageflow.engine.context import PipelineContext
-from stageflow.engine.dead_letter import DeadLetter, DeadLetterState, FailureRecord, StageRecord
-from stageflow.engine.orchestrator import PipelineOrchestrator
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageSpec
+from stageflow.engine import (
+    DeadLetter,
+    DeadLetterState,
+    FailureRecord,
+    Pipeline,
+    PipelineContext,
+    PipelineOrchestrator,
+    StageRecord,
+    StageSpec,
+)
 from stageflow.errors import (
     DeadLetterClaimedError,
     DeadLetterReplayedError,

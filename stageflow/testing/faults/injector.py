@@ -209,6 +209,7 @@ class FaultInjector:
                 otherwise = f"the options that fit are {', '.join(known)}"
                 fix = f"there is no such option; {suggestion(name, known, otherwise)}"
                 raise refused(self.fault_type.name, name, value, fix)
+            kinds.check_option(kind.name, name, value)
         if made is kinds.Reply and "reply" not in options:
             fix = (
                 f"say what {self.provider!r} is to answer: reply=…; or if it is a model, say, under"
@@ -228,26 +229,18 @@ def _turns(
     if script is not None:
         if probability is not None:
             raise refused("INTERMITTENT", "probability", probability, "the script decides; drop it")
-        return itertools.chain(_script(script), itertools.repeat(False))
-    share = 0.5 if probability is None else probability
-    number = isinstance(share, int | float) and not isinstance(share, bool)
-    if not number or not 0 <= share <= 1:
-        raise refused("INTERMITTENT", "probability", share, "give a share from 0 to 1")
-    if not isinstance(seed, int | str):
-        raise refused("INTERMITTENT", "seed", seed, "give an integer or a string")
-    source = random.Random(seed)
+        words = script.split(",") if isinstance(script, str) else script
+        said = [word.strip() if isinstance(word, str) else word for word in words]
+        if not said:
+            raise refused("INTERMITTENT", "script", script, "it holds no word")
+        if not all(word in ("fail", "ok") for word in said):
+            fix = "write 'fail' and 'ok', such as 'fail, fail, ok'"
+            raise refused("INTERMITTENT", "script", script, fix)
+        return itertools.chain((word == "fail" for word in said), itertools.repeat(False))
+    kinds.check_option("INTERMITTENT", "probability", probability)
+    kinds.check_option("INTERMITTENT", "seed", seed)
+    source, share = random.Random(seed), 0.5 if probability is None else probability
     return (source.random() < share for _ in itertools.count())
-
-
-def _script(script: str | Sequence[str]) -> list[bool]:
-    words = script.split(",") if isinstance(script, str) else script
-    said = [word.strip() if isinstance(word, str) else word for word in words]
-    if not said:
-        raise refused("INTERMITTENT", "script", script, "it holds no word")
-    if not all(word in ("fail", "ok") for word in said):
-        fix = "write 'fail' and 'ok', such as 'fail, fail, ok'"
-        raise refused("INTERMITTENT", "script", script, fix)
-    return [word == "fail" for word in said]
 
 
 class _PortFaultInjector(FaultInjector):
@@ -326,7 +319,7 @@ class ToolFaultInjector(_PortFaultInjector):
     """
 
     port = "tools"
-    kinds = _kinds(FaultType.CUT, EMPTY=kinds.EmptyResult, INVALID=kinds.InvalidResult)
+    kinds = _kinds(FaultType.CUT, EMPTY=replying(""), INVALID=replying(b"\xff"))
 
 
 #: The injector of the faults that fit each port, by the port's name.

@@ -8,15 +8,15 @@ of what services, sockets and drivers raise, for `classify` to judge.
 import asyncio
 import errno
 import math
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 from stageflow._utils.closing import closing_stream
 from stageflow.errors import InvalidConfigError, Portable, nearest
-from stageflow.providers.fake import require_amount
 from stageflow.testing.wrapped import Call
 
 
@@ -56,10 +56,50 @@ def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {hint!r}?" if hint else otherwise
 
 
-def require_count(kind: str, field: str, found: object) -> None:
-    """Raise unless it is an integer of at least 0."""
-    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
-        raise refused(kind, field, found, "give an integer, 0 or more")
+_Fits: TypeAlias = Callable[[Any], bool]
+
+
+def _number(least: float = 0, most: float = sys.float_info.max, kind: Any = int | float) -> _Fits:
+    return lambda found: (
+        isinstance(found, kind) and type(found) is not bool and least <= found <= most
+    )
+
+
+#: Which values fit an option, and what to do about any other.
+_REQUIRED: Mapping[str, tuple[_Fits, str]] = {
+    **dict.fromkeys(
+        ("after_pieces", "after_items"), (_number(kind=int), "give an integer, 0 or more")
+    ),
+    **dict.fromkeys(
+        ("duration_ms", "per_piece_ms"),
+        (_number(), "give a finite number of milliseconds, 0 or more"),
+    ),
+    "after_call": (lambda found: isinstance(found, bool), "give True or False"),
+    "seed": (lambda found: isinstance(found, int | str), "give an integer or a string"),
+}
+#: Those of options that may also be None.
+_OPTIONAL: Mapping[str, tuple[_Fits, str]] = {
+    "keepalive_ms": (_number(sys.float_info.min), "give a positive number of milliseconds"),
+    "retry_after_s": (_number(), "give a finite number of seconds, 0 or more"),
+    "probability": (_number(0, 1), "give a share from 0 to 1"),
+    "status_code": (_number(400, 599, int), "give an HTTP status from 400 to 599"),
+    "message": (lambda found: isinstance(found, str), "give a string"),
+    "sqlstate": (
+        lambda s: isinstance(s, str) and len(s) == 5,
+        "give five characters, such as '57P01'",
+    ),
+    "exception": (
+        lambda e: isinstance(e, Exception) or callable(e),
+        "give an exception, or its class",
+    ),
+}
+
+
+def check_option(kind: str, name: str, found: object) -> None:
+    """Raise unless a value fits an option of a fault."""
+    fits, fix = {**_REQUIRED, **_OPTIONAL}.get(name, (lambda _: True, ""))
+    if not (found is None and name in _OPTIONAL) and not fits(found):
+        raise refused(kind, name, found, fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +113,7 @@ class Fault:
     @property
     def replaces(self) -> bool:
         """Whether the call is not made at all."""
-        return self._replaces()
+        return False
 
     def affects(self, method: str) -> bool:
         """Return whether it can affect a call of that method."""
@@ -92,9 +132,10 @@ class Fault:
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """Yield the pieces of a call that is iterated over."""
         await self._before()
-        if self.replaces:
+        if self.replaces and not self.holds:
             self.plain(call)
-        async with closing_stream(self._read(call, call.forward())) as pieces:
+        source = None if self.replaces else call.forward()
+        async with closing_stream(self._read(call, source)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -104,9 +145,6 @@ class Fault:
         if (error := self._error(call)) is not None:
             raise error
         return found
-
-    def _replaces(self) -> bool:
-        return False
 
     def _error(self, call: Call) -> Exception | None:
         """Return what is raised: in place of the call if the fault `replaces` it, else after it."""
@@ -162,29 +200,21 @@ class _Opened:
         await self._pieces.aclose()
 
 
-class _Replacing(Fault):
-    def _replaces(self) -> bool:
-        return True
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Late(Fault):
     duration_ms: float
-
-    def __post_init__(self) -> None:
-        kind = f"fault {type(self).__name__.upper()}"
-        for field in ("duration_ms", "per_piece_ms"):
-            require_amount(kind, field, getattr(self, field, 0), "milliseconds")
 
     async def _before(self) -> None:
         await asyncio.sleep(self.duration_ms / 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timeout(_Replacing, _Late):
+class Timeout(_Late):
     """The client gives up after `duration_ms` without an answer. A plain call raises at once."""
 
     duration_ms: float = 3_000.0
+
+    replaces = True
 
     def _error(self, call: Call) -> Exception:
         return TimeoutError(f"no answer from {call.provider!r} within {self.duration_ms:g} ms")
@@ -204,8 +234,8 @@ class Slow(_Late):
     fits_plain = False
 
     async def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
-        async with closing_stream(_first_pieces(stream)) as pieces:
-            async for piece in pieces:
+        async with closing_stream(stream):
+            async for piece in stream:
                 await asyncio.sleep(self.per_piece_ms / 1000.0)
                 yield piece
 
@@ -218,11 +248,9 @@ class Disconnect(Fault):
 
     of_pieces = True
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.after_call, bool):
-            raise refused("DISCONNECT", "after_call", self.after_call, "give True or False")
-
-    def _replaces(self) -> bool:
+    @property
+    def replaces(self) -> bool:
+        """Whether the call is not made at all."""
         return not self.after_call
 
     def _error(self, call: Call) -> Exception:
@@ -244,14 +272,9 @@ class Stall(Fault):
     of_pieces = True
     holds = True
 
-    def __post_init__(self) -> None:
-        require_count("STALL", "after_pieces", self.after_pieces)
-        if self.keepalive_ms is not None:
-            require_amount("fault STALL", "keepalive_ms", self.keepalive_ms, "milliseconds")
-            if self.keepalive_ms == 0:
-                raise refused("STALL", "keepalive_ms", 0, "give a positive number of milliseconds")
-
-    def _replaces(self) -> bool:
+    @property
+    def replaces(self) -> bool:
+        """Whether the call is not made at all."""
         return self.after_pieces == 0
 
     def _error(self, call: Call) -> Exception:
@@ -266,14 +289,6 @@ class Stall(Fault):
             with suppress(InvalidConfigError):  # the error of an answer in one piece
                 return await super().answer(call)
         return await asyncio.get_running_loop().create_future()
-
-    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
-        """Yield from a stream that stops short without an end."""
-        async with closing_stream(
-            self._pieces(None if self.replaces else call.forward())
-        ) as pieces:
-            async for piece in pieces:
-                yield piece
 
     async def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
         if self.after_pieces:
@@ -294,9 +309,6 @@ class Cut(Fault):
 
     of_pieces = True
 
-    def __post_init__(self) -> None:
-        require_count("CUT", "after_pieces", self.after_pieces)
-
     def _error(self, call: Call) -> Exception:
         return connection_reset(call.provider, "in the middle of its answer")
 
@@ -305,7 +317,7 @@ class Cut(Fault):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raises(_Replacing):
+class Raises(Fault):
     """The provider answers with an error: an HTTP status, or any `exception` of your own.
 
     An exception class, or another function without arguments, makes a new one for each call.
@@ -315,25 +327,14 @@ class Raises(_Replacing):
     status_code: int | None = None
     exception: Exception | Callable[[], Exception] | None = None
 
+    replaces = True
     #: The options that describe an error, and so exclude `exception`.
     described_by: ClassVar[tuple[str, ...]] = ("message", "status_code")
 
     def __post_init__(self) -> None:
-        if self.message is not None and not isinstance(self.message, str):
-            raise refused("ERROR", "message", self.message, "give a string")
-        self._check_description()
-        if self.exception is None:
-            return
-        if not isinstance(self.exception, Exception) and not callable(self.exception):
-            raise refused("ERROR", "exception", self.exception, "give an exception, or its class")
-        for field in self.described_by:
+        for field in self.described_by if self.exception is not None else ():
             if (found := getattr(self, field)) is not None:
                 raise refused("ERROR", field, found, "leave it out: the exception says it all")
-
-    def _check_description(self) -> None:
-        status = self.status_code
-        if status is not None and not (isinstance(status, int) and 400 <= status <= 599):
-            raise refused("ERROR", "status_code", status, "give an HTTP status from 400 to 599")
 
     def _error(self, call: Call) -> Exception:
         if isinstance(self.exception, Exception):
@@ -353,12 +354,10 @@ class DatabaseRaises(Raises):
 
     described_by: ClassVar[tuple[str, ...]] = ("message", "sqlstate")
 
-    def _check_description(self) -> None:
+    def __post_init__(self) -> None:
         if (status := self.status_code) is not None:
             raise refused("ERROR", "status_code", status, "a database has none; give sqlstate")
-        state = self.sqlstate
-        if state is not None and not (isinstance(state, str) and len(state) == 5):
-            raise refused("ERROR", "sqlstate", state, "give five characters, such as '57P01'")
+        super().__post_init__()
 
     def _described(self, call: Call) -> Exception:
         message = self.message or "terminating connection due to administrator command"
@@ -366,14 +365,12 @@ class DatabaseRaises(Raises):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RateLimited(_Replacing):
+class RateLimited(Fault):
     """HTTP 429, with the seconds to wait in its Retry-After header; None for no header."""
 
     retry_after_s: float | None = 1.0
 
-    def __post_init__(self) -> None:
-        if self.retry_after_s is not None:
-            require_amount("fault RATE_LIMITED", "retry_after_s", self.retry_after_s, "seconds")
+    replaces = True
 
     def _error(self, call: Call) -> Exception:
         wait_s = self.retry_after_s
@@ -385,11 +382,12 @@ _NOT_GIVEN: Any = object()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply(_Replacing):
+class Reply(Fault):
     """The provider answers at once, with `reply`; a provider of no port needs one."""
 
     reply: Any = _NOT_GIVEN
 
+    replaces = True
     #: The answer of each method if no reply is given; other methods are left alone.
     by_method: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
@@ -408,20 +406,9 @@ class Reply(_Replacing):
             yield piece
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmptyResult(Reply):
-    """A tool returns an empty text."""
-
-    reply: Any = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InvalidResult(Reply):
-    """A tool returns what JSON cannot hold."""
-
-    reply: Any = b"\xff"
-
-
-def replying(**by_method: Any) -> type[Reply]:
-    """Return a kind of `Reply` that has an answer for some methods."""
-    return type("Reply", (Reply,), {"by_method": by_method})
+def replying(always: Any = _NOT_GIVEN, **by_method: Any) -> type[Reply]:
+    """Return a kind of `Reply` that has an answer for all methods, or for some."""
+    reply, methods = ("reply", Any, always), {"by_method": by_method}
+    return make_dataclass(
+        "Reply", [reply], bases=(Reply,), namespace=methods, frozen=True, kw_only=True
+    )

@@ -4,15 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import CallNext, Interceptor, Pipeline, StageContext, StageOutput, StageSpec
 from stageflow.engine.stream import StreamWriter
 from stageflow.errors import InvalidConfigError
-from stageflow.providers.fake import require_amount
 from stageflow.testing.faults.injector import FaultType
-from stageflow.testing.faults.kinds import connection_reset, refused, require_count, suggestion
+from stageflow.testing.faults.kinds import check_option, connection_reset, refused, suggestion
 from stageflow.testing.wrapped import opening
 
 #: The one option of each fault that fits a stream, and its default.
@@ -64,10 +60,7 @@ class StreamFaultInjector(Interceptor):
             if name != field:
                 raise refused(kind.name, name, found, f"of a stream, its one option is {field}")
         self._amount = options.get(field, default)
-        if kind is FaultType.SLOW:
-            require_amount(f"fault {kind.name}", field, self._amount, "milliseconds")
-        else:
-            require_count(kind.name, field, self._amount)
+        check_option(kind.name, field, self._amount)
 
     def applies_to(self, spec: StageSpec) -> bool:
         """Return whether the stage writes the stream."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from stageflow.codec import DEFAULT_CODEC, Codec, canonical
 from stageflow.engine import Interceptor, Pipeline, PipelineContext, PipelineOrchestrator, RunResult
@@ -138,9 +138,8 @@ class _Player:
         if method in self._methods:
             return self._streaming(method) if self._methods[method] else self._answering(method)
         if method in PORTS.get(self._name, ("", ()))[1]:
-            return lambda *arguments, **options: _Refused(
-                lambda: self._player.take(self._name, method, arguments, options)
-            )
+            # Nobody called it then, so to await or to read an answer raises.
+            return self._streaming(method) if method == "stream" else self._answering(method)
         raise AttributeError(
             f"when the turn was recorded, nothing called {self._name}.{method}; of a provider only"
             " async methods and streams are recorded",
@@ -174,27 +173,6 @@ class _Player:
 
     def __repr__(self) -> str:
         return f"<{self._name}, as recorded>"
-
-
-class _Refused:
-    """A call that was never recorded: to await it or to iterate over it raises."""
-
-    def __init__(self, refuse: Callable[[], object]) -> None:
-        self._refuse = refuse
-
-    def __await__(self) -> Generator[None, None, None]:
-        self._refuse()
-        yield
-
-    def __aiter__(self) -> _Refused:
-        return self
-
-    async def __anext__(self) -> NoReturn:
-        self._refuse()
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        pass
 
 
 async def _sleep_ms(wait_ms: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ class Recorder(Closing):
         secrets: Iterable[str] = (),
     ) -> None:
         self._providers = tuple(providers)
-        self._codec = codec
+        self.codec = codec
         self._secrets = tuple(secrets)
         #: Each call, and when it began, in seconds of the loop's clock.
         self._calls: list[tuple[RecordedCall, float]] = []
@@ -66,7 +66,7 @@ class Recorder(Closing):
 
     def begin(self, method: str) -> Fault:
         """Return what records a call; for the providers."""
-        return _Recording(self._listen)
+        return _Recording(self)
 
     def missed(self) -> None:
         """Do nothing: a plain call is not recorded."""
@@ -75,25 +75,26 @@ class Recorder(Closing):
         """Stop recording."""
         self._block.close()
 
-    def _listen(self, call: Call, *, streamed: bool) -> _Listening:
+    def began(self, call: Call, *, streamed: bool) -> RecordedCall:
+        """Return the record of a call that begins now."""
         # Encoded now: the caller may change a list afterwards.
-        arguments = [self._codec.to_plain(argument) for argument in call.arguments]
-        options = self._codec.plain_items(call.options)
+        arguments = [self.codec.to_plain(argument) for argument in call.arguments]
+        options = self.codec.plain_items(call.options)
         recorded = RecordedCall(call.provider, call.method, 0.0, arguments, options, streamed)
         self._calls.append((recorded, asyncio.get_running_loop().time()))
-        return _Listening(recorded, self._codec)
+        return recorded
 
     def _turn(self, context: PipelineContext, result: RunResult) -> Turn:
         # A stream of which items are gone cannot be kept.
         left = {k: v for k, v in result.bag.items() if not isinstance(v, Stream) or v.whole}
-        outputs = self._codec.plain_items(left)
-        unkept = [key for key in outputs if self._codec.lost("", {key: outputs[key]})]
+        outputs = self.codec.plain_items(left)
+        unkept = [key for key in outputs if self.codec.lost("", {key: outputs[key]})]
         for call, at in self._calls:
             call.began_ms = round((at - result.log.started_at) * 1000.0, _DIGITS)
         turn = Turn(
             pipeline=result.pipeline,
             providers=list(self._providers),
-            inputs=self._codec.plain_items(context.inputs),
+            inputs=self.codec.plain_items(context.inputs),
             seed=context.seed,
             deadline_s=context.deadline_s,
             status=str(result.status),
@@ -101,16 +102,14 @@ class Recorder(Closing):
             outputs={key: value for key, value in outputs.items() if key not in unkept},
             unkept=unkept,
             calls=[call for call, _ in self._calls],
-            events=[
-                {**e.to_dict(), "data": self._codec.plain_items(e.data)} for e in result.events
-            ],
+            events=[{**e.to_dict(), "data": self.codec.plain_items(e.data)} for e in result.events],
         )
-        lost = self._codec.lost("inputs", turn.inputs)
+        lost = self.codec.lost("inputs", turn.inputs)
         for number, call in enumerate(turn.calls, 1):
             where = f"call {number}, {call.provider}.{call.method}: "
             asked = {"arguments": call.arguments, "options": list(call.options.values())}
-            lost |= self._codec.lost(f"{where}asked", asked)
-            lost |= self._codec.lost(f"{where}answered", {"pieces": call.pieces})
+            lost |= self.codec.lost(f"{where}asked", asked)
+            lost |= self.codec.lost(f"{where}answered", {"pieces": call.pieces})
         for path, value in lost.items():
             raise RecordingError(
                 f"the turn cannot be recorded: {path} is of type {value.shown}; use plain values,"
@@ -137,82 +136,65 @@ class Recorder(Closing):
 
 def failure_of(result: RunResult) -> dict[str, Any] | None:
     """Return why a run failed, as JSON can hold it; None if it did not."""
-    if result.failure is None:
+    if (failure := result.failure) is None:
         return None
-    failure = result.failure
     return {"code": failure.code, "stage": failure.stage, "message": failure.message}
-
-
-class _Listening:
-    def __init__(self, call: RecordedCall, codec: Codec) -> None:
-        self._call = call
-        self._codec = codec
-        self._loop = asyncio.get_running_loop()
-        self.waits()
-
-    def waits(self) -> None:
-        self._since = self._loop.time()
-        self._suspended = False
-        self._watch = self._loop.call_soon(self._suspends)
-
-    def _suspends(self) -> None:
-        # The loop has had control: the provider has suspended, and other tasks could run.
-        self._suspended = True
-
-    def gets(self, piece: Any) -> None:
-        self._call.pieces.append([self._waited_ms(), self._codec.to_plain(piece)])
-
-    def ends(self, ending: str, error: Exception | None = None) -> None:
-        self._call.ending = ending
-        self._call.ending_ms = self._waited_ms()
-        self._call.error = None if error is None else plain_error(error, self._codec)
-
-    def _waited_ms(self) -> float:
-        """Return the wait in milliseconds; 0 if the provider has not suspended."""
-        if not self._suspended:
-            self._watch.cancel()
-            return 0.0
-        self._suspended = False
-        return round((self._loop.time() - self._since) * 1000.0, _DIGITS) or _LEAST_MS
 
 
 class _Recording(Fault):
     """Records a call; a call that is not asynchronous is not recorded."""
 
-    def __init__(self, listen: Callable[..., _Listening]) -> None:
-        self._listen = listen
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
 
     async def answer(self, call: Call) -> Any:
         """Return the provider's answer."""
-        listening = self._listen(call, streamed=False)
-        with _noted(listening):
+        with self._recorded(call, streamed=False):
             answer = await super().answer(call)
-            listening.gets(answer)
+            self._gets(answer)
         return answer
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """Yield the provider's pieces."""
-        listening = self._listen(call, streamed=True)
-        with _noted(listening):
+        with self._recorded(call, streamed=True):
             async with closing_stream(super().stream(call)) as pieces:
                 async for piece in pieces:
-                    listening.gets(piece)
+                    self._gets(piece)
                     yield piece
-                    listening.waits()
+                    self._wait()
 
+    @contextmanager
+    def _recorded(self, call: Call, *, streamed: bool) -> Iterator[None]:
+        """Record the call of a block, and how it ends."""
+        self._call = self._recorder.began(call, streamed=streamed)
+        self._loop = asyncio.get_running_loop()
+        self._wait()
+        ending = "left"
+        try:
+            yield
+            ending = "answered"
+        except asyncio.CancelledError:
+            ending = "cancelled"
+            raise
+        except Exception as error:
+            ending = "failed"
+            self._call.error = plain_error(error, self._recorder.codec)
+            raise
+        finally:
+            self._call.ending, self._call.ending_ms = ending, self._waited_ms()
 
-@contextmanager
-def _noted(listening: _Listening) -> Iterator[None]:
-    """Record how the call of a block ends."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        listening.ends("cancelled")
-        raise
-    except GeneratorExit:
-        listening.ends("left")
-        raise
-    except Exception as error:
-        listening.ends("failed", error)
-        raise
-    listening.ends("answered")
+    def _wait(self) -> None:
+        # Once the loop has had control, the provider has suspended: other tasks could run.
+        self._since, self._suspended = self._loop.time(), asyncio.Event()
+        self._watch = self._loop.call_soon(self._suspended.set)
+
+    def _gets(self, piece: Any) -> None:
+        self._call.pieces.append([self._waited_ms(), self._recorder.codec.to_plain(piece)])
+
+    def _waited_ms(self) -> float:
+        """Return the wait in milliseconds; 0 if the provider has not suspended."""
+        if not self._suspended.is_set():
+            self._watch.cancel()
+            return 0.0
+        self._suspended.clear()
+        return round((self._loop.time() - self._since) * 1000.0, _DIGITS) or _LEAST_MS

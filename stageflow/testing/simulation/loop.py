@@ -6,7 +6,6 @@ schedule comes in any order, since nobody knows how long each has waited before.
 """
 
 import asyncio
-import contextvars
 import gc
 import heapq
 import random
@@ -17,6 +16,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partialmethod
 from itertools import count
 from threading import get_ident
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
@@ -65,6 +65,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     _stopping: bool
     _closed: bool
+    _check_closed: Callable[[], None]
     _thread_id: int | None
 
     def __init__(self, schedule: Schedule = _FIFO, tried: Tried | None = None) -> None:
@@ -126,14 +127,11 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self._at_step.setdefault(step, []).append(callback)
 
     def call_soon(
-        self,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: contextvars.Context | None = None,
+        self, callback: Callable[[Unpack[Args]], object], *args: *Args, context: Any = None
     ) -> asyncio.Handle:
         """Schedule a callback, as asyncio does."""
         if self._closed:
-            self._check_open()
+            self._check_closed()
         handle = _Handle(callback, args, self, context)
         if (task := _current(self)) is not None:
             self._woken = self.steps
@@ -141,10 +139,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return handle
 
     def call_soon_threadsafe(
-        self,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: contextvars.Context | None = None,
+        self, callback: Callable[[Unpack[Args]], object], *args: *Args, context: Any = None
     ) -> asyncio.Handle:
         """Schedule a callback; a thread that is not simulated is refused."""
         if asyncio_events._get_running_loop() is not self and not self._in_thread():
@@ -158,7 +153,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
         It runs to its end in one step. What it sleeps delays its result, and nothing else.
         """
-        self._check_open()
+        self._check_closed()
         future: asyncio.Future[T] = self.create_future()
 
         def done(settle: Callable[[Any], None], value: Any) -> None:
@@ -246,10 +241,10 @@ class SimulationLoop(asyncio.BaseEventLoop):
         when: float,
         callback: Callable[[Unpack[Args]], object],
         *args: *Args,
-        context: contextvars.Context | None = None,
+        context: Any = None,
     ) -> asyncio.TimerHandle:
         """Schedule a callback at a moment of virtual time."""
-        self._check_open()
+        self._check_closed()
         if self._stretch and self.chance is not None:
             when += max(0.0, when - self._now_s) * self._stretch * self.chance.random()
         timer = asyncio.TimerHandle(when, callback, args, self, context)
@@ -280,13 +275,12 @@ class SimulationLoop(asyncio.BaseEventLoop):
             handle = self._take()
             if not handle._cancelled:
                 if self.trace is not None:
-                    self._note(handle, len(chosen) > deviations)
+                    self._note(handle, "*" if len(chosen) > deviations else " ")
                 handle._run()
 
-    def _note(self, handle: Any, deviates: bool) -> None:
+    def _note(self, handle: Any, mark: str) -> None:
         task = getattr(handle._callback, "__self__", None)
         if self.trace is not None and isinstance(task, asyncio.Task):
-            mark = "*" if deviates else " "
             self.trace.append(f"{self._now_s:9.3f} s {mark}{places([task])[0]}")
 
     def _look(self) -> None:
@@ -347,22 +341,13 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def __del__(self) -> None:
         pass  # nothing of the system is held, so nothing has to be closed
 
-    def _check_open(self) -> None:
-        if self.is_closed():
-            raise RuntimeError("Event loop is closed")
-
     def _tasks(self) -> list[asyncio.Task[Any]]:
         return sorted(asyncio.all_tasks(self), key=hash)
 
     def check_nothing_left(self) -> None:
         """Raise `LeftBehindError` if another task than the current one still runs."""
-        left = [task for task in self._tasks() if task is not asyncio.current_task(self)]
-        if left:
+        if left := [task for task in self._tasks() if task is not asyncio.current_task(self)]:
             raise LeftBehindError(places(left))
-
-    def pending_timers(self) -> list[asyncio.TimerHandle]:
-        """Return the timers that are set, and neither cancelled nor called."""
-        return [timer for *_, timer in self._timers if not timer.cancelled()]
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future that sorts by its age."""
@@ -372,7 +357,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self, coro: Any, *, name: object = None, context: Any = None, **options: Any
     ) -> asyncio.Task[Any]:
         """Return a new task, whose name is numbered within the loop, so that it repeats."""
-        self._check_open()
+        self._check_closed()
         serial = next(self._serials)
         shown = f"Task-{serial}" if name is None else str(name)
         factory: Any = self.get_task_factory()
@@ -392,23 +377,12 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self._made.add(task)
         return task
 
-    def failed_unseen(self) -> list[dict[str, Any]]:
-        """Return the failures that nobody has looked at, as an exception handler gets them."""
-        made = sorted(self._made, key=hash)
-        unseen = [task for task in made if task.done() and getattr(task, "_log_traceback", False)]
-        return [{"exception": task.exception()} for task in unseen]
-
     def _asyncgen_firstiter_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._generators[next(self._serials)] = generator
 
     def _asyncgen_finalizer_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
         if not self.is_closed():
             self._closing.append(self.create_task(generator.aclose()))
-
-    async def close_dropped_generators(self) -> None:
-        """Wait until generators that were left in their middle have cleaned up."""
-        while self._closing:
-            await asyncio.wait([self._closing.pop()])
 
     async def shutdown_asyncgens(self) -> None:
         """Close the generators that were begun and not ended, in the order of their beginning."""
@@ -436,15 +410,12 @@ _REAL_IO = """
 """
 
 
-def _refusal(name: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise RealIOError(name)
-
-    return refuse
+def _refuse(self: object, name: str, *_: Any, **__: Any) -> NoReturn:
+    raise RealIOError(name)
 
 
 for _name in _REAL_IO.split():
-    setattr(SimulationLoop, _name, _refusal(_name))
+    setattr(SimulationLoop, _name, partialmethod(_refuse, _name))
 
 
 def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
@@ -458,7 +429,8 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
     async def guarded() -> T:
         loop._main = asyncio.current_task()
         value = await main
-        await loop.close_dropped_generators()
+        while loop._closing:  # generators that were left in their middle clean up
+            await asyncio.wait([loop._closing.pop()])
         loop.check_nothing_left()
         return value
 
@@ -471,7 +443,10 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
         _end(loop)
         if collects:
             gc.enable()
-    raise_unhandled([*loop.unhandled, *loop.failed_unseen()])
+    made: list[Any] = sorted(loop._made, key=hash)
+    # What failed, and what nobody has looked at.
+    unseen = [task for task in made if task.done() and getattr(task, "_log_traceback", False)]
+    raise_unhandled([*loop.unhandled, *({"exception": task.exception()} for task in unseen)])
     return value
 
 
