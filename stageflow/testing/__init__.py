@@ -11,11 +11,7 @@ if TYPE_CHECKING:
     from stageflow.testing.faults import *
     from stageflow.testing.invariants import check_events, check_run
     from stageflow.testing.recording import *
-    from stageflow.testing.scripted import (
-        ScriptedError,
-        ScriptedStage,
-        do_nothing,
-    )
+    from stageflow.testing.scripted import ScriptedError, ScriptedStage, do_nothing
     from stageflow.testing.simulation import *
 
 __all__ = [

@@ -26,7 +26,7 @@ from stageflow.errors import StageflowError
 from stageflow.kernels import chat
 from stageflow.pulse.history.results import defect
 from stageflow.testing import Scenario, Token, TokenError
-from stageflow.testing.recording.turn_file import read_turn
+from stageflow.testing.recording.recorder import read_turn
 from tests.cluster.support import ECHO
 from tests.utils.dead_letters import make_letter
 from tests.utils.recordings import record

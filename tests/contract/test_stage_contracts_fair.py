@@ -22,7 +22,7 @@ import pytest
 from stageflow import Pipeline, StageContext, StageOutput, StageSpec
 from stageflow.codec import Codec, StoredType
 from stageflow.testing import StageCase, StageContractTest
-from stageflow.testing.contracts.values import Picture, copied
+from stageflow.testing.contracts.probes import Picture, copied
 from tests.utils.stage_cases import both_loops, contract, declared, names_of_tests
 
 pytestmark = pytest.mark.untraced

@@ -15,8 +15,7 @@ from stageflow.errors import ProblemCode
 from stageflow.testing import do_nothing
 from stageflow.testing.invariants import dependencies_of
 from stageflow.testing.strategies import *  # noqa: F403
-from stageflow.testing.strategies import dependencies, stage_names, stage_specs
-from stageflow.testing.strategies.definitions import Draw
+from stageflow.testing.strategies import Draw, dependencies, stage_names, stage_specs
 
 
 @st.composite

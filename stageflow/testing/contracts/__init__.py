@@ -4,12 +4,11 @@ from stageflow.testing.contracts.base import (
     Contract,
     ContractOverrideError,
     FoundStage,
+    LoopContract,
     get_all_stages,
     overrides_contract,
     skip_contract_tests,
 )
-from stageflow.testing.contracts.interceptors import InterceptorContractTest
-from stageflow.testing.contracts.loops import LoopContract
 from stageflow.testing.contracts.providers import (
     DatabaseContractTest,
     LlmContractTest,
@@ -20,7 +19,11 @@ from stageflow.testing.contracts.providers import (
     TtsContractTest,
 )
 from stageflow.testing.contracts.stage import StageCase, StageContractTest
-from stageflow.testing.contracts.stores import SinkContractTest, StoreContractTest
+from stageflow.testing.contracts.stores import (
+    InterceptorContractTest,
+    SinkContractTest,
+    StoreContractTest,
+)
 
 __all__ = [
     "Contract",

@@ -1,18 +1,30 @@
-"""The base of all contracts, and the stages that a contract tests."""
+"""The base of all contracts, the event loops of their tests, and the stages that they test."""
 
+import asyncio
 import dataclasses
+import functools
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import count
 from types import ModuleType
 from typing import Any, TypeVar
 
 from stageflow.engine import Pipeline, StageSpec
 from stageflow.errors import Portable
+from stageflow.resilience.circuit_breaker import forget_breakers
+from stageflow.testing.contracts.conduct import every_call_awaited, restored
+from stageflow.testing.contracts.probes import CancellationProbe
+from stageflow.testing.simulation import LeftBehindError, Schedule, SimulationLoop, run_in
+from stageflow.testing.simulation.errors import places
+from stageflow.testing.simulation.loop import raise_unhandled
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
 T = TypeVar("T", bound=object)
 
 _REPLACES = "__overrides_contract__"
@@ -155,3 +167,121 @@ def _stages_of(place: ModuleType | Pipeline) -> Iterator[FoundStage]:
         unbound = dataclasses.replace(spec, dependencies=())
         alone = Pipeline(place.__name__.rpartition(".")[2], [unbound], inputs=tuple(spec.inputs))
         yield FoundStage(place.__name__, alone, spec, reason_to_skip(spec.runner))
+
+
+_IN_ORDER = Schedule()
+
+
+class LoopContract(Contract):
+    """A contract of something that runs in an event loop.
+
+    In simulated time all orders and moments can be tried, and real I/O is refused. On a real loop
+    the same tests find less: a cancellation is tried only where what is under test waits itself,
+    tasks run in the machine's order, the only limit of a clean-up is `patience_s`, and a task that
+    is left behind is found only if it still runs once `resources` are closed.
+
+    Attributes:
+        real_io: Whether what is under test does real I/O, and so needs a real event loop.
+        patience_s: On a real loop, after how many seconds a test is said to hang.
+        most_cancellations: On a real loop, at how many places at most a cancellation is tried.
+    """
+
+    real_io: bool = False
+    patience_s: float = 30.0
+    most_cancellations: int = 50
+
+    @cached_property
+    def resources(self) -> AsyncExitStack:
+        """Resources of makers: enter one here, and it is closed in the loop that used it."""
+        return AsyncExitStack()
+
+    def _run(self, work: Coroutine[Any, Any, T], schedule: Schedule = _IN_ORDER) -> T:
+        """Run in a new event loop, close what was opened, and check that nothing is left."""
+        forget_breakers()
+        with every_call_awaited(), restored():
+            closing = self._closing(work)
+            if self.real_io:
+                return _run_really(closing, self.patience_s)
+            return run_in(SimulationLoop(schedule), closing)
+
+    async def _closing(self, work: Coroutine[Any, Any, T]) -> T:
+        async with self.resources:
+            value = await work
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, SimulationLoop):
+            loop.check_nothing_left()
+            timers = [timer for *_, timer in loop._timers if not timer.cancelled()]
+            assert not timers, f"timers are set when it has ended: cancel {timers}"
+        return value
+
+    def _points(self) -> Iterable[int]:
+        return range(1, self.most_cancellations + 1) if self.real_io else count(1)
+
+    def _cancel_everywhere(
+        self, attempt: Callable[[CancellationProbe], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Make one attempt after another, each cancelled later, until one ends before that."""
+        for point in self._points():
+            probe = CancellationProbe(point)
+            with probe.excusing_groups():
+                self._run(attempt(probe))
+            if probe.cancelled_at_s is None:
+                return
+
+
+def on_subject(test: Callable[[Any, S], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
+    """Run an async test in a new event loop, with what `_subject` makes there."""
+
+    @functools.wraps(test)
+    def run(self: Any) -> None:
+        async def main() -> None:
+            await test(self, await self._subject())
+
+        self._run(main())
+
+    # Otherwise pytest sees the signature of `test` and looks for a fixture of the subject's name.
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _run_really(work: Coroutine[Any, Any, T], patience_s: float) -> T:
+    """Do what `run_in` does, on an event loop of asyncio's own, for `patience_s` at most."""
+    loop = asyncio.new_event_loop()
+    unhandled: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, found: unhandled.append(found))
+
+    async def guarded() -> T:
+        task = asyncio.ensure_future(work)
+        await asyncio.wait([task], timeout=patience_s)
+        left = places(_others())
+        if not task.done():
+            raise AssertionError(f"it goes on after {patience_s:g} s:\n  " + "\n  ".join(left))
+        value = task.result()
+        if left:
+            raise LeftBehindError(left)
+        return value
+
+    try:
+        value = loop.run_until_complete(guarded())
+    finally:
+        loop.run_until_complete(_end(patience_s))
+        loop.close()
+    raise_unhandled(unhandled)
+    return value
+
+
+async def _end(patience_s: float) -> None:
+    """Cancel what is left, so that no coroutine is dropped in the middle, and wait a while."""
+    if left := _others():
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=patience_s)
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+
+
+def _others() -> set[asyncio.Task[Any]]:
+    current = asyncio.current_task()
+    return {task for task in asyncio.all_tasks() if task is not current}

@@ -8,7 +8,7 @@ from typing import Any
 from stageflow.errors import ToolError
 from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message, Speaker
 from stageflow.providers.tools import Tool
-from stageflow.testing.contracts.loops import LoopContract, on_subject
+from stageflow.testing.contracts.base import LoopContract, on_subject
 from stageflow.testing.contracts.probes import Waits
 
 _ASKED = [Message("user", "Say hello.")]

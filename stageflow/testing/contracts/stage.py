@@ -23,10 +23,15 @@ from stageflow.errors import StageflowError
 from stageflow.events.log import STARTED, TERMINAL, Event, StageStatus
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.testing.contracts import conduct
-from stageflow.testing.contracts.base import reason_to_skip
-from stageflow.testing.contracts.loops import LoopContract
-from stageflow.testing.contracts.probes import CancellationProbe, Narrow, Reader, read_by
-from stageflow.testing.contracts.values import Picture, copied
+from stageflow.testing.contracts.base import LoopContract, reason_to_skip
+from stageflow.testing.contracts.probes import (
+    CancellationProbe,
+    Narrow,
+    Picture,
+    Reader,
+    copied,
+    read_by,
+)
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.simulation import EPOCH_S, Schedule
 

@@ -1,13 +1,6 @@
 """Recorded turns as test cases: ``recorded("turn.json").replay(pipeline)`` needs no provider."""
 
 from stageflow.testing.recording.player import RecordedTurn, recorded
-from stageflow.testing.recording.recorder import Recorder
-from stageflow.testing.recording.turn_file import RecordingError, RecordingMismatchError
+from stageflow.testing.recording.recorder import Recorder, RecordingError, RecordingMismatchError
 
-__all__ = [
-    "RecordedTurn",
-    "Recorder",
-    "RecordingError",
-    "RecordingMismatchError",
-    "recorded",
-]
+__all__ = ["RecordedTurn", "Recorder", "RecordingError", "RecordingMismatchError", "recorded"]

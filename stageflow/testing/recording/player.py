@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from stageflow._utils.closing import closing_stream
 from stageflow.codec import DEFAULT_CODEC, Codec, canonical
 from stageflow.engine import Interceptor, Pipeline, PipelineContext, PipelineOrchestrator, RunResult
 from stageflow.engine.stream import Stream
 from stageflow.errors import CorruptDeadLetterError
 from stageflow.events.log import CANCELLED, SKIPPED
 from stageflow.providers.registry import PORTS, ProviderRegistry
-from stageflow.testing.recording.recorder import failure_of
-from stageflow.testing.recording.turn_file import (
+from stageflow.testing.recording.recorder import (
     RecordedCall,
     RecordingMismatchError,
     Turn,
     error_again,
+    failure_of,
     invalid_recording,
     read_turn,
 )
@@ -32,144 +33,40 @@ _PATIENCE_S = 60.0
 _SHOWN_CHARS = 60
 
 
-class Player:
-    """The recorded calls that have not been made yet.
-
-    The first of them with the same provider and arguments answers a call, so stages may call in
-    another order. `mismatches` has the calls that were not recorded.
-    """
-
-    def __init__(self, where: str, calls: Sequence[RecordedCall], codec: Codec) -> None:
-        self._where = where
-        self.codec = codec
-        self._numbers = {id(call): number for number, call in enumerate(calls, 1)}
-        self._waiting = list(calls)
-        self.mismatches: list[RecordingMismatchError] = []
-
-    @property
-    def unasked(self) -> list[str]:
-        """The calls that were not made this time, as text."""
-        return [self.named(call) for call in self._waiting]
-
-    def registry(self, names: Sequence[str]) -> ProviderRegistry:
-        """Return providers that answer from the recorded calls."""
-        kinds: dict[str, dict[str, bool]] = {name: {} for name in names}
-        for call in self._waiting:
-            kinds.setdefault(call.provider, {})[call.method] = call.streamed
-        return ProviderRegistry(
-            **{name: _Player(name, self, methods) for name, methods in kinds.items()}
-        )
-
-    def named(self, call: RecordedCall) -> str:
-        """Return the number and the method of a call."""
-        return f"call {self._numbers[id(call)]}, {call.provider}.{call.method}"
-
-    def take(
-        self, provider: str, method: str, arguments: Sequence[Any], options: Mapping[str, Any]
-    ) -> RecordedCall:
-        """Remove and return the recorded call with these arguments; raise if there is none."""
-        asked = [self.codec.to_plain(argument) for argument in arguments]
-        named = self.codec.plain_items(options)
-        alike = [c for c in self._waiting if (c.provider, c.method) == (provider, method)]
-        for call in alike:
-            if canonical([call.arguments, call.options]) == canonical([asked, named]):
-                self._waiting.remove(call)
-                return call
-        if alike:
-            raise self.mismatch(self._other(alike[0], asked, named))
-        given = _short(self.codec.from_plain([*asked, *named.values()]))
-        raise self.mismatch(
-            f"{provider}.{method} is called once more than it was when the turn was recorded, with"
-            f" {given}"
-        )
-
-    def _other(self, call: RecordedCall, asked: list[Any], named: dict[str, Any]) -> str:
-        """Return the first difference between the arguments of two calls."""
-        value = self.codec.from_plain
-        positions = enumerate(zip(call.arguments, asked, strict=False), 1)
-        pairs = [(f"argument {n}", a, b) for n, (a, b) in positions]
-        pairs += [(k, call.options.get(k), named.get(k)) for k in call.options | named]
-        for where, before, now in pairs:
-            if canonical(before) != canonical(now):
-                path, expected, got = difference(where, value(before), value(now))
-                return (
-                    f"{self.named(call)}, asks something else than when the turn was recorded:"
-                    f" {path} was {expected}, and is {got}"
-                )
-        return f"{self.named(call)}, takes another number of arguments than when recorded"
-
-    def mismatch(self, problem: str) -> RecordingMismatchError:
-        """Return the error of a difference; it is kept, as a stage may handle it."""
-        self.mismatches.append(_mismatch(self._where, problem))
-        return self.mismatches[-1]
-
-    async def end(self, call: RecordedCall) -> None:
-        """End an answer as it ended at the recording."""
-        await _sleep_ms(call.ending_ms)
-        if call.error is not None:
-            raise error_again(call.error, self.codec)
-        if call.ending in ("cancelled", "left"):
-            await asyncio.sleep(_PATIENCE_S)
-            raise self.mismatch(
-                f"{self.named(call)}, was {call.ending} when the turn was recorded, and now its"
-                " caller goes on to wait for more than there is"
-            )
-
-
-def _mismatch(where: str, problem: str) -> RecordingMismatchError:
-    return RecordingMismatchError(f"{where}: {problem}; if that is meant, record the turn anew")
-
-
 class _Player:
-    """Takes the place of one provider."""
+    """Takes the place of one provider, or of a part of it."""
 
-    def __init__(
-        self, name: str, player: Player, methods: Mapping[str, bool], path: str = ""
-    ) -> None:
-        self._name = name
-        self._player = player
-        self._methods = methods
-        self._path = path
+    def __init__(self, turn: RecordedTurn, name: str, path: str = "") -> None:
+        self._turn, self._name, self._path = turn, name, path
 
     def __getattr__(self, name: str) -> Any:
         method = f"{self._path}{name}"
-        if any(other.startswith(f"{method}.") for other in self._methods):
-            return _Player(self._name, self._player, self._methods, f"{method}.")
-        if method in self._methods:
-            return self._streaming(method) if self._methods[method] else self._answering(method)
-        if method in PORTS.get(self._name, ("", ()))[1]:
-            # Nobody called it then, so to await or to read an answer raises.
-            return self._streaming(method) if method == "stream" else self._answering(method)
-        raise AttributeError(
-            f"when the turn was recorded, nothing called {self._name}.{method}; of a provider only"
-            " async methods and streams are recorded",
-            name=name,
-            obj=self,
-        )
+        streamed = self._turn._streamed.get(self._name, {})
+        if any(other.startswith(f"{method}.") for other in streamed):
+            return _Player(self._turn, self._name, f"{method}.")
+        if method not in streamed and method not in PORTS.get(self._name, ("", ()))[1]:
+            raise AttributeError(
+                f"when the turn was recorded, nothing called {self._name}.{method}; of a provider"
+                " only async methods and streams are recorded",
+                name=name,
+                obj=self,
+            )
+
+        async def stream(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
+            call = self._turn._take(self._name, method, arguments, options)
+            for wait_ms, piece in call.pieces:
+                await _sleep_ms(wait_ms)
+                yield self._turn._value(piece)
+            await self._turn._end(call)
+
+        async def answer(*arguments: Any, **options: Any) -> Any:
+            async with closing_stream(stream(*arguments, **options)) as pieces:
+                return await anext(pieces)
+
+        return stream if streamed.get(method, method == "stream") else answer
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.__getattr__("__call__")(*arguments, **options)
-
-    def _answering(self, method: str) -> Callable[..., Any]:
-        async def answer(*arguments: Any, **options: Any) -> Any:
-            call = self._player.take(self._name, method, arguments, options)
-            if not call.pieces:
-                return await self._player.end(call)
-            ((wait_ms, piece),) = call.pieces
-            await _sleep_ms(wait_ms)
-            return self._player.codec.from_plain(piece)
-
-        return answer
-
-    def _streaming(self, method: str) -> Callable[..., Any]:
-        async def stream(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
-            call = self._player.take(self._name, method, arguments, options)
-            for wait_ms, piece in call.pieces:
-                await _sleep_ms(wait_ms)
-                yield self._player.codec.from_plain(piece)
-            await self._player.end(call)
-
-        return stream
 
     def __repr__(self) -> str:
         return f"<{self._name}, as recorded>"
@@ -238,18 +135,80 @@ class RecordedTurn:
     def __init__(self, where: str, turn: Turn, codec: Codec = DEFAULT_CODEC) -> None:
         self._where = where
         self._turn = turn
-        self._codec = codec
-        self._player = Player(where, turn.calls, codec)
+        self._codec, self._value = codec, codec.from_plain
+        #: The calls that were not made yet, and the errors of those that were not recorded.
+        self._waiting = list(turn.calls)
+        self._mismatches: list[RecordingMismatchError] = []
+        self._streamed: dict[str, dict[str, bool]] = {name: {} for name in turn.providers}
+        for call in turn.calls:
+            self._streamed.setdefault(call.provider, {})[call.method] = call.streamed
         self.pipeline = turn.pipeline
         self.inputs: dict[str, Any] = codec.from_plain(turn.inputs)
         self.outputs: dict[str, Any] = codec.from_plain(turn.outputs)
-        self.providers: ProviderRegistry = self._player.registry(turn.providers)
+        self.providers = ProviderRegistry(**{n: _Player(self, n) for n in self._streamed})
         self.seed = turn.seed
         self.deadline_s = turn.deadline_s
         ends = (event for event in turn.events if event["type"].endswith(".completed"))
         self.completed: frozenset[str] = frozenset(event["stage"] for event in ends)
         for call in turn.calls:
             codec.from_plain([call.arguments, call.options, call.pieces])
+
+    def _mismatch(self, problem: str) -> RecordingMismatchError:
+        """Return the error of a difference; it is kept, as a stage may handle it."""
+        text = f"{self._where}: {problem}; if that is meant, record the turn anew"
+        self._mismatches.append(RecordingMismatchError(text))
+        return self._mismatches[-1]
+
+    def _named(self, call: RecordedCall) -> str:
+        number = 1 + next(n for n, other in enumerate(self._turn.calls) if other is call)
+        return f"call {number}, {call.provider}.{call.method}"
+
+    def _take(
+        self, provider: str, method: str, arguments: Sequence[Any], options: Mapping[str, Any]
+    ) -> RecordedCall:
+        """Remove and return the first recorded call with these arguments; raise if there is none.
+
+        So stages may call in another order.
+        """
+        asked = [self._codec.to_plain(argument) for argument in arguments]
+        named = self._codec.plain_items(options)
+        alike = [c for c in self._waiting if (c.provider, c.method) == (provider, method)]
+        for call in alike:
+            if canonical([call.arguments, call.options]) == canonical([asked, named]):
+                self._waiting.remove(call)
+                return call
+        if not alike:
+            given = _short(self._value([*asked, *named.values()]))
+            raise self._mismatch(
+                f"{provider}.{method} is called once more than it was when the turn was recorded,"
+                f" with {given}"
+            )
+        call = alike[0]
+        positions = enumerate(zip(call.arguments, asked, strict=False), 1)
+        pairs = [(f"argument {n}", a, b) for n, (a, b) in positions]
+        pairs += [(k, call.options.get(k), named.get(k)) for k in call.options | named]
+        for where, before, now in pairs:
+            if canonical(before) != canonical(now):
+                path, expected, got = difference(where, self._value(before), self._value(now))
+                raise self._mismatch(
+                    f"{self._named(call)}, asks something else than when the turn was recorded:"
+                    f" {path} was {expected}, and is {got}"
+                )
+        raise self._mismatch(
+            f"{self._named(call)}, takes another number of arguments than when recorded"
+        )
+
+    async def _end(self, call: RecordedCall) -> None:
+        """End an answer as it ended at the recording."""
+        await _sleep_ms(call.ending_ms)
+        if call.error is not None:
+            raise error_again(call.error, self._codec)
+        if call.ending in ("cancelled", "left"):
+            await asyncio.sleep(_PATIENCE_S)
+            raise self._mismatch(
+                f"{self._named(call)}, was {call.ending} when the turn was recorded, and now its"
+                " caller goes on to wait for more than there is"
+            )
 
     def check(self, result: RunResult) -> None:
         """Compare a run with the recorded one.
@@ -261,10 +220,10 @@ class RecordedTurn:
         Raises:
             RecordingMismatchError: They differ; the text says where first.
         """
-        for error in self._player.mismatches:
+        for error in self._mismatches:
             raise error
         for problem in self._problems(result):
-            raise _mismatch(self._where, problem)
+            raise self._mismatch(problem)
 
     def _problems(self, result: RunResult) -> Iterator[str]:
         turn = self._turn
@@ -274,8 +233,8 @@ class RecordedTurn:
         # Its text may hold times, which differ.
         if failure and turn.error and _place(failure) != _place(turn.error):
             yield f"it failed with {_place(turn.error)}, and fails with {_place(failure)}"
-        for call in self._player.unasked:
-            yield f"{call}, is not made any more"
+        for call in self._waiting:
+            yield f"{self._named(call)}, is not made any more"
         yield from self._other_outputs(result)
         before, now = _by_stage(turn.events), _by_stage([e.to_dict() for e in result.events])
         for stage in {**before, **now}:
@@ -294,9 +253,8 @@ class RecordedTurn:
             elif isinstance(stream := result.bag[key], Stream) and not stream.kept:
                 continue  # its items were dropped once the stages had read them
             elif canonical(now[key]) != canonical(expected):
-                value = self._codec.from_plain
-                where = f"the output {key!r}"
-                path, was, is_now = difference(where, value(expected), value(now[key]))
+                values = self._value(expected), self._value(now[key])
+                path, was, is_now = difference(f"the output {key!r}", *values)
                 yield f"{path} was {was}, and is {is_now}"
 
     def replay(self, pipeline: Pipeline, *, interceptors: Sequence[Interceptor] = ()) -> RunResult:

@@ -15,9 +15,9 @@ from stageflow.testing.simulation.errors import (
     TokenError,
 )
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
-from stageflow.testing.simulation.owned import EPOCH_S
+from stageflow.testing.simulation.orders import Exploration
+from stageflow.testing.simulation.patches import EPOCH_S
 from stageflow.testing.simulation.scenario import Scenario, Schedule, Token
-from stageflow.testing.simulation.search import Exploration
 from stageflow.testing.simulation.simulate import (
     Outcome,
     Simulation,

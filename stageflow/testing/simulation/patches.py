@@ -1,14 +1,25 @@
-"""Changes of a simulation to Python itself: the order of asyncio's sets, and real I/O."""
+"""Changes of a simulation to Python: real I/O, the order of asyncio's sets, clocks, chance, ids."""
 
 import asyncio
 import builtins
+import ctypes
 import functools
+import gc
+import os
+import random
 import sys
+import threading
+import time
+import uuid
 import weakref
 from asyncio import events, taskgroups, tasks
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial, wraps
 from operator import attrgetter
 from threading import get_ident
+from types import FunctionType
 from typing import Any
 
 from stageflow.testing.simulation.errors import RealIOError
@@ -169,3 +180,185 @@ def patch() -> None:
             owner = sys.modules[module]
             owner = attrgetter(owner_path)(owner) if owner_path else owner
             setattr(owner, name, _refusing(getattr(owner, name), f"{module}.{path}"))
+
+
+EPOCH_S = 1_000_000_000.0
+"""Wall clock at the start of each simulation: 2001-09-09 01:46:40 UTC, in seconds."""
+
+_CLOCKS = {"time": int(EPOCH_S), "monotonic": 0, "perf_counter": 0, "process_time": 0}
+_CLOCKS["thread_time"] = 0
+#: Modules whose own waits and measurements need the real clock: Python's, and runners of tests.
+_REAL = (sys.stdlib_module_names - {"time", "os", "random"}) | {"_pytest", "coverage", "hypothesis"}
+
+#: Has the `loop` that runs on this thread, its `seed`, and the `source` of its random numbers.
+_here = threading.local()
+
+
+def _wrapped(real: Any, simulated: Callable[..., Any]) -> Any:
+    @wraps(real)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        loop = getattr(_here, "loop", None)
+        return real(*args, **options) if loop is None else simulated(loop, *args, **options)
+
+    return wrapper
+
+
+def _clock(start: int) -> tuple[Callable[[Any], float], Callable[[Any], int]]:
+    second = 1_000_000_000
+    return lambda loop: start + loop.time(), lambda loop: start * second + round(loop.time() * 1e9)
+
+
+def _replacements() -> dict[int, tuple[Any, Any]]:
+    """Return each function of time and chance with what replaces it, by the function's id."""
+    simulated: dict[Any, Callable[..., Any]] = {time.sleep: lambda loop, s: loop.pass_time(s)}
+    for name, start in _CLOCKS.items():
+        simulated[getattr(time, name)], simulated[getattr(time, f"{name}_ns")] = _clock(start)
+    for shown in (time.localtime, time.gmtime, time.ctime):
+        simulated[shown] = lambda loop, at=None, shown=shown: shown(
+            time.time() if at is None else at
+        )
+    asctime, strftime = time.asctime, time.strftime
+    simulated[asctime] = lambda loop, at=None: asctime(at or time.localtime())
+    simulated[strftime] = lambda loop, form, at=None: strftime(form, at or time.localtime())
+    for name in ("urandom", "getrandom"):
+        if hasattr(os, name):
+            simulated[getattr(os, name)] = lambda loop, size, *_: _source().randbytes(size)
+    return {id(real): (real, _wrapped(real, made)) for real, made in simulated.items()}
+
+
+_REPLACEMENTS = _replacements()
+#: The modules that were looked through, and, under no name, how many there were and the latest.
+_scanned: dict[str, object] = {}
+#: Where modules hold such a function: what gets and what sets it, the function, what replaces it.
+_places: list[tuple[Callable[[], Any], Callable[[Any], Any], Any, Any]] = []
+
+
+def _find_places() -> None:
+    latest = len(sys.modules), id(sys.modules[next(reversed(sys.modules))])
+    if _scanned.get("") == latest:
+        return
+    _scanned[""] = latest
+    for name, module in list(sys.modules.items()):
+        if _scanned.get(name) != id(module) and name.partition(".")[0] not in _REAL:
+            for get, put, value in _held(getattr(module, "__dict__", {})):
+                found = _REPLACEMENTS.get(id(value))
+                if found is not None and found[0] is value:
+                    _places.append((get, put, *found))
+        _scanned[name] = id(module)
+
+
+def _held(module: dict[str, Any]) -> Iterator[tuple[partial[Any], partial[Any], Any]]:
+    """Yield a module's values, and those in its functions: ``clock=time.time``, a data class's."""
+    spaces = [module]
+    for value in list(module.values()):
+        for function in list(vars(value).values()) if isinstance(value, type) else [value]:
+            if isinstance(function, FunctionType):
+                spaces.append(function.__kwdefaults__ or {})
+                for cell in function.__closure__ or ():
+                    with suppress(ValueError):  # it is empty
+                        get = partial(getattr, cell, "cell_contents")
+                        yield get, partial(setattr, cell, "cell_contents"), get()
+    for space in spaces:
+        for key, value in list(space.items()):
+            yield partial(space.get, key), partial(space.__setitem__, key), value
+
+
+def _now(cls: type[datetime], tz: Any = None) -> datetime:
+    return cls.fromtimestamp(time.time(), tz)
+
+
+def _utcnow(cls: type[datetime]) -> datetime:
+    return cls.fromtimestamp(time.time(), UTC).replace(tzinfo=None)
+
+
+#: The names of the class itself, which is of C and refuses to have them set.
+_DATETIME = gc.get_referents(datetime.__dict__)[0]
+_DATES = {name: _DATETIME[name] for name in ("now", "utcnow")}
+_seed = random.Random.seed
+
+
+def _source() -> random.Random:
+    """Return what ids and unseeded generators are drawn from; most runs need none."""
+    if _here.source is None:
+        _here.source = random.Random(f"process of {_here.seed}")
+    made: random.Random = _here.source
+    return made
+
+
+def _seeded(self: random.Random, a: Any = None, version: int = 2) -> None:
+    """Seed a generator without a seed of its own from the simulation."""
+    own = a is None and getattr(_here, "loop", None) is not None
+    _seed(self, _source().getrandbits(256) if own else a, version)
+
+
+def _set(dates: dict[str, Any], seed: Any, module_seed: Any) -> None:
+    _DATETIME.update(dates)
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
+    random.Random.seed = seed  # type: ignore[method-assign]
+    random.seed = module_seed
+
+
+_lock = threading.Lock()
+#: What restores Python, and how many simulations use it: patching takes as long as a short one.
+_patched, _users = ExitStack(), 0
+
+
+@contextmanager
+def owned() -> Iterator[None]:
+    """Let simulations own `time`, `datetime`, `random`, `os.urandom`, `secrets`, `uuid`, NumPy."""
+    global _users  # noqa: PLW0603 - threads of one process share what is patched
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _patched.enter_context(_patch())
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                _patched.close()
+
+
+@contextmanager
+def _patch() -> Iterator[None]:
+    _find_places()
+    state, module_seed = random.getstate(), random.seed
+    numpy = getattr(sys.modules.get("numpy"), "random", None)
+    numbers = numpy.get_state() if numpy else None
+    # Ids of version 1 come from C, and are above the latest one.
+    ids = {name: vars(uuid)[name] for name in _IDS}
+    replaced = [place for place in _places if place[0]() is place[2]]
+    for _, put, _, wrapper in replaced:
+        put(wrapper)
+    bound = partial(_seeded, random._inst)
+    _set({"now": classmethod(_now), "utcnow": classmethod(_utcnow)}, _seeded, bound)
+    try:
+        yield
+    finally:
+        _set(_DATES, _seed, module_seed)
+        for get, put, real, wrapper in replaced:
+            if get() is wrapper:
+                put(real)
+        vars(uuid).update(ids)
+        random.setstate(state)
+        if numpy:
+            numpy.set_state(numbers)
+
+
+_IDS = [name for name in vars(uuid) if name.startswith(("_last_", "_generate_time"))]
+
+
+@contextmanager
+def following(loop: Any, seed: int | None) -> Iterator[None]:
+    """Let clocks, random numbers and ids of this thread follow a loop; within `owned`."""
+    vars(uuid).update(dict.fromkeys(_IDS))
+    _here.loop, _here.seed, _here.source = loop, seed, None
+    # Other numbers than those that the order is drawn from.
+    _seed(random._inst, (1 << 64) + (seed or 0))
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(_source().getrandbits(32))
+    try:
+        yield
+    finally:
+        _here.loop = None

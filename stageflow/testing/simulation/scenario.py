@@ -15,9 +15,9 @@ import math
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from stageflow._utils.files import decompressed
 from stageflow.codec import DEFAULT_CODEC
@@ -31,27 +31,8 @@ Strategy: TypeAlias = Literal["asyncio", "speeds", "uniform", "pct2", "pct3", "p
 _PREFIX = "sf1-"
 #: The text in a token may have this many bytes.
 _MOST_BYTES = 4_000_000
-_MALFORMED = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    StageflowError,
-)
+_MALFORMED = ValueError, TypeError, LookupError, AttributeError, RecursionError, StageflowError
 _NO_FAULTS = FaultPlan()
-
-#: The fields of a scenario that JSON can hold.
-_PLAIN = (
-    "seed",
-    "switches",
-    "cancel_at_step",
-    "order",
-    "stretch",
-    "strategy",
-    "horizon",
-    "choices",
-)
 
 
 def parsed(choices: str) -> list[tuple[int, int]]:
@@ -142,13 +123,13 @@ class Scenario(Schedule):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scenario as a mapping; the codec stores it if it knows the faults' options."""
-        return {**{name: getattr(self, name) for name in _PLAIN}, **self.faults.to_dict()}
+        return {**vars(self), **self.faults.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Scenario:
         """Return the scenario that `to_dict` has written."""
-        given = {name: plain[name] for name in _PLAIN if name in plain}
-        return cls(faults=FaultPlan.from_dict(plain), **given)
+        names = {field.name for field in fields(cls)} & plain.keys()
+        return cls(**{**{n: plain[n] for n in names}, "faults": FaultPlan.from_dict(plain)})
 
 
 @dataclass(frozen=True)
@@ -197,24 +178,21 @@ class Token:
             own = {"main", "args", "test", "call"}
             conditions = {name: value for name, value in plain.items() if name not in own}
             # Without a seed it was None, which a token leaves out.
-            known = {"seed": None, **DEFAULT_CODEC.items_from_plain(conditions)}
-            scenario = Scenario.from_dict(known)
-            call = plain.get("call", 1)
-            if type(call) is not int or call < 1:
-                raise ValueError(f"call is {call!r}")
-            if not isinstance(plain.get("args", []), list):
-                raise TypeError("args is not a list")
-            for name in ("main", "test"):
-                if not isinstance(plain.get(name, ""), str):
-                    raise TypeError(f"{name} is not a text")
+            given = {"seed": None, **DEFAULT_CODEC.items_from_plain(conditions)}
+            scenario = Scenario.from_dict(given)
+            call, arguments = plain.get("call", 1), plain.get("args", [])
+            texts = plain.get("main", ""), plain.get("test", "")
+            known_types = type(call) is int and isinstance(arguments, list)
+            if not known_types or call < 1 or not all(isinstance(text, str) for text in texts):
+                raise TypeError("call, args, main or test is of another type")
         except _MALFORMED as error:
             raise TokenError(text, "it is damaged; copy the whole of it") from error
-        if "main" in plain and plain.get("args"):
+        if "main" in plain and arguments:
             # Import its module, and so the classes of arguments; pytest imports its own later.
             with contextlib.suppress(TokenError):
                 _found(text, plain["main"])
         try:
-            args = tuple(DEFAULT_CODEC.from_plain(plain.get("args", [])))
+            args = tuple(DEFAULT_CODEC.from_plain(arguments))
         except (CorruptDeadLetterError, TypeError, RecursionError) as error:
             raise TokenError(text, f"an argument of it is not known here ({error})") from error
         return cls(scenario, plain.get("main"), args, plain.get("test"), call)
@@ -225,30 +203,24 @@ class Token:
             where = f"run: pytest --simulate={self}" if self.test else "pass it by hand"
             problem = f"it holds conditions, and no function that a module has; {where}"
             raise TokenError(str(self), problem)
-        found: Callable[..., Any] = _found(str(self), self.main)
-        return found
+        return cast("Callable[..., Any]", _found(str(self), self.main))
 
 
 def name_of(main: object) -> str | None:
     """Return a function as ``module:name``; None if it cannot be found by that."""
-    module = getattr(main, "__module__", None)
-    name = getattr(main, "__qualname__", None)
-    if not module or not name or "<" in name:
-        return None
-    reference = f"{module}:{name}"
-    try:
-        return reference if _found("", reference) is main else None
-    except TokenError:
-        return None
+    module, name = getattr(main, "__module__", None), getattr(main, "__qualname__", None)
+    if module and name and "<" not in name:
+        reference = f"{module}:{name}"
+        with contextlib.suppress(TokenError):
+            return reference if _found("", reference) is main else None
+    return None
 
 
 def _found(text: str, reference: str) -> Any:
     module, _, name = reference.partition(":")
-    if not _is_ours(module):
-        problem = (
-            f"module {module!r} is neither imported nor in the current folder: import it first"
-        )
-        raise TokenError(text, problem)
+    if module not in sys.modules and not _is_in_this_folder(module):
+        problem = "is neither imported nor in the current folder: import it first"
+        raise TokenError(text, f"module {module!r} {problem}")
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
@@ -258,10 +230,8 @@ def _found(text: str, reference: str) -> Any:
     return found
 
 
-def _is_ours(module: str) -> bool:
+def _is_in_this_folder(module: str) -> bool:
     """Return whether a token may name a module: importing any other one would run its code."""
-    if module in sys.modules:
-        return True
     path, here = Path(*module.split(".")), Path.cwd()
     folders = (Path(entry).resolve() for entry in sys.path)
     places = (folder / path for folder in folders if folder.is_relative_to(here))

@@ -8,12 +8,11 @@ import re
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count, repeat
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from stageflow.codec import DEFAULT_CODEC, canonical
@@ -24,17 +23,17 @@ from stageflow.testing.faults import FaultInjector
 from stageflow.testing.faults.injector import SIMULATION
 from stageflow.testing.simulation.errors import TokenError
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
-from stageflow.testing.simulation.orders import Tried
-from stageflow.testing.simulation.owned import EPOCH_S, following, owned
-from stageflow.testing.simulation.scenario import Scenario, Token, name_of, written
-from stageflow.testing.simulation.search import (
+from stageflow.testing.simulation.orders import (
     Deviations,
     Exploration,
+    Tried,
     deepened,
     of_kit,
     portfolio,
     reduced,
 )
+from stageflow.testing.simulation.patches import EPOCH_S, following, owned
+from stageflow.testing.simulation.scenario import Scenario, Token, name_of, written
 
 T = TypeVar("T")
 
@@ -271,7 +270,14 @@ class _Case(Generic[T]):
         self, main: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], call: int
     ) -> None:
         self._main, self._args, self._call = main, args, call
-        self._given = _takes_simulation(main, args)
+        self._given = True  # the simulation, before the other arguments
+        with suppress(TypeError, ValueError):  # calling it says what is wrong
+            signature = inspect.signature(main)
+            try:
+                signature.bind(None, *args)
+            except TypeError:
+                signature.bind(*args)
+                self._given = False
 
     def run(
         self,
@@ -288,15 +294,18 @@ class _Case(Generic[T]):
         except BaseException as failure:
             error: BaseException = failure
         if not any("--simulate=" in n or "replay(" in n for n in getattr(error, "__notes__", ())):
-            recorded = self._recorded(scenario) if tried or measures else scenario
-            error = self._explained(error, recorded, trace, replays=replays)
+            if tried or measures:
+                scenario = _ordered(scenario, self.loop.order.deviations)
+            error = self._explained(error, scenario, trace, replays=replays)
         try:
             raise error
         except BaseException:
-            error.__traceback__ = _without_own(error.__traceback__)
+            # Let the traceback begin in the code under test.
+            while (shown := error.__traceback__) and of_kit(shown.tb_frame):
+                error.__traceback__ = shown.tb_next
             raise
         finally:
-            del error  # it keeps this frame, and so itself
+            del error, shown  # they keep this frame, and so themselves
 
     def _failure(self, scenario: Scenario, trace: deque[str] | None = None) -> Exception | None:
         try:
@@ -318,7 +327,7 @@ class _Case(Generic[T]):
                 again = self._failure(scenario, trace)
                 repeats = again is not None and _shown(again) == _shown(error)
                 if repeats and deviations:
-                    deviations = reduced(partial(self._in_order, scenario), deviations, error)
+                    deviations = self._reduced(scenario, deviations, error)
                     fewest = _ordered(scenario, deviations)
                     trace.clear()
                     found = self._failure(fewest, trace)
@@ -331,10 +340,15 @@ class _Case(Generic[T]):
                 " such as state that an earlier run has left. To run it under the same conditions: "
             )
         try:
-            said += "\n  or: ".join(_ways(self._token(scenario)))
+            token = self._token(scenario)
+            text = str(token)
         except TokenError as problem:
             error.add_note(str(problem))
             return error
+        ways = [f"pytest --simulate={text}"] if token.test is not None else []
+        if token.main is not None:
+            ways.append(f"stageflow.testing.simulation.replay({text!r})")
+        said += "\n  or: ".join(ways or [f"the same call of simulate with token={text!r}"])
         if repeats and self.loop.order.drawn:
             left = "once" if len(deviations) == 1 else f"{len(deviations)} times"
             left += ", at the lines with *" if trace and deviations else ""
@@ -345,11 +359,12 @@ class _Case(Generic[T]):
         error.add_note(said)
         return error
 
-    def _in_order(
-        self, scenario: Scenario, deviations: Deviations
-    ) -> tuple[Exception | None, Deviations, int]:
-        error = self._failure(_ordered(scenario, deviations))
-        return error, tuple(self.loop.order.deviations), self.loop.steps
+    def _reduced(self, scenario: Scenario, deviations: Deviations, error: Exception) -> Deviations:
+        def attempt(order: Deviations) -> tuple[Exception | None, Deviations, int]:
+            failure = self._failure(_ordered(scenario, order))
+            return failure, tuple(self.loop.order.deviations), self.loop.steps
+
+        return reduced(attempt, deviations, error)
 
     def _attempt(
         self, scenario: Scenario, tried: Tried | None, measures: bool, trace: deque[str] | None
@@ -367,12 +382,9 @@ class _Case(Generic[T]):
             SIMULATION.reset(under_way)
         choices = written(loop.order.deviations)
         # Writing a token takes as long as a short simulation, and most are never asked for.
-        repeated = scenario if tried is None else self._recorded(scenario)
+        repeated = scenario if tried is None else _ordered(scenario, loop.order.deviations)
         token = partial(self._token, repeated)
         return Outcome(value, loop.time(), loop.steps, loop.switches, sim.events, choices, token)
-
-    def _recorded(self, scenario: Scenario) -> Scenario:
-        return _ordered(scenario, self.loop.order.deviations)
 
     def _token(self, scenario: Scenario) -> Token:
         # pytest says which test is running: "tests/test_turn.py::test_turn (call)".
@@ -385,37 +397,6 @@ class _Case(Generic[T]):
 def _ordered(scenario: Scenario, deviations: Deviations) -> Scenario:
     """Return a scenario with a recorded order."""
     return replace(scenario, choices=written(deviations), strategy=None, horizon=0, switches=None)
-
-
-def _takes_simulation(main: Callable[..., object], args: tuple[Any, ...]) -> bool:
-    """Return whether a function takes a `Simulation` before its other arguments."""
-    try:
-        signature = inspect.signature(main)
-        try:
-            signature.bind(None, *args)
-        except TypeError:
-            signature.bind(*args)
-            return False
-    except (TypeError, ValueError):
-        return True  # calling it says what is wrong
-    return True
-
-
-def _without_own(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a traceback that begins in the code under test."""
-    while traceback and of_kit(traceback.tb_frame):
-        traceback = traceback.tb_next
-    return traceback
-
-
-def _ways(token: Token) -> list[str]:
-    """Return how to run a token again."""
-    text, ways = str(token), []
-    if token.test is not None:
-        ways.append(f"pytest --simulate={text}")
-    if token.main is not None:
-        ways.append(f"stageflow.testing.simulation.replay({text!r})")
-    return ways or [f"the same call of simulate with token={text!r}"]
 
 
 def _shown(error: BaseException) -> str:

@@ -40,9 +40,15 @@ from stageflow.testing import (
 )
 from stageflow.testing.contracts.base import Contract
 from stageflow.testing.contracts.conduct import every_call_awaited, restored, surroundings
-from stageflow.testing.contracts.probes import CancellationProbe, Reader, Waits, read_by
+from stageflow.testing.contracts.probes import (
+    CancellationProbe,
+    Picture,
+    Reader,
+    Waits,
+    copied,
+    read_by,
+)
 from stageflow.testing.contracts.stage import _told
-from stageflow.testing.contracts.values import Picture, copied
 
 
 async def nothing() -> None: ...

@@ -38,7 +38,7 @@ from stageflow.testing import (
     recorded,
     simulate,
 )
-from stageflow.testing.recording.turn_file import error_again, plain_error
+from stageflow.testing.recording.recorder import error_again, plain_error
 from tests.utils.errors import raises_code
 from tests.utils.recordings import record
 
