@@ -66,7 +66,6 @@ def _faults_of(item: pytest.Item) -> Faults:
 
 
 def _fault_markers(item: pytest.Item) -> Iterator[pytest.Mark]:
-    """Return a test's markers from the outermost to the innermost."""
     return reversed(list(item.iter_markers("fault")))
 
 
@@ -128,7 +127,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _skip_marked_stage(item: pytest.Item) -> None:
-    """Skip a contract's test whose parameter is a marked stage, before its fixtures are made."""
     contracts = sys.modules.get("stageflow.testing.contracts")
     cls = getattr(item, "cls", None) or object
     if contracts is not None and issubclass(cls, contracts.StageContractTest):
@@ -138,15 +136,13 @@ def _skip_marked_stage(item: pytest.Item) -> None:
 
 
 def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario, int]:
-    """Return the scenario and the number of runs of a marker; raise if they are invalid."""
 
     def refused(problem: str) -> pytest.UsageError:
         return pytest.UsageError(f"{item.nodeid}{problem}")
 
     if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(tested):
         raise refused(" is marked to be simulated, but is not async")
-    unittest = sys.modules.get("unittest")
-    if unittest is not None and item.cls is not None and issubclass(item.cls, unittest.TestCase):
+    if issubclass(item.cls or object, getattr(sys.modules.get("unittest"), "TestCase", ())):
         raise refused(
             " is marked to be simulated, but belongs to a unittest.TestCase, which has a loop of"
             " its own; make it a function, or a method of a plain class"
@@ -170,12 +166,6 @@ def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario
         return Scenario(**{"seed": 0 if drawn else None, **given}), runs
     except (TypeError, ValueError) as error:
         raise refused(f": simulate cannot take {error}") from None
-
-
-def _count(item: Any, found: object) -> None:
-    # With @given there is one for each example.
-    if not hasattr(item.obj, "hypothesis"):
-        item.user_properties.append(("simulated", str(found)))
 
 
 def _simulated_test(item: Any) -> Any:
@@ -207,7 +197,9 @@ def _simulated_test(item: Any) -> Any:
         if scenario.seed is None and runs == 1:
             simulate(main, scenario=scenario)
         else:
-            _count(item, explore(main, runs=runs, scenario=scenario))
+            found = explore(main, runs=runs, scenario=scenario)
+            # With @given there is one for each example.
+            item.user_properties += [] if hypothesis else [("simulated", str(found))]
 
     @wraps(tested)
     def example(*args: Any, **arguments: Any) -> None:

@@ -6,15 +6,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, lru_cache, partial, wraps
@@ -31,7 +23,7 @@ class Call:
 
     provider: str
     method: str  # dotted if it belongs to a part of the provider
-    arguments: Sequence[Any]
+    arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     forward: Callable[[], Any]  # makes the call
 
@@ -102,13 +94,8 @@ def watcher_of(provider: Any) -> Any:
     return provider.__watched__[1] if issubclass(type(provider), WrappedProvider) else None
 
 
-_FUNCTIONS = (
-    types.FunctionType,
-    types.MethodType,
-    types.BuiltinFunctionType,
-    type("".__len__),
-    partial,
-)
+_SLOT = types.MethodWrapperType
+_FUNCTIONS = types.FunctionType, types.MethodType, types.BuiltinFunctionType, _SLOT, partial
 
 
 def _is_part(value: Any) -> bool:
@@ -130,7 +117,6 @@ def _has(cls: type, name: str) -> bool:
 
 @lru_cache(256)
 def _like(cls: type) -> type:
-    """Return a class of wrapped providers with the special methods of a class."""
     made = {name: make(name) for name, make in _SPECIAL.items() if _has(cls, name)}
     return type("WrappedProvider", (WrappedProvider,), {"__slots__": (), **made})
 
@@ -151,21 +137,16 @@ def _asking(name: str) -> Callable[..., Any]:
     return asking
 
 
-def _leaving(name: str) -> Callable[..., Any]:
-    return lambda self, *error: self.__entered__.pop().__aexit__(*error)
-
-
-def _passing(name: str) -> Callable[..., Any]:
-    return lambda self, *args: getattr(self.__wrapped__, name)(*args)
-
-
 #: Special methods that are calls, that are answered, and that are neither.
 _SPECIAL: Mapping[str, Callable[[str], Callable[..., Any]]] = {
     **dict.fromkeys(("__call__", "__enter__", "__iter__", "__next__", "__anext__"), _calling),
     **dict.fromkeys(("__getitem__", "__setitem__", "__delitem__", "__contains__"), _calling),
     **dict.fromkeys(("__await__", "__aiter__", "__aenter__"), _asking),
-    **dict.fromkeys(("__exit__", "__len__", "__bool__"), _passing),
-    "__aexit__": _leaving,
+    **dict.fromkeys(
+        ("__exit__", "__len__", "__bool__"),
+        lambda name: lambda self, *args: getattr(self.__wrapped__, name)(*args),
+    ),
+    "__aexit__": lambda _: lambda self, *error: self.__entered__.pop().__aexit__(*error),
 }
 
 
@@ -243,9 +224,7 @@ class _Answer:
     """The result of a call: its use decides how the handler answers."""
 
     def __init__(self, owner: WrappedProvider, call: Call, handler: Any) -> None:
-        self._owner = owner
-        self._call = call
-        self._handler = handler
+        self._owner, self._call, self._handler = owner, call, handler
         self._pieces: Any = None
         self._entered: Any = None
 
@@ -381,8 +360,7 @@ def opening(ctx: StageContext, opens: Opens) -> StageContext:
 
 class _Context:
     def __init__(self, ctx: StageContext, opens: Opens) -> None:
-        self._ctx = ctx
-        self._opens = opens
+        self._ctx, self._opens = ctx, opens
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ctx, name)

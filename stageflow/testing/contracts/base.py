@@ -196,7 +196,6 @@ class LoopContract(Contract):
         return AsyncExitStack()
 
     def _run(self, work: Coroutine[Any, Any, T], schedule: Schedule = _IN_ORDER) -> T:
-        """Run in a new event loop, close what was opened, and check that nothing is left."""
         forget_breakers()
         with every_call_awaited(), restored():
             closing = self._closing(work)

@@ -244,15 +244,12 @@ def every_call_awaited() -> Iterator[None]:
 
 
 def _set_environ(environ: Mapping[str, str]) -> None:
-    if os.environ != environ:
-        os.environ.clear()
-        os.environ.update(environ)
+    os.environ.clear()
+    os.environ.update(environ)
 
 
-def _set_handlers(handlers: Mapping[int, Any]) -> None:
-    for number, handler in handlers.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
 
 
 #: What all code of the process shares: how to read it, and how to set it.
@@ -266,8 +263,8 @@ _SHARED: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "the level of the root logger": (lambda: logging.root.level, logging.root.setLevel),
     "the time limit of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),
     "the signal handlers": (
-        lambda: {number: signal.getsignal(number) for number in signal.valid_signals()},
-        _set_handlers,
+        _handlers,
+        lambda handlers: [signal.signal(*item) for item in handlers.items() - _handlers().items()],
     ),
 }
 
@@ -291,5 +288,6 @@ def restored() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-        for name, (_, write) in _SHARED.items():
-            write(shared[name])
+        for name, (read, write) in _SHARED.items():
+            if read() != shared[name]:
+                write(shared[name])

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 from unittest import mock
@@ -30,10 +31,8 @@ class Waits(Generator[Any, Any, T]):
     def __init__(self, work: Awaitable[T], at: int, callback: Callable[[], object]) -> None:
         self.count = 0  # of the waits so far
         self.cancelled: list[BaseException] = []
-        self._work = work
+        self._work, self._at, self._callback = work, at, callback
         self._steps: Any = work.__await__()
-        self._at = at
-        self._callback = callback
 
     def __await__(self) -> Self:
         return self
@@ -91,15 +90,13 @@ class CancellationProbe(Interceptor):
         self._works.append(work)
         try:
             output: StageOutput = await work
-        except Exception:
-            self._look(ctx, work)
+            return output
+        except (asyncio.CancelledError, GeneratorExit):
+            work.cancelled.clear()  # passed on
             raise
-        self._look(ctx, work)
-        return output
-
-    def _look(self, ctx: StageContext, work: Waits[StageOutput]) -> None:
-        if ctx.scope.stopping and not all(map(self._is_excused, work.cancelled)):
-            self.swallowed = True
+        finally:
+            if ctx.scope.stopping and not all(map(self._is_excused, work.cancelled)):
+                self.swallowed = True
 
     def _is_excused(self, error: BaseException) -> bool:
         """Return whether asyncio has swallowed it: a TaskGroup that fails, or ``wait_for``."""
@@ -146,13 +143,9 @@ class Reader:
         return StageOutput.ok()
 
     async def _read(self, stream: Any) -> None:
-        taken = 0
-        while taken != self.takes:
-            async for _ in stream:
-                break
-            else:
+        for _ in count() if self.takes is None else range(self.takes):
+            if await anext(stream, self) is self:
                 return
-            taken += 1
             await asyncio.sleep(self.pause_s)
         await stream.aclose()
 

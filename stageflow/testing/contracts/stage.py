@@ -324,7 +324,6 @@ class StageContractTest(LoopContract):
     def _execute(
         self, case: StageCase, ctx: PipelineContext, *interceptors: Interceptor
     ) -> Outcome:
-        """Run the stage by the engine; return its output, or the error that it raised."""
         bound = case.pipeline.stage(case.name, interceptors=[*interceptors, conduct.ClosesCalls()])
         try:
             return self._run(bound.execute(ctx))
@@ -332,7 +331,6 @@ class StageContractTest(LoopContract):
             return error
 
     def _seen(self, look: Callable[[conduct.Conduct], Mapping[str, None]]) -> list[str]:
-        """Run the stage with all inputs, declared or not, and watch it."""
         case = self.make_stage()
         everything = {key: copied(value) for key, value in case.inputs.items()}
         watched = conduct.Conduct(case.spec, self._context(everything, case.providers))
@@ -441,7 +439,6 @@ def _went_well(case: StageCase, outcome: Outcome) -> StageOutput:
 
 
 def _told(outcome: Any) -> Any:
-    """Return what is compared of an end: status and outputs, or the error's code and text."""
     if isinstance(outcome, StageOutput):
         return str(outcome.status), dict(outcome.outputs)
     if isinstance(outcome, StageflowError):

@@ -146,7 +146,8 @@ class SinkContractTest(Contract):
     def test_passes_every_event_on_once_and_in_order(self) -> None:
         """Those of a run, through a dispatcher that is closed afterwards."""
         sink = self.make_sink()
-        events = self._run(sink)
+        with EventDispatcher([sink]) as dispatcher:
+            events = self._run(dispatcher)
         wanted, read = [event.type for event in events], list(self.read(sink))
         assert read == wanted, f"it passed {read} on, and was given {wanted}"
 
@@ -162,15 +163,11 @@ class SinkContractTest(Contract):
         """The dispatcher counts them as written, none as failed."""
         sink = self.make_sink()
         with EventDispatcher([sink]) as dispatcher:
-            events = self._events(dispatcher)
+            events = self._run(dispatcher)
         (stats,) = dispatcher.stats()
         assert (stats.written, stats.failed, stats.dropped) == (len(events), 0, 0), stats
 
-    def _run(self, sink: EventSink) -> Sequence[Event]:
-        with EventDispatcher([sink]) as dispatcher:
-            return self._events(dispatcher)
-
-    def _events(self, dispatcher: EventDispatcher) -> Sequence[Event]:
+    def _run(self, dispatcher: EventDispatcher) -> Sequence[Event]:
         specs = [
             StageSpec("a", ScriptedStage(("a.0",)), outputs=("a.0",)),
             StageSpec("b", ScriptedStage(ending="raise"), ("a",), required=False),

@@ -5,7 +5,6 @@ from stageflow.testing.faults.injector import (
     DbFaultInjector,
     FaultInjector,
     FaultPlan,
-    FaultType,
     LlmFaultInjector,
     PlannedFault,
     SpeakerFaultInjector,
@@ -14,8 +13,12 @@ from stageflow.testing.faults.injector import (
     TtsFaultInjector,
     inject_fault,
 )
-from stageflow.testing.faults.kinds import InjectedDatabaseError, InjectedHTTPError
-from stageflow.testing.faults.streams import StreamFaultInjector
+from stageflow.testing.faults.kinds import (
+    FaultType,
+    InjectedDatabaseError,
+    InjectedHTTPError,
+    StreamFaultInjector,
+)
 
 __all__ = [
     "OF_PORTS",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -16,24 +15,8 @@ from typing import Any, ClassVar, Self
 from stageflow.errors import InvalidConfigError, nearest, shown
 from stageflow.providers import Audio, adapted
 from stageflow.testing.faults import kinds
-from stageflow.testing.faults.kinds import Fault, refused, replying, suggestion
+from stageflow.testing.faults.kinds import Fault, FaultType, refused, replying, suggestion
 from stageflow.testing.wrapped import WrappedProvider, watcher_of
-
-
-class FaultType(StrEnum):
-    """Types of faults. In brackets the options, with their defaults."""
-
-    TIMEOUT = "timeout"  # no answer within a time [duration_ms=3000]: TimeoutError
-    ERROR = "error"  # the answer is an error [message, status_code=503 | sqlstate, exception]
-    SLOW = "slow"  # the right answer, too late [duration_ms=500, per_piece_ms=0]
-    INTERMITTENT = "intermittent"  # now and then [probability=0.5, seed=0 | script; fault, …]
-    STALL = "stall"  # a stream opens, then nothing useful [after_pieces=0, keepalive_ms]
-    CUT = "cut"  # a stream breaks midway [after_pieces=1]: ConnectionResetError
-    RATE_LIMITED = "rate_limited"  # HTTP 429 [retry_after_s=1]
-    EMPTY = "empty"  # an empty transcript, answer, sound; no record [reply: of no port, needed]
-    INVALID = "invalid"  # corrupt sound, a malformed reply [reply: of no port, needed]
-    DISCONNECT = "disconnect"  # the connection is lost [after_call=False]: ConnectionResetError
-
 
 #: The options of INTERMITTENT itself; all others are those of the fault that it injects.
 _INTERMITTENT = ("probability", "seed", "script", "fault")

@@ -1,8 +1,8 @@
-"""The effect of each type of fault on one call.
+"""The types of faults, and their effect on one call or on the stream that a stage writes.
 
-A kind is a frozen record of its options, which are checked when it is made. All waiting uses the
-event loop's clock and can be cancelled. What is raised is not a `StageflowError`: it has the shape
-of what services, sockets and drivers raise, for `classify` to judge.
+A kind is a frozen record of its options. All waiting uses the event loop's clock and can be
+cancelled. What is raised is not a `StageflowError`: it has the shape of what services, sockets and
+drivers raise, for `classify` to judge.
 """
 
 import asyncio
@@ -12,12 +12,30 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, make_dataclass, replace
+from enum import StrEnum
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 from stageflow._utils.closing import closing_stream
+from stageflow.engine import CallNext, Interceptor, Pipeline, StageContext, StageOutput, StageSpec
+from stageflow.engine.stream import StreamWriter
 from stageflow.errors import InvalidConfigError, Portable, nearest
-from stageflow.testing.wrapped import Call
+from stageflow.testing.wrapped import Call, opening
+
+
+class FaultType(StrEnum):
+    """Types of faults. In brackets the options, with their defaults."""
+
+    TIMEOUT = "timeout"  # no answer within a time [duration_ms=3000]: TimeoutError
+    ERROR = "error"  # the answer is an error [message, status_code=503 | sqlstate, exception]
+    SLOW = "slow"  # the right answer, too late [duration_ms=500, per_piece_ms=0]
+    INTERMITTENT = "intermittent"  # now and then [probability=0.5, seed=0 | script; fault, …]
+    STALL = "stall"  # a stream opens, then nothing useful [after_pieces=0, keepalive_ms]
+    CUT = "cut"  # a stream breaks midway [after_pieces=1]: ConnectionResetError
+    RATE_LIMITED = "rate_limited"  # HTTP 429 [retry_after_s=1]
+    EMPTY = "empty"  # an empty transcript, answer, sound; no record [reply: of no port, needed]
+    INVALID = "invalid"  # corrupt sound, a malformed reply [reply: of no port, needed]
+    DISCONNECT = "disconnect"  # the connection is lost [after_call=False]: ConnectionResetError
 
 
 class InjectedHTTPError(Portable, Exception):
@@ -109,6 +127,9 @@ class Fault:
     of_pieces: ClassVar[bool] = False  # changes the pieces of a stream
     holds: ClassVar[bool] = False  # an answer never comes
     fits_plain: ClassVar[bool] = True  # can affect a call that is not asynchronous
+    #: The options of some kinds: no call and no piece is late, and all pieces come.
+    duration_ms = per_piece_ms = keepalive_ms = cast("Any", None)
+    after_pieces = math.inf
 
     @property
     def replaces(self) -> bool:
@@ -151,30 +172,28 @@ class Fault:
         return None
 
     async def _before(self) -> None:
-        """Delay the call."""
-
-    def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
-        """Yield what is left of a stream that the provider has opened."""
-        return _first_pieces(stream)
+        if self.duration_ms is not None:
+            await asyncio.sleep(self.duration_ms / 1000.0)
 
     async def _read(self, call: Call, stream: Any) -> AsyncGenerator[Any, None]:
-        async with closing_stream(self._pieces(stream)) as pieces:
-            async for piece in pieces:
-                yield piece
+        """Yield the pieces that are left of a stream that the provider has opened."""
+        left = self.after_pieces
+        async with closing_stream(stream):
+            if left > 0:
+                async for piece in stream:
+                    if self.per_piece_ms is not None:
+                        await asyncio.sleep(self.per_piece_ms / 1000.0)
+                    yield piece
+                    left -= 1
+                    if left <= 0:
+                        break
+        while self.keepalive_ms is not None:
+            await asyncio.sleep(self.keepalive_ms / 1000.0)
+            yield ""
+        if self.holds:
+            await asyncio.get_running_loop().create_future()
         if (error := self._error(call)) is not None:
             raise error
-
-
-async def _first_pieces(stream: Any, limit: int | None = None) -> AsyncGenerator[Any, None]:
-    """Yield the first `limit` pieces of a stream, or all; close it when its reader stops early."""
-    left = math.inf if limit is None else limit
-    async with closing_stream(stream):
-        if left > 0:
-            async for piece in stream:
-                yield piece
-                left -= 1
-                if left <= 0:
-                    break
 
 
 class _Opened:
@@ -201,19 +220,10 @@ class _Opened:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Late(Fault):
-    duration_ms: float
-
-    async def _before(self) -> None:
-        await asyncio.sleep(self.duration_ms / 1000.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeout(_Late):
+class Timeout(Fault):
     """The client gives up after `duration_ms` without an answer. A plain call raises at once."""
 
     duration_ms: float = 3_000.0
-
     replaces = True
 
     def _error(self, call: Call) -> Exception:
@@ -221,7 +231,7 @@ class Timeout(_Late):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slow(_Late):
+class Slow(Fault):
     """The answer is right, and comes `duration_ms` late.
 
     Each piece of a stream is `per_piece_ms` later besides. A plain call is never late.
@@ -229,15 +239,8 @@ class Slow(_Late):
 
     duration_ms: float = 500.0
     per_piece_ms: float = 0.0
-
     of_pieces = True
     fits_plain = False
-
-    async def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
-        async with closing_stream(stream):
-            async for piece in stream:
-                await asyncio.sleep(self.per_piece_ms / 1000.0)
-                yield piece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +248,6 @@ class Disconnect(Fault):
     """The connection is lost before the call, or `after_call`: then the provider does its work."""
 
     after_call: bool = False
-
     of_pieces = True
 
     @property
@@ -268,7 +270,6 @@ class Stall(Fault):
 
     after_pieces: int = 0
     keepalive_ms: float | None = None
-
     of_pieces = True
     holds = True
 
@@ -290,30 +291,16 @@ class Stall(Fault):
                 return await super().answer(call)
         return await asyncio.get_running_loop().create_future()
 
-    async def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
-        if self.after_pieces:
-            async with closing_stream(_first_pieces(stream, self.after_pieces)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        while self.keepalive_ms is not None:
-            await asyncio.sleep(self.keepalive_ms / 1000.0)
-            yield ""
-        await asyncio.get_running_loop().create_future()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cut(Fault):
     """The connection breaks after `after_pieces`; an answer in one piece is lost as a whole."""
 
     after_pieces: int = 1
-
     of_pieces = True
 
     def _error(self, call: Call) -> Exception:
         return connection_reset(call.provider, "in the middle of its answer")
-
-    def _pieces(self, stream: Any) -> AsyncGenerator[Any, None]:
-        return _first_pieces(stream, self.after_pieces)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +313,6 @@ class Raises(Fault):
     message: str | None = None
     status_code: int | None = None
     exception: Exception | Callable[[], Exception] | None = None
-
     replaces = True
     #: The options that describe an error, and so exclude `exception`.
     described_by: ClassVar[tuple[str, ...]] = ("message", "status_code")
@@ -369,7 +355,6 @@ class RateLimited(Fault):
     """HTTP 429, with the seconds to wait in its Retry-After header; None for no header."""
 
     retry_after_s: float | None = 1.0
-
     replaces = True
 
     def _error(self, call: Call) -> Exception:
@@ -386,7 +371,6 @@ class Reply(Fault):
     """The provider answers at once, with `reply`; a provider of no port needs one."""
 
     reply: Any = _NOT_GIVEN
-
     replaces = True
     #: The answer of each method if no reply is given; other methods are left alone.
     by_method: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -412,3 +396,95 @@ def replying(always: Any = _NOT_GIVEN, **by_method: Any) -> type[Reply]:
     return make_dataclass(
         "Reply", [reply], bases=(Reply,), namespace=methods, frozen=True, kw_only=True
     )
+
+
+#: The one option of each fault that fits a stream, and its default.
+_OPTIONS: Mapping[FaultType, tuple[str, float]] = {
+    FaultType.STALL: ("after_items", 0),
+    FaultType.CUT: ("after_items", 1),
+    FaultType.SLOW: ("duration_ms", 500.0),
+}
+
+
+class StreamFaultInjector(Interceptor):
+    """Injects a fault into one stream; give it to the orchestrator as an interceptor.
+
+    STALL: after ``after_items`` items, the stage's next ``put`` never returns. CUT: that ``put``
+    raises `ConnectionResetError`, so the stage fails as when its service hangs up. SLOW: each
+    ``put`` takes ``duration_ms`` longer.
+
+    Example:
+        >>> stalls = StreamFaultInjector(pipeline, "sentences", "stall", after_items=2)
+        >>> await PipelineOrchestrator(pipeline.build(), interceptors=[stalls]).run(ctx)
+
+    The options are ``after_items`` of STALL (default 0) and CUT (1), ``duration_ms`` of SLOW (500).
+
+    Attributes:
+        key: The stream, which a stage of the pipeline writes.
+        fault_type: STALL, CUT or SLOW; the constructor takes its value as a string, too.
+        injected: How many items have met it.
+
+    Raises:
+        InvalidConfigError: No stage writes such a stream, or fault and option do not fit.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, key: str, fault_type: FaultType | str, **options: float
+    ) -> None:
+        written = [name for spec in pipeline.stages for name in spec.streams]
+        if key not in written:
+            known = ", ".join(map(repr, written)) or "none at all"
+            fix = suggestion(str(key), written, f"{pipeline.name!r} writes {known}")
+            raise InvalidConfigError("StreamFaultInjector", "key", key, fix)
+        if not isinstance(fault_type, str) or fault_type not in _OPTIONS:
+            fix = f"a stream can have {', '.join(_OPTIONS)}"
+            raise InvalidConfigError("StreamFaultInjector", "fault_type", fault_type, fix)
+        self.key = key
+        self.fault_type = FaultType(fault_type)
+        self.injected = 0
+        kind, (field, default) = self.fault_type, _OPTIONS[self.fault_type]
+        for name, found in options.items():
+            if name != field:
+                raise refused(kind.name, name, found, f"of a stream, its one option is {field}")
+        self._amount = options.get(field, default)
+        check_option(kind.name, field, self._amount)
+
+    def applies_to(self, spec: StageSpec) -> bool:
+        """Return whether the stage writes the stream."""
+        return self.key in spec.streams
+
+    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+        """Run the stage with a context whose stream has the fault."""
+        return await call_next(opening(ctx, self._open))
+
+    def _open(self, ctx: StageContext, key: str, capacity: int) -> StreamWriter:
+        writer = ctx.open(key, capacity=capacity)
+        return writer if key != self.key else cast("StreamWriter", _Writer(writer, self._strike))
+
+    async def _strike(self, count: int) -> None:
+        """Affect an item before which `count` items have been put."""
+        if self.fault_type is FaultType.SLOW:
+            self.injected += 1
+            await asyncio.sleep(self._amount / 1000.0)
+        elif count >= self._amount:
+            self.injected += 1
+            if self.fault_type is FaultType.CUT:
+                raise connection_reset(self.key, f"after {count} items")
+            await asyncio.get_running_loop().create_future()
+
+    def __repr__(self) -> str:
+        return f"StreamFaultInjector({self.key!r}, {str(self.fault_type)!r})"
+
+
+class _Writer:
+    def __init__(self, writer: StreamWriter, strike: Callable[[int], Awaitable[None]]) -> None:
+        self._writer, self._strike, self._count = writer, strike, 0
+
+    async def put(self, item: Any) -> bool:
+        await self._strike(self._count)
+        taken = await self._writer.put(item)
+        self._count += taken
+        return taken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)

@@ -199,7 +199,6 @@ class RecordedTurn:
         )
 
     async def _end(self, call: RecordedCall) -> None:
-        """End an answer as it ended at the recording."""
         await _sleep_ms(call.ending_ms)
         if call.error is not None:
             raise error_again(call.error, self._codec)
@@ -287,7 +286,6 @@ def _place(failure: Mapping[str, Any]) -> str:
 
 
 def _by_stage(events: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the events of each stage, and of the run."""
     found: dict[str, list[str]] = {}
     for event in events:
         who = "the run" if event["stage"] is None else f"stage {event['stage']!r}"

@@ -366,14 +366,12 @@ class _Recording(Fault):
         self._recorder = recorder
 
     async def answer(self, call: Call) -> Any:
-        """Return the provider's answer."""
         with self._recorded(call, streamed=False):
             answer = await super().answer(call)
             self._gets(answer)
         return answer
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
-        """Yield the provider's pieces."""
         with self._recorded(call, streamed=True):
             async with closing_stream(super().stream(call)) as pieces:
                 async for piece in pieces:
@@ -383,7 +381,6 @@ class _Recording(Fault):
 
     @contextmanager
     def _recorded(self, call: Call, *, streamed: bool) -> Iterator[None]:
-        """Record the call of a block, and how it ends."""
         self._call = self._recorder.began(call, streamed=streamed)
         self._loop = asyncio.get_running_loop()
         self._wait()

@@ -113,7 +113,6 @@ class SimulationLoop(asyncio.BaseEventLoop):
             self._advance(self._now_s + seconds)
 
     def _in_thread(self) -> bool:
-        """Return whether this is called by a function of `run_in_executor`."""
         return threads[-1:] == [get_ident()] and self._thread_id == get_ident()
 
     def _advance(self, now_s: float) -> None:

@@ -81,8 +81,7 @@ class Tried:
 
     def end(self) -> None:
         """End a run, and with it an order."""
-        path = reversed(self._path) if self._at is not None else ()
-        for node, chosen, width in path:
+        for node, chosen, width in reversed(self._path) if self._at is not None else ():
             node[chosen] = None
             if len(node) < width or any(child is not None for child in node.values()):
                 break

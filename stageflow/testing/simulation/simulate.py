@@ -262,8 +262,6 @@ def _next_call() -> tuple[int, Scenario | None]:
 
 
 class _Case(Generic[T]):
-    """A function to be run under several scenarios."""
-
     loop: SimulationLoop
 
     def __init__(
@@ -395,7 +393,6 @@ class _Case(Generic[T]):
 
 
 def _ordered(scenario: Scenario, deviations: Deviations) -> Scenario:
-    """Return a scenario with a recorded order."""
     return replace(scenario, choices=written(deviations), strategy=None, horizon=0, switches=None)
 
 

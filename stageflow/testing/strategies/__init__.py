@@ -156,7 +156,6 @@ def stage_specs(
 
 
 def _placed(drawn: Sequence[_Drawn]) -> list[StageSpec]:
-    """Return specs of what was drawn, without dependencies that do not exist."""
     specs: list[StageSpec] = []
     readable: dict[str, tuple[str, ...]] = {}
     made: dict[str, tuple[str, ...]] = {}
@@ -266,21 +265,16 @@ def fault_plans(
 def _faults(draw: Draw, provider: str) -> PlannedFault:
     kinds = list(OF_PORTS.get(provider, FaultInjector).kinds)
     kind = draw(st.sampled_from(kinds))
-    options = draw(_options(provider, kind))
+    known = {} if provider == "db" and kind is FaultType.ERROR else _OPTIONS.get(kind, {})
+    if kind in (FaultType.EMPTY, FaultType.INVALID) and provider not in OF_PORTS:
+        # Only the injectors of ports know what is empty or malformed.
+        known = {"reply": st.sampled_from(["", "???"])}
+    options = draw(st.fixed_dictionaries(known))
     if draw(st.booleans()):
         script = draw(st.lists(st.sampled_from(["fail", "ok"]), min_size=1, max_size=5))
         comes_and_goes = {"fault": str(kind), "script": ",".join(script), **options}
         return PlannedFault(provider, FaultType.INTERMITTENT, comes_and_goes)
     return PlannedFault(provider, kind, options)
-
-
-def _options(provider: str, kind: FaultType) -> st.SearchStrategy[dict[str, Any]]:
-    if kind in (FaultType.EMPTY, FaultType.INVALID) and provider not in OF_PORTS:
-        # Only the injectors of ports know what is empty or malformed.
-        return st.fixed_dictionaries({"reply": st.sampled_from(["", "???"])})
-    if kind is FaultType.ERROR and provider == "db":
-        return st.just({})
-    return st.fixed_dictionaries(_OPTIONS.get(kind, {}))
 
 
 def scenarios(
