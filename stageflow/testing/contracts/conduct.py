@@ -23,15 +23,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
 
-from stageflow.engine import (
-    CallNext,
-    ContextBag,
-    Interceptor,
-    PipelineContext,
-    StageContext,
-    StageOutput,
-    StageSpec,
-)
+from stageflow import engine
 from stageflow.testing.simulation.errors import place_of
 
 _DATES = (dt.datetime.now, dt.datetime.utcnow, dt.datetime.today, dt.date.today)
@@ -39,8 +31,8 @@ _TIMES = (time.time, time.time_ns, time.monotonic, time.monotonic_ns)
 _CLOCKS = frozenset((*_DATES, *_TIMES, time.clock_gettime, time.clock_gettime_ns))
 _CLOSING = frozenset(("close", "aclose", "disconnect", "shutdown"))
 _READING = (
-    *(StageContext.__getitem__, UserDict.__getitem__, UserDict.__contains__),
-    *(ContextBag.__getitem__, ContextBag.get, ContextBag.__contains__),
+    *(engine.StageContext.__getitem__, UserDict.__getitem__, UserDict.__contains__),
+    *(engine.ContextBag.__getitem__, engine.ContextBag.get, engine.ContextBag.__contains__),
 )
 _READS = frozenset(function.__code__ for function in _READING)
 
@@ -48,12 +40,12 @@ _READS = frozenset(function.__code__ for function in _READING)
 _INTERVAL_S = 0.005
 
 
-class Conduct(Interceptor):
+class Conduct(engine.Interceptor):
     """Watches each call while a stage runs."""
 
-    ctx: StageContext
+    ctx: engine.StageContext
 
-    def __init__(self, spec: StageSpec, run: PipelineContext) -> None:
+    def __init__(self, spec: engine.StageSpec, run: engine.PipelineContext) -> None:
         self.undeclared: dict[str, None] = {}  # keys that the stage reads and does not declare
         self.clocks: dict[str, None] = {}  # where it reads a clock that is not the loop's
         self.closed: dict[str, None] = {}  # the names of providers
@@ -66,7 +58,9 @@ class Conduct(Interceptor):
             function = function.func
         self._module = str(getattr(inspect.unwrap(function), "__module__", ""))
 
-    async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
+    async def around(
+        self, ctx: engine.StageContext, call_next: engine.CallNext, /
+    ) -> engine.StageOutput:
         """Run the stage with a profiler that sees each call."""
         self.ctx = ctx
         profiler = sys.getprofile()
@@ -196,14 +190,14 @@ def _own(innermost: FrameType) -> FrameType:
     return innermost
 
 
-class ClosesCalls(Interceptor):
+class ClosesCalls(engine.Interceptor):
     """Closes the calls that a failed stage has made and not awaited yet.
 
     The error refers to the stage's frames, and these to the calls: Python would warn of each when
     the error is dropped.
     """
 
-    def failed(self, ctx: StageContext, error: BaseException, /) -> None:
+    def failed(self, ctx: engine.StageContext, error: BaseException, /) -> None:
         """Close what the stage's frames refer to, unless the stage was cancelled."""
         if not isinstance(error, Exception):
             return

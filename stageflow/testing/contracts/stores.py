@@ -7,28 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
 
+from stageflow import engine, errors
 from stageflow.dlq.store import DeadLetterStore
-from stageflow.engine import (
-    DeadLetter,
-    DeadLetterState,
-    FailureRecord,
-    Interceptor,
-    Pipeline,
-    PipelineContext,
-    PipelineOrchestrator,
-    RunStatus,
-    StageContext,
-    StageOutput,
-    StageRecord,
-    StageSpec,
-)
-from stageflow.errors import (
-    DeadLetterClaimedError,
-    DeadLetterReplayedError,
-    DuplicateDeadLetterError,
-    StageflowError,
-    UnknownDeadLetterError,
-)
 from stageflow.events import Event, EventDispatcher, EventSink, StageStatus
 from stageflow.testing.contracts.base import Contract, LoopContract, on_subject
 from stageflow.testing.contracts.probes import CancellationProbe
@@ -37,21 +17,21 @@ from stageflow.testing.scripted import ScriptedStage
 from stageflow.testing.simulation import EPOCH_S, Schedule
 
 
-def _letter(number: int) -> DeadLetter:
-    return DeadLetter(
+def _letter(number: int) -> engine.DeadLetter:
+    return engine.DeadLetter(
         id=f"{number:032x}",
         created_at=datetime(2026, 1, 2, 3, 4, number, tzinfo=UTC),
         pipeline="shop",
         pipeline_run_id=f"run-{number}",
         correlation_id=None,
         failed_stage="pay",
-        error=FailureRecord("refused", "permanent", "no money", "Sorry."),
+        error=engine.FailureRecord("refused", "permanent", "no money", "Sorry."),
         inputs={"items": ["tea", "Ünï"]},
-        stages={"pick": StageRecord(StageStatus.COMPLETED, True, None, {"picked": b"\0"})},
+        stages={"pick": engine.StageRecord(StageStatus.COMPLETED, True, None, {"picked": b"\0"})},
     )
 
 
-async def _refused(work: Awaitable[object], error: type[StageflowError]) -> None:
+async def _refused(work: Awaitable[object], error: type[errors.StageflowError]) -> None:
     try:
         await work
     except error:
@@ -87,15 +67,15 @@ class StoreContractTest(LoopContract):
         await store.put(_letter(1))
         await store.put(_letter(1))
         other = dataclasses.replace(_letter(1), pipeline="other")
-        await _refused(store.put(other), DuplicateDeadLetterError)
+        await _refused(store.put(other), errors.DuplicateDeadLetterError)
         kept = await store.letters()
         assert kept == (_letter(1),), f"after it was put twice letters() gave {kept}"
 
     @on_subject
     async def test_an_unknown_letter_is_refused(self, store: DeadLetterStore) -> None:
         """When it is read, or claimed."""
-        await _refused(store.get("nobody"), UnknownDeadLetterError)
-        await _refused(store.claim("nobody", lease_s=1.0), UnknownDeadLetterError)
+        await _refused(store.get("nobody"), errors.UnknownDeadLetterError)
+        await _refused(store.claim("nobody", lease_s=1.0), errors.UnknownDeadLetterError)
 
     @on_subject
     async def test_of_many_who_claim_one_succeeds(self, store: DeadLetterStore) -> None:
@@ -104,9 +84,9 @@ class StoreContractTest(LoopContract):
         tries = (store.claim(_letter(1).id, lease_s=60.0) for _ in range(10))
         ends = await asyncio.gather(*tries, return_exceptions=True)
         claimed = [end for end in ends if not isinstance(end, BaseException)]
-        refused = [end for end in ends if isinstance(end, DeadLetterClaimedError)]
+        refused = [end for end in ends if isinstance(end, errors.DeadLetterClaimedError)]
         assert (len(claimed), len(refused)) == (1, 9), f"{len(claimed)} claimed it"
-        (letter,) = await store.letters(DeadLetterState.REPLAYING)
+        (letter,) = await store.letters(engine.DeadLetterState.REPLAYING)
         assert letter.attempts == 1, f"one claim counts as {letter.attempts} attempts"
 
     @on_subject
@@ -114,10 +94,12 @@ class StoreContractTest(LoopContract):
         """Its state and its run stand."""
         await store.put(_letter(1))
         await store.finish(await store.claim(_letter(1).id, lease_s=60.0), "run-9")
-        await _refused(store.claim(_letter(1).id, lease_s=60.0), DeadLetterReplayedError)
+        await _refused(store.claim(_letter(1).id, lease_s=60.0), errors.DeadLetterReplayedError)
         letter = await store.get(_letter(1).id)
         left = letter.state, letter.replay_run_id
-        assert left == (DeadLetterState.REPLAYED, "run-9"), f"a replay by 'run-9' left {left}"
+        assert left == (engine.DeadLetterState.REPLAYED, "run-9"), (
+            f"a replay by 'run-9' left {left}"
+        )
 
     @on_subject
     async def test_a_deleted_letter_is_gone(self, store: DeadLetterStore) -> None:
@@ -126,8 +108,8 @@ class StoreContractTest(LoopContract):
         await store.put(_letter(2))
         await store.claim(_letter(1).id, lease_s=60.0)
         await store.delete(_letter(2).id)
-        await _refused(store.delete(_letter(1).id), DeadLetterClaimedError)
-        await _refused(store.delete(_letter(2).id), UnknownDeadLetterError)
+        await _refused(store.delete(_letter(1).id), errors.DeadLetterClaimedError)
+        await _refused(store.delete(_letter(2).id), errors.UnknownDeadLetterError)
         assert [letter.id for letter in await store.letters()] == [_letter(1).id]
         assert await store.unreadable() == ()
 
@@ -169,13 +151,13 @@ class SinkContractTest(Contract):
 
     def _run(self, dispatcher: EventDispatcher) -> Sequence[Event]:
         specs = [
-            StageSpec("a", ScriptedStage(("a.0",)), outputs=("a.0",)),
-            StageSpec("b", ScriptedStage(ending="raise"), ("a",), required=False),
-            StageSpec("c", ScriptedStage(ending="skip"), ("b",)),
+            engine.StageSpec("a", ScriptedStage(("a.0",)), outputs=("a.0",)),
+            engine.StageSpec("b", ScriptedStage(ending="raise"), ("a",), required=False),
+            engine.StageSpec("c", ScriptedStage(ending="skip"), ("b",)),
         ]
-        graph = Pipeline("p", specs).build()
-        orchestrator = PipelineOrchestrator(graph, dispatcher=dispatcher)
-        return asyncio.run(orchestrator.run(PipelineContext())).events
+        graph = engine.Pipeline("p", specs).build()
+        orchestrator = engine.PipelineOrchestrator(graph, dispatcher=dispatcher)
+        return asyncio.run(orchestrator.run(engine.PipelineContext())).events
 
 
 class InterceptorContractTest(LoopContract):
@@ -185,7 +167,7 @@ class InterceptorContractTest(LoopContract):
     that does real I/O (see `LoopContract` for the limits of that).
     """
 
-    def make_interceptors(self) -> Sequence[Interceptor]:
+    def make_interceptors(self) -> Sequence[engine.Interceptor]:
         """Return what is under test, the outermost first, configured to let everything pass."""
         raise self._unwritten("make_interceptors")
 
@@ -211,13 +193,13 @@ class InterceptorContractTest(LoopContract):
 
     def test_a_cancellation_passes(self) -> None:
         """Wherever: the run is cancelled, its events are sound, and nothing is left behind."""
-        seen: set[RunStatus] = set()
+        seen: set[engine.RunStatus] = set()
 
         async def attempt(probe: CancellationProbe) -> None:
             seen.add(await self._cancelled(probe))
 
         self._cancel_everywhere(attempt)
-        assert RunStatus.CANCELLED in seen, "no cancellation reached the stage"
+        assert engine.RunStatus.CANCELLED in seen, "no cancellation reached the stage"
 
     def test_runs_at_once_do_not_mix(self) -> None:
         """In any order, each ends with what is its own."""
@@ -240,12 +222,12 @@ class InterceptorContractTest(LoopContract):
     def _pauses_s(self) -> tuple[float, ...]:
         return (0.001,) if self.real_io else (1.0,)
 
-    async def _cancelled(self, probe: CancellationProbe) -> RunStatus:
+    async def _cancelled(self, probe: CancellationProbe) -> engine.RunStatus:
         pipeline = _pipeline(ScriptedStage(("k",), (*self._pauses_s, 0.0), "ok"))
-        orchestrator = PipelineOrchestrator(
+        orchestrator = engine.PipelineOrchestrator(
             pipeline.build(), interceptors=[probe, *self.make_interceptors()]
         )
-        context = PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)
+        context = engine.PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)
         task = asyncio.ensure_future(orchestrator.run(context))
         probe.aim(task)
         await asyncio.wait([task])
@@ -261,15 +243,15 @@ class InterceptorContractTest(LoopContract):
         return context.status
 
     async def _many(self, runs: int) -> list[Any]:
-        async def echo(ctx: StageContext) -> StageOutput:
+        async def echo(ctx: engine.StageContext) -> engine.StageOutput:
             number = ctx["number"]
             await asyncio.sleep(self._pauses_s[0])
-            return StageOutput.ok(k=number)
+            return engine.StageOutput.ok(k=number)
 
-        spec = StageSpec("s", echo, inputs=("number",), outputs=("k",))
-        graph = Pipeline("p", [spec], inputs=["number"]).build()
-        orchestrator = PipelineOrchestrator(graph, interceptors=self.make_interceptors())
-        contexts = [PipelineContext({"number": number}) for number in range(runs)]
+        spec = engine.StageSpec("s", echo, inputs=("number",), outputs=("k",))
+        graph = engine.Pipeline("p", [spec], inputs=["number"]).build()
+        orchestrator = engine.PipelineOrchestrator(graph, interceptors=self.make_interceptors())
+        contexts = [engine.PipelineContext({"number": number}) for number in range(runs)]
         results = await asyncio.gather(*map(orchestrator.run, contexts))
         return [result.unwrap()["k"] for result in results]
 
@@ -279,9 +261,13 @@ class InterceptorContractTest(LoopContract):
         within = self._run(self._told(pipeline, self.make_interceptors()))
         assert within == without, f"ends as {within}, and without it as {without}"
 
-    async def _told(self, pipeline: Pipeline, interceptors: Sequence[Interceptor]) -> Any:
-        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=list(interceptors))
-        context = PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)
+    async def _told(
+        self, pipeline: engine.Pipeline, interceptors: Sequence[engine.Interceptor]
+    ) -> Any:
+        orchestrator = engine.PipelineOrchestrator(
+            pipeline.build(), interceptors=list(interceptors)
+        )
+        context = engine.PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)
         result = await orchestrator.run(context)
         check_run(pipeline, result)
         stage = result.stages["s"]
@@ -291,6 +277,6 @@ class InterceptorContractTest(LoopContract):
         return result.status, result.outputs, stage.status, detail, result.error
 
 
-def _pipeline(runner: ScriptedStage) -> Pipeline:
-    spec = StageSpec("s", runner, outputs=runner.outputs, provider="llm", timeout_s=100.0)
-    return Pipeline("p", [spec])
+def _pipeline(runner: ScriptedStage) -> engine.Pipeline:
+    spec = engine.StageSpec("s", runner, outputs=runner.outputs, provider="llm", timeout_s=100.0)
+    return engine.Pipeline("p", [spec])

@@ -22,14 +22,7 @@ from threading import get_ident
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from stageflow.resilience.circuit_breaker import forget_breakers
-from stageflow.testing.simulation.errors import (
-    DeadlockError,
-    LeftBehindError,
-    LivelockError,
-    RealIOError,
-    cycle,
-    places,
-)
+from stageflow.testing.simulation import errors
 from stageflow.testing.simulation.orders import Entry, Lane, Order, Tried
 from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch, threads
 from stageflow.testing.simulation.scenario import Schedule
@@ -142,7 +135,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Handle:
         """Schedule a callback; a thread that is not simulated is refused."""
         if asyncio_events._get_running_loop() is not self and not self._in_thread():
-            raise RealIOError("call_soon_threadsafe")
+            raise errors.RealIOError("call_soon_threadsafe")
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(
@@ -263,7 +256,9 @@ class SimulationLoop(asyncio.BaseEventLoop):
             self._left_in_pass -= 1
             self.steps += 1
             if self.steps - self._began > MOST_STEPS_AT_ONCE:
-                raise LivelockError(MOST_STEPS_AT_ONCE, self._now_s, places(self._tasks()))
+                raise errors.LivelockError(
+                    MOST_STEPS_AT_ONCE, self._now_s, errors.places(self._tasks())
+                )
             if not self.steps % STEPS_A_LOOK:
                 self._look()
             if self._at_step:
@@ -280,7 +275,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def _note(self, handle: Any, mark: str) -> None:
         task = getattr(handle._callback, "__self__", None)
         if self.trace is not None and isinstance(task, asyncio.Task):
-            self.trace.append(f"{self._now_s:9.3f} s {mark}{places([task])[0]}")
+            self.trace.append(f"{self._now_s:9.3f} s {mark}{errors.places([task])[0]}")
 
     def _look(self) -> None:
         """Raise `DeadlockError` if what is simulated waits, beside timers that repeat for ever."""
@@ -298,7 +293,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def _raise_deadlock(self, steps: int = 0) -> NoReturn:
         tasks = self._tasks()
-        raise DeadlockError(places(tasks), steps, cycle(tasks))
+        raise errors.DeadlockError(errors.places(tasks), steps, errors.cycle(tasks))
 
     def _fire_timers(self) -> None:
         timers = self._timers
@@ -346,7 +341,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def check_nothing_left(self) -> None:
         """Raise `LeftBehindError` if another task than the current one still runs."""
         if left := [task for task in self._tasks() if task is not asyncio.current_task(self)]:
-            raise LeftBehindError(places(left))
+            raise errors.LeftBehindError(errors.places(left))
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future that sorts by its age."""
@@ -410,7 +405,7 @@ _REAL_IO = """
 
 
 def _refuse(self: object, name: str, *_: Any, **__: Any) -> NoReturn:
-    raise RealIOError(name)
+    raise errors.RealIOError(name)
 
 
 for _name in _REAL_IO.split():
@@ -465,7 +460,7 @@ def _end(loop: SimulationLoop) -> None:
                     task.cancel()
             # Time passes, too: a run that does not end ends with its grace period.
             loop._ending, loop._began = True, loop.steps
-            with suppress(DeadlockError, LivelockError):
+            with suppress(errors.DeadlockError, errors.LivelockError):
                 loop.run_forever()
             loop._ending = False
         if loop._generators:
