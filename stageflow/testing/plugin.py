@@ -111,10 +111,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = config.stash.get(_ASKED, None)
     if asked is not None:
         others = [item for item in items if item.nodeid != asked.test]
-        if len(others) == len(items):
+        items[:] = [item for item in items if item.nodeid == asked.test]
+        if not items:
             raise pytest.UsageError(f"the token's test is not here: {asked.test}")
         config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item.nodeid == asked.test]
     for item in items:
         _skip_marked_stage(item)
         if item.get_closest_marker("simulate") is not None:
@@ -136,7 +136,6 @@ def _skip_marked_stage(item: pytest.Item) -> None:
 
 
 def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario, int]:
-
     def refused(problem: str) -> pytest.UsageError:
         return pytest.UsageError(f"{item.nodeid}{problem}")
 

@@ -90,13 +90,15 @@ class CancellationProbe(Interceptor):
         self._works.append(work)
         try:
             output: StageOutput = await work
-            return output
-        except (asyncio.CancelledError, GeneratorExit):
-            work.cancelled.clear()  # passed on
+        except Exception:
+            self._look(ctx, work)
             raise
-        finally:
-            if ctx.scope.stopping and not all(map(self._is_excused, work.cancelled)):
-                self.swallowed = True
+        self._look(ctx, work)
+        return output
+
+    def _look(self, ctx: StageContext, work: Waits[StageOutput]) -> None:
+        if ctx.scope.stopping and not all(map(self._is_excused, work.cancelled)):
+            self.swallowed = True
 
     def _is_excused(self, error: BaseException) -> bool:
         """Return whether asyncio has swallowed it: a TaskGroup that fails, or ``wait_for``."""
@@ -209,8 +211,7 @@ def _are_equal(one: Any, other: Any) -> bool:
 def _sketched(value: Any) -> bytes:
     # Without a memo shared parts make no difference, and a cycle does not end.
     for without_memo in (True, False):
-        sketch = io.BytesIO()
-        pickler = _Sketcher(sketch, 4)
+        pickler = _Sketcher(sketch := io.BytesIO(), 4)
         pickler.fast = without_memo
         with suppress(Exception):
             pickler.dump(value)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from stageflow._utils.closing import Closing, closing_stream
 from stageflow._utils.files import atomic_write, decompressed
@@ -149,7 +149,10 @@ def _turn(found: dict[str, Any]) -> Turn:
     def whole(value: Any) -> Any:
         nonlocal left
         if isinstance(value, dict) and value.get("$") == "blob":
-            content = _blob(blobs, value["v"], left)
+            name = value["v"]
+            content = decompressed(base64.b64decode(blobs[name], validate=True), left)
+            if hashlib.sha256(content).hexdigest() != name:
+                raise ValueError(f"the bytes {name[:12]}… are not those that were recorded")
             left -= len(content)  # a small file may name one blob many times
             return {"$": "bytes", "v": base64.b64encode(content).decode("ascii")}
         return value
@@ -161,10 +164,8 @@ def _turn(found: dict[str, Any]) -> Turn:
 
 
 _TURN: FieldTypes = {
-    "pipeline": TEXT,
-    "status": TEXT,
-    "inputs": (dict,),
-    "outputs": (dict,),
+    **dict.fromkeys(("pipeline", "status"), TEXT),
+    **dict.fromkeys(("inputs", "outputs"), (dict,)),
     **dict.fromkeys(("providers", "unkept", "calls", "events"), (list,)),
 }
 
@@ -181,13 +182,6 @@ def _call(number: int, found: dict[str, Any]) -> RecordedCall:
     if (call.ending == "failed") != (call.error is not None):
         raise ValueError(f"call {number} fails without an error, or does not with one")
     return call
-
-
-def _blob(blobs: Mapping[str, str], name: str, limit_bytes: int) -> bytes:
-    content = decompressed(base64.b64decode(blobs[name], validate=True), limit_bytes)
-    if hashlib.sha256(content).hexdigest() != name:
-        raise ValueError(f"the bytes {name[:12]}… are not those that were recorded")
-    return content
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -216,12 +210,9 @@ def plain_error(error: Exception, codec: Codec) -> dict[str, Any]:
 
 def error_again(told: dict[str, Any], codec: Codec) -> Exception:
     """Return an exception like the one that was recorded."""
-    if "builtin" in told:
-        name, arguments = told["builtin"]
-        cls = getattr(builtins, name)
-        if issubclass(cls, Exception):
-            made: Exception = cls(*codec.from_plain(arguments))
-            return made
+    name, arguments = told.get("builtin", ("object", ()))
+    if issubclass(made := getattr(builtins, name), Exception):
+        return cast("Exception", made(*codec.from_plain(arguments)))
     own = (c for c in _classes(StageflowError) if told["code"] in {c.code, *c.codes})
     cls = next(own, RecordedError)
     # The arguments of its own constructor are not known.
@@ -270,9 +261,7 @@ class Recorder(Closing):
         codec: Codec = DEFAULT_CODEC,
         secrets: Iterable[str] = (),
     ) -> None:
-        self._providers = tuple(providers)
-        self.codec = codec
-        self._secrets = tuple(secrets)
+        self._providers, self._codec, self._secrets = tuple(providers), codec, tuple(secrets)
         #: Each call, and when it began, in seconds of the loop's clock.
         self._calls: list[tuple[RecordedCall, float]] = []
         self._block = ExitStack()
@@ -293,11 +282,10 @@ class Recorder(Closing):
         """Stop recording."""
         self._block.close()
 
-    def began(self, call: Call, *, streamed: bool) -> RecordedCall:
-        """Return the record of a call that begins now."""
+    def _began(self, call: Call, *, streamed: bool) -> RecordedCall:
         # Encoded now: the caller may change a list afterwards.
-        arguments = [self.codec.to_plain(argument) for argument in call.arguments]
-        options = self.codec.plain_items(call.options)
+        arguments = [self._codec.to_plain(argument) for argument in call.arguments]
+        options = self._codec.plain_items(call.options)
         recorded = RecordedCall(call.provider, call.method, 0.0, arguments, options, streamed)
         self._calls.append((recorded, asyncio.get_running_loop().time()))
         return recorded
@@ -305,14 +293,14 @@ class Recorder(Closing):
     def _turn(self, context: PipelineContext, result: RunResult) -> Turn:
         # A stream of which items are gone cannot be kept.
         left = {k: v for k, v in result.bag.items() if not isinstance(v, Stream) or v.whole}
-        outputs = self.codec.plain_items(left)
-        unkept = [key for key in outputs if self.codec.lost("", {key: outputs[key]})]
+        outputs = self._codec.plain_items(left)
+        unkept = [key for key in outputs if self._codec.lost("", {key: outputs[key]})]
         for call, at in self._calls:
             call.began_ms = round((at - result.log.started_at) * 1000.0, _DIGITS)
         turn = Turn(
             pipeline=result.pipeline,
             providers=list(self._providers),
-            inputs=self.codec.plain_items(context.inputs),
+            inputs=self._codec.plain_items(context.inputs),
             seed=context.seed,
             deadline_s=context.deadline_s,
             status=str(result.status),
@@ -320,14 +308,16 @@ class Recorder(Closing):
             outputs={key: value for key, value in outputs.items() if key not in unkept},
             unkept=unkept,
             calls=[call for call, _ in self._calls],
-            events=[{**e.to_dict(), "data": self.codec.plain_items(e.data)} for e in result.events],
+            events=[
+                {**e.to_dict(), "data": self._codec.plain_items(e.data)} for e in result.events
+            ],
         )
-        lost = self.codec.lost("inputs", turn.inputs)
+        lost = self._codec.lost("inputs", turn.inputs)
         for number, call in enumerate(turn.calls, 1):
             where = f"call {number}, {call.provider}.{call.method}: "
             asked = {"arguments": call.arguments, "options": list(call.options.values())}
-            lost |= self.codec.lost(f"{where}asked", asked)
-            lost |= self.codec.lost(f"{where}answered", {"pieces": call.pieces})
+            lost |= self._codec.lost(f"{where}asked", asked)
+            lost |= self._codec.lost(f"{where}answered", {"pieces": call.pieces})
         for path, value in lost.items():
             raise RecordingError(
                 f"the turn cannot be recorded: {path} is of type {value.shown}; use plain values,"
@@ -354,9 +344,9 @@ class Recorder(Closing):
 
 def failure_of(result: RunResult) -> dict[str, Any] | None:
     """Return why a run failed, as JSON can hold it; None if it did not."""
-    if (failure := result.failure) is None:
+    if result.failure is None:
         return None
-    return {"code": failure.code, "stage": failure.stage, "message": failure.message}
+    return {name: getattr(result.failure, name) for name in ("code", "stage", "message")}
 
 
 class _Recording(Fault):
@@ -381,7 +371,7 @@ class _Recording(Fault):
 
     @contextmanager
     def _recorded(self, call: Call, *, streamed: bool) -> Iterator[None]:
-        self._call = self._recorder.began(call, streamed=streamed)
+        self._call = self._recorder._began(call, streamed=streamed)
         self._loop = asyncio.get_running_loop()
         self._wait()
         ending = "left"
@@ -393,7 +383,7 @@ class _Recording(Fault):
             raise
         except Exception as error:
             ending = "failed"
-            self._call.error = plain_error(error, self._recorder.codec)
+            self._call.error = plain_error(error, self._recorder._codec)
             raise
         finally:
             self._call.ending, self._call.ending_ms = ending, self._waited_ms()
@@ -404,7 +394,7 @@ class _Recording(Fault):
         self._watch = self._loop.call_soon(self._suspended.set)
 
     def _gets(self, piece: Any) -> None:
-        self._call.pieces.append([self._waited_ms(), self._recorder.codec.to_plain(piece)])
+        self._call.pieces.append([self._waited_ms(), self._recorder._codec.to_plain(piece)])
 
     def _waited_ms(self) -> float:
         """Return the wait in milliseconds; 0 if the provider has not suspended."""

@@ -6,26 +6,14 @@ run that fails says how to repeat it::
     explore(turn, runs=500)
 """
 
-from stageflow.testing.simulation.errors import (
-    DeadlockError,
-    LeftBehindError,
-    LivelockError,
-    RealIOError,
-    SimulationError,
-    TokenError,
-)
-from stageflow.testing.simulation.loop import SimulationLoop, run_in
-from stageflow.testing.simulation.orders import Exploration
-from stageflow.testing.simulation.patches import EPOCH_S
-from stageflow.testing.simulation.scenario import Scenario, Schedule, Token
-from stageflow.testing.simulation.simulate import (
-    Outcome,
-    Simulation,
-    explore,
-    replay,
-    simulate,
-    simulate_pipeline,
-)
+# ruff: noqa: F403, F405 - a type checker takes the list below
+
+from stageflow.testing.simulation.errors import *
+from stageflow.testing.simulation.loop import *
+from stageflow.testing.simulation.orders import *
+from stageflow.testing.simulation.patches import *
+from stageflow.testing.simulation.scenario import *
+from stageflow.testing.simulation.simulate import *
 
 __all__ = [
     "EPOCH_S",

@@ -46,8 +46,7 @@ class LivelockError(SimulationError):
             f"{steps} callbacks ran at {now_s:g} s of virtual time, and time does not pass; look"
             " for a loop around sleep(0):\n  " + "\n  ".join(running)
         )
-        self.steps = steps
-        self.now_s = now_s
+        self.steps, self.now_s = steps, now_s
 
 
 class LeftBehindError(SimulationError):

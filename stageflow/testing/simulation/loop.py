@@ -27,7 +27,7 @@ from stageflow.testing.simulation.orders import Entry, Lane, Order, Tried
 from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch, threads
 from stageflow.testing.simulation.scenario import Schedule
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Args = TypeVarTuple("Args")
 
 #: So many callbacks at one moment of virtual time are taken for a loop without end.
@@ -139,14 +139,14 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(
-        self, executor: Any, func: Callable[[Unpack[Args]], T], *args: *Args
-    ) -> asyncio.Future[T]:
+        self, executor: Any, func: Callable[[Unpack[Args]], _T], *args: *Args
+    ) -> asyncio.Future[_T]:
         """Call a function as a thread does: at any moment from now, and without the loop.
 
         It runs to its end in one step. What it sleeps delays its result, and nothing else.
         """
         self._check_closed()
-        future: asyncio.Future[T] = self.create_future()
+        future: asyncio.Future[_T] = self.create_future()
 
         def done(settle: Callable[[Any], None], value: Any) -> None:
             if not future.done():
@@ -412,7 +412,7 @@ for _name in _REAL_IO.split():
     setattr(SimulationLoop, _name, partialmethod(_refuse, _name))
 
 
-def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
+def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, _T]) -> _T:
     """Run `main` in a loop, close the loop, and check that nothing is left.
 
     Raises:
@@ -420,7 +420,7 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
         ExceptionGroup: Callbacks raised, and nobody handled it.
     """
 
-    async def guarded() -> T:
+    async def guarded() -> _T:
         loop._main = asyncio.current_task()
         value = await main
         while loop._closing:  # generators that were left in their middle clean up
@@ -432,7 +432,7 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, T]) -> T:
     gc.disable()
     forget_breakers()
     try:
-        value: T = loop.run_until_complete(guarded())
+        value: _T = loop.run_until_complete(guarded())
     finally:
         _end(loop)
         if collects:

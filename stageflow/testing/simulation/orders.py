@@ -184,7 +184,7 @@ class Order:
         return chosen
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 #: After asyncio's own order; no strategy finds everything.
 _IN_TURN: tuple[Strategy, ...] = (
@@ -200,7 +200,7 @@ _OWN = ("stageflow.testing.simulation", "asyncio.", "contextlib")
 Deviations: TypeAlias = Sequence[tuple[int, int]]
 
 
-class Exploration(list[T]):
+class Exploration(list[_T]):
     """The outcomes of `explore`, one for each run.
 
     Attributes:
@@ -229,8 +229,8 @@ def portfolio(scenario: Scenario, runs: int) -> Iterator[Scenario]:
 
 
 def deepened(
-    attempt: Callable[[Deviations], T], widths: Callable[[], list[int]], most: int, runs: int
-) -> Exploration[T]:
+    attempt: Callable[[Deviations], _T], widths: Callable[[], list[int]], most: int, runs: int
+) -> Exploration[_T]:
     """Try all orders with up to `most` deviations from asyncio's own, the fewest first.
 
     Args:
@@ -239,7 +239,7 @@ def deepened(
         most: How many deviations.
         runs: How many runs at most.
     """
-    found = Exploration[T]()
+    found = Exploration[_T]()
     level: list[Deviations] = [()]
     for _ in range(most + 1):
         deeper: list[Deviations] = []

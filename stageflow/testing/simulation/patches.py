@@ -20,7 +20,7 @@ from functools import partial, wraps
 from operator import attrgetter
 from threading import get_ident
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from stageflow.testing.simulation.errors import RealIOError
 
@@ -263,14 +263,6 @@ def _held(module: dict[str, Any]) -> Iterator[tuple[partial[Any], partial[Any], 
             yield partial(space.get, key), partial(space.__setitem__, key), value
 
 
-def _now(cls: type[datetime], tz: Any = None) -> datetime:
-    return cls.fromtimestamp(time.time(), tz)
-
-
-def _utcnow(cls: type[datetime]) -> datetime:
-    return cls.fromtimestamp(time.time(), UTC).replace(tzinfo=None)
-
-
 #: The names of the class itself, which is of C and refuses to have them set.
 _DATETIME = gc.get_referents(datetime.__dict__)[0]
 _DATES = {name: _DATETIME[name] for name in ("now", "utcnow")}
@@ -279,10 +271,8 @@ _seed = random.Random.seed
 
 def _source() -> random.Random:
     """Return what ids and unseeded generators are drawn from; most runs need none."""
-    if _here.source is None:
-        _here.source = random.Random(f"process of {_here.seed}")
-    made: random.Random = _here.source
-    return made
+    _here.source = made = _here.source or random.Random(f"process of {_here.seed}")
+    return cast("random.Random", made)
 
 
 def _seeded(self: random.Random, a: Any = None, version: int = 2) -> None:
@@ -332,7 +322,9 @@ def _patch() -> Iterator[None]:
     for _, put, _, wrapper in replaced:
         put(wrapper)
     bound = partial(_seeded, random._inst)
-    _set({"now": classmethod(_now), "utcnow": classmethod(_utcnow)}, _seeded, bound)
+    now = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
+    utcnow = classmethod(lambda cls: cls.now(UTC).replace(tzinfo=None))
+    _set({"now": now, "utcnow": utcnow}, _seeded, bound)
     try:
         yield
     finally:
