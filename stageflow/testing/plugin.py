@@ -12,15 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial, wraps
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stageflow import testing
 from stageflow._utils.extras import needs_extra
 
 with needs_extra("testing"):
     import pytest
-
-if TYPE_CHECKING:
-    from stageflow.testing.simulation import Scenario
 
 _FAULT_MARKER = (
     "fault(provider, fault_type, **options): inject that fault while the test runs, as"
@@ -42,9 +40,7 @@ class Faults(dict[str, Any]):
     """
 
     def __init__(self) -> None:
-        from stageflow.testing.faults import inject_fault  # noqa: PLC0415 - see above
-
-        self.inject = inject_fault
+        self.inject = testing.inject_fault
         self.use(())
 
     def use(self, injectors: Sequence[Any]) -> None:
@@ -92,11 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
     text = config.getoption("--simulate")
     if text is None:
         return
-    from stageflow.testing.simulation import Token, TokenError  # noqa: PLC0415 - see above
-
     try:
-        asked = config.stash[_ASKED] = Token.parse(text)
-    except TokenError as error:
+        asked = config.stash[_ASKED] = testing.Token.parse(text)
+    except testing.TokenError as error:
         raise pytest.UsageError(str(error)) from None
     if asked.test is None:
         raise pytest.UsageError(
@@ -121,9 +115,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # Other plugins run async tests in `runtest`.
             item.runtest = _simulated_test(item)  # type: ignore[method-assign]
         elif asked is not None and asked.main is not None:
-            from stageflow.testing.simulation import replay  # noqa: PLC0415 - see above
+            repeat: Any = partial(testing.replay, str(asked))
+            item.runtest = repeat  # type: ignore[method-assign]
 
-            item.runtest = partial(replay, str(asked))  # type: ignore[method-assign,assignment]
+
+def _numbered(item: pytest.Item) -> Any:
+    from stageflow.testing.simulation.simulate import counting  # noqa: PLC0415 - see above
+
+    return counting(item.config.stash.get(_ASKED, None))
 
 
 def _skip_marked_stage(item: pytest.Item) -> None:
@@ -135,7 +134,7 @@ def _skip_marked_stage(item: pytest.Item) -> None:
                 item.add_marker(pytest.mark.skip(reason=value.skipped))
 
 
-def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario, int]:
+def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[testing.Scenario, int]:
     def refused(problem: str) -> pytest.UsageError:
         return pytest.UsageError(f"{item.nodeid}{problem}")
 
@@ -159,19 +158,13 @@ def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[Scenario
         runs = item.config.getoption("--simulate-runs") or runs
     if not isinstance(runs, int) or runs < 1:
         raise refused(f": simulate takes runs from 1 up, not {runs!r}: no run shows nothing")
-    from stageflow.testing.simulation import Scenario  # noqa: PLC0415 - see above
-
     try:
-        return Scenario(**{"seed": 0 if drawn else None, **given}), runs
+        return testing.Scenario(**{"seed": 0 if drawn else None, **given}), runs
     except (TypeError, ValueError) as error:
         raise refused(f": simulate cannot take {error}") from None
 
 
 def _simulated_test(item: Any) -> Any:
-    from stageflow.testing.faults import FaultPlan, PlannedFault  # noqa: PLC0415 - see above
-    from stageflow.testing.simulation import explore, simulate  # noqa: PLC0415 - see above
-    from stageflow.testing.simulation.simulate import counting  # noqa: PLC0415 - see above
-
     function: Any = getattr(item, "obj", None)
     # With @given, Hypothesis calls the inner test, once for each example.
     hypothesis: Any = getattr(function, "hypothesis", None)
@@ -180,11 +173,11 @@ def _simulated_test(item: Any) -> Any:
     #: The injectors of each run, in the order of the markers.
     met: list[tuple[Any, ...]] = []
 
-    def planned(provider: str, fault_type: Any, **options: Any) -> PlannedFault:
-        return PlannedFault(provider, fault_type, options)
+    def planned(provider: str, fault_type: Any, **options: Any) -> testing.PlannedFault:
+        return testing.PlannedFault(provider, fault_type, options)
 
     def run(*args: Any, **arguments: Any) -> None:
-        plan = FaultPlan(tuple(planned(*m.args, **m.kwargs) for m in _fault_markers(item)))
+        plan = testing.FaultPlan(tuple(planned(*m.args, **m.kwargs) for m in _fault_markers(item)))
 
         async def main(sim: Any) -> None:
             with plan.injected() as injectors:
@@ -194,16 +187,16 @@ def _simulated_test(item: Any) -> Any:
                 await tested(*args, **{**arguments, **({"sim": sim} if "sim" in arguments else {})})
 
         if scenario.seed is None and runs == 1:
-            simulate(main, scenario=scenario)
+            testing.simulate(main, scenario=scenario)
         else:
-            found = explore(main, runs=runs, scenario=scenario)
+            found = testing.explore(main, runs=runs, scenario=scenario)
             # With @given there is one for each example.
             item.user_properties += [] if hypothesis else [("simulated", str(found))]
 
     @wraps(tested)
     def example(*args: Any, **arguments: Any) -> None:
         # Hypothesis finds the example again, and each example that it tries follows the token.
-        with counting(item.config.stash.get(_ASKED, None)):
+        with _numbered(item):
             run(*args, **arguments)
 
     def runtest() -> None:
@@ -245,9 +238,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if _KIT in sys.modules:
-            from stageflow.testing.simulation.simulate import counting  # noqa: PLC0415 - see above
-
-            stack.enter_context(counting(item.config.stash.get(_ASKED, None)))
+            stack.enter_context(_numbered(item))
         # A simulation injects them itself, anew for each run.
         if item.get_closest_marker("fault") and not item.get_closest_marker("simulate"):
             for injector in _faults_of(item).marked:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import sys
-from pathlib import Path
 
 import pytest
 
-from stageflow.testing import plugin
+from tests.utils.commands import run_command
 from tests.utils.plugin_project import project, run_tests
 
 pytest_plugins = ["pytester"]
@@ -149,19 +147,10 @@ def test_marker_is_described(project: pytest.Pytester) -> None:
 
 
 def test_plugin_imports_the_kit_only_where_it_is_used() -> None:
-    """At its top the plugin imports pytest, the standard library, and what names the extra."""
-    assert plugin.__file__ is not None
-    tree = ast.parse(Path(plugin.__file__).read_text())
-    imported = {
-        name
-        for node in tree.body
-        for node in (node.body if isinstance(node, ast.With) else [node])
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in (
-            [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else [a.name for a in node.names]
-        )
-    }
-    ours = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
-    assert ours == {"pytest", "stageflow._utils.extras"}
+    """Pytest imports the plugin at each start, and with it nothing else of the kit."""
+    code = "import sys, stageflow.testing.plugin\nprint(*sys.modules)"
+    shown = run_command([sys.executable, "-c", code], check=True).stdout.split()
+    found = {name for name in shown if name.startswith("stageflow.testing.")}
+    assert found == {"stageflow.testing.plugin"}
+    foreign = {name.partition(".")[0] for name in shown} & {"hypothesis", "numpy", "openai"}
+    assert foreign == set()
