@@ -261,24 +261,22 @@ def _run_really(work: Coroutine[Any, Any, T], patience_s: float) -> T:
             raise LeftBehindError(left)
         return value
 
+    async def end() -> None:
+        # So that no coroutine is dropped in the middle.
+        if left := _others():
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=patience_s)
+        await loop.shutdown_asyncgens()
+        await loop.shutdown_default_executor()
+
     try:
         value = loop.run_until_complete(guarded())
     finally:
-        loop.run_until_complete(_end(patience_s))
+        loop.run_until_complete(end())
         loop.close()
     raise_unhandled(unhandled)
     return value
-
-
-async def _end(patience_s: float) -> None:
-    """Cancel what is left, so that no coroutine is dropped in the middle, and wait a while."""
-    if left := _others():
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=patience_s)
-    loop = asyncio.get_running_loop()
-    await loop.shutdown_asyncgens()
-    await loop.shutdown_default_executor()
 
 
 def _others() -> set[asyncio.Task[Any]]:

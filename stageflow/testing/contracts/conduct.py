@@ -83,7 +83,9 @@ class Conduct(engine.Interceptor):
 
     def _see(self, frame: FrameType, event: str, called: Any) -> None:
         if event == "c_call":
-            if called in _CLOCKS and self._is_own(frame):
+            module, package = str(frame.f_globals.get("__name__")), self._module.rpartition(".")[0]
+            own = module == self._module or (package and module.startswith(f"{package}."))
+            if called in _CLOCKS and own:
                 self.clocks[f"{called.__qualname__}() at {place_of(frame)}"] = None
             elif called.__name__ in _CLOSING:
                 self._close(called.__self__)
@@ -102,10 +104,6 @@ class Conduct(engine.Interceptor):
         own = any(owner is one for one in (self.ctx, self._inputs, self.ctx.scope.bag))
         if own and key not in self._declared and not engine:
             self.undeclared[key] = None
-
-    def _is_own(self, frame: FrameType) -> bool:
-        module, package = str(frame.f_globals.get("__name__")), self._module.rpartition(".")[0]
-        return module == self._module or bool(package and module.startswith(f"{package}."))
 
 
 Runs: TypeAlias = Callable[[], None]
@@ -216,6 +214,7 @@ class ClosesCalls(engine.Interceptor):
 def every_call_awaited() -> Iterator[None]:
     """Raise an `AssertionError` if coroutines of the block are dropped without being awaited."""
     depth = sys.get_coroutine_origin_tracking_depth()
+    calls: dict[str, None] = {}
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", "coroutine .* was never awaited", RuntimeWarning)
@@ -223,16 +222,14 @@ def every_call_awaited() -> Iterator[None]:
             yield
     finally:
         sys.set_coroutine_origin_tracking_depth(depth)
-        dropped = [warning for warning in caught if inspect.iscoroutine(warning.source)]
-        for other in (warning for warning in caught if warning not in dropped):
-            warnings.warn_explicit(
-                other.message, other.category, other.filename, other.lineno, source=other.source
-            )
-    calls: dict[str, None] = {}
-    for warning in dropped:
-        call: Any = warning.source
-        (file, line, function), *_ = call.cr_origin or [("an unknown place", 0, "?")]
-        calls[f"{call.__qualname__}(…), called at {file}:{line} in {function}"] = None
+        for warning in caught:
+            call: Any = warning.source
+            if inspect.iscoroutine(call):
+                (file, line, function), *_ = call.cr_origin or [("an unknown place", 0, "?")]
+                calls[f"{call.__qualname__}(…), called at {file}:{line} in {function}"] = None
+            else:
+                place = warning.filename, warning.lineno
+                warnings.warn_explicit(warning.message, warning.category, *place, source=call)
     if calls:
         raise AssertionError("write await before the call: nobody awaited " + ", ".join(calls))
 

@@ -187,9 +187,12 @@ class Picture:
 
     def shows(self, value: Any) -> bool:
         """Return whether the value is equal to the picture, or holds the same."""
-        # What could not be copied is compared with itself here.
-        equal = self._copy is not value and _are_equal(self._copy, value)
-        return equal or self._sketch == _sketched(value)
+        # What could not be copied would be compared with itself. A table compares element by
+        # element, and an array has no truth value.
+        with suppress(Exception):
+            if self._copy is not value and (self._copy == value) is True:
+                return True
+        return self._sketch == _sketched(value)
 
 
 def copied(value: Any) -> Any:
@@ -198,14 +201,6 @@ def copied(value: Any) -> Any:
         return copy.deepcopy(value)
     except Exception:
         return value
-
-
-def _are_equal(one: Any, other: Any) -> bool:
-    try:
-        # A table compares element by element, and an array has no truth value.
-        return (one == other) is True
-    except Exception:
-        return False
 
 
 def _sketched(value: Any) -> bytes:

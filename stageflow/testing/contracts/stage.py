@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,6 @@ from stageflow.engine import (
     Interceptor,
     Pipeline,
     PipelineContext,
-    PipelineOrchestrator,
     StageOutput,
     StageSpec,
     Unstorable,
@@ -283,8 +282,8 @@ class StageContractTest(LoopContract):
         if not case.spec.streams:
             return
         pipeline = read_by(case.spec, Reader(case.spec.streams, takes=1))
-        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=[Narrow()])
-        result = self._run(orchestrator.run(self.create_test_context(case)))
+        ctx = self.create_test_context(case)
+        result = self._run(pipeline.run(ctx, interceptors=[Narrow()]))
         end = self.assert_one_end(case)
         assert end.what == "completed", (
             f"{case.name} {end.what} when its reader had read one item: {result.error}; put()"
@@ -375,13 +374,13 @@ class StageContractTest(LoopContract):
     async def _cancelled(self, probe: CancellationProbe, *, slowly_read: bool = False) -> None:
         case = self.make_stage()
         ctx = self.create_test_context(case)
+        around: list[Interceptor] = [probe, conduct.ClosesCalls()]
         if slowly_read:
             pipeline = read_by(case.spec, Reader(case.spec.streams, pause_s=0.01))
-            interceptors: list[Interceptor] = [probe, Narrow(), conduct.ClosesCalls()]
+            around.insert(1, Narrow())
+            work: Coroutine[Any, Any, object] = pipeline.run(ctx, interceptors=around)
         else:
-            pipeline, interceptors = case.pipeline, [probe, conduct.ClosesCalls()]
-        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=interceptors)
-        work = orchestrator.run(ctx) if slowly_read else orchestrator.run_stage(ctx, case.name)
+            work = case.pipeline.stage(case.name, interceptors=around).execute(ctx)
         task: asyncio.Future[Any] = asyncio.ensure_future(work)
         probe.aim(task)
         await asyncio.wait([task])
@@ -407,12 +406,10 @@ class StageContractTest(LoopContract):
 
     def _together(self, seed: int) -> list[Any]:
         (case, first), (_, second) = self._one_of_two(0), self._one_of_two(1)
-        orchestrator = PipelineOrchestrator(
-            case.pipeline.build(), interceptors=[conduct.ClosesCalls()]
-        )
+        bound = case.pipeline.stage(case.name, interceptors=[conduct.ClosesCalls()])
 
         async def main() -> list[Any]:
-            runs = [orchestrator.run_stage(ctx, case.name) for ctx in (first, second)]
+            runs = [bound.execute(ctx) for ctx in (first, second)]
             return [_told(end) for end in await asyncio.gather(*runs, return_exceptions=True)]
 
         return self._run(main(), Schedule(seed))

@@ -224,11 +224,9 @@ class InterceptorContractTest(LoopContract):
 
     async def _cancelled(self, probe: CancellationProbe) -> engine.RunStatus:
         pipeline = _pipeline(ScriptedStage(("k",), (*self._pauses_s, 0.0), "ok"))
-        orchestrator = engine.PipelineOrchestrator(
-            pipeline.build(), interceptors=[probe, *self.make_interceptors()]
-        )
         context = engine.PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)
-        task = asyncio.ensure_future(orchestrator.run(context))
+        interceptors = [probe, *self.make_interceptors()]
+        task = asyncio.ensure_future(pipeline.run(context, interceptors=interceptors))
         probe.aim(task)
         await asyncio.wait([task])
         if task.cancelled():
@@ -249,10 +247,9 @@ class InterceptorContractTest(LoopContract):
             return engine.StageOutput.ok(k=number)
 
         spec = engine.StageSpec("s", echo, inputs=("number",), outputs=("k",))
-        graph = engine.Pipeline("p", [spec], inputs=["number"]).build()
-        orchestrator = engine.PipelineOrchestrator(graph, interceptors=self.make_interceptors())
-        contexts = [engine.PipelineContext({"number": number}) for number in range(runs)]
-        results = await asyncio.gather(*map(orchestrator.run, contexts))
+        pipeline = engine.Pipeline("p", [spec], inputs=["number"])
+        bound = pipeline.bind(interceptors=self.make_interceptors())
+        results = await asyncio.gather(*(bound.run(number=number) for number in range(runs)))
         return [result.unwrap()["k"] for result in results]
 
     def _ends_as_without(self, runner: ScriptedStage) -> None:
@@ -264,11 +261,8 @@ class InterceptorContractTest(LoopContract):
     async def _told(
         self, pipeline: engine.Pipeline, interceptors: Sequence[engine.Interceptor]
     ) -> Any:
-        orchestrator = engine.PipelineOrchestrator(
-            pipeline.build(), interceptors=list(interceptors)
-        )
         context = engine.PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)
-        result = await orchestrator.run(context)
+        result = await pipeline.run(context, interceptors=interceptors)
         check_run(pipeline, result)
         stage = result.stages["s"]
         detail = dict(stage.detail)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from stageflow._utils.closing import closing_stream
 from stageflow.codec import DEFAULT_CODEC, Codec, canonical
-from stageflow.engine import Interceptor, Pipeline, PipelineContext, PipelineOrchestrator, RunResult
+from stageflow.engine import Interceptor, Pipeline, PipelineContext, RunResult
 from stageflow.engine.stream import Stream
 from stageflow.errors import CorruptDeadLetterError
 from stageflow.events.log import CANCELLED, SKIPPED
@@ -79,7 +79,17 @@ async def _sleep_ms(wait_ms: float) -> None:
 
 def difference(where: str, expected: Any, got: Any) -> tuple[str, str, str]:
     """Return the path of the first difference of two values, and both values there."""
-    for step, ours, theirs in _parts(expected, got):
+    parts: Iterable[tuple[str, Any, Any]] = ()
+    if type(expected) is type(got):
+        if isinstance(expected, list | tuple):
+            pairs = enumerate(zip(expected, got, strict=False))
+            parts = ((f"[{n}]", a, b) for n, (a, b) in pairs)
+        elif isinstance(expected, Mapping):
+            parts = ((f"[{key!r}]", expected[key], got[key]) for key in expected if key in got)
+        elif is_dataclass(expected):
+            names = (part.name for part in fields(expected))
+            parts = ((f".{name}", getattr(expected, name), getattr(got, name)) for name in names)
+    for step, ours, theirs in parts:
         if ours != theirs:
             return difference(f"{where}{step}", ours, theirs)
     if isinstance(expected, str) and isinstance(got, str):
@@ -91,20 +101,6 @@ def difference(where: str, expected: Any, got: Any) -> tuple[str, str, str]:
         before = "…" if start else ""
         return where, before + _short(expected[start:]), before + _short(got[start:])
     return where, _short(expected), _short(got)
-
-
-def _parts(expected: Any, got: Any) -> list[tuple[str, Any, Any]]:
-    """Return the parts that both have, each with its step in the path."""
-    if type(expected) is not type(got):
-        return []
-    if isinstance(expected, list | tuple):
-        return [(f"[{n}]", a, b) for n, (a, b) in enumerate(zip(expected, got, strict=False))]
-    if isinstance(expected, Mapping):
-        return [(f"[{key!r}]", expected[key], got[key]) for key in expected if key in got]
-    if is_dataclass(expected):
-        names = [part.name for part in fields(expected)]
-        return [(f".{name}", getattr(expected, name), getattr(got, name)) for name in names]
-    return []
 
 
 def _short(value: Any) -> str:
@@ -272,11 +268,10 @@ class RecordedTurn:
         if pipeline.name != self.pipeline:
             whose = f"{self._where} is a turn of the pipeline {self.pipeline!r}"
             raise RecordingMismatchError(f"{whose}, not of {pipeline.name!r}; replay it with that")
-        orchestrator = PipelineOrchestrator(pipeline.build(), interceptors=interceptors)
         context = PipelineContext(
             self.inputs, providers=self.providers, deadline_s=self.deadline_s, seed=self.seed
         )
-        result = run_in(SimulationLoop(), orchestrator.run(context))
+        result = run_in(SimulationLoop(), pipeline.run(context, interceptors=interceptors))
         self.check(result)
         return result
 

@@ -40,7 +40,7 @@ STEPS_A_LOOK = 50_000
 
 #: asyncio's own factory of tasks that start at once; from Python 3.12 on.
 _EAGER = getattr(asyncio, "eager_task_factory", object())
-_UNNAMED = re.compile(r"Task-\d+")
+_UNNAMED = re.compile(r"Task-\d+$")
 _current, _Task, _Handle = asyncio.current_task, asyncio.Task, asyncio.Handle
 _FIFO = Schedule()
 
@@ -355,21 +355,22 @@ class SimulationLoop(asyncio.BaseEventLoop):
         serial = next(self._serials)
         shown = f"Task-{serial}" if name is None else str(name)
         factory: Any = self.get_task_factory()
+        task: Any
         if factory is None or factory is _EAGER:
             if factory is not None:
                 options["eager_start"] = True
             options.update(loop=self, name=shown, context=context)
-            made = NumberedTask(serial, coro, **options)
-            self._made.add(made)
-            return made
-        if context is not None:
-            options["context"] = context  # a factory need not know what is not given
-        task: asyncio.Task[Any] = factory(self, coro, **options)
-        # asyncio numbers tasks without a name through the whole process.
-        if hasattr(task, "set_name") and (name is not None or _UNNAMED.fullmatch(task.get_name())):
-            task.set_name(shown)
+            task = NumberedTask(serial, coro, **options)
+        else:
+            if context is not None:
+                options["context"] = context  # a factory need not know what is not given
+            task = factory(self, coro, **options)
+            # asyncio numbers tasks without a name through the whole process.
+            if hasattr(task, "set_name") and (name is not None or _UNNAMED.match(task.get_name())):
+                task.set_name(shown)
         self._made.add(task)
-        return task
+        made: asyncio.Task[Any] = task
+        return made
 
     def _asyncgen_firstiter_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._generators[next(self._serials)] = generator

@@ -233,11 +233,7 @@ def deepened(
 ) -> Exploration[_T]:
     """Try all orders with up to `most` deviations from asyncio's own, the fewest first.
 
-    Args:
-        attempt: Runs an order.
-        widths: Returns how many callbacks there were at each choice of the latest run.
-        most: How many deviations.
-        runs: How many runs at most.
+    `widths` returns how many callbacks there were at each choice of the latest run.
     """
     found = Exploration[_T]()
     level: list[Deviations] = [()]
@@ -268,10 +264,7 @@ def reduced(
 ) -> Deviations:
     """Return the fewest deviations found with which the same failure happens at the same place.
 
-    Args:
-        attempt: Runs an order; returns what it raised, its deviations, and its callbacks.
-        deviations: With which it fails.
-        failure: What was raised then.
+    `attempt` runs an order; it returns what was raised, the deviations, and how many callbacks ran.
     """
     best, wanted, tries, steps = deviations, kind(failure), 0, 0
 

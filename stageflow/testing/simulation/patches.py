@@ -203,16 +203,14 @@ def _wrapped(real: Any, simulated: Callable[..., Any]) -> Any:
     return wrapper
 
 
-def _clock(start: int) -> tuple[Callable[[Any], float], Callable[[Any], int]]:
-    second = 1_000_000_000
-    return lambda loop: start + loop.time(), lambda loop: start * second + round(loop.time() * 1e9)
-
-
 def _replacements() -> dict[int, tuple[Any, Any]]:
     """Return each function of time and chance with what replaces it, by the function's id."""
     simulated: dict[Any, Callable[..., Any]] = {time.sleep: lambda loop, s: loop.pass_time(s)}
     for name, start in _CLOCKS.items():
-        simulated[getattr(time, name)], simulated[getattr(time, f"{name}_ns")] = _clock(start)
+        simulated[getattr(time, name)] = lambda loop, start=start: start + loop.time()
+        simulated[getattr(time, f"{name}_ns")] = lambda loop, start=start: (
+            start * 1_000_000_000 + round(loop.time() * 1e9)
+        )
     for shown in (time.localtime, time.gmtime, time.ctime):
         simulated[shown] = lambda loop, at=None, shown=shown: shown(
             time.time() if at is None else at

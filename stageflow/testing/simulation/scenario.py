@@ -218,7 +218,13 @@ def name_of(main: object) -> str | None:
 
 def _found(text: str, reference: str) -> Any:
     module, _, name = reference.partition(":")
-    if module not in sys.modules and not _is_in_this_folder(module):
+    path, here = Path(*module.split(".")), Path.cwd()
+    folders = (Path(entry).resolve() for entry in sys.path)
+    places = (folder / path for folder in folders if folder.is_relative_to(here))
+    # To import any other one would run its code.
+    if module not in sys.modules and not any(
+        p.with_name(f"{p.name}.py").is_file() or p.is_dir() for p in places if p.name
+    ):
         problem = "is neither imported nor in the current folder: import it first"
         raise TokenError(text, f"module {module!r} {problem}")
     try:
@@ -228,11 +234,3 @@ def _found(text: str, reference: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise TokenError(text, f"there is no {name!r} in module {module!r} here") from error
     return found
-
-
-def _is_in_this_folder(module: str) -> bool:
-    """Return whether a token may name a module: importing any other one would run its code."""
-    path, here = Path(*module.split(".")), Path.cwd()
-    folders = (Path(entry).resolve() for entry in sys.path)
-    places = (folder / path for folder in folders if folder.is_relative_to(here))
-    return any(p.with_name(f"{p.name}.py").is_file() or p.is_dir() for p in places if p.name)

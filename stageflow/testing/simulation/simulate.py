@@ -112,10 +112,8 @@ class Outcome(Generic[T]):
     @property
     def log(self) -> bytes:
         """The events as lines of JSON; equal byte for byte when the same is simulated again."""
-        lines = [
-            canonical({**event.to_dict(), "data": DEFAULT_CODEC.plain_items(event.data)})
-            for event in self.events
-        ]
+        plain = DEFAULT_CODEC.plain_items
+        lines = (canonical({**e.to_dict(), "data": plain(e.data)}) for e in self.events)
         return "".join(f"{line}\n" for line in lines).encode()
 
 
