@@ -107,13 +107,11 @@ def dependencies_of(specs: Iterable[StageSpec]) -> dict[str, set[str]]:
     """Return, for each stage, those that it waits for: named, or producers of what it reads."""
     listed = tuple(specs)
     producers = {key: spec.name for spec in listed for key in (*spec.outputs, *spec.streams)}
-    return {
-        spec.name: {
-            *spec.dependencies,
-            *(producers[key] for key in spec.inputs if producers.get(key, spec.name) != spec.name),
-        }
-        for spec in listed
-    }
+    found = {}
+    for spec in listed:
+        read = {producers[key] for key in spec.inputs if key in producers} - {spec.name}
+        found[spec.name] = {*spec.dependencies, *read}
+    return found
 
 
 def _streamed(pipeline: Pipeline) -> dict[str, dict[str, set[str]]]:
@@ -139,8 +137,7 @@ def check_run(pipeline: Pipeline, result: RunResult) -> None:
     completed = {e.stage for e in result.events if e.stage and e.what == "completed"}
     declared = {spec.name: spec.outputs for spec in pipeline.stages}
     expected = {(key, name) for name in completed for key in declared[name]}
-    expected |= {
-        (e.data["stream"], e.stage) for e in result.events if e.stage and e.what == "stream_opened"
-    }
+    opened = [event for event in result.events if event.what == "stream_opened"]
+    expected |= {(event.data["stream"], str(event.stage)) for event in opened}
     found = {(key, result.bag.writer_of(key)) for key in result.bag}
     assert found == expected, f"in the bag: {sorted(found)}, to be there: {sorted(expected)}"

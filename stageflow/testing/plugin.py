@@ -67,15 +67,10 @@ def _fault_markers(item: pytest.Item) -> Iterator[pytest.Mark]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
-    group = parser.getgroup("stageflow")
-    group.addoption(
-        "--simulate-runs", type=int, metavar="N", help="run each simulated test in N orders"
-    )
-    group.addoption(
-        "--simulate",
-        metavar="TOKEN",
-        help="repeat only the simulation of this token; a simulation that fails prints its token",
-    )
+    add = parser.getgroup("stageflow").addoption
+    add("--simulate-runs", type=int, metavar="N", help="run each simulated test in N orders")
+    text = "repeat only the simulation of this token; a simulation that fails prints its token"
+    add("--simulate", metavar="TOKEN", help=text)
 
 
 _ASKED: pytest.StashKey[Any] = pytest.StashKey()
@@ -93,9 +88,8 @@ def pytest_configure(config: pytest.Config) -> None:
     except testing.TokenError as error:
         raise pytest.UsageError(str(error)) from None
     if asked.test is None:
-        raise pytest.UsageError(
-            f"the token names no test: call {_KIT}.replay(token), or simulate(…, token=token)"
-        )
+        ways = f"call {_KIT}.replay(token), or simulate(…, token=token)"
+        raise pytest.UsageError(f"the token names no test: {ways}")
     if config.args_source is not config.ArgsSource.ARGS:
         config.args = [asked.test]
 
@@ -232,10 +226,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Inject what a test's markers say, and number its simulations.
-
-    Around the test, and not around its fixtures.
-    """
+    """Inject what a test's markers say, and number its simulations: not around its fixtures."""
     with ExitStack() as stack:
         if _KIT in sys.modules:
             stack.enter_context(_numbered(item))

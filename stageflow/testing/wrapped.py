@@ -70,20 +70,11 @@ class WrappedProvider:
         known_as, watcher, path = self.__watched__
         return WrappedProvider(known_as, value, watcher, f"{path}{name}.")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.__wrapped__, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(self.__wrapped__, name)
-
     def __eq__(self, other: object) -> bool:
         return bool(self.__wrapped__ == getattr(other, "__wrapped__", other))
 
     def __hash__(self) -> int:
         return hash(self.__wrapped__)
-
-    def __dir__(self) -> list[str]:
-        return dir(self.__wrapped__)
 
     def __repr__(self) -> str:
         return f"<{self.__wrapped__!r} with {self.__watched__[1]!r}>"
@@ -143,7 +134,7 @@ _SPECIAL: Mapping[str, Callable[[str], Callable[..., Any]]] = {
     **dict.fromkeys(("__getitem__", "__setitem__", "__delitem__", "__contains__"), _calling),
     **dict.fromkeys(("__await__", "__aiter__", "__aenter__"), _asking),
     **dict.fromkeys(
-        ("__exit__", "__len__", "__bool__"),
+        ("__exit__", "__len__", "__bool__", "__setattr__", "__delattr__", "__dir__"),
         lambda name: lambda self, *args: getattr(self.__wrapped__, name)(*args),
     ),
     "__aexit__": lambda _: lambda self, *error: self.__entered__.pop().__aexit__(*error),
@@ -340,9 +331,8 @@ def _is_async_kind(kind: Any) -> bool:
 @lru_cache(256)
 def _is_async(cls: type) -> bool:
     values = (getattr(v, "__func__", v) for base in cls.__mro__ for v in vars(base).values())
-    return any(
-        isinstance(v, types.FunctionType) and _is_async_function(inspect.unwrap(v)) for v in values
-    )
+    functions = (v for v in values if isinstance(v, types.FunctionType))
+    return any(_is_async_function(inspect.unwrap(function)) for function in functions)
 
 
 def _is_async_function(function: Any) -> bool:

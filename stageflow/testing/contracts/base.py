@@ -39,17 +39,14 @@ class ContractOverrideError(Portable, TypeError):
             f"{subclass} replaces the contract's {test}: give the method another name, or say why"
             ' it has to be replaced, @overrides_contract(reason="…")'
         )
-        self.subclass = subclass
-        self.test = test
+        self.subclass, self.test = subclass, test
 
 
-def _check_reason(decorator: str, bare: tuple[object, ...], reason: object) -> None:
+def _check_reason(name: str, bare: tuple[object, ...], reason: object) -> None:
     if bare:
-        raise TypeError(f'{decorator} takes a reason only: write @{decorator}(reason="…")')
+        raise TypeError(f'{name} takes a reason only: write @{name}(reason="…")')
     if not isinstance(reason, str) or not reason.strip():
-        raise ValueError(
-            f'{decorator} has the reason {reason!r}; say why: @{decorator}(reason="…")'
-        )
+        raise ValueError(f'{name} has the reason {reason!r}; say why: @{name}(reason="…")')
 
 
 def overrides_contract(*bare: object, reason: str = "") -> Callable[[F], F]:
@@ -74,12 +71,8 @@ class Contract:
     def __init_subclass__(cls, **options: Any) -> None:
         """Raise `ContractOverrideError` if the class replaces a test and does not say why."""
         super().__init_subclass__(**options)
-        inherited = {
-            name
-            for base in cls.__mro__[1:]
-            for name in vars(base)
-            if name.startswith("test_") and issubclass(base, Contract)
-        }
+        bases = [base for base in cls.__mro__[1:] if issubclass(base, Contract)]
+        inherited = {name for base in bases for name in vars(base) if name.startswith("test_")}
         for name, method in vars(cls).items():
             if name in inherited and not hasattr(method, _REPLACES):
                 raise ContractOverrideError(cls.__name__, name)

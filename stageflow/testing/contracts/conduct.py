@@ -83,9 +83,7 @@ class Conduct(engine.Interceptor):
 
     def _see(self, frame: FrameType, event: str, called: Any) -> None:
         if event == "c_call":
-            module, package = str(frame.f_globals.get("__name__")), self._module.rpartition(".")[0]
-            own = module == self._module or (package and module.startswith(f"{package}."))
-            if called in _CLOCKS and own:
+            if called in _CLOCKS and self._is_own(frame):
                 self.clocks[f"{called.__qualname__}() at {place_of(frame)}"] = None
             elif called.__name__ in _CLOSING:
                 self._close(called.__self__)
@@ -104,6 +102,10 @@ class Conduct(engine.Interceptor):
         own = any(owner is one for one in (self.ctx, self._inputs, self.ctx.scope.bag))
         if own and key not in self._declared and not engine:
             self.undeclared[key] = None
+
+    def _is_own(self, frame: FrameType) -> bool:
+        module, package = str(frame.f_globals.get("__name__")), self._module.rpartition(".")[0]
+        return module == self._module or bool(package and module.startswith(f"{package}."))
 
 
 Runs: TypeAlias = Callable[[], None]
@@ -135,8 +137,7 @@ class BlockingWatch:
     """
 
     def __init__(self) -> None:
-        self.worst_ms = 0.0
-        self.place = ""
+        self.worst_ms, self.place = 0.0, ""
         self._seen_s: Counter[str] = Counter()
 
     @contextmanager

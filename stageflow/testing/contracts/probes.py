@@ -67,8 +67,7 @@ class CancellationProbe(Interceptor):
     """
 
     def __init__(self, point: int) -> None:
-        self.point = point
-        self.begun = False
+        self.point, self.begun = point, False
         self.swallowed = False  # it did not end as cancelled, and asyncio is not the cause
         self.cancelled_at_s: float | None = None  # None if the task had ended before
         self._task: asyncio.Future[Any] | None = None
@@ -169,9 +168,7 @@ class Narrow(Interceptor):
 
 
 #: Modules whose objects are used, which does not change a value.
-_USED = frozenset(
-    ("asyncio", "concurrent", "io", "logging", "queue", "socket", "threading", "unittest")
-)
+_USED = {"asyncio", "concurrent", "io", "logging", "queue", "socket", "threading", "unittest"}
 
 #: The sign of a NaN in a float and in an array, which no comparison sees.
 _NAN = b"\xff\xf8" + bytes(6), b"\x7f\xf8" + bytes(6)
@@ -244,6 +241,4 @@ def _is_used(value: Any) -> bool:
     """Return whether a value is a function, an iterator, a file, a queue, a mock or the like."""
     if callable(value) or hasattr(value, "__next__") or hasattr(value, "__anext__"):
         return True
-    return any(
-        base.__module__.partition(".")[0].strip("_") in _USED for base in type(value).__mro__
-    )
+    return any(b.__module__.partition(".")[0].strip("_") in _USED for b in type(value).__mro__)

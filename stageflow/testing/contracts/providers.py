@@ -58,9 +58,9 @@ class ProviderContractTest(LoopContract):
         if task.cancelled():
             await call(provider)
             return True
+        where = f"where it waited (wait {point})"
         assert task.result() < point, (
-            f"a call was cancelled where it waited (wait {point}), and went on: let CancelledError"
-            " pass"
+            f"a call was cancelled {where}, and went on: let CancelledError pass"
         )
         return False
 
@@ -112,9 +112,7 @@ class LlmContractTest(ProviderContractTest):
     async def test_calls_at_once_are_answered(self, llm: LLM) -> None:
         """Each of several."""
         answers = await asyncio.gather(*(llm.complete(_ASKED) for _ in range(5)))
-        assert all(isinstance(answer, str) and answer for answer in answers), (
-            f"several at once got {answers}"
-        )
+        assert all(isinstance(a, str) and a for a in answers), f"several at once got {answers}"
 
 
 class ToolContractTest(ProviderContractTest):

@@ -10,27 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stageflow.codec import DEFAULT_CODEC, Codec
-from stageflow.engine import (
-    Interceptor,
-    Pipeline,
-    PipelineContext,
-    StageOutput,
-    StageSpec,
-    Unstorable,
-)
+from stageflow.engine import Interceptor, Pipeline, PipelineContext, StageOutput, StageSpec
+from stageflow.engine.dead_letter import Unstorable
 from stageflow.errors import StageflowError
 from stageflow.events.log import STARTED, TERMINAL, Event, StageStatus
 from stageflow.providers.registry import ProviderRegistry
-from stageflow.testing.contracts import conduct
+from stageflow.testing.contracts import conduct, probes
 from stageflow.testing.contracts.base import LoopContract, reason_to_skip
-from stageflow.testing.contracts.probes import (
-    CancellationProbe,
-    Narrow,
-    Picture,
-    Reader,
-    copied,
-    read_by,
-)
 from stageflow.testing.faults import FaultType, inject_fault
 from stageflow.testing.simulation import EPOCH_S, Schedule
 
@@ -62,7 +48,7 @@ class StageCase:
 
     def chosen(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs that the stage declares; copies if they can be copied."""
-        return {key: copied(inputs[key]) for key in self.spec.inputs if key in inputs}
+        return {key: probes.copied(inputs[key]) for key in self.spec.inputs if key in inputs}
 
 
 class StageContractTest(LoopContract):
@@ -97,8 +83,20 @@ class StageContractTest(LoopContract):
     def __init_subclass__(cls, **options: Any) -> None:
         """Let `make_stage` skip the test of a marked stage."""
         super().__init_subclass__(**options)
-        if not hasattr(cls.make_stage, "skips_marked"):
-            setattr(cls, "make_stage", _skips_marked(cls.make_stage))  # noqa: B010 - for mypy
+        if hasattr(make_stage := cls.make_stage, "skips_marked"):
+            return
+
+        @functools.wraps(make_stage)
+        def make(self: Any) -> StageCase:
+            case = make_stage(self)
+            if (reason := reason_to_skip(case.spec.runner, self)) is not None:
+                import pytest  # noqa: PLC0415 - contracts can be imported without it
+
+                pytest.skip(reason)
+            return case
+
+        make.skips_marked = True  # type: ignore[attr-defined]
+        cls.make_stage = make  # type: ignore[method-assign]
 
     def make_stage(self) -> StageCase:
         """Return the stage under test, a new one for each call."""
@@ -211,9 +209,8 @@ class StageContractTest(LoopContract):
                 f"the output {key!r} of {case.name}, {value!r}, cannot be stored: return plain"
                 " values, or set codec = Codec([StoredType(…)]) for its type, here and at the store"
             )
-            assert Picture(value).shows(again), (
-                f"the output {key!r} came back as {again!r}, was {value!r}"
-            )
+            same = probes.Picture(value).shows(again)
+            assert same, f"the output {key!r} came back as {again!r}, was {value!r}"
 
     def test_returns_objects_of_its_own(self) -> None:
         """Not a mutable input, which would change with the output."""
@@ -222,9 +219,8 @@ class StageContractTest(LoopContract):
         output = _went_well(case, self._execute(case, self.ctx))
         for key, value in output.outputs.items():
             inputs = [which for which, other in given.items() if other is value]
-            assert not inputs or _is_hashable(value), (
-                f"the output {key!r} of {case.name} is its input {inputs}: copy it"
-            )
+            shared = inputs and not _is_hashable(value)
+            assert not shared, f"the output {key!r} of {case.name} is its input {inputs}: copy it"
 
     def test_reads_only_what_it_declares(self) -> None:
         """It reads no key that its spec does not name."""
@@ -273,7 +269,7 @@ class StageContractTest(LoopContract):
         """Also where it streams and waits until its items are read."""
         self._completed()
         if self.make_stage().spec.streams:
-            self._cancel_everywhere(functools.partial(self._cancelled, slowly_read=True))
+            self._cancel_everywhere(functools.partial(self._cancelled, slowly=True))
 
     def test_ends_well_when_its_reader_has_enough(self) -> None:
         """A stage that streams does not fail when its reader stops."""
@@ -281,9 +277,9 @@ class StageContractTest(LoopContract):
         case = self.make_stage()
         if not case.spec.streams:
             return
-        pipeline = read_by(case.spec, Reader(case.spec.streams, takes=1))
+        pipeline = probes.read_by(case.spec, probes.Reader(case.spec.streams, takes=1))
         ctx = self.create_test_context(case)
-        result = self._run(pipeline.run(ctx, interceptors=[Narrow()]))
+        result = self._run(pipeline.run(ctx, interceptors=[probes.Narrow()]))
         end = self.assert_one_end(case)
         assert end.what == "completed", (
             f"{case.name} {end.what} when its reader had read one item: {result.error}; put()"
@@ -311,7 +307,7 @@ class StageContractTest(LoopContract):
         for seed in range(self.orders):
             alone = [_told(self._execute(*self._one_of_two(number))) for number in (0, 1)]
             both = self._together(seed)
-            assert Picture(alone).shows(both), (
+            assert probes.Picture(alone).shows(both), (
                 f"two runs of {self.make_stage().name} at once ended as {both}, and alone as"
                 f" {alone}: keep no state on the stage"
             )
@@ -331,7 +327,7 @@ class StageContractTest(LoopContract):
 
     def _seen(self, look: Callable[[conduct.Conduct], Mapping[str, None]]) -> list[str]:
         case = self.make_stage()
-        everything = {key: copied(value) for key, value in case.inputs.items()}
+        everything = {key: probes.copied(value) for key, value in case.inputs.items()}
         watched = conduct.Conduct(case.spec, self._context(everything, case.providers))
         outcome = self._execute(case, self.ctx, watched)
         found = list(look(watched))
@@ -341,7 +337,7 @@ class StageContractTest(LoopContract):
 
     def _changed(self, case: StageCase, look: Callable[[], Mapping[str, Any]]) -> list[str]:
         """Run the stage; return what has changed after one of the loop's callbacks."""
-        before = {key: Picture(value) for key, value in look().items()}
+        before = {key: probes.Picture(value) for key, value in look().items()}
         changed: dict[str, None] = {}
 
         def compare(run: conduct.Runs, _: object) -> None:
@@ -371,13 +367,13 @@ class StageContractTest(LoopContract):
         case = case or self.make_stage()
         return _went_well(case, self._execute(case, self.create_test_context(case)))
 
-    async def _cancelled(self, probe: CancellationProbe, *, slowly_read: bool = False) -> None:
+    async def _cancelled(self, probe: probes.CancellationProbe, *, slowly: bool = False) -> None:
         case = self.make_stage()
         ctx = self.create_test_context(case)
         around: list[Interceptor] = [probe, conduct.ClosesCalls()]
-        if slowly_read:
-            pipeline = read_by(case.spec, Reader(case.spec.streams, pause_s=0.01))
-            around.insert(1, Narrow())
+        if slowly:
+            pipeline = probes.read_by(case.spec, probes.Reader(case.spec.streams, pause_s=0.01))
+            around.insert(1, probes.Narrow())
             work: Coroutine[Any, Any, object] = pipeline.run(ctx, interceptors=around)
         else:
             work = case.pipeline.stage(case.name, interceptors=around).execute(ctx)
@@ -413,20 +409,6 @@ class StageContractTest(LoopContract):
             return [_told(end) for end in await asyncio.gather(*runs, return_exceptions=True)]
 
         return self._run(main(), Schedule(seed))
-
-
-def _skips_marked(make_stage: Callable[[Any], StageCase]) -> Callable[[Any], StageCase]:
-    @functools.wraps(make_stage)
-    def make(self: Any) -> StageCase:
-        case = make_stage(self)
-        if (reason := reason_to_skip(case.spec.runner, self)) is not None:
-            import pytest  # noqa: PLC0415 - contracts can be imported without it
-
-            pytest.skip(reason)
-        return case
-
-    make.skips_marked = True  # type: ignore[attr-defined]
-    return make
 
 
 def _went_well(case: StageCase, outcome: Outcome) -> StageOutput:

@@ -97,9 +97,8 @@ class StoreContractTest(LoopContract):
         await _refused(store.claim(_letter(1).id, lease_s=60.0), errors.DeadLetterReplayedError)
         letter = await store.get(_letter(1).id)
         left = letter.state, letter.replay_run_id
-        assert left == (engine.DeadLetterState.REPLAYED, "run-9"), (
-            f"a replay by 'run-9' left {left}"
-        )
+        wanted = engine.DeadLetterState.REPLAYED, "run-9"
+        assert left == wanted, f"a replay by 'run-9' left {left}"
 
     @on_subject
     async def test_a_deleted_letter_is_gone(self, store: DeadLetterStore) -> None:
@@ -128,8 +127,7 @@ class SinkContractTest(Contract):
     def test_passes_every_event_on_once_and_in_order(self) -> None:
         """Those of a run, through a dispatcher that is closed afterwards."""
         sink = self.make_sink()
-        with EventDispatcher([sink]) as dispatcher:
-            events = self._run(dispatcher)
+        events = self._run(sink)
         wanted, read = [event.type for event in events], list(self.read(sink))
         assert read == wanted, f"it passed {read} on, and was given {wanted}"
 
@@ -145,11 +143,15 @@ class SinkContractTest(Contract):
         """The dispatcher counts them as written, none as failed."""
         sink = self.make_sink()
         with EventDispatcher([sink]) as dispatcher:
-            events = self._run(dispatcher)
+            events = self._events(dispatcher)
         (stats,) = dispatcher.stats()
         assert (stats.written, stats.failed, stats.dropped) == (len(events), 0, 0), stats
 
-    def _run(self, dispatcher: EventDispatcher) -> Sequence[Event]:
+    def _run(self, sink: EventSink) -> Sequence[Event]:
+        with EventDispatcher([sink]) as dispatcher:
+            return self._events(dispatcher)
+
+    def _events(self, dispatcher: EventDispatcher) -> Sequence[Event]:
         specs = [
             engine.StageSpec("a", ScriptedStage(("a.0",)), outputs=("a.0",)),
             engine.StageSpec("b", ScriptedStage(ending="raise"), ("a",), required=False),
@@ -230,9 +232,8 @@ class InterceptorContractTest(LoopContract):
         probe.aim(task)
         await asyncio.wait([task])
         if task.cancelled():
-            assert context.status in ("created", "cancelled"), (
-                f"the caller was cancelled, and the run {context.status}"
-            )
+            stopped = context.status in ("created", "cancelled")
+            assert stopped, f"the caller was cancelled, and the run {context.status}"
         else:
             check_run(pipeline, task.result())
         assert not probe.swallowed, "a cancelled stage came back: let CancelledError pass"

@@ -39,9 +39,14 @@ _KINDS: Mapping[FaultType, type[Fault]] = {
 }
 
 
-def _kinds(*without: FaultType, **others: type[Fault]) -> Mapping[FaultType, type[Fault]]:
-    changed = {**_KINDS, **{FaultType[name]: kind for name, kind in others.items()}}
-    return MappingProxyType({t: kind for t, kind in changed.items() if t not in without})
+def _kinds(
+    *without: str, error: type[Fault] = kinds.Raises, **replies: tuple[Any, Any]
+) -> Mapping[FaultType, type[Fault]]:
+    """Return the faults that fit; `replies` has each method's empty and its invalid answer."""
+    changed = {**_KINDS, FaultType.ERROR: error}
+    for n, kind in enumerate((FaultType.EMPTY, FaultType.INVALID) if replies else ()):
+        changed[kind] = replying(**{method: reply[n] for method, reply in replies.items()})
+    return MappingProxyType({t: made for t, made in changed.items() if t.name not in without})
 
 
 class FaultInjector:
@@ -85,8 +90,7 @@ class FaultInjector:
             raise InvalidConfigError(type(self).__name__, "provider", provider, fix)
         self.provider = provider
         self.fault_type = self._fitting("fault_type", fault_type)
-        self.allow_unused = allow_unused
-        self.method = method
+        self.allow_unused, self.method = allow_unused, method
         self.calls = self.injected = 0
         self._asked_for = self._shadowed = False
         self._block: AbstractContextManager[None] | None = None
@@ -164,9 +168,8 @@ class FaultInjector:
             hint = None if self.provider in OF_PORTS else nearest(self.provider, OF_PORTS)
             why = f"nothing in the block asked for a provider {self.provider!r}"
             why += f", did you mean {hint!r}?" if hint else ""
-        return InvalidConfigError(
-            repr(self), "injected", 0, f"{why}; if that may be, give allow_unused=True"
-        )
+        why += "; if that may be, give allow_unused=True"
+        return InvalidConfigError(repr(self), "injected", 0, why)
 
     def _fitting(self, field: str, found: object) -> FaultType:
         named = found if isinstance(found, str) else shown(found)
@@ -239,9 +242,7 @@ class LlmFaultInjector(_PortFaultInjector):
     """All faults of a language model. An invalid answer holds no text: its content is null."""
 
     port = "llm"
-    kinds = _kinds(
-        EMPTY=replying(complete="", stream=()), INVALID=replying(complete=None, stream=(None,))
-    )
+    kinds = _kinds(complete=("", None), stream=((), (None,)))
 
 
 class SttFaultInjector(_PortFaultInjector):
@@ -251,11 +252,7 @@ class SttFaultInjector(_PortFaultInjector):
     """
 
     port = "stt"
-    kinds = _kinds(
-        FaultType.CUT,
-        EMPTY=replying(transcribe=""),
-        INVALID=replying(transcribe={"error": "decoder crashed"}),
-    )
+    kinds = _kinds("CUT", transcribe=("", {"error": "decoder crashed"}))
 
 
 class TtsFaultInjector(_PortFaultInjector):
@@ -265,11 +262,7 @@ class TtsFaultInjector(_PortFaultInjector):
     """
 
     port = "tts"
-    kinds = _kinds(
-        FaultType.CUT,
-        EMPTY=replying(synthesize=Audio(b"")),
-        INVALID=replying(synthesize=Audio(b"\x00\x10\x00")),
-    )
+    kinds = _kinds("CUT", synthesize=(Audio(b""), Audio(b"\x00\x10\x00")))
 
 
 class DbFaultInjector(_PortFaultInjector):
@@ -280,11 +273,7 @@ class DbFaultInjector(_PortFaultInjector):
 
     port = "db"
     kinds = _kinds(
-        FaultType.CUT,
-        FaultType.RATE_LIMITED,
-        ERROR=kinds.DatabaseRaises,
-        EMPTY=replying(get=None),
-        INVALID=replying(get='{"turns": [{"user": "hel'),
+        "CUT", "RATE_LIMITED", error=kinds.DatabaseRaises, get=(None, '{"turns": [{"user": "hel')
     )
 
 
@@ -292,7 +281,7 @@ class SpeakerFaultInjector(_PortFaultInjector):
     """Faults of a speaker: it returns nothing that could be cut, empty or malformed."""
 
     port = "speaker"
-    kinds = _kinds(FaultType.CUT, FaultType.RATE_LIMITED, FaultType.EMPTY, FaultType.INVALID)
+    kinds = _kinds("CUT", "RATE_LIMITED", "EMPTY", "INVALID")
 
 
 class ToolFaultInjector(_PortFaultInjector):
@@ -302,7 +291,7 @@ class ToolFaultInjector(_PortFaultInjector):
     """
 
     port = "tools"
-    kinds = _kinds(FaultType.CUT, EMPTY=replying(""), INVALID=replying(b"\xff"))
+    kinds = _kinds("CUT", always=("", b"\xff"))
 
 
 #: The injector of the faults that fit each port, by the port's name.

@@ -78,20 +78,17 @@ _Fits: TypeAlias = Callable[[Any], bool]
 
 
 def _number(least: float = 0, most: float = sys.float_info.max, kind: Any = int | float) -> _Fits:
-    return lambda found: (
-        isinstance(found, kind) and type(found) is not bool and least <= found <= most
-    )
+    return lambda n: isinstance(n, kind) and type(n) is not bool and least <= n <= most
 
 
+_COUNT = _number(kind=int), "give an integer, 0 or more"
+_LATE = _number(), "give a finite number of milliseconds, 0 or more"
 #: Which values fit an option, and what to do about any other.
 _REQUIRED: Mapping[str, tuple[_Fits, str]] = {
-    **dict.fromkeys(
-        ("after_pieces", "after_items"), (_number(kind=int), "give an integer, 0 or more")
-    ),
-    **dict.fromkeys(
-        ("duration_ms", "per_piece_ms"),
-        (_number(), "give a finite number of milliseconds, 0 or more"),
-    ),
+    "after_pieces": _COUNT,
+    "after_items": _COUNT,
+    "duration_ms": _LATE,
+    "per_piece_ms": _LATE,
     "after_call": (lambda found: isinstance(found, bool), "give True or False"),
     "seed": (lambda found: isinstance(found, int | str), "give an integer or a string"),
 }
@@ -200,8 +197,7 @@ class _Opened:
     """A stream that a call has answered, with a fault in its pieces."""
 
     def __init__(self, stream: Any, pieces: AsyncGenerator[Any, None]) -> None:
-        self.__wrapped__ = stream
-        self._pieces = pieces
+        self.__wrapped__, self._pieces = stream, pieces
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__wrapped__, name)
@@ -393,9 +389,7 @@ class Reply(Fault):
 def replying(always: Any = _NOT_GIVEN, **by_method: Any) -> type[Reply]:
     """Return a kind of `Reply` that has an answer for all methods, or for some."""
     reply, methods = ("reply", Any, always), {"by_method": by_method}
-    return make_dataclass(
-        "Reply", [reply], bases=(Reply,), namespace=methods, frozen=True, kw_only=True
-    )
+    return make_dataclass("Reply", [reply], bases=(Reply,), namespace=methods, frozen=True)
 
 
 #: The one option of each fault that fits a stream, and its default.

@@ -15,20 +15,11 @@ from stageflow.engine.stream import Stream
 from stageflow.errors import CorruptDeadLetterError
 from stageflow.events.log import CANCELLED, SKIPPED
 from stageflow.providers.registry import PORTS, ProviderRegistry
-from stageflow.testing.recording.recorder import (
-    RecordedCall,
-    RecordingMismatchError,
-    Turn,
-    error_again,
-    failure_of,
-    invalid_recording,
-    read_turn,
-)
+from stageflow.testing.recording import recorder
 from stageflow.testing.simulation import SimulationLoop, run_in
 
 #: How many seconds longer than at the recording a call waits for its caller to cancel it.
 _PATIENCE_S = 60.0
-
 #: How much of a value an error shows, in characters.
 _SHOWN_CHARS = 60
 
@@ -82,8 +73,8 @@ def difference(where: str, expected: Any, got: Any) -> tuple[str, str, str]:
     parts: Iterable[tuple[str, Any, Any]] = ()
     if type(expected) is type(got):
         if isinstance(expected, list | tuple):
-            pairs = enumerate(zip(expected, got, strict=False))
-            parts = ((f"[{n}]", a, b) for n, (a, b) in pairs)
+            numbered = enumerate(zip(expected, got, strict=False))
+            parts = ((f"[{n}]", a, b) for n, (a, b) in numbered)
         elif isinstance(expected, Mapping):
             parts = ((f"[{key!r}]", expected[key], got[key]) for key in expected if key in got)
         elif is_dataclass(expected):
@@ -93,10 +84,8 @@ def difference(where: str, expected: Any, got: Any) -> tuple[str, str, str]:
         if ours != theirs:
             return difference(f"{where}{step}", ours, theirs)
     if isinstance(expected, str) and isinstance(got, str):
-        same = next(
-            (n for n, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b),
-            min(len(expected), len(got)),
-        )
+        pairs = enumerate(zip(expected, got, strict=False))
+        same = next((n for n, (a, b) in pairs if a != b), min(len(expected), len(got)))
         start = max(0, same - _SHOWN_CHARS // 2)
         before = "…" if start else ""
         return where, before + _short(expected[start:]), before + _short(got[start:])
@@ -128,13 +117,12 @@ class RecordedTurn:
         completed: The names of the stages that completed.
     """
 
-    def __init__(self, where: str, turn: Turn, codec: Codec = DEFAULT_CODEC) -> None:
-        self._where = where
-        self._turn = turn
+    def __init__(self, where: str, turn: recorder.Turn, codec: Codec = DEFAULT_CODEC) -> None:
+        self._where, self._turn = where, turn
         self._codec, self._value = codec, codec.from_plain
         #: The calls that were not made yet, and the errors of those that were not recorded.
         self._waiting = list(turn.calls)
-        self._mismatches: list[RecordingMismatchError] = []
+        self._mismatches: list[recorder.RecordingMismatchError] = []
         self._streamed: dict[str, dict[str, bool]] = {name: {} for name in turn.providers}
         for call in turn.calls:
             self._streamed.setdefault(call.provider, {})[call.method] = call.streamed
@@ -142,26 +130,25 @@ class RecordedTurn:
         self.inputs: dict[str, Any] = codec.from_plain(turn.inputs)
         self.outputs: dict[str, Any] = codec.from_plain(turn.outputs)
         self.providers = ProviderRegistry(**{n: _Player(self, n) for n in self._streamed})
-        self.seed = turn.seed
-        self.deadline_s = turn.deadline_s
+        self.seed, self.deadline_s = turn.seed, turn.deadline_s
         ends = (event for event in turn.events if event["type"].endswith(".completed"))
         self.completed: frozenset[str] = frozenset(event["stage"] for event in ends)
         for call in turn.calls:
             codec.from_plain([call.arguments, call.options, call.pieces])
 
-    def _mismatch(self, problem: str) -> RecordingMismatchError:
+    def _mismatch(self, problem: str) -> recorder.RecordingMismatchError:
         """Return the error of a difference; it is kept, as a stage may handle it."""
         text = f"{self._where}: {problem}; if that is meant, record the turn anew"
-        self._mismatches.append(RecordingMismatchError(text))
+        self._mismatches.append(recorder.RecordingMismatchError(text))
         return self._mismatches[-1]
 
-    def _named(self, call: RecordedCall) -> str:
+    def _named(self, call: recorder.RecordedCall) -> str:
         number = 1 + next(n for n, other in enumerate(self._turn.calls) if other is call)
         return f"call {number}, {call.provider}.{call.method}"
 
     def _take(
         self, provider: str, method: str, arguments: Sequence[Any], options: Mapping[str, Any]
-    ) -> RecordedCall:
+    ) -> recorder.RecordedCall:
         """Remove and return the first recorded call with these arguments; raise if there is none.
 
         So stages may call in another order.
@@ -190,14 +177,13 @@ class RecordedTurn:
                     f"{self._named(call)}, asks something else than when the turn was recorded:"
                     f" {path} was {expected}, and is {got}"
                 )
-        raise self._mismatch(
-            f"{self._named(call)}, takes another number of arguments than when recorded"
-        )
+        problem = "takes another number of arguments than when recorded"
+        raise self._mismatch(f"{self._named(call)}, {problem}")
 
-    async def _end(self, call: RecordedCall) -> None:
+    async def _end(self, call: recorder.RecordedCall) -> None:
         await _sleep_ms(call.ending_ms)
         if call.error is not None:
-            raise error_again(call.error, self._codec)
+            raise recorder.error_again(call.error, self._codec)
         if call.ending in ("cancelled", "left"):
             await asyncio.sleep(_PATIENCE_S)
             raise self._mismatch(
@@ -224,7 +210,7 @@ class RecordedTurn:
         turn = self._turn
         if str(result.status) != turn.status:
             yield f"the run was {turn.status}, and is {result.status} ({result.error})"
-        failure = failure_of(result)
+        failure = recorder.failure_of(result)
         # Its text may hold times, which differ.
         if failure and turn.error and _place(failure) != _place(turn.error):
             yield f"it failed with {_place(turn.error)}, and fails with {_place(failure)}"
@@ -267,7 +253,8 @@ class RecordedTurn:
         """
         if pipeline.name != self.pipeline:
             whose = f"{self._where} is a turn of the pipeline {self.pipeline!r}"
-            raise RecordingMismatchError(f"{whose}, not of {pipeline.name!r}; replay it with that")
+            text = f"{whose}, not of {pipeline.name!r}; replay it with that"
+            raise recorder.RecordingMismatchError(text)
         context = PipelineContext(
             self.inputs, providers=self.providers, deadline_s=self.deadline_s, seed=self.seed
         )
@@ -299,9 +286,9 @@ def recorded(path: str | Path, *, codec: Codec = DEFAULT_CODEC) -> RecordedTurn:
         RecordingError: The file cannot be read, is not a recorded turn, is damaged, or has a
             version that this package does not know.
     """
-    turn = read_turn(Path(path))
+    turn = recorder.read_turn(Path(path))
     try:
         return RecordedTurn(str(path), turn, codec)
     except CorruptDeadLetterError as error:
         problem = f"it is damaged, or holds types that the codec does not know ({error})"
-        raise invalid_recording(str(path), problem) from error
+        raise recorder.invalid_recording(str(path), problem) from error

@@ -30,7 +30,6 @@ from stageflow.testing.wrapped import Call, WrappedProvider
 
 FORMAT = "stageflow turn"
 VERSION = 1
-
 #: Bytes that are longer in base64 than this are in `blobs`.
 _BLOB_CHARS = 200
 #: The blobs of a turn may have this many bytes: half an hour of speech.

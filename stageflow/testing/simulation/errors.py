@@ -42,10 +42,8 @@ class LivelockError(SimulationError):
     """Callbacks follow one another, and no time passes: `steps` of them at the moment `now_s`."""
 
     def __init__(self, steps: int, now_s: float, running: Sequence[str]) -> None:
-        super().__init__(
-            f"{steps} callbacks ran at {now_s:g} s of virtual time, and time does not pass; look"
-            " for a loop around sleep(0):\n  " + "\n  ".join(running)
-        )
+        text = f"{steps} callbacks ran at {now_s:g} s of virtual time, and time does not pass; look"
+        super().__init__(f"{text} for a loop around sleep(0):\n  " + "\n  ".join(running))
         self.steps, self.now_s = steps, now_s
 
 
@@ -131,3 +129,8 @@ def _frames(awaited: object) -> Iterator[FrameType]:
 
 def _first(owner: object, *names: str) -> Any:
     return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
+
+
+def of_kit(frame: FrameType) -> bool:
+    """Return whether a frame is of the simulation or of asyncio, and not of the code under test."""
+    return _module(frame).startswith(("stageflow.testing.simulation", "asyncio.", "contextlib"))

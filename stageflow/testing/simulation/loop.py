@@ -28,15 +28,13 @@ from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, p
 from stageflow.testing.simulation.scenario import Schedule
 
 _T = TypeVar("_T")
-Args = TypeVarTuple("Args")
+Ts = TypeVarTuple("Ts")
 
 #: So many callbacks at one moment of virtual time are taken for a loop without end.
 MOST_STEPS_AT_ONCE = 100_000
-
 #: After so many callbacks a loop looks whether what is simulated goes on, and collects garbage: at
 #: no other moment, as a generator that is collected is closed by a task.
 STEPS_A_LOOK = 50_000
-
 
 #: asyncio's own factory of tasks that start at once; from Python 3.12 on.
 _EAGER = getattr(asyncio, "eager_task_factory", object())
@@ -119,7 +117,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self._at_step.setdefault(step, []).append(callback)
 
     def call_soon(
-        self, callback: Callable[[Unpack[Args]], object], *args: *Args, context: Any = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Any = None
     ) -> asyncio.Handle:
         """Schedule a callback, as asyncio does."""
         if self._closed:
@@ -131,7 +129,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return handle
 
     def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Args]], object], *args: *Args, context: Any = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Any = None
     ) -> asyncio.Handle:
         """Schedule a callback; a thread that is not simulated is refused."""
         if asyncio_events._get_running_loop() is not self and not self._in_thread():
@@ -139,7 +137,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(
-        self, executor: Any, func: Callable[[Unpack[Args]], _T], *args: *Args
+        self, executor: Any, func: Callable[[Unpack[Ts]], _T], *args: *Ts
     ) -> asyncio.Future[_T]:
         """Call a function as a thread does: at any moment from now, and without the loop.
 
@@ -229,11 +227,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return handle
 
     def call_at(
-        self,
-        when: float,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: Any = None,
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Any = None
     ) -> asyncio.TimerHandle:
         """Schedule a callback at a moment of virtual time."""
         self._check_closed()
@@ -256,9 +250,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
             self._left_in_pass -= 1
             self.steps += 1
             if self.steps - self._began > MOST_STEPS_AT_ONCE:
-                raise errors.LivelockError(
-                    MOST_STEPS_AT_ONCE, self._now_s, errors.places(self._tasks())
-                )
+                running = errors.places(self._tasks())
+                raise errors.LivelockError(MOST_STEPS_AT_ONCE, self._now_s, running)
             if not self.steps % STEPS_A_LOOK:
                 self._look()
             if self._at_step:
@@ -355,7 +348,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         serial = next(self._serials)
         shown = f"Task-{serial}" if name is None else str(name)
         factory: Any = self.get_task_factory()
-        task: Any
+        task: asyncio.Task[Any]
         if factory is None or factory is _EAGER:
             if factory is not None:
                 options["eager_start"] = True
@@ -369,8 +362,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
             if hasattr(task, "set_name") and (name is not None or _UNNAMED.match(task.get_name())):
                 task.set_name(shown)
         self._made.add(task)
-        made: asyncio.Task[Any] = task
-        return made
+        return task
 
     def _asyncgen_firstiter_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._generators[next(self._serials)] = generator

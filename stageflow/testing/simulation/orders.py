@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, cycle, repeat
-from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
-from stageflow.testing.simulation.errors import SimulationError
-from stageflow.testing.simulation.scenario import Scenario, Schedule, Strategy, parsed
+from stageflow.testing.simulation.errors import SimulationError, of_kit
+from stageflow.testing.simulation.scenario import Deviations, Scenario, Schedule, parsed
 
 #: How much more often a fast task is called than a slow one. Half of the tasks of a run are slow,
 #: since many failures need one task to be many steps ahead of another.
@@ -66,9 +65,8 @@ class Tried:
         if node is None:
             return chosen
         if node.get(chosen, node) is None:
-            chosen = chance.choice(
-                [n for n in range(width) if node.get(n, node) is not None] or [0]
-            )
+            untried = [n for n in range(width) if node.get(n, node) is not None]
+            chosen = chance.choice(untried or [0])
         self._path.append((node, chosen, width))
         if chosen not in node:
             if self._nodes >= self._MOST_NODES:
@@ -99,9 +97,8 @@ class Order:
     """
 
     def __init__(self, schedule: Schedule, tried: Tried | None = None) -> None:
-        self.drawn = schedule.order != "asyncio" and (
-            schedule.seed is not None or schedule.choices is not None
-        )
+        given = schedule.seed is not None or schedule.choices is not None
+        self.drawn = given and schedule.order != "asyncio"
         self._tried = tried if schedule.switches is None else None
         self.deviations: list[tuple[int, int]] = []
         self.choices = 0
@@ -187,17 +184,11 @@ class Order:
 _T = TypeVar("_T")
 
 #: After asyncio's own order; no strategy finds everything.
-_IN_TURN: tuple[Strategy, ...] = (
-    *("speeds", "uniform", "pct3"),
-    *("speeds", "uniform", "pct4"),
-    *("speeds", "uniform", "pct2"),
-)
+_IN_TURN = [name for pct in ("pct3", "pct4", "pct2") for name in ("speeds", "uniform", pct)]
 #: A failure is tried again this often at most, and for so many callbacks, to reduce it.
 _MOST_TRIES, _MOST_STEPS = 400, 100_000
 
-_OWN = ("stageflow.testing.simulation", "asyncio.", "contextlib")
-
-Deviations: TypeAlias = Sequence[tuple[int, int]]
+Attempt: TypeAlias = Callable[[Deviations], tuple[BaseException | None, Deviations, int]]
 
 
 class Exploration(list[_T]):
@@ -249,19 +240,15 @@ def deepened(
                 # With more than can be run, nothing is proven; the others need no memory.
                 if len(deeper) <= runs:
                     deeper += [(*deviations, (at, position)) for position in range(1, width)]
+        level = deeper
         if not deeper:
             found.proven = f"all {found.orders:,} orders"
             return found
-        level = deeper
     found.proven = f"all {found.orders:,} orders with at most {most} deviations"
     return found
 
 
-def reduced(
-    attempt: Callable[[Deviations], tuple[BaseException | None, Deviations, int]],
-    deviations: Deviations,
-    failure: BaseException,
-) -> Deviations:
+def reduced(attempt: Attempt, deviations: Deviations, failure: BaseException) -> Deviations:
     """Return the fewest deviations found with which the same failure happens at the same place.
 
     `attempt` runs an order; it returns what was raised, the deviations, and how many callbacks ran.
@@ -294,8 +281,3 @@ def kind(error: BaseException) -> object:
     frames = [f for f, _ in traceback.walk_tb(error.__traceback__) if not of_kit(f)]
     place = (frames[-1].f_code.co_filename, frames[-1].f_lineno) if frames else None
     return type(error), None if isinstance(error, SimulationError) else place
-
-
-def of_kit(frame: FrameType) -> bool:
-    """Return whether a frame is of the simulation or of asyncio, and not of the code under test."""
-    return str(frame.f_globals.get("__name__")).startswith(_OWN)

@@ -208,13 +208,10 @@ def _replacements() -> dict[int, tuple[Any, Any]]:
     simulated: dict[Any, Callable[..., Any]] = {time.sleep: lambda loop, s: loop.pass_time(s)}
     for name, start in _CLOCKS.items():
         simulated[getattr(time, name)] = lambda loop, start=start: start + loop.time()
-        simulated[getattr(time, f"{name}_ns")] = lambda loop, start=start: (
-            start * 1_000_000_000 + round(loop.time() * 1e9)
-        )
-    for shown in (time.localtime, time.gmtime, time.ctime):
-        simulated[shown] = lambda loop, at=None, shown=shown: shown(
-            time.time() if at is None else at
-        )
+        in_ns = getattr(time, f"{name}_ns")
+        simulated[in_ns] = lambda loop, s=start: s * 10**9 + round(loop.time() * 1e9)
+    for show in (time.localtime, time.gmtime, time.ctime):
+        simulated[show] = lambda _, at=None, f=show: f(time.time() if at is None else at)
     asctime, strftime = time.asctime, time.strftime
     simulated[asctime] = lambda loop, at=None: asctime(at or time.localtime())
     simulated[strftime] = lambda loop, form, at=None: strftime(form, at or time.localtime())

@@ -25,6 +25,8 @@ from stageflow.errors import CorruptDeadLetterError, StageflowError
 from stageflow.testing.faults import FaultPlan
 from stageflow.testing.simulation.errors import TokenError
 
+#: The number of each choice of another than the first callback, and the position chosen.
+Deviations: TypeAlias = Sequence[tuple[int, int]]
 Order: TypeAlias = Literal["tasks", "asyncio", "any"]
 Strategy: TypeAlias = Literal["asyncio", "speeds", "uniform", "pct2", "pct3", "pct4"]
 
@@ -44,7 +46,7 @@ def parsed(choices: str) -> list[tuple[int, int]]:
         raise ValueError(f"choices={choices!r}: give numbers, such as '3 8:2'") from None
 
 
-def written(deviations: Sequence[tuple[int, int]]) -> str:
+def written(deviations: Deviations) -> str:
     """Return choices as `parsed` reads them."""
     return " ".join(f"{n}:{p}" if p > 1 else str(n) for n, p in deviations)
 
@@ -153,13 +155,9 @@ class Token:
 
     def __str__(self) -> str:
         """Return the token as text."""
-        plain = {
-            **DEFAULT_CODEC.plain_items(self.scenario.to_dict()),
-            "main": self.main,
-            "args": DEFAULT_CODEC.to_plain(list(self.args)),
-            "test": self.test,
-            "call": self.call,
-        }
+        codec = DEFAULT_CODEC
+        plain = codec.plain_items(self.scenario.to_dict()) | {"main": self.main, "test": self.test}
+        plain |= {"args": codec.to_plain(list(self.args)), "call": self.call}
         told = {name: value for name, value in plain.items() if value not in (None, [])}
         for path, value in DEFAULT_CODEC.lost("token", told).items():
             raise TokenError(f"of {self.main}", f"{path} is of type {value.shown}")

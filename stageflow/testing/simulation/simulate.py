@@ -21,19 +21,11 @@ from stageflow.events.log import Event
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.testing.faults import FaultInjector
 from stageflow.testing.faults.injector import SIMULATION
-from stageflow.testing.simulation.errors import TokenError
+from stageflow.testing.simulation.errors import TokenError, of_kit
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
-from stageflow.testing.simulation.orders import (
-    Deviations,
-    Exploration,
-    Tried,
-    deepened,
-    of_kit,
-    portfolio,
-    reduced,
-)
+from stageflow.testing.simulation.orders import Exploration, Tried, deepened, portfolio, reduced
 from stageflow.testing.simulation.patches import EPOCH_S, following, owned
-from stageflow.testing.simulation.scenario import Scenario, Token, name_of, written
+from stageflow.testing.simulation.scenario import Deviations, Scenario, Token, name_of, written
 
 T = TypeVar("T")
 
@@ -53,19 +45,15 @@ class Simulation:
     def __init__(
         self, loop: SimulationLoop, scenario: Scenario, faults: tuple[FaultInjector, ...] = ()
     ) -> None:
-        self.loop = loop
-        self.faults = faults
+        self.loop, self.faults = loop, faults
         self.random = random.Random(f"contexts of {scenario.seed}")
         self._cancel_at_step = scenario.cancel_at_step
         self._contexts: list[PipelineContext] = []
 
     def context(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> PipelineContext:
         """Return a `PipelineContext` whose ids, random numbers and wall clock repeat."""
-        given: dict[str, Any] = {
-            "seed": self.random.getrandbits(64),
-            "wall_clock": lambda: EPOCH_S + self.loop.time(),
-            **options,
-        }
+        given: dict[str, Any] = {"seed": self.random.getrandbits(64), **options}
+        given.setdefault("wall_clock", lambda: EPOCH_S + self.loop.time())
         context = PipelineContext(inputs, **given)
         self._contexts.append(context)
         return context
@@ -189,12 +177,11 @@ def explore(
         return Exploration([case.run(asked, replays=True)])
     with owned():
         if deviations is not None:
-            return deepened(
-                lambda order: case.run(replace(scenario, choices=written(order)), measures=True),
-                lambda: case.loop.order.widths or [],
-                deviations,
-                runs,
-            )
+
+            def attempt(order: Deviations) -> Outcome[T]:
+                return case.run(replace(scenario, choices=written(order)), measures=True)
+
+            return deepened(attempt, lambda: case.loop.order.widths or [], deviations, runs)
         found, tried, horizon = Exploration[Outcome[T]](), Tried(), 0
         for one in portfolio(scenario, runs):
             found.append(case.run(replace(one, horizon=horizon), tried=tried))
@@ -350,8 +337,8 @@ class _Case(Generic[T]):
             left += ", at the lines with *" if trace and deviations else ""
             said += f"\nIt leaves asyncio's own order {left}."
         if trace:
-            shown = "What ran last (virtual time, task, where it went on)"
-            said += "\n  ".join([f"\n{shown}:", *trace])
+            said += "\nWhat ran last (virtual time, task, where it went on):\n  "
+            said += "\n  ".join(trace)
         error.add_note(said)
         return error
 

@@ -37,7 +37,6 @@ __all__ = [
     "stage_specs",
 ]
 
-
 Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
 
 _HEAD = string.ascii_letters + string.digits + "_"
@@ -96,7 +95,6 @@ class _Drawn:
 
 #: Few enough that a stage often finds one that it follows.
 _GROUPS = 3
-
 _PLAIN = _Drawn("a", 0, (), (), 0, (), "ok", 0)
 
 
@@ -173,18 +171,9 @@ def _placed(drawn: Sequence[_Drawn]) -> list[StageSpec]:
         if not one.names_all:
             before = tuple(b for b in before if not any(key in made[b] for key in inputs))
         made[name] = outputs
-        specs.append(
-            StageSpec(
-                name,
-                ScriptedStage(outputs, one.pauses_s, one.ending),
-                before,
-                inputs=inputs,
-                outputs=outputs,
-                required=one.required,
-                condition=one.condition,
-                timeout_s=one.timeout_s,
-            )
-        )
+        runner = ScriptedStage(outputs, one.pauses_s, one.ending)
+        limits: Any = {n: getattr(one, n) for n in ("required", "condition", "timeout_s")}
+        specs.append(StageSpec(name, runner, before, inputs=inputs, outputs=outputs, **limits))
     ranked = sorted(zip(drawn, specs, strict=True), key=lambda pair: pair[0].rank)
     return [spec for _, spec in ranked]
 
@@ -228,9 +217,6 @@ def context_bags(draw: Draw) -> ContextBag:
         bag.put(key, value, draw(stage_names()))
     return bag
 
-
-with needs_extra("testing"):
-    from hypothesis import strategies as st
 
 _DURATIONS_MS = st.sampled_from([0, 1, 500, 3_000, 60_000])
 _OPTIONS: dict[FaultType, dict[str, st.SearchStrategy[Any]]] = {
@@ -322,9 +308,8 @@ def event_sequences(draw: Draw) -> RecordedRun:
     endings = draw(st.sampled_from([("ok",), ("ok", "ok", "ok", "raise", "fail", "skip")]))
     pipeline = Pipeline("drawn", draw(stage_specs(max_size=6, endings=endings)))
     deadline_s = draw(st.sampled_from([None, None, 0.5, 3.5]))
-    ctx = PipelineContext(
-        deadline_s=deadline_s, seed=draw(st.integers(0, 9_999)), wall_clock=lambda: EPOCH_S
-    )
+    seed = draw(st.integers(0, 9_999))
+    ctx = PipelineContext(deadline_s=deadline_s, seed=seed, wall_clock=lambda: EPOCH_S)
     loop = SimulationLoop(Schedule(draw(st.none() | st.integers(0, 9_999)), order="any"))
     return RecordedRun(pipeline, run_in(loop, pipeline.run(ctx)))
 
