@@ -33,7 +33,7 @@ from stageflow.testing import (
     check_events,
     simulate,
 )
-from stageflow.testing.simulation.owned import owned
+from stageflow.testing.simulation.patches import owned
 from stageflow.testing.strategies import scenarios
 from tests.property.workloads import Reading, Record, Workload, workloads
 from tests.utils.errors import code_of
