@@ -9,12 +9,11 @@ from stageflow.engine.context import PipelineContext, RunStatus
 from stageflow.engine.graph import StageGraph
 from stageflow.engine.interceptor import Interceptor
 from stageflow.engine.orchestrator import PipelineOrchestrator
-from stageflow.engine.pipeline import Pipeline
+from stageflow.engine.pipeline import Pipeline, run_child, subpipeline
 from stageflow.engine.result import RunResult
 from stageflow.engine.stage import Stage, StageKind, StageOutput, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.engine.stream import Stream
-from stageflow.engine.subpipeline import run_child, subpipeline
 from stageflow.errors import (
     ChildRunError,
     ComposeConflictError,
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from stageflow.interceptors.retry import RetryInterceptor
     from stageflow.interceptors.timeout import TimeoutInterceptor
     from stageflow.interceptors.tracing import TracingInterceptor
-    from stageflow.resilience.circuit_breaker import BreakerPolicy
-    from stageflow.resilience.retry import RetryPolicy
+    from stageflow.resilience import BreakerPolicy, RetryPolicy
 
 __all__ = [
     "LLM",
@@ -88,11 +86,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__ = lazy_names(
     __name__,
     """
-    interceptors.breaker: BreakerInterceptor
-    interceptors.retry: RetryInterceptor
-    resilience.retry: RetryPolicy
-    interceptors.timeout: TimeoutInterceptor
-    interceptors.tracing: TracingInterceptor
-    resilience.circuit_breaker: BreakerPolicy
+    interceptors: BreakerInterceptor RetryInterceptor TimeoutInterceptor TracingInterceptor
+    resilience: BreakerPolicy RetryPolicy
     """,
 )

@@ -318,10 +318,8 @@ def _yields(function: Any) -> bool:
 def _annotation(annotation: Any, function: Any) -> Any:
     """Return what an annotation says; as text, if its names do not exist yet."""
     if isinstance(annotation, str):
-        text, function = (
-            annotation.strip("'\""),
-            inspect.unwrap(getattr(function, "func", function)),
-        )
+        text = annotation.strip("'\"")
+        function = inspect.unwrap(getattr(function, "func", function))
         names = getattr(function, "__globals__", getattr(function.__call__, "__globals__", {}))
         frame: Any = inspect.currentframe()
         while frame.f_globals["__name__"] == __name__ and frame.f_back is not None:

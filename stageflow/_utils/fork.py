@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Any
 from weakref import WeakSet
 
-
-class Renewed(Protocol):
-    """Something that a child process has to renew."""
-
-    def after_fork(self) -> None:
-        """Start again in a child process."""
-
-
-_living: WeakSet[Renewed] = WeakSet()
+_living: WeakSet[Any] = WeakSet()
 _left: list[object] = []
 
 
-def renew_after_fork(owner: Renewed) -> None:
+def renew_after_fork(owner: Any) -> None:
     """Call `owner.after_fork()` in each process that is forked while `owner` lives."""
     _living.add(owner)
 

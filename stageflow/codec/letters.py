@@ -101,8 +101,6 @@ class Codec(ValueCodec):
         return Event(**{**event, "timestamp": at, "data": data})
 
 
-# ── the types of fields ─────────────────────────────────────────────────────────────────────────
-
 #: The JSON types of each field of an object.
 FieldTypes = Mapping[str, tuple[type, ...]]
 

@@ -181,8 +181,6 @@ BUILT_IN: tuple[StoredType, ...] = (
 )
 
 
-# ── classes of plain data ─────────────────────────────────────────────────────────────────────
-
 #: Built-in types whose subclasses are stored, each with a way around overridden methods.
 _BASES: Mapping[type, Callable[[Any], Any]] = {
     str: str.__str__,
@@ -303,9 +301,6 @@ def _static(cls: Any, name: str, kind: Any) -> Any:
     """Return the attribute of a class or its bases that is a `kind`."""
     found = (vars(base).get(name) for base in cls.__mro__)
     return next((attribute for attribute in found if isinstance(attribute, kind)), None)
-
-
-# ── numpy ───────────────────────────────────────────────────────────────────────────────────
 
 
 def numpy_parts(value: Any) -> list[Any] | None:

@@ -1,33 +1,18 @@
 """The engine: stages, pipelines, graphs, and the runs that execute them."""
 
-from stageflow.engine.bag import ContextBag
-from stageflow.engine.context import PipelineContext, RunScope, RunStatus
-from stageflow.engine.dead_letter import (
-    DeadLetter,
-    DeadLetterSink,
-    DeadLetterState,
-    FailureRecord,
-    StageRecord,
-    Unstorable,
-)
-from stageflow.engine.graph import StageGraph
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.orchestrator import PipelineOrchestrator, RunHandle
-from stageflow.engine.pipeline import BoundStage, Pipeline
-from stageflow.engine.result import RunResult, StageResult
-from stageflow.engine.stage import (
-    Condition,
-    Executable,
-    FunctionStage,
-    Stage,
-    StageFunction,
-    StageKind,
-    StageOutput,
-    StageSpec,
-)
-from stageflow.engine.stage_context import StageContext
-from stageflow.engine.stream import Stream, StreamReader, StreamWriter
-from stageflow.engine.subpipeline import run_child, subpipeline
+# ruff: noqa: F403, F405 - the list below says which names are public
+
+from stageflow.engine.bag import *
+from stageflow.engine.context import *
+from stageflow.engine.dead_letter import *
+from stageflow.engine.graph import *
+from stageflow.engine.interceptor import *
+from stageflow.engine.orchestrator import *
+from stageflow.engine.pipeline import *
+from stageflow.engine.result import *
+from stageflow.engine.stage import *
+from stageflow.engine.stage_context import *
+from stageflow.engine.stream import *
 
 __all__ = [
     "BoundStage",

@@ -8,7 +8,7 @@ from itertools import takewhile
 from operator import is_not
 from typing import Any
 
-from stageflow.errors import BagError, DataConflictError, MissingKeyError
+from stageflow.errors import BagError, DataConflictError, MissingKeyError, shown
 
 
 class ContextBag(Mapping[str, Any]):
@@ -61,7 +61,8 @@ class ContextBag(Mapping[str, Any]):
 
     def _refuse(self, key: Any, writer: str) -> None:
         if not isinstance(key, str):
-            raise BagError.invalid_key(key, writer)
+            problem = f"{writer!r} used the key {shown(key)} of type {type(key).__name__}"
+            raise BagError(key, f"{problem}; keys are strings", code="invalid_key", stage=writer)
         if key in self._values:
             raise DataConflictError(key, self._writers[key], writer)
 

@@ -9,28 +9,16 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
+from stageflow import errors as err
 from stageflow._utils.tasks import shielded
 from stageflow.engine.context import PipelineContext, RunScope
-from stageflow.engine.dead_letter import (
-    DeadLetter,
-    DeadLetterSink,
-    FailureRecord,
-    StageRecord,
-    Unstorable,
-)
+from stageflow.engine.dead_letter import DeadLetter, DeadLetterSink, FailureRecord, StageRecord
 from stageflow.engine.graph import StageGraph
 from stageflow.engine.plan import Plan
 from stageflow.engine.result import RunResult
 from stageflow.engine.stream import Stream
-from stageflow.errors import (
-    DeadLetterError,
-    DeadLetterStoreError,
-    DuplicateDeadLetterError,
-    ErrorCategory,
-    StageDefectError,
-    shown,
-)
 from stageflow.events.log import COMPLETED, FAILED, SKIPPED, STARTED, TERMINAL, StageStatus
 from stageflow.resilience.classification import classify
 
@@ -51,10 +39,10 @@ async def capture(scope: RunScope, plan: Plan, result: RunResult) -> bool:
     sink = plan.dead_letters if plan.dead_letters is not None else context.dead_letters
     if sink is None or failure is None or context.parent is not None:
         return False
-    if failure.category is ErrorCategory.POLICY:
+    if failure.category is err.ErrorCategory.POLICY:
         return False
     writing, cancelled = await shielded(_put(sink, scope, plan.graph, result))
-    stray = StageDefectError.stray_cancellation
+    stray = err.StageDefectError.stray_cancellation
     error = stray() if writing.cancelled() else writing.exception()
     if error is None:
         result.dead_letter_error = writing.result()
@@ -64,7 +52,7 @@ async def capture(scope: RunScope, plan: Plan, result: RunResult) -> bool:
         result.pipeline_run_id,
         result.pipeline,
         result.error,
-        shown(error, str),
+        err.shown(error, str),
         exc_info=error,
     )
     result.dead_letter_error = classify(error)
@@ -73,33 +61,33 @@ async def capture(scope: RunScope, plan: Plan, result: RunResult) -> bool:
 
 async def _put(
     sink: DeadLetterSink, scope: RunScope, graph: StageGraph, result: RunResult
-) -> DeadLetterError | None:
+) -> err.DeadLetterError | None:
     """Put the dead letter of a run; return the error that names the values that it lacks."""
     letter = dead_letter_of_run(scope.context, graph, result)
     for left in reversed(range(_SAME_IDS + 1)):
         try:
             missing = await _put_in_time(sink, letter, scope.context.grace_s)
             break
-        except DuplicateDeadLetterError:
+        except err.DuplicateDeadLetterError:
             if not left:
                 raise
             # Simulations may repeat ids and times of dead letters that differ.
             letter = replace(letter, id=_id_from(letter.id))
-    scope.context._dead_letter = letter
+    scope.context.dlq_entry = letter
     described = [(path, value.shown) for path, value in (missing or {}).items()]
-    return DeadLetterError.unstorable(letter.id, described) if described else None
+    return err.DeadLetterError.unstorable(letter.id, described) if described else None
 
 
 async def _put_in_time(
     sink: DeadLetterSink, letter: DeadLetter, grace_s: float
-) -> Mapping[str, Unstorable] | None:
+) -> Mapping[str, Any] | None:
     """Put a dead letter; leave a sink that neither ends in time nor when it is cancelled."""
     putting = asyncio.ensure_future(sink.put(letter))
     await asyncio.wait((putting,), timeout=grace_s)
     if not putting.done():
         putting.cancel()
         why, fix = f"not done within {grace_s:g} s", "its storage answers"
-        raise DeadLetterStoreError("put", type(sink).__name__, why, fix)
+        raise err.DeadLetterStoreError("put", type(sink).__name__, why, fix)
     return await putting
 
 
@@ -133,7 +121,7 @@ def dead_letter_of_run(
         error=FailureRecord(
             failure.code,
             str(failure.category),
-            shown(failure, str),
+            err.shown(failure, str),
             failure.user_message,
             failure.retryable,
             None if failed is None else graph[failed].provider,

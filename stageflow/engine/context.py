@@ -40,27 +40,6 @@ class RunStatus(StrEnum):
 class RunScope:
     """The state of one run; its context does not refer to it, so reference counting frees it."""
 
-    __slots__ = (
-        "bag",
-        "chains",
-        "context",
-        "deadline",
-        "held",
-        "inputs",
-        "log",
-        "loop",
-        "own_deadline",
-        "pipeline_name",
-        "pipeline_run_id",
-        "producers",
-        "started_at",
-        "status",
-        "stopping",
-        "streams",
-        "timeouts_s",
-        "timers",
-    )
-
     #: Set only if the pipeline has streams.
     streams: RunStreams
 
@@ -72,6 +51,14 @@ class RunScope:
         producers: Mapping[str, str] = _NO_VALUES,
         timeouts_s: Mapping[str, float] = _NO_VALUES,
     ) -> None:
+        """Begin a run in `context`; raise `InvalidContextError` if that still carries another."""
+        if context.status is RunStatus.RUNNING:
+            raise InvalidContextError(
+                f"this PipelineContext still carries run {context.pipeline_run_id} of another call;"
+                f" give pipeline {pipeline_name!r} a context of its own",
+                code="context_in_use",
+                pipeline_run_id=context.pipeline_run_id,
+            )
         self.context = context
         self.pipeline_name = pipeline_name
         #: For each output and stream, the name of the stage that declares it.
@@ -86,7 +73,9 @@ class RunScope:
         self.chains: dict[str, tuple[tuple[str, ...], str]] = {}
         self.log = EventLog(self.pipeline_run_id, self.started_at, context.wall_clock())
         self.inputs = context.inputs
-        self.status = RunStatus.RUNNING
+        self.status = context.status = RunStatus.RUNNING
+        context.pipeline_run_id, context.dlq_entry = self.pipeline_run_id, None
+        context._bag, context._log = self.bag, self.log
         #: Whether the run is stopping: it starts no stage, and cancels those that run.
         self.stopping = False
         #: The stages, of child runs too, that had not ended after their grace period, as sentences.
@@ -114,7 +103,7 @@ class RunScope:
 
     def end(self, status: RunStatus) -> None:
         """Record how the run has ended, and let go of what refers to the run."""
-        self.status = self.context._status = status
+        self.status = self.context.status = status
         self.timers.close()
         self.log.detach()
 
@@ -123,7 +112,12 @@ class PipelineContext:
     """The context that a caller gives to a run: inputs, providers, limits, clock and seed.
 
     A context carries one run at a time, and any number one after another. Each run has an id, a
-    bag and an event log of its own; the properties below are those of the latest run.
+    bag and an event log of its own; the attributes below are those of the latest run.
+
+    Attributes:
+        status: State of the run; CREATED before the first.
+        pipeline_run_id: Id of the run; None before the first.
+        dlq_entry: The dead letter of the run, as it was put; None if the run left none.
     """
 
     def __init__(
@@ -192,33 +186,19 @@ class PipelineContext:
         self.parent_stage_id: str | None = None
         self._correlation_id = correlation_id
         self._random = random.Random(seed) if seed is not None else None
-        self._status = RunStatus.CREATED
-        self._run_id: str | None = None
+        self.status = RunStatus.CREATED
+        self.pipeline_run_id: str | None = None
         self._bag: ContextBag | None = None
         self._log: EventLog | None = None
-        self._dead_letter: DeadLetter | None = None
+        self.dlq_entry: DeadLetter | None = None
         #: The dead letter whose run this one resumes.
         self.resumes: DeadLetter | None = None
-
-    # ── chance and identity ─────────────────────────────────────────────────────────────────
 
     def new_id(self) -> str:
         """Return a new id: 32 hexadecimal digits."""
         if self._random is None:
             return os.urandom(16).hex()
         return f"{self._random.getrandbits(128):032x}"
-
-    # ── the latest run ──────────────────────────────────────────────────────────────────────
-
-    @property
-    def status(self) -> RunStatus:
-        """State of the latest run; CREATED before the first."""
-        return self._status
-
-    @property
-    def pipeline_run_id(self) -> str | None:
-        """Id of the latest run; None before the first."""
-        return self._run_id
 
     @property
     def correlation_id(self) -> str | None:
@@ -239,11 +219,6 @@ class PipelineContext:
     def parent_outputs(self) -> Mapping[str, Any]:
         """Outputs of the parent run so far, read-only; empty without a parent."""
         return MappingProxyType(self.parent.bag) if self.parent is not None else _NO_VALUES
-
-    @property
-    def dlq_entry(self) -> DeadLetter | None:
-        """The dead letter of the latest run, as it was put; None if the run left none."""
-        return self._dead_letter
 
     def get_events(self) -> tuple[Event, ...]:
         """Return the events of the latest run, in order."""
@@ -269,18 +244,3 @@ class PipelineContext:
         )
         child.parent, child.parent_stage_id = parent, stage
         return child
-
-    def begin_run(
-        self,
-        pipeline_name: str,
-        loop: asyncio.AbstractEventLoop,
-        producers: Mapping[str, str] = _NO_VALUES,
-        timeouts_s: Mapping[str, float] = _NO_VALUES,
-    ) -> RunScope:
-        """Open the scope of a new run, unless the latest has not ended; for the orchestrator."""
-        if self._status is RunStatus.RUNNING:
-            raise InvalidContextError.in_use(pipeline_name, str(self._run_id))
-        scope = RunScope(self, pipeline_name, loop, producers, timeouts_s)
-        self._status, self._run_id = scope.status, scope.pipeline_run_id
-        self._bag, self._log, self._dead_letter = scope.bag, scope.log, None
-        return scope

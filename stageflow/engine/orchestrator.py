@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
+from stageflow import errors as err
 from stageflow._utils.closing import Closing
 from stageflow._utils.tasks import shielded
-from stageflow.engine.context import PipelineContext
+from stageflow.engine.context import PipelineContext, RunScope
 from stageflow.engine.dead_letter import DeadLetterSink, StageRecord
 from stageflow.engine.graph import StageGraph
 from stageflow.engine.interceptor import Interceptor, check_hooks
@@ -19,16 +20,9 @@ from stageflow.engine.run import Run
 from stageflow.engine.stage import StageOutput
 from stageflow.engine.stage_context import StageContext
 from stageflow.engine.stream import Stream
-from stageflow.errors import (
-    InvalidConfigError,
-    InvalidContextError,
-    StageflowError,
-    StreamError,
-    did_you_mean,
-)
 from stageflow.errors.data import require_methods
 from stageflow.events.dispatcher import EventDispatcher
-from stageflow.events.log import CANCELLED, Event, EventLog, EventSink, RawEvent, StageStatus
+from stageflow.events.log import CANCELLED, Event, EventLog, RawEvent, StageStatus
 from stageflow.providers.registry import ProviderRegistry
 
 
@@ -60,7 +54,7 @@ class PipelineOrchestrator(Closing):
         given: object = graph
         if not isinstance(given, StageGraph):
             fix = "give a graph: pipeline.build()"
-            raise InvalidConfigError("PipelineOrchestrator", "graph", graph, fix)
+            raise err.InvalidConfigError("PipelineOrchestrator", "graph", graph, fix)
         self.graph = graph
         self.interceptors = _checked(interceptors)
         if dispatcher is not None:
@@ -70,19 +64,13 @@ class PipelineOrchestrator(Closing):
         registry: object = providers
         if registry is not None and not isinstance(registry, ProviderRegistry):
             fix = "give ProviderRegistry(llm=…, …)"
-            raise InvalidConfigError("PipelineOrchestrator", "providers", providers, fix)
+            raise err.InvalidConfigError("PipelineOrchestrator", "providers", providers, fix)
         self._dispatcher = dispatcher
         self._own: EventDispatcher | None = None
         #: An orchestrator for each stage that was run by itself.
         self._alone: dict[str, PipelineOrchestrator] = {}
         self._providers = providers
         self._plan = Plan(self.graph, self.interceptors, dead_letters)
-
-    def send_to(self, sinks: Sequence[EventSink]) -> None:
-        """Send the events of all further runs to these sinks, until `close`."""
-        if sinks or not isinstance(sinks, Sequence):
-            self._dispatcher = self._own = EventDispatcher(sinks)
-            self._alone.clear()
 
     def close(self) -> None:
         """Flush and close the sinks of `Pipeline.bind`."""
@@ -163,23 +151,27 @@ class PipelineOrchestrator(Closing):
         return StageOutput.ok(result.bag)
 
     def _context(self, ctx: object, inputs: Mapping[str, Any]) -> PipelineContext:
-        owner = f"run of pipeline {self.graph.name!r}"
+        name = f"pipeline {self.graph.name!r}"
         known = (*self.graph.inputs, *self.graph.optional_inputs)
         if unknown := [key for key in inputs if key not in known]:
-            raise InvalidContextError.unknown_inputs(self.graph.name, unknown, known)
+            raise err.InvalidContextError(
+                f"{name} has no input {', '.join(map(repr, unknown))}"
+                f" (inputs: {list(known)}){err.did_you_mean(unknown[0], known)}"
+            )
         if isinstance(ctx, PipelineContext):
             if inputs:
                 fix = "give the inputs in the context, or by name alone"
-                raise InvalidConfigError(owner, "ctx", ctx, fix)
+                raise err.InvalidConfigError(f"run of {name}", "ctx", ctx, fix)
             return ctx
         if ctx is None or isinstance(ctx, Mapping):
             if twice := [key for key in inputs if ctx and key in ctx]:
-                raise InvalidContextError.given_twice(self.graph.name, twice)
+                problem = f"{name} was given the input {', '.join(map(repr, twice))}"
+                raise err.InvalidContextError(f"{problem} in a mapping and by name; give it once")
             return PipelineContext({**(ctx or {}), **inputs})
         fix = "give the inputs by name, or PipelineContext({…})"
         if isinstance(ctx, StageContext):
             fix = "write run_child(ctx, pipeline) in a stage"
-        raise InvalidConfigError(owner, "ctx", ctx, fix)
+        raise err.InvalidConfigError(f"run of {name}", "ctx", ctx, fix)
 
     def _check(self, ctx: PipelineContext) -> None:
         missing = [key for key in self.graph.inputs if key not in ctx.inputs]
@@ -189,14 +181,19 @@ class PipelineOrchestrator(Closing):
                 f"; stage {spec.name!r} writes {[*spec.outputs, *spec.streams]}: read one of these"
                 for spec in stages
             )
-            raise InvalidContextError.missing_inputs(self.graph.name, missing, ctx.inputs, hint)
+            names, items = ", ".join(map(repr, missing)), ", ".join(f"{key}=…" for key in missing)
+            raise err.InvalidContextError(
+                f"pipeline {self.graph.name!r} needs the input {names}; write run({items})"
+                f"{err.misspelt(missing, ctx.inputs)}{hint}",
+                code="missing_run_input",
+            )
 
     def _begin(self, ctx: PipelineContext, handle: RunHandle | None = None) -> Run:
         self._check(ctx)
         if self._providers is not None and not ctx.providers:
             ctx.providers = self._providers
         loop = asyncio.get_running_loop()
-        scope = ctx.begin_run(self.graph.name, loop, self._plan.producers, self._plan.timeouts_s)
+        scope = RunScope(ctx, self.graph.name, loop, self._plan.producers, self._plan.timeouts_s)
         if self._dispatcher is not None:
             self._dispatcher.attach(scope.log)
         if handle is not None:
@@ -246,8 +243,8 @@ class RunHandle:
             return self._streams[key]
         names = sorted(self._streams)
         problem = f"{self._pipeline} has no stream {key!r} (streams: {names})"
-        fix = f"{did_you_mean(key, names)}; outputs are in (await run.result()).outputs"
-        raise StreamError(key, problem + fix, code="undeclared_stream")
+        fix = f"{err.did_you_mean(key, names)}; outputs are in (await run.result()).outputs"
+        raise err.StreamError(key, problem + fix, code="undeclared_stream")
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events of the run as they are recorded, from the first to the last."""
@@ -288,14 +285,14 @@ class RunHandle:
         if task.cancelled():
             problem = f"the run of {self._pipeline} was cancelled; await run.result() within its"
             fix = " block: leaving the block cancels the run"
-            raise StreamError(None, problem + fix, code="stream_cancelled")
+            raise err.StreamError(None, problem + fix, code="stream_cancelled")
         return task.result()
 
     def _entered(self) -> asyncio.Task[RunResult]:
         if self._task is None:
             problem = f"the run of {self._pipeline} has not begun; write"
             fix = " 'async with pipeline.stream(…) as run:', and use run within the block"
-            raise StreamError(None, problem + fix, code="stream_closed")
+            raise err.StreamError(None, problem + fix, code="stream_closed")
         return self._task
 
     async def __aenter__(self) -> Self:
@@ -323,18 +320,18 @@ class RunHandle:
         error = None if task.cancelled() else task.exception()
         for stream in self._streams.values():
             if stream.outcome is None:
-                stream.close(CANCELLED, error if isinstance(error, StageflowError) else None)
+                stream.close(CANCELLED, error if isinstance(error, err.StageflowError) else None)
 
 
 def _checked(interceptors: object) -> tuple[Interceptor, ...]:
     if not isinstance(interceptors, list | tuple):
         fix = "give a list of interceptors"
-        raise InvalidConfigError("PipelineOrchestrator", "interceptors", interceptors, fix)
+        raise err.InvalidConfigError("PipelineOrchestrator", "interceptors", interceptors, fix)
     for interceptor in interceptors:
         if not isinstance(interceptor, Interceptor):
             fix = "call it: interceptors=[RetryInterceptor()]"
             if not isinstance(interceptor, type):
                 fix = "give objects of a class that derives from Interceptor"
-            raise InvalidConfigError("PipelineOrchestrator", "interceptors", interceptor, fix)
+            raise err.InvalidConfigError("PipelineOrchestrator", "interceptors", interceptor, fix)
         check_hooks(interceptor)
     return tuple(interceptors)

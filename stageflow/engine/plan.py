@@ -17,23 +17,6 @@ from stageflow.engine.stage_context import StageContext
 class Node:
     """One stage, compiled: all that a run needs of it."""
 
-    __slots__ = (
-        "completed",
-        "condition",
-        "execute",
-        "guarded",
-        "inputs",
-        "latches",
-        "name",
-        "needs",
-        "outputs",
-        "provider",
-        "required",
-        "started",
-        "streaming",
-        "timeout_s",
-    )
-
     def __init__(self, spec: StageSpec, interceptors: Sequence[Interceptor]) -> None:
         self.name = spec.name
         self.execute: StageFunction = (
@@ -66,10 +49,6 @@ class Node:
         if self.condition is not None and not holds(self.condition(ctx)):
             return "its condition does not hold"
         return None
-
-    def event_type(self, what: str) -> str:
-        """Return the type of an event that is too rare to keep its text."""
-        return ev.stage_event_type(self.name, what)
 
 
 class Plan:

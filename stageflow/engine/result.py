@@ -127,7 +127,9 @@ class _Outputs(dict[str, Any]):
         for key, value in self.items():
             if type(value) is CoroutineType:
                 value.close()  # else Python warns about it at some later time
-                raise StageDefectError.unawaited_output(key, value)
+                fix = f"write {key}=await {value.__qualname__}(…)"
+                problem = f"the output {key!r} is a coroutine that nobody awaited; {fix}"
+                raise StageDefectError(problem, code="unawaited_output", keys=(key,))
 
     def __missing__(self, key: str) -> Any:
         result = self._result

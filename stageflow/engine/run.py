@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+from stageflow import errors as err
 from stageflow import events as ev
 from stageflow.engine.capture import capture
 from stageflow.engine.context import RunScope, RunStatus
@@ -24,20 +25,7 @@ from stageflow.engine.result import RunResult
 from stageflow.engine.run_streams import RunStreams
 from stageflow.engine.stage import StageOutput, check_output
 from stageflow.engine.stage_context import StageContext
-from stageflow.engine.stepping import (
-    TaskCancelledError,
-    forget_requests,
-    resume_in_context,
-    this_task,
-    yield_once,
-)
-from stageflow.errors import (
-    DeadlineExceededError,
-    StageDefectError,
-    StageflowError,
-    StageRaisedError,
-    StageTimeoutError,
-)
+from stageflow.engine.stepping import TaskCancelledError, resume_in_context, this_task, yield_once
 from stageflow.errors.base import described, shown
 from stageflow.events.log import StageStatus
 from stageflow.resilience.classification import classify
@@ -58,28 +46,6 @@ Span: TypeAlias = tuple[float, float]
 
 class Run:
     """One run: its state, and the drivers that execute it; the caller's task only waits."""
-
-    __slots__ = (
-        "_base",
-        "_cancelled",
-        "_crash",
-        "_drivers",
-        "_failed_stage",
-        "_failure",
-        "_finished",
-        "_log",
-        "_loop",
-        "_opens",
-        "_plan",
-        "_ready",
-        "_refusal",
-        "_scope",
-        "_stopping",
-        "_streams",
-        "_suspended",
-        "_unstarted",
-        "_waiting",
-    )
 
     def __init__(self, scope: RunScope, plan: Plan) -> None:
         self._scope = scope
@@ -103,7 +69,7 @@ class Run:
         self._cancelled = False  # the caller
         #: Why the run stops early; None while it goes on.
         self._stopping: str | None = None
-        self._failure: StageflowError | None = None
+        self._failure: err.StageflowError | None = None
         #: What a stage refused with, and its name, for the last event.
         self._refusal: dict[str, str] | None = None
         #: The stage that failed the run; None if its deadline did.
@@ -113,8 +79,6 @@ class Run:
         self._streams: RunStreams | None = None
         if plan.graph.streams:
             self._streams = scope.streams = RunStreams(scope, plan, self._open_early)
-
-    # ── the run as a whole ──────────────────────────────────────────────────────────────────
 
     async def execute(
         self, finished: Mapping[str, StageRecord] | None = None, reason: str = ""
@@ -172,7 +136,7 @@ class Run:
             record = finished[node.name]
             scope.bag.put_all(record.outputs, node.name)
             data = {"reason": f"{reason}: {record.ending}"}
-            skipped = node.event_type(ev.SKIPPED)
+            skipped = ev.stage_event_type(node.name, ev.SKIPPED)
             self._log.append((skipped, scope.started_at, node.name, data))
             self._count_down(node.latches)
             if node.streaming:
@@ -211,10 +175,12 @@ class Run:
         begun, scope = self._log.begun(), self._scope
         for node in self._plan.nodes:
             if node.name not in begun:
-                data = {"reason": self._stopping}
-                self._log.append((node.event_type(ev.SKIPPED), now, node.name, data))
+                kind = ev.stage_event_type(node.name, ev.SKIPPED)
+                self._log.append((kind, now, node.name, {"reason": self._stopping}))
             elif (started_at := begun[node.name]) is not None:
-                error = self._crash or StageDefectError.not_ended(scope.context.grace_s)
+                why = f"did not end within the grace period of {scope.context.grace_s:g} s"
+                fix = "let CancelledError pass, and limit the clean-up"
+                error = self._crash or err.StageDefectError(f"{why}: {fix}", code="not_ended")
                 held = classify(error).located(node.name, scope.pipeline_run_id)
                 self._record_end(node, ev.FAILED, (started_at, now), held)
                 scope.held.append(f"stage {node.name!r} of pipeline {scope.pipeline_name!r} {held}")
@@ -222,8 +188,6 @@ class Run:
         if self._failure is not None:
             for text in scope.held:
                 self._failure.add_note(text)
-
-    # ── drivers ─────────────────────────────────────────────────────────────────────────────
 
     async def _drive(self) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot loop
         """Run ready stages one after another until none is left for this driver."""
@@ -312,7 +276,7 @@ class Run:
                 timer.released = True
                 if timer.expired and isinstance(sys.exception(), _OVERRIDDEN):
                     # The stage is late, whatever it made of the cancellation.
-                    raise StageTimeoutError(timeout_s)
+                    raise err.StageTimeoutError(timeout_s)
 
     def _spawn(self, wanted: int) -> None:
         """Create drivers until `wanted` of them have not begun."""
@@ -371,7 +335,8 @@ class Run:
         """Give control to the loop; the other ready stages get drivers meanwhile."""
         self._spawn(len(self._ready) - 1)
         outdated = task.cancelling()
-        forget_requests(task)
+        while task.cancelling():
+            task.uncancel()
         try:
             await yield_once()
         except asyncio.CancelledError:
@@ -379,19 +344,17 @@ class Run:
             if not outdated:
                 self._stop(_CANCELLED)
 
-    # ── how stages end ──────────────────────────────────────────────────────────────────────
-
     def _record_end(
-        self, node: Node, what: str, span: Span, why: StageflowError | str | None
+        self, node: Node, what: str, span: Span, why: err.StageflowError | str | None
     ) -> None:
         """Record the end of a stage that has not completed, and the failure or the reason."""
         started_at, ended_at = span
-        failure = why if isinstance(why, StageflowError) else None
+        failure = why if isinstance(why, err.StageflowError) else None
         data: dict[str, Any] = {"reason": why} if failure is None else described(failure)
         data["duration_ms"] = (ended_at - started_at) * 1000.0
         if node.streaming:
             self._end_streams(node, what, ended_at, failure or self._failure)
-        self._log.append((node.event_type(what), ended_at, node.name, data))
+        self._log.append((ev.stage_event_type(node.name, what), ended_at, node.name, data))
 
     def _accept_error(self, node: Node, error: BaseException, span: Span) -> None:
         kind = type(error)  # isinstance would ask the error itself for its class
@@ -399,13 +362,13 @@ class Run:
             if self._stopping is not None:
                 self._record_end(node, ev.CANCELLED, span, self._stopping)
                 return
-            error = StageDefectError.stray_cancellation()
+            error = err.StageDefectError.stray_cancellation()
         where = (node.name, self._scope.pipeline_run_id)
         try:
             failure = classify(error).located(*where)
             self._record_end(node, ev.FAILED, span, failure)
         except Exception:  # raised by the error's own code
-            failure = StageRaisedError(error).located(*where)
+            failure = err.StageRaisedError(error).located(*where)
             self._record_end(node, ev.FAILED, span, failure)
         ordinary = issubclass(kind, (Exception, asyncio.CancelledError))
         if node.required or not ordinary:
@@ -422,7 +385,7 @@ class Run:
             self._stop(f"stage {node.name!r} refused")
 
     def _end_streams(
-        self, node: Node, ending: str, ended_at: float, failure: StageflowError | None = None
+        self, node: Node, ending: str, ended_at: float, failure: err.StageflowError | None = None
     ) -> None:
         """Close the streams that a stage writes and reads; start stages that waited for them."""
         streams = self._streams
@@ -451,11 +414,11 @@ class Run:
             return
         limit_s = self._scope.context.deadline_s
         assert limit_s is not None, "only a run with a limit of its own keeps one"
-        failure = DeadlineExceededError(limit_s)
+        failure = err.DeadlineExceededError(limit_s)
         failure.pipeline_run_id = self._scope.pipeline_run_id
         self._fail(failure, f"the run passed its deadline of {limit_s:g} s")
 
-    def _fail(self, failure: StageflowError, reason: str, stage: str | None = None) -> None:
+    def _fail(self, failure: err.StageflowError, reason: str, stage: str | None = None) -> None:
         if self._stopping is None:
             self._failure, self._failed_stage = failure, stage
             self._stop(reason)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stageflow import events as ev
 from stageflow.engine.stream import Stream, StreamWriter
-from stageflow.errors import InvalidConfigError, StageDefectError, StageflowError, StreamError
+from stageflow.errors import StageDefectError, StageflowError, StreamError
+from stageflow.errors.data import require_counts
 
 if TYPE_CHECKING:
     from stageflow.engine.context import RunScope
@@ -44,16 +45,19 @@ class RunStreams:
         owned = self._written.get(stage, ())
         if key not in owned:
             raise StreamError.undeclared(key, owned)
-        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-            fix = "give a positive whole number"
-            raise InvalidConfigError(f"stream {key!r}", "capacity", capacity, fix)
+        require_counts(f"stream {key!r}", capacity=capacity)
         if stage in self._ended:
             raise StreamError.closed(key, stage)
         stream = self._opened[stage].get(key)
         if stream is None:
             stream = self._open(stage, started_at, key)
         elif stream.count:
-            raise StreamError.reopened(key, stream.count)
+            raise StreamError(
+                key,
+                f"opened the stream {key!r} again after putting {stream.count} items into it; open"
+                " it once, and do not run the stage again: readers have seen these items",
+                code="stream_reopened",
+            )
         stream.capacity = capacity
         return StreamWriter(stream)
 
@@ -84,7 +88,12 @@ class RunStreams:
         opened = self._opened[stage]
         unopened = sorted(key for key in self._written[stage] if key not in opened)
         if unopened:
-            raise StageDefectError.output_mismatch(unopened=unopened)
+            raise StageDefectError(
+                f"did not open the streams {unopened}, which it declares: write"
+                f" ctx.open({unopened[0]!r}), or return StageOutput.skip(reason)",
+                code="output_mismatch",
+                keys=unopened,
+            )
         for key, stream in opened.items():
             if stream.drop_put():
                 raise StageDefectError(

@@ -7,21 +7,10 @@ from dataclasses import dataclass, is_dataclass
 from dataclasses import fields as fields_of
 from enum import StrEnum
 from types import CoroutineType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Generic,
-    NamedTuple,
-    ParamSpec,
-    Protocol,
-    Self,
-    TypeAlias,
-    TypeVar,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
+from stageflow import errors as err
 from stageflow.engine.stage_context import StageContext
-from stageflow.errors import InvalidConfigError, StageDefectError, StageFailedError, shown
 from stageflow.events.log import StageStatus
 
 if TYPE_CHECKING:
@@ -64,14 +53,14 @@ class StageOutput(NamedTuple):
     user_message: str | None = None
 
     @classmethod
-    def ok(cls, outputs: Mapping[str, Any] | None = None, /, **named: Any) -> Self:
+    def ok(cls, outputs: Mapping[str, Any] | None = None, /, **named: Any) -> StageOutput:
         """Return a completed output; give the values as a mapping, by name, or both.
 
         Raises:
             InvalidConfigError: `outputs` is not a mapping.
         """
         if outputs is not None and not isinstance(outputs, Mapping):
-            raise InvalidConfigError(
+            raise err.InvalidConfigError(
                 "StageOutput.ok", "outputs", outputs, "name each output: StageOutput.ok(key=value)"
             )
         everything = {**outputs, **named} if outputs else named
@@ -79,12 +68,14 @@ class StageOutput(NamedTuple):
         return tuple.__new__(cls, (_COMPLETED, everything, None, False, None))
 
     @classmethod
-    def skip(cls, reason: str) -> Self:
+    def skip(cls, reason: str) -> StageOutput:
         """Return the output of a stage that had nothing to do; its outputs are absent."""
         return cls(StageStatus.SKIPPED, {}, reason)
 
     @classmethod
-    def fail(cls, reason: str, *, retryable: bool = False, user_message: str | None = None) -> Self:
+    def fail(
+        cls, reason: str, *, retryable: bool = False, user_message: str | None = None
+    ) -> StageOutput:
         """Return the output of a stage that failed, instead of raising an error.
 
         `reason` is a text for an engineer, `user_message` for the person in the conversation.
@@ -92,7 +83,7 @@ class StageOutput(NamedTuple):
         return cls(StageStatus.FAILED, {}, reason, retryable, user_message)
 
     @classmethod
-    def refuse(cls, message: str) -> Self:
+    def refuse(cls, message: str) -> StageOutput:
         """Return the output of a stage that ends the run with an answer for the user.
 
         The run completes with `message` as its `RunResult.refusal`, and leaves no dead letter.
@@ -103,36 +94,27 @@ class StageOutput(NamedTuple):
         """
         if not isinstance(message, str) or not message:
             fix = "give the text that the user gets"
-            raise InvalidConfigError("StageOutput.refuse", "message", message, fix)
+            raise err.InvalidConfigError("StageOutput.refuse", "message", message, fix)
         return cls(_COMPLETED, {}, None, False, message)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the output as plain values; serialisable if the outputs are."""
-        return {
-            "status": str(self.status),
-            "outputs": dict(self.outputs),
-            "reason": self.reason,
-            "retryable": self.retryable,
-            "user_message": self.user_message,
-        }
+        return {**self._asdict(), "status": str(self.status), "outputs": dict(self.outputs)}
 
 
 class OutputKeys(frozenset[str]):
     """The outputs that a stage declares."""
 
-    __slots__ = ()
-
-    #: Whether the stage may return their values without a `StageOutput`.
-    bare = False
-    #: Whether None is such a value; otherwise it is a forgotten return.
-    none = False
+    #: Whether the stage may return their values without a `StageOutput`, and whether None is such
+    #: a value; otherwise it is a forgotten return.
+    bare = none = False
 
     def output_of(self, returned: object) -> StageOutput:
         """Return what a stage returned as a `StageOutput`; raise if it cannot be one."""
         if isinstance(returned, StageOutput):
             return returned
         if not self.bare or type(returned) is CoroutineType or (returned is None and not self.none):
-            raise StageDefectError.invalid_output(returned, self)
+            raise self._misfit(returned)
         if len(self) == 1:
             for key in self:
                 return tuple.__new__(StageOutput, (_COMPLETED, {key: returned}, None, False, None))
@@ -146,20 +128,20 @@ class OutputKeys(frozenset[str]):
         elif isinstance(returned, tuple) and hasattr(returned, "_asdict"):
             fields = returned._asdict()
         if not self or fields is None:
-            raise StageDefectError.invalid_output(returned, self)
+            raise self._misfit(returned)
         return StageOutput.ok(fields)
 
-
-class _BareKeys(OutputKeys):
-    __slots__ = ()
-
-    bare = True
-
-
-class _BareKeysOrNone(_BareKeys):
-    __slots__ = ()
-
-    none = True
+    def _misfit(self, found: object) -> err.StageDefectError:
+        fix = "write 'return StageOutput.ok(key=value)'"
+        if isinstance(found, CoroutineType):
+            found.close()  # avoids Python's warning later
+            fix = "write 'return await …'"
+        elif len(self) > 1:
+            fix += f", or a mapping, dataclass or NamedTuple with the keys {sorted(self)}"
+        elif not self and found is not None:
+            fix = "declare an output: outputs=[…]"
+        problem = f"returned {err.shown(found)} of type {type(found).__name__} instead of a"
+        return err.StageDefectError(f"{problem} StageOutput; {fix}", code="invalid_output")
 
 
 def check_output(output: object, declared: OutputKeys) -> StageOutput:
@@ -176,22 +158,26 @@ def check_output(output: object, declared: OutputKeys) -> StageOutput:
     if output.status is _COMPLETED and (type(outputs) is dict or isinstance(outputs, Mapping)):
         keys: frozenset[str] = declared
         if outputs.keys() != keys and output.user_message is None:
-            returned = set(outputs)
-            raise StageDefectError.output_mismatch(
-                undeclared=sorted(map(str, returned - declared)),
-                missing=sorted(declared - returned),
-            )
+            extra = sorted(map(str, set(outputs) - declared))
+            missing = sorted(declared - set(outputs))
+            problem = f"did not return {missing}, which it declares" if missing else ""
+            if extra:
+                fix = err.did_you_mean(extra[0], missing) or ": add them to its outputs"
+                problem = f"returned {extra} undeclared{fix}{'; ' if missing else ''}{problem}"
+            misfits = (*extra, *missing)
+            raise err.StageDefectError(problem, code="output_mismatch", keys=misfits)
         return output
     if output.status is StageStatus.FAILED:
         reason = output.reason or "no reason given"
-        text = reason if isinstance(reason, str) else shown(reason)
-        raise StageFailedError(text, retryable=output.retryable, user_message=output.user_message)
+        text = reason if isinstance(reason, str) else err.shown(reason)
+        again, message = output.retryable, output.user_message
+        raise err.StageFailedError(text, retryable=again, user_message=message)
     if output.status is StageStatus.SKIPPED:
         return output
-    wrong = f"the status {shown(output.status)}"
+    wrong = f"the status {err.shown(output.status)}"
     if output.status is _COMPLETED:
-        wrong = f"the outputs {shown(outputs)}"
-    raise StageDefectError(
+        wrong = f"the outputs {err.shown(outputs)}"
+    raise err.StageDefectError(
         f"returned a StageOutput with {wrong}; write StageOutput.ok(key=value), skip(reason) or"
         " fail(reason)",
         code="invalid_output",
@@ -202,14 +188,21 @@ def holds(answer: object) -> bool:
     """Return whether a condition answers true; raise `StageDefectError` if it is async."""
     if type(answer) is CoroutineType:
         answer.close()  # else Python warns about it at some later time
-        raise StageDefectError(
+        raise err.StageDefectError(
             "its condition returned a coroutine, which nobody awaits; make it a plain function",
             code="unawaited_output",
         )
     return bool(answer)
 
 
-class Stage(Protocol):
+class Executable(Protocol):
+    """The part of a `Stage` that the engine calls; its name and kind may come from the spec."""
+
+    async def execute(self, ctx: StageContext, /) -> StageOutput:
+        """Do the work."""
+
+
+class Stage(Executable, Protocol):
     """One unit of work."""
 
     @property
@@ -220,20 +213,10 @@ class Stage(Protocol):
     def kind(self) -> StageKind:
         """The purpose of the stage."""
 
-    async def execute(self, ctx: StageContext, /) -> StageOutput:
-        """Do the work."""
 
-
-class Executable(Protocol):
-    """The part of a `Stage` that the engine calls; its name and kind may come from the spec."""
-
-    async def execute(self, ctx: StageContext, /) -> StageOutput:
-        """Do the work."""
-
-
-StageFunction: TypeAlias = Callable[[StageContext], Awaitable[StageOutput]]
+StageFunction = Callable[[StageContext], Awaitable[StageOutput]]
 """An async function of a `StageContext` that returns a `StageOutput`."""
-Condition: TypeAlias = Callable[[StageContext], bool]
+Condition = Callable[[StageContext], bool]
 """A plain function of a `StageContext` that decides whether a stage runs."""
 
 
@@ -277,18 +260,9 @@ class StageSpec:
     interceptors: ClassVar[tuple[Interceptor, ...]] = ()
 
     def __post_init__(self) -> None:
-        # Every spec of every pipeline runs this, and hardly any has a list.
-        given: Any = self
-        if (
-            isinstance(given.dependencies, list)
-            or isinstance(given.inputs, list)
-            or isinstance(given.outputs, list)
-            or isinstance(given.streams, list)
-        ):
-            for field in ("dependencies", "inputs", "outputs", "streams"):
-                names = getattr(self, field)
-                if isinstance(names, list):
-                    object.__setattr__(self, field, tuple(names))
+        for field in ("dependencies", "inputs", "outputs", "streams"):
+            if isinstance(names := getattr(self, field), list):
+                object.__setattr__(self, field, tuple(names))
 
     @property
     def execute(self) -> StageFunction:
@@ -329,5 +303,6 @@ class FunctionStage(StageSpec, Generic[P, R]):
     @property
     def output_keys(self) -> OutputKeys:
         """The declared outputs; the function may return their values without a `StageOutput`."""
-        plain = self.none_is_output or not self.outputs
-        return (_BareKeysOrNone if plain else _BareKeys)(self.outputs)
+        keys = OutputKeys(self.outputs)
+        keys.bare, keys.none = True, self.none_is_output or not self.outputs
+        return keys

@@ -7,16 +7,10 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stageflow import errors as err
 from stageflow.engine.context import PipelineContext, RunScope, RunStatus
 from stageflow.engine.stream import CAPACITY, Stream, StreamReader, StreamWriter
 from stageflow.engine.timers import Timer
-from stageflow.errors import (
-    AbsentInputError,
-    InvalidContextError,
-    StageDefectError,
-    StreamError,
-    misspelt,
-)
 from stageflow.events.log import STARTED, STREAMING, TERMINAL, stage_event_type
 from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
 
@@ -24,20 +18,12 @@ _ENGINE_EVENTS = frozenset({STARTED, *TERMINAL, *STREAMING})
 _ENDED = {"failed": "failed", "skipped": "was skipped", "cancelled": "was cancelled"}
 
 
-def _not_a_word(stage: str, what: object) -> InvalidContextError:
-    return InvalidContextError(
-        f"stage {stage!r} emitted {what!r}: give a word of letters, digits and '_'"
-        f" other than {STARTED}, {', '.join((*sorted(TERMINAL), *STREAMING))}"
-    )
-
-
 # Stages emit few words often, and the check of a word costs as much as the rest of an event.
 @functools.lru_cache(maxsize=1024)
-def _own_event_type(stage: str, what: object) -> str:
-    """Return the type of an event that a stage emits; raise if its word is not allowed."""
-    if not isinstance(what, str) or not what.replace("_", "a").isalnum() or what in _ENGINE_EVENTS:
-        raise _not_a_word(stage, what)
-    return stage_event_type(stage, what)
+def _own_event_type(stage: str, what: object) -> str | None:
+    """Return the type of an event that a stage emits; None if its word is not allowed."""
+    word = isinstance(what, str) and what.replace("_", "a").isalnum()
+    return stage_event_type(stage, str(what)) if word and what not in _ENGINE_EVENTS else None
 
 
 #: How many stages the reason of a skipped stage names.
@@ -61,10 +47,10 @@ class StageContext:
         "_declared",
         "_random",
         "_readers",
-        "_scope",
         "_timeout",
         "name",
         "provider_name",
+        "scope",
         "started_at",
     )
 
@@ -79,7 +65,8 @@ class StageContext:
         started_at: float,
         provider_name: str | None = None,
     ) -> None:
-        self._scope = scope
+        #: The run that this stage belongs to; for interceptors and child runs.
+        self.scope = scope
         self._declared = declared
         #: Name of the provider that the spec declares; None if it declares none.
         self.provider_name = provider_name
@@ -89,8 +76,6 @@ class StageContext:
         #: When the stage started, in seconds of the loop's clock.
         self.started_at = started_at
 
-    # ── inputs ──────────────────────────────────────────────────────────────────────────────
-
     def __getitem__(self, key: str) -> Any:
         """Return a declared input; for a stream, the stage's own reader, the same each time.
 
@@ -99,19 +84,25 @@ class StageContext:
             AbsentInputError: Its producer did not write it, or the run was started without it.
         """
         if not isinstance(key, str) or key not in self._declared:
-            raise StageDefectError.undeclared_input(key, self._declared)
-        scope = self._scope
+            names = sorted(self._declared)
+            raise err.StageDefectError(
+                f"read {key!r} without declaring it; write inputs=[{key!r}, …]"
+                f" (declared: {names}){err.did_you_mean(key, names)}",
+                code="undeclared_input",
+                keys=(key,),
+            )
+        scope = self.scope
         if key in scope.bag:
             value = scope.bag[key]
         elif key in scope.inputs:
             value = scope.inputs[key]
         else:
-            raise AbsentInputError(key, self._why_absent(key))
+            raise err.AbsentInputError(key, self._why_absent(key))
         return value if type(value) is not Stream else self._reader(key, value)
 
     def arguments(self, wanted: Iterable[Argument]) -> list[Any]:
         """Return the inputs with which a stage's function is called; raise as reading does."""
-        scope, found = self._scope, []
+        scope, found = self.scope, []
         values, given = scope.bag._values, scope.inputs
         value: Any
         for key, default in wanted:
@@ -128,7 +119,7 @@ class StageContext:
 
     def why_skip(self, key: str) -> str:
         """Return why the stage is skipped, as `key` is absent, which it needs."""
-        scope = self._scope
+        scope = self.scope
         producer = scope.producers.get(key)
         if producer is None:
             return f"the input {key!r} is absent: {self._why_absent(key)}"
@@ -168,13 +159,13 @@ class StageContext:
             )
 
     def _why_absent(self, key: str) -> str:
-        producer = self._scope.producers.get(key)
+        producer = self.scope.producers.get(key)
         if producer is None:
-            return "the run was started without it" + misspelt([key], self._scope.inputs)
+            return "the run was started without it" + err.misspelt([key], self.scope.inputs)
         return f"stage {producer!r}, which provides it, {self._how_ended(producer)}"
 
     def _how_ended(self, stage: str) -> str:
-        for event in [e for e in self._scope.log.snapshot() if e.stage == stage][-1:]:
+        for event in [e for e in self.scope.log.snapshot() if e.stage == stage][-1:]:
             why = event.data.get("error_message") or event.data.get("reason") or "no reason given"
             return f"{_ENDED.get(event.what, event.what)} ({why})"
         return "has not run"
@@ -183,10 +174,8 @@ class StageContext:
         """Return a declared input, or `default` if it is absent; raise if it is undeclared."""
         try:
             return self[key]
-        except AbsentInputError:
+        except err.AbsentInputError:
             return default
-
-    # ── streams ─────────────────────────────────────────────────────────────────────────────
 
     def open(self, key: str, *, capacity: int = CAPACITY) -> StreamWriter:
         """Open a declared stream, so that stages that read only streams of this one may start.
@@ -202,14 +191,14 @@ class StageContext:
             StreamError: The stage does not declare it, has put items into it, or has ended.
             InvalidConfigError: The capacity is not a positive whole number.
         """
-        if not hasattr(self._scope, "streams"):
-            raise StreamError.undeclared(key, ())
-        return self._scope.streams.open(self.name, self.started_at, key, capacity)
+        if not hasattr(self.scope, "streams"):
+            raise err.StreamError.undeclared(key, ())
+        return self.scope.streams.open(self.name, self.started_at, key, capacity)
 
     @property
     def repeatable(self) -> bool:
         """Whether the stage may run again: it has put no items, and can read all items again."""
-        if hasattr(self._scope, "streams") and self._scope.streams.has_put(self.name):
+        if hasattr(self.scope, "streams") and self.scope.streams.has_put(self.name):
             return False
         readers = getattr(self, "_readers", {})
         return all(reader.rewindable for reader in readers.values())
@@ -219,32 +208,25 @@ class StageContext:
         for reader in getattr(self, "_readers", {}).values():
             reader.rewind()
 
-    # ── surroundings ────────────────────────────────────────────────────────────────────────
-
     @property
     def run(self) -> PipelineContext:
         """The context of the whole run."""
-        return self._scope.context
-
-    @property
-    def scope(self) -> RunScope:
-        """The run that this stage belongs to; for interceptors and child runs."""
-        return self._scope
+        return self.scope.context
 
     @property
     def pipeline_name(self) -> str:
         """Name of the pipeline."""
-        return self._scope.pipeline_name
+        return self.scope.pipeline_name
 
     @property
     def pipeline_run_id(self) -> str:
         """Id of the run."""
-        return self._scope.pipeline_run_id
+        return self.scope.pipeline_run_id
 
     @property
     def correlation_id(self) -> str | None:
         """Id shared with the parent run and all child runs."""
-        return self._scope.context.correlation_id
+        return self.scope.context.correlation_id
 
     @property
     def random(self) -> random.Random:
@@ -255,17 +237,17 @@ class StageContext:
 
     def now(self) -> float:
         """Return the time of the loop's clock, in seconds."""
-        return self._scope.loop.time()
+        return self.scope.loop.time()
 
     def remaining_s(self) -> float | None:
         """Return the seconds until the run's deadline; None if it has none."""
-        deadline = self._scope.deadline
+        deadline = self.scope.deadline
         return None if deadline is None else deadline - self.now()
 
     @property
     def timeout_s(self) -> float | None:
         """The stage's own timeout in seconds, counted from its start; None if it has none."""
-        return self._scope.timeouts_s.get(self.name)
+        return self.scope.timeouts_s.get(self.name)
 
     @property
     def timed_out(self) -> bool:
@@ -275,11 +257,11 @@ class StageContext:
     @property
     def cancelled(self) -> bool:
         """Whether the stage has been cancelled: its run stops, or its own timeout has expired."""
-        return self._scope.stopping or self.timed_out
+        return self.scope.stopping or self.timed_out
 
     def limit(self, timeout_s: float, on_expiry: Callable[[], object]) -> Timer:
         """Set the stage's own timeout, counted from its start; for the engine."""
-        self._timeout = self._scope.timers.set(self.started_at + timeout_s, on_expiry)
+        self._timeout = self.scope.timers.set(self.started_at + timeout_s, on_expiry)
         return self._timeout
 
     def emit(self, what: str, **data: Any) -> None:
@@ -288,55 +270,58 @@ class StageContext:
         Raises:
             InvalidContextError: `what` is not a word of your own, or the stage has ended.
         """
-        scope, name = self._scope, self.name
+        scope, name = self.scope, self.name
         if scope.log.has_ended(name):
             raise self.too_late(f"emitted {what!r}")
         try:
             kind = _own_event_type(name, what)
         except TypeError:  # it cannot be looked up in the cache
-            raise _not_a_word(name, what) from None
+            kind = None
+        if kind is None:
+            raise err.InvalidContextError(
+                f"stage {name!r} emitted {what!r}: give a word of letters, digits and '_'"
+                f" other than {STARTED}, {', '.join((*sorted(TERMINAL), *STREAMING))}"
+            )
         scope.log.append((kind, scope.loop.time(), name, data))
 
     @property
     def ended(self) -> bool:
         """Whether the stage has ended."""
-        return self._scope.log.has_ended(self.name)
+        return self.scope.log.has_ended(self.name)
 
-    def too_late(self, action: str) -> InvalidContextError:
+    def too_late(self, action: str) -> err.InvalidContextError:
         """Return the error of a stage that did `action` after it had ended."""
-        status = self._scope.status
+        status = self.scope.status
         over = "it had ended" if status is RunStatus.RUNNING else f"its run had {status}"
-        return InvalidContextError(
+        return err.InvalidContextError(
             f"stage {self.name!r} {action} after {over}: let the stage await what it starts"
         )
 
-    # ── providers ───────────────────────────────────────────────────────────────────────────
-
     def provider(self, name: str) -> Any:
         """Return the provider of that name, or raise `UnknownProviderError`."""
-        return self._scope.context.providers[name]
+        return self.scope.context.providers[name]
 
     @property
     def llm(self) -> LLM:
         """The language model."""
-        return self._scope.context.providers.llm
+        return self.scope.context.providers.llm
 
     @property
     def stt(self) -> STT:
         """Speech to text."""
-        return self._scope.context.providers.stt
+        return self.scope.context.providers.stt
 
     @property
     def tts(self) -> TTS:
         """Text to speech."""
-        return self._scope.context.providers.tts
+        return self.scope.context.providers.tts
 
     @property
     def db(self) -> Database:
         """The database."""
-        return self._scope.context.providers.db
+        return self.scope.context.providers.db
 
     @property
     def speaker(self) -> Speaker:
         """The speaker, which plays sound."""
-        return self._scope.context.providers.speaker
+        return self.scope.context.providers.speaker

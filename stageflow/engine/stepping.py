@@ -70,12 +70,6 @@ def resume_in_context(
         requested.clear()
 
 
-def forget_requests(task: asyncio.Task[Any]) -> None:
-    """Take back all requests to cancel a task."""
-    while task.cancelling():
-        task.uncancel()
-
-
 @types.coroutine
 def yield_once() -> Generator[None, None, None]:
     """Let the loop run once; cheaper than ``asyncio.sleep(0)``, and needs no running task."""

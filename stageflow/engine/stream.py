@@ -61,28 +61,6 @@ class Stream:
         kept: Whether all items are kept.
     """
 
-    __slots__ = (
-        "_announce",
-        "_back_pressured",
-        "_failure",
-        "_first",
-        "_floor",
-        "_items",
-        "_last_put",
-        "_outside",
-        "_putting",
-        "_readers",
-        "_refused",
-        "_unread",
-        "capacity",
-        "count",
-        "kept",
-        "key",
-        "outcome",
-        "producer",
-        "wanted",
-    )
-
     def __init__(self, key: str, route: StreamRoute, *, capacity: int = CAPACITY) -> None:
         """Open a stream; in a stage, use `StageContext.open`."""
         self.key = key
@@ -127,8 +105,6 @@ class Stream:
         stream.outcome = COMPLETED
         return stream
 
-    # ── reading ─────────────────────────────────────────────────────────────────────────────
-
     def __aiter__(self) -> StreamReader:
         reader = StreamReader(self)
         if not self.kept:
@@ -158,8 +134,6 @@ class Stream:
         if self.outcome != COMPLETED:
             return f"stage {self.producer!r} {_ENDED[self.outcome]}"
         return "items were refused when no reader was left"
-
-    # ── writing ─────────────────────────────────────────────────────────────────────────────
 
     def close(self, outcome: str, failure: StageflowError | None = None) -> None:
         """Accept no more items, and end the readers; for the engine."""
@@ -206,8 +180,6 @@ class Stream:
         full = self._back_pressured and self.count - self._floor >= self.capacity
         if self._putting and not full:
             _wake((self._putting[0],))
-
-    # ── positions of readers ────────────────────────────────────────────────────────────────
 
     def _advance(self) -> None:
         """Drop the items that all back-pressured readers have read, and wake a waiting writer."""
@@ -304,7 +276,9 @@ class StreamReader:
             if stream.outcome == FAILED:
                 raise StreamFailedError(stream.key, stream.producer, stream._failure)
             if stream.outcome == CANCELLED:
-                raise StreamError.cancelled(stream.key, stream.producer, stream._failure or "")
+                writer = f"stage {stream.producer!r}, which writes the stream {stream.key!r}"
+                problem = f"{writer}, was cancelled{stream._failure or ''}"
+                raise StreamError(stream.key, problem, code="stream_cancelled")
             if stream.outcome is not None:
                 break
             await stream._wait_for_item()

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from stageflow._utils.checks import is_async, is_duration
 from stageflow.engine.graph import StageGraph
 from stageflow.engine.stage import FunctionStage, StageKind, StageOutput, StageSpec
-from stageflow.errors import InvalidConfigError, Problem, ProblemCode, did_you_mean, nearest, shown
+from stageflow.errors import InvalidConfigError, Problem, did_you_mean, nearest, shown
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _CO_VARARGS = inspect.CO_VARARGS
@@ -61,34 +61,13 @@ def spec_problems(pipeline: str, specs: Sequence[object]) -> list[Problem]:
             name = str(getattr(spec, "__name__", type(spec).__name__))
             fix = "write StageSpec(name, runner, …) or use @stage"
             text = f"{shown(spec)} is not a StageSpec; {fix}"
-            problems.append(_problem(pipeline, name, "invalid_spec", text))
+            problems.append(Problem(pipeline, name, "invalid_spec", text))
     counts = Counter(spec.name for spec in sound if isinstance(spec.name, str))
     for name, count in counts.items():
         if count > 1:
             text = f"{count} stages have this name; give each its own name"
-            problems.append(_problem(pipeline, name, "duplicate_stage", text))
+            problems.append(Problem(pipeline, name, "duplicate_stage", text))
     return problems
-
-
-def _problem(
-    pipeline: str,
-    stage: object,
-    code: ProblemCode,
-    text: str,
-    key: str | None = None,
-    *,
-    path: Sequence[str] = (),
-    suggestion: str | None = None,
-) -> Problem:
-    return Problem(
-        pipeline=pipeline,
-        stage=stage if isinstance(stage, str) else shown(stage),
-        code=code,
-        text=text,
-        key=key,
-        path=tuple(path),
-        suggestion=suggestion,
-    )
 
 
 def _is_plain(spec: StageSpec) -> bool:
@@ -116,22 +95,22 @@ def _is_plain(spec: StageSpec) -> bool:
 
 
 def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[Problem]:
-    name = spec.name
-    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+    name = spec.name if isinstance(spec.name, str) else shown(spec.name)
+    if not (name is spec.name and _NAME.fullmatch(name)):
         text = (
             "a name consists of letters, digits, '_' and '-' (dots separate the parts of an"
-            f" event's type); rename {shown(name)}"
+            f" event's type); rename {shown(spec.name)}"
         )
-        yield _problem(pipeline, name, "invalid_name", text)
+        yield Problem(pipeline, name, "invalid_name", text)
     for unfit in _why_unfit(spec):
-        yield _problem(pipeline, name, "invalid_runner", unfit)
+        yield Problem(pipeline, name, "invalid_runner", unfit)
     for field in ("dependencies", "inputs", "outputs", "streams"):
         yield from _name_problems(pipeline, name, field, getattr(spec, field))
     timeout_s = spec.timeout_s
     if timeout_s is not None and not is_duration(timeout_s):
         fix = "give a positive number of seconds, or None for no limit"
         text = f"timeout_s is {shown(timeout_s)}; {fix}"
-        yield _problem(pipeline, name, "invalid_timeout", text)
+        yield Problem(pipeline, name, "invalid_timeout", text)
     given: Any = spec  # the values may contradict the annotations
     condition, required, kind = given.condition, given.required, given.kind
     # An async function returns a coroutine, which is always true.
@@ -163,15 +142,15 @@ def _name_problems(pipeline: str, stage: str, field: str, names: object) -> Iter
             if count > 1:
                 times = "twice" if count == 2 else f"{count} times"
                 text = f"{field}: {name!r} is listed {times}; list it once"
-                yield _problem(pipeline, stage, "invalid_declaration", text, field)
+                yield Problem(pipeline, stage, "invalid_declaration", text, field)
     if field == "dependencies" and stage in names:
         text = f"depends on itself; remove {stage!r} from its dependencies"
-        yield _problem(pipeline, stage, "self_dependency", text)
+        yield Problem(pipeline, stage, "self_dependency", text)
 
 
 def _misfit(pipeline: str, stage: str, field: str, found: object, fix: str) -> Problem:
     text = f"{field} is {shown(found)}; {fix}"
-    return _problem(pipeline, stage, "invalid_declaration", text, field)
+    return Problem(pipeline, stage, "invalid_declaration", text, field)
 
 
 def _why_unfit(spec: StageSpec) -> Sequence[str]:
@@ -223,7 +202,7 @@ def structural_problems(graph: StageGraph, inputs: Sequence[str]) -> list[Proble
                 edges = [(end, _edge(graph[start], graph[end])) for start, end in pairwise(path)]
                 steps = "".join(f" → {after}{why}" for after, why in edges)
                 text = f"waits for itself along {path[0]}{steps}; remove one of these dependencies"
-                problems.append(_problem(graph.name, path[0], "cycle", text, path=path))
+                problems.append(Problem(graph.name, path[0], "cycle", text, path=path))
     producers: dict[str, str] = dict.fromkeys(inputs, "the run's input")
     for spec in graph.specs:
         for key in spec.outputs + spec.streams:
@@ -231,11 +210,11 @@ def structural_problems(graph: StageGraph, inputs: Sequence[str]) -> list[Proble
                 producers[key] = f"stage {spec.name!r}"
             elif key in spec.outputs and key in spec.streams:
                 text = f"declares {key!r} as an output and as a stream; keep it in one of the two"
-                problems.append(_problem(graph.name, spec.name, "output_is_stream", text, key))
+                problems.append(Problem(graph.name, spec.name, "output_is_stream", text, key))
             else:
                 other = producers[key]
                 text = f"declares {key!r}, which {other} already provides; rename one of them"
-                problems.append(_problem(graph.name, spec.name, "duplicate_output", text, key))
+                problems.append(Problem(graph.name, spec.name, "duplicate_output", text, key))
     return problems
 
 
@@ -278,9 +257,7 @@ def _unknown_dependency(
         fix = f"did you mean {suggestion!r}?"
     why = "which does not exist" if owner is None else f"which is a key of stage {owner!r}"
     text = f"depends on {dependency!r}, {why}; {fix}"
-    return _problem(
-        graph.name, stage, "unknown_dependency", text, dependency, suggestion=suggestion
-    )
+    return Problem(graph.name, stage, "unknown_dependency", text, dependency, suggestion=suggestion)
 
 
 def _missing_producers(graph: StageGraph, *, strict: bool) -> Iterator[Problem]:
@@ -295,7 +272,7 @@ def _missing_producers(graph: StageGraph, *, strict: bool) -> Iterator[Problem]:
                 if key in own or key not in produced:
                     why = _why_missing(graph, key, key in own, given | produced)
                     text = f"declares the input {key!r}, {why}"
-                    yield _problem(graph.name, spec.name, "missing_producer", text, key)
+                    yield Problem(graph.name, spec.name, "missing_producer", text, key)
 
 
 def _type_problems(graph: StageGraph) -> Iterator[Problem]:
@@ -311,7 +288,7 @@ def _type_problems(graph: StageGraph) -> Iterator[Problem]:
             if wanted is not None and default is not None and not _fits(type(default), wanted):
                 text = f"takes {key!r} as {wanted.__name__}, and its default is {shown(default)};"
                 text += " change the default or the annotation"
-                yield _problem(graph.name, reader.name, "invalid_declaration", text, key)
+                yield Problem(graph.name, reader.name, "invalid_declaration", text, key)
         for key, wanted in hints[reader.name].items():
             producer = producers.get(key)
             if producer is None or key not in reader.inputs:
@@ -320,7 +297,7 @@ def _type_problems(graph: StageGraph) -> Iterator[Problem]:
             if returned is not None and not _fits(returned, wanted):
                 text = f"takes {key!r} as {wanted.__name__}, and stage {producer.name!r} returns"
                 text += f" {returned.__name__}; change one of the annotations"
-                yield _problem(graph.name, reader.name, "invalid_declaration", text, key)
+                yield Problem(graph.name, reader.name, "invalid_declaration", text, key)
 
 
 def _defaults(spec: FunctionStage[Any, Any]) -> Iterator[tuple[str, object]]:

@@ -7,8 +7,7 @@ Callers catch classes; the `code` says precisely what happened. docs/errors.md l
 
 from stageflow.errors.base import *
 from stageflow.errors.data import *
-from stageflow.errors.services import *
-from stageflow.errors.stage import *
+from stageflow.errors.failures import *
 
 __all__ = [
     "BUSY",

@@ -41,6 +41,9 @@ _PLAIN = (str, int, float, bool, bytes, type(None))
 
 LOGIC = Traits(ErrorCategory.LOGIC)
 SYSTEMIC = Traits(ErrorCategory.SYSTEMIC)
+POLICY = Traits(ErrorCategory.POLICY)
+RETRYABLE = Traits(ErrorCategory.TRANSIENT, True)
+SLOW = RETRYABLE._replace(user_message=TOO_SLOW)
 
 
 class Portable:
@@ -71,6 +74,8 @@ class Portable:
 class StageflowError(Portable, Exception):
     """Root of all errors of stageflow.
 
+    A subclass takes its `code` and its `Traits` as arguments of the class, or sets the attributes.
+
     Attributes:
         code: Stable, machine-readable name of the error.
         category: Who can fix it; see `ErrorCategory`.
@@ -89,6 +94,14 @@ class StageflowError(Portable, Exception):
 
     #: Further codes that errors of this class can have.
     codes: ClassVar[Mapping[str, Traits]] = {}
+
+    def __init_subclass__(
+        cls, *, code: str | None = None, traits: Traits | None = None, **more: Any
+    ) -> None:
+        super().__init_subclass__(**more)
+        cls.code = code or cls.code
+        if traits is not None:
+            cls.category, cls.retryable, cls.user_message = traits
 
     def __init__(
         self,

@@ -7,21 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 from stageflow._utils.checks import is_async, is_duration
-from stageflow.errors.base import (
-    LOGIC,
-    ErrorCategory,
-    StageflowError,
-    did_you_mean,
-    misspelt,
-    shown,
-)
+from stageflow.errors.base import LOGIC, StageflowError, did_you_mean, shown
 
 
-class BagError(StageflowError):
+class BagError(StageflowError, code="bag_error", traits=LOGIC):
     """The write-once store refused a `key`."""
 
-    code = "bag_error"
-    category = ErrorCategory.LOGIC
     codes: ClassVar = {"invalid_key": LOGIC}
 
     def __init__(
@@ -30,18 +21,9 @@ class BagError(StageflowError):
         super().__init__(message, code=code, stage=stage)
         self.key = key
 
-    @staticmethod
-    def invalid_key(key: object, writer: str) -> BagError:
-        """Return the error of a key that is not a string."""
-        kind = type(key).__name__
-        message = f"{writer!r} used the key {shown(key)} of type {kind}; keys are strings"
-        return BagError(key, message, code="invalid_key", stage=writer)
 
-
-class DataConflictError(BagError):
+class DataConflictError(BagError, code="data_conflict"):
     """A key was written a second time; the value of the first writer stays."""
-
-    code = "data_conflict"
 
     def __init__(self, key: str, existing_writer: str, new_writer: str) -> None:
         super().__init__(
@@ -54,10 +36,8 @@ class DataConflictError(BagError):
         self.new_writer = new_writer
 
 
-class MissingKeyError(BagError, KeyError):
+class MissingKeyError(BagError, KeyError, code="missing_key"):
     """A key was read that has not been written."""
-
-    code = "missing_key"
 
     def __init__(self, key: object, known: Iterable[str], why: str | None = None) -> None:
         names = sorted(known)
@@ -69,57 +49,13 @@ class MissingKeyError(BagError, KeyError):
         )
 
 
-class InvalidContextError(StageflowError):
+class InvalidContextError(StageflowError, code="invalid_context", traits=LOGIC):
     """A context cannot carry a run."""
 
-    code = "invalid_context"
-    category = ErrorCategory.LOGIC
     codes = dict.fromkeys(("context_in_use", "missing_run_input"), LOGIC)
 
-    @staticmethod
-    def in_use(pipeline: str, pipeline_run_id: str) -> InvalidContextError:
-        """Return the error of a context that still carries another run."""
-        return InvalidContextError(
-            f"this PipelineContext still carries run {pipeline_run_id} of another call; give"
-            f" pipeline {pipeline!r} a context of its own",
-            code="context_in_use",
-            pipeline_run_id=pipeline_run_id,
-        )
 
-    @staticmethod
-    def missing_inputs(
-        pipeline: str, missing: Sequence[str], given: Iterable[str], hint: str = ""
-    ) -> InvalidContextError:
-        """Return the error of a run that lacks inputs which its pipeline declares."""
-        names = ", ".join(map(repr, missing))
-        items = ", ".join(f"{key}=…" for key in missing)
-        return InvalidContextError(
-            f"pipeline {pipeline!r} needs the input {names}; write run({items})"
-            f"{misspelt(missing, given)}{hint}",
-            code="missing_run_input",
-        )
-
-    @staticmethod
-    def given_twice(pipeline: str, keys: Sequence[str]) -> InvalidContextError:
-        """Return the error of a run that was given inputs in a mapping and by name."""
-        names = ", ".join(map(repr, keys))
-        return InvalidContextError(
-            f"pipeline {pipeline!r} was given the input {names} in a mapping and by name; give it"
-            " once"
-        )
-
-    @staticmethod
-    def unknown_inputs(
-        pipeline: str, unknown: Sequence[str], known: Sequence[str]
-    ) -> InvalidContextError:
-        """Return the error of a run that was given inputs by names that its pipeline lacks."""
-        return InvalidContextError(
-            f"pipeline {pipeline!r} has no input {', '.join(map(repr, unknown))}"
-            f" (inputs: {list(known)}){did_you_mean(unknown[0], known)}"
-        )
-
-
-class InvalidConfigError(StageflowError):
+class InvalidConfigError(StageflowError, code="invalid_config", traits=LOGIC):
     """An argument is wrong.
 
     Attributes:
@@ -127,9 +63,6 @@ class InvalidConfigError(StageflowError):
         field: Name of the argument.
         found: The wrong value.
     """
-
-    code = "invalid_config"
-    category = ErrorCategory.LOGIC
 
     def __init__(self, owner: str, field: str, found: object, fix: str) -> None:
         super().__init__(f"{owner}: {field} is {shown(found)}; {fix}")
@@ -212,11 +145,8 @@ class Problem(NamedTuple):
         return f"stage {shown(self.stage)}: {self.text}"
 
 
-class PipelineDefinitionError(StageflowError):
+class PipelineDefinitionError(StageflowError, code="pipeline_definition", traits=LOGIC):
     """All defects of one pipeline's definition, in the order of the stages."""
-
-    code = "pipeline_definition"
-    category = ErrorCategory.LOGIC
 
     def __init__(self, pipeline: str, problems: Sequence[Problem]) -> None:
         count = len(problems)
@@ -226,11 +156,8 @@ class PipelineDefinitionError(StageflowError):
         self.problems = tuple(problems)
 
 
-class UnknownStageError(StageflowError, KeyError):
+class UnknownStageError(StageflowError, KeyError, code="unknown_stage", traits=LOGIC):
     """A stage was requested that the pipeline does not have."""
-
-    code = "unknown_stage"
-    category = ErrorCategory.LOGIC
 
     def __init__(self, pipeline: str, stage: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -241,11 +168,8 @@ class UnknownStageError(StageflowError, KeyError):
         self.pipeline = pipeline
 
 
-class ComposeConflictError(StageflowError):
+class ComposeConflictError(StageflowError, code="compose_conflict", traits=LOGIC):
     """The pipelines `left` and `right` have different stages of the same names, `stages`."""
-
-    code = "compose_conflict"
-    category = ErrorCategory.LOGIC
 
     def __init__(self, left: str, right: str, stages: Sequence[str]) -> None:
         self.left = left

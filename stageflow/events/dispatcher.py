@@ -45,6 +45,7 @@ class _Lane:
 
     def __init__(self, sink: EventSink, capacity: int, interval_s: float) -> None:
         self._sink = sink
+        self.name = type(sink).__name__
         self._capacity = self._room = capacity
         self._interval_s = interval_s
         self._reset()
@@ -74,10 +75,6 @@ class _Lane:
         closed = self._closing.is_set()
         self._reset()
         self._forked, self._room = not closed, 0
-
-    @property
-    def name(self) -> str:
-        return type(self._sink).__name__
 
     def offer(self, log: EventLog, position: int) -> None:
         if len(self._buffer) >= self._room:

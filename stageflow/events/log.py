@@ -11,30 +11,18 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
-RUN_STARTED = "pipeline.started"
-"""Type of the event that begins a run."""
-RUN_COMPLETED = "pipeline.completed"
-"""Type of the last event of a run that completed."""
-RUN_FAILED = "pipeline.failed"
-"""Type of the last event of a run that failed."""
-RUN_CANCELLED = "pipeline.cancelled"
-"""Type of the last event of a run whose caller was cancelled."""
+STARTED, COMPLETED, FAILED = "started", "completed", "failed"
+"""Last parts of the types of events: the stage started, completed or failed."""
+SKIPPED, CANCELLED = "skipped", "cancelled"
+"""Last parts of the types of events: the stage was skipped or cancelled."""
 
-STARTED = "started"
-"""Last part of the type of an event: the stage started."""
-COMPLETED = "completed"
-"""Last part of the type of an event: the stage completed."""
-FAILED = "failed"
-"""Last part of the type of an event: the stage failed."""
-SKIPPED = "skipped"
-"""Last part of the type of an event: the stage was skipped."""
-CANCELLED = "cancelled"
-"""Last part of the type of an event: the stage was cancelled."""
+RUN_STARTED, RUN_COMPLETED = f"pipeline.{STARTED}", f"pipeline.{COMPLETED}"
+"""Types of the event that begins a run, and of the last event of a run that completed."""
+RUN_FAILED, RUN_CANCELLED = f"pipeline.{FAILED}", f"pipeline.{CANCELLED}"
+"""Types of the last event of a run that failed, or whose caller was cancelled."""
 
-STREAM_OPENED = "stream_opened"
-"""Last part of the type of an event: the stage opened a stream."""
-STREAM_FIRST_ITEM = "stream_first_item"
-"""Last part of the type of an event: the first item was put into a stream."""
+STREAM_OPENED, STREAM_FIRST_ITEM = "stream_opened", "stream_first_item"
+"""Last parts of the types of events: a stream was opened, or got its first item."""
 STREAM_CLOSED = "stream_closed"
 """Last part of the type of an event: a stream was closed."""
 
@@ -152,7 +140,7 @@ class EventLog(Sequence[Event]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         began = (self.pipeline_run_id, self.started_at, self.wall_started_at)
-        return _restored, (began, list(self._raw))
+        return EventLog, began, None, iter(self._raw)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EventLog):
@@ -225,12 +213,6 @@ class EventLog(Sequence[Event]):
             stage=stage,
             data=data,
         )
-
-
-def _restored(began: tuple[str, float, float], raw: list[RawEvent]) -> EventLog:
-    log = EventLog(*began)
-    log._raw.extend(raw)
-    return log
 
 
 class EventBatch(Sequence[Event]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from stageflow.engine.stage_context import StageContext
 from stageflow.errors import InvalidConfigError, ProviderError
 from stageflow.events.log import USAGE, USAGE_UNITS, Event
 from stageflow.providers.metered import UNITS, Metered
-from stageflow.providers.registry import adapted
+from stageflow.providers.registry import Adapting
 
 
 class UsageInterceptor(Interceptor):
@@ -46,12 +45,11 @@ class UsageInterceptor(Interceptor):
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Run the stage with providers that report what they use."""
-        with ExitStack() as stack:
-            for name in UNITS:
-                report = partial(self._report, ctx, name)
-                metered = partial(Metered, report=report, check=partial(self._check, ctx))
-                stack.enter_context(adapted(name, metered))
+        with Adapting({name: partial(self._metered, ctx, name) for name in UNITS}):
             return await call_next(ctx)
+
+    def _metered(self, ctx: StageContext, name: str, provider: Any) -> Metered:
+        return Metered(provider, partial(self._report, ctx, name), partial(self._check, ctx))
 
     def _report(self, ctx: StageContext, provider: str, used: Mapping[str, Any]) -> None:
         prices = self._prices.get(provider)

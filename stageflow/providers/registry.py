@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from stageflow._utils.checks import is_async
@@ -25,23 +24,31 @@ PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 Adapter: TypeAlias = Callable[[Any], Any]
 """Wraps a provider."""
 
-_adapters: ContextVar[Mapping[str, tuple[Adapter, ...]]] = ContextVar(
-    "adapters", default=MappingProxyType({})
-)
+_NONE: Mapping[str, tuple[Adapter, ...]] = {}
+_adapters = ContextVar("adapters", default=_NONE)
 
 
-@contextmanager
-def adapted(name: str, adapter: Adapter) -> Iterator[None]:
+class Adapting:
+    """Wrap several providers as `adapted` wraps one; takes the adapters by the providers' names."""
+
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        self._added = adapters
+
+    def __enter__(self) -> None:
+        current = _adapters.get()
+        added = {name: (*current.get(name, ()), one) for name, one in self._added.items()}
+        self._token = _adapters.set({**current, **added})
+
+    def __exit__(self, *_: object) -> None:
+        _adapters.reset(self._token)
+
+
+def adapted(name: str, adapter: Adapter) -> AbstractContextManager[None]:
     """Wrap the provider registered as `name` in `adapter`, for the runs and tasks of this block.
 
     Of nested blocks, the innermost adapter is called first.
     """
-    current = _adapters.get()
-    token = _adapters.set({**current, name: (*current.get(name, ()), adapter)})
-    try:
-        yield
-    finally:
-        _adapters.reset(token)
+    return Adapting({name: adapter})
 
 
 def adapt(name: str, provider: Any) -> Any:

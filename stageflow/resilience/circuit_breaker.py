@@ -147,7 +147,8 @@ class CircuitBreaker:
 
     Each call acquires a permit, and returns it by exactly one of `succeed`, `fail` and `release`.
     The outcome of a call that began before the latest change of state is ignored. Each method
-    returns the change of state that it makes. `cooldown_s` is the latest one. Threads may share a
+    returns the change of state that it makes. An open breaker's `state` becomes half-open by
+    `acquire`, after its cool-down; `cooldown_s` is the latest one. Threads may share a
     breaker if their clocks agree, as those of asyncio do.
     """
 
@@ -155,7 +156,7 @@ class CircuitBreaker:
         self.provider = provider
         self.policy = policy if policy is not None else BreakerPolicy()
         self.cooldown_s = self._next_cooldown_s = self.policy.cooldown_s
-        self._state = _CLOSED
+        self.state = _CLOSED
         self._permit = Permit(0)
         self._opens_again_at_s = -math.inf
         self._in_a_row = 0
@@ -170,22 +171,17 @@ class CircuitBreaker:
         self._successes = 0
         self._lock = threading.Lock()
 
-    @property
-    def state(self) -> BreakerState:
-        """The state. An open breaker becomes half-open by `acquire`, after its cool-down."""
-        return self._state
-
     def acquire(self, clock: Clock) -> Permit:
         """Return the permit for a call; raise `CircuitOpenError` if it must not be made."""
         # Read before the state: if another thread changes the state meanwhile, it is outdated.
         permit = self._permit
-        if self._state is _CLOSED:
+        if self.state is _CLOSED:
             return Permit(permit.epoch, None, clock()) if self._times_calls else permit
         with self._lock:
             now_s, change = clock(), None
-            if self._state is _CLOSED:  # another thread has closed it
+            if self.state is _CLOSED:  # another thread has closed it
                 return Permit(self._permit.epoch, None, now_s)
-            if self._state is _OPEN:
+            if self.state is _OPEN:
                 if now_s < self._opens_again_at_s:
                     raise CircuitOpenError(self.provider, self._opens_again_at_s - now_s)
                 change = self._enter(_HALF_OPEN, now_s, "the cool-down is over")
@@ -210,7 +206,7 @@ class CircuitBreaker:
                 return None
             now_s = clock()
             slow = self._is_slow(permit, now_s)
-            if self._state is _HALF_OPEN:
+            if self.state is _HALF_OPEN:
                 self._probes.pop(permit.probe, None)
                 self._successes += 1
                 if slow:
@@ -231,7 +227,7 @@ class CircuitBreaker:
             if permit.epoch != self._permit.epoch:
                 return None
             now_s = clock()
-            if self._state is _HALF_OPEN:
+            if self.state is _HALF_OPEN:
                 return self._open(now_s, "a probe failed", chance)
             self._in_a_row += 1
             if self._keeps_window:
@@ -260,7 +256,7 @@ class CircuitBreaker:
     def follow(self, state: BreakerState, open_s: float, clock: Clock) -> BreakerTransition | None:
         """Enter the state, closed or open for `open_s` seconds, that another process reports."""
         with self._lock:
-            if state is self._state is _CLOSED:
+            if state is self.state is _CLOSED:
                 # It keeps the failures that it has observed itself.
                 return None
             change = self._enter(state, clock(), "another process reported it")
@@ -304,7 +300,7 @@ class CircuitBreaker:
 
     def _open(self, now_s: float, reason: str, chance: Chance) -> BreakerTransition | None:
         policy = self.policy
-        if self._state is _HALF_OPEN:
+        if self.state is _HALF_OPEN:
             grown_s = self._next_cooldown_s * policy.cooldown_factor
             self._next_cooldown_s = min(grown_s, policy.longest_cooldown_s)
         jitter = policy.cooldown_jitter * chance() if policy.cooldown_jitter else 0.0
@@ -314,7 +310,7 @@ class CircuitBreaker:
         return change
 
     def _enter(self, state: BreakerState, now_s: float, reason: str) -> BreakerTransition | None:
-        before, self._state = self._state, state
+        before, self.state = self.state, state
         self._permit = Permit(self._permit.epoch + 1)
         self._in_a_row = self._recent_failures = self._recent_slow = self._successes = 0
         self._recent.clear()

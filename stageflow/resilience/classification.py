@@ -140,7 +140,6 @@ def _classify_one(error: BaseException) -> StageflowError:
             _by_length(status, link)
             or (None if status is None else _BY_STATUS.get(status) or _BY_STATUS[status // 100])
             or _by_sqlstate(link)
-            or _by_sqlite(link)
             or _by_type(link)
             or _by_name(link)
         )
@@ -233,16 +232,11 @@ def _decimal(text: str | None, divisor: float) -> float | None:
 
 def _header(headers: Any, name: str) -> str | None:
     # Some clients' headers keep the case of names, or are not a Mapping.
-    items = _attribute(headers, "items")
     try:
-        pairs = list(items()) if callable(items) else []
+        found = (value for key, value in headers.items() if key.lower() == name.lower())
+        return next((value for value in found if isinstance(value, str)), None)
     except Exception:
         return None
-    for pair in pairs:
-        match pair:
-            case (str(key), str(value)) if key.lower() == name.lower():
-                return value
-    return None
 
 
 def _http_date(text: str, near: datetime) -> datetime | None:
@@ -275,19 +269,13 @@ def _by_sqlstate(error: BaseException) -> str | None:
     return None
 
 
-def _by_sqlite(error: BaseException) -> str | None:
+def _by_type(error: BaseException) -> str | None:
     code = _attribute(error, "sqlite_errorcode")
     # The low byte of an extended result code is the primary one.
-    return _BY_SQLITE.get(code & 0xFF) if isinstance(code, int) else None
-
-
-def _by_type(error: BaseException) -> str | None:
-    for kind, code in _BY_TYPE:
-        if isinstance(error, kind):
-            return code
-    if isinstance(error, OSError) and error.errno is not None:
-        return _BY_ERRNO.get(error.errno)
-    return None
+    if isinstance(code, int) and (code & 0xFF) in _BY_SQLITE:
+        return _BY_SQLITE[code & 0xFF]
+    found = next((known for kind, known in _BY_TYPE if isinstance(error, kind)), None)
+    return _BY_ERRNO.get(error.errno or 0) if not found and isinstance(error, OSError) else found
 
 
 def _by_name(error: BaseException) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stageflow._utils.checks import is_duration
 from stageflow.errors import InvalidConfigError, StageflowError
+from stageflow.errors.data import require_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,7 @@ class RetryPolicy:
     max_retry_after_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or self.attempts < 1:
-            fix = "give a positive integer"
-            raise InvalidConfigError("RetryPolicy", "attempts", self.attempts, fix)
+        require_counts("RetryPolicy", attempts=self.attempts)
         for field in ("base_delay_s", "max_delay_s", "max_retry_after_s"):
             value = getattr(self, field)
             if value != 0 and not is_duration(value):

@@ -98,7 +98,7 @@ class Conduct(engine.Interceptor):
 
     def _read(self, owner: object, key: str, caller: FrameType | None) -> None:
         # A child run reads from its parent what its own stages declare.
-        engine = caller and str(caller.f_globals["__name__"]) == "stageflow.engine.subpipeline"
+        engine = caller and str(caller.f_globals["__name__"]) == "stageflow.engine.pipeline"
         own = any(owner is one for one in (self.ctx, self._inputs, self.ctx.scope.bag))
         if own and key not in self._declared and not engine:
             self.undeclared[key] = None

@@ -20,6 +20,7 @@ from stageflow import (
     run_child,
 )
 from stageflow.dlq import InMemoryDeadLetterStore
+from stageflow.engine import RunScope
 from stageflow.errors import (
     AbsentInputError,
     InvalidContextError,
@@ -416,7 +417,7 @@ async def test_an_absent_input_says_why_it_is() -> None:
     """From the last that the log knows of the stage that provides it, and of no other."""
     loop = asyncio.get_running_loop()
     for key, events, why in ABSENT:
-        scope = PipelineContext().begin_run("p", loop, {"made": "maker", "other": "else"})
+        scope = RunScope(PipelineContext(), "p", loop, {"made": "maker", "other": "else"})
         for what, data in events:
             scope.log.append((f"stage.maker.{what}", 0.0, "maker", data))
         scope.log.append(("stage.else.failed", 0.0, "else", {"error_message": "not this"}))
@@ -436,7 +437,7 @@ async def test_a_child_has_what_its_parent_hands_down() -> None:
         {"a": 1}, providers=providers, deadline_s=9, correlation_id="call-5",
         wall_clock=lambda: 1_000.0, dead_letters=InMemoryDeadLetterStore(),
     )  # fmt: skip
-    scope = parent.begin_run("p", asyncio.get_running_loop())
+    scope = RunScope(parent, "p", asyncio.get_running_loop())
     child = parent.child({"b": 2}, parent=scope, stage="branch", deadline_s=3)
     assert (child.inputs, child.deadline_s, child.seed) == ({"b": 2}, 3, None)
     assert (child.providers, child.correlation_id) == (providers, "call-5")
@@ -450,7 +451,7 @@ def test_a_seeded_parent_has_children_that_repeat_and_differ() -> None:
     def seeds(seed: int) -> list[int | None]:
         async def main() -> list[int | None]:
             parent = PipelineContext(seed=seed)
-            scope = parent.begin_run("p", asyncio.get_running_loop())
+            scope = RunScope(parent, "p", asyncio.get_running_loop())
             return [parent.child({}, parent=scope, stage="branch").seed for _ in range(20)]
 
         return run_virtual(main)
@@ -478,7 +479,7 @@ async def test_a_run_ends_by_the_earlier_of_its_own_limit_and_its_parents(
     """And keeps it itself only where the parent does not do so as early."""
     loop = asyncio.get_running_loop()
     parent = PipelineContext(deadline_s=parents_s)
-    scope = parent.begin_run("p", loop)
+    scope = RunScope(parent, "p", loop)
     context = parent.child({}, parent=scope, stage="branch", deadline_s=own_s)
-    child = context.begin_run("c", loop)
+    child = RunScope(context, "c", loop)
     assert (child.deadline, child.own_deadline) == (until, own_until)

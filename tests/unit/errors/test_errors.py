@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import json
 import math
 import pickle
@@ -16,9 +17,11 @@ from typing import Any, TypeVar
 import pytest
 
 import stageflow
+from stageflow import ContextBag, Pipeline, StageContext, StageOutput, StageSpec
 from stageflow import errors as err
 from stageflow.errors import ErrorCategory, Portable, StageflowError, nearest
 from stageflow.resilience import classify
+from tests.utils.errors import raises_code
 
 T = TypeVar("T")
 
@@ -35,7 +38,6 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         err.StreamError.undeclared("wrods", ["words"]),
         ("'wrods'", "streams=['wrods', …]", "did you mean 'words'"),
     ),
-    (err.StreamError.reopened("words", 3), ("'words'", "3 items", "open it once")),
     (err.StreamError.closed("words", "llm"), ("'words'", "'llm'", "wait for all of its tasks")),
     (
         err.StreamError.not_kept("words", "stage 'llm' failed"),
@@ -45,7 +47,6 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         err.StreamFailedError("words", "llm", err.StageFailedError("overloaded")),
         ("'words'", "'llm'", "overloaded"),
     ),
-    (err.StreamError.cancelled("words", "llm"), ("'words'", "'llm'", "was cancelled")),
     (
         err.PipelineDefinitionError("chat", [_problem("llm", "depends on itself; remove it")]),
         ("'chat'", "1 problem:", "'llm'", "depends on itself; remove"),
@@ -62,17 +63,11 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
         err.DataConflictError("text", "stt", "llm"),
         ("'text'", "'stt'", "'llm'", "key of its own"),
     ),
-    (err.BagError.invalid_key(5, "llm"), ("'llm'", "5", "int", "keys are strings")),
     (
         err.MissingKeyError("txet", ["text", "audio"]),
         ("'txet'", "'audio', 'text'", "did you mean 'text'"),
     ),
     (err.MissingKeyError(5, []), ("5", "nothing", "keys are strings")),
-    (err.InvalidContextError.in_use("chat", "run-1"), ("run-1", "'chat'", "context of its own")),
-    (
-        err.InvalidContextError.missing_inputs("chat", ["text"], ["txet"]),
-        ("'chat'", "'text'", "run(text=…)", "'txet' was given: rename it to 'text'"),
-    ),
     (
         err.UnknownProviderError("lmm", ["llm"]),
         ("'lmm'", "'llm'", "did you mean", "providers.register('lmm'"),
@@ -102,24 +97,6 @@ EXAMPLES: list[tuple[StageflowError, tuple[str, ...]]] = [
     (err.StageTimeoutError(1.5), ("timeout", "1.5 s")),
     (err.DeadlineExceededError(2.0), ("timeout", "deadline", "2 s")),
     (err.StageDefectError.stray_cancellation(), ("CancelledError", "nobody cancelled", "catch it")),
-    (
-        err.StageDefectError.invalid_output({"a": 1}, ["a", "b"]),
-        ("{'a': 1}", "dict", "StageOutput.ok("),
-    ),
-    (
-        err.StageDefectError.output_mismatch(["extra"], ["lost"]),
-        ("'extra'", "add them to its outputs", "'lost'", "declares"),
-    ),
-    (
-        err.StageDefectError.unawaited_output("answer", object()),
-        ("'answer'", "write answer=await"),
-    ),
-    (err.StageDefectError.output_mismatch([], ["lost"]), ("did not return ['lost']",)),
-    (
-        err.StageDefectError.undeclared_input("txet", ["text"]),
-        ("'txet'", "inputs=['txet'", "['text']", "did you mean 'text'"),
-    ),
-    (err.StageDefectError.undeclared_input(5, []), ("5", "keys are strings")),
     (err.AbsentInputError("text", "skipped"), ("'text'", "skipped", "ctx.get('text')")),
     (
         err.ChildRunError("child", "run-9", err.StageTimeoutError(1.0)),
@@ -277,6 +254,51 @@ def test_a_message_says_what_is_wrong_where_and_how_to_fix_it(
 ) -> None:
     """Each message holds the names concerned and the way out."""
     assert [f for f in fragments if f not in str(error)] == []
+
+
+async def _reopens(ctx: StageContext) -> StageOutput:
+    await ctx.open("words").put(1)
+    ctx.open("words")
+    return StageOutput.ok()
+
+
+#: Stages that break a rule, each with what the error says.
+DEFECTS: list[tuple[Callable[[StageContext], Any], tuple[str, ...]]] = [
+    (lambda ctx: {"a": 1}, ("{'a': 1}", "dict", "write 'return StageOutput.ok(key=value)'")),
+    (
+        lambda ctx: StageOutput.ok(extra=1),
+        ("'extra'", "add them to its outputs", "did not return ['answer']", "declares"),
+    ),
+    (lambda ctx: StageOutput.ok(anwser=1), ("did you mean 'answer'",)),
+    (lambda ctx: StageOutput.ok(), ("did not return ['answer']",)),
+    (lambda ctx: ctx["txet"], ("'txet'", "inputs=['txet'", "['text']", "did you mean 'text'")),
+    (lambda ctx: ctx[5], ("read 5", "keys are strings")),  # type: ignore[index]
+    (lambda ctx: ctx.open("wrods"), ("'wrods'", "streams=['wrods', …]", "did you mean 'words'")),
+    (_reopens, ("'words'", "1 items", "open it once")),
+    (lambda ctx: StageOutput.ok(answer=1), ("did not open the streams ['words']", "ctx.open(")),
+]
+
+
+@pytest.mark.parametrize(("call", "fragments"), DEFECTS)
+async def test_the_failure_of_a_stage_that_breaks_a_rule_says_which(
+    call: Callable[[StageContext], Any], fragments: tuple[str, ...]
+) -> None:
+    """Each message holds the keys concerned and the way out."""
+
+    async def act(ctx: StageContext) -> Any:
+        found = call(ctx)
+        return await found if inspect.isawaitable(found) else found
+
+    streams = ("words",) if "words" in "".join(fragments) else ()
+    spec = StageSpec("a", act, inputs=("text",), outputs=("answer",), streams=streams)
+    result = await Pipeline("p", [spec]).run(text="?")
+    assert [f for f in fragments if f not in str(result.failure)] == []
+
+
+def test_a_bag_says_which_key_is_not_a_string() -> None:
+    """The message holds the writer, the key and its type."""
+    with raises_code("invalid_key", match="'llm' used the key 5 of type int; keys are strings"):
+        ContextBag().put(5, "x", "llm")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [e for e, _ in EXAMPLES], ids=lambda e: type(e).__name__)

@@ -117,7 +117,7 @@ def test_only_what_belongs_to_the_run_is_read() -> None:
     """By the stage, and not by the engine for a child run; a key that is declared may be."""
     conduct, run = conduct_of(counted)
     inputs, bag = run.inputs, conduct.ctx.scope.bag
-    engine = "stageflow.engine.subpipeline"
+    engine = "stageflow.engine.pipeline"
     theirs: list[tuple[Any, Any, str, str]] = [
         (UserDict.__getitem__, inputs, "words", __name__),
         (UserDict.__getitem__, inputs, "secret", engine),
