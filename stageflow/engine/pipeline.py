@@ -318,9 +318,7 @@ def subpipeline(
     orchestrator = _orchestrator("subpipeline", pipeline)
 
     async def execute(ctx: StageContext) -> StageOutput:
-        absent = object()
-        read = {key: ctx.get(key, absent) for key in inputs}
-        given = {key: value for key, value in read.items() if value is not absent}
+        given = {key: ctx[key] for key in inputs if key in ctx}
         result = await run_child(ctx, orchestrator, given, streams=streams)
         if result.refusal is not None:
             return StageOutput.refuse(result.refusal)

@@ -34,12 +34,6 @@ class StreamRoute(NamedTuple):
     back_pressured: tuple[str, ...] = ()
     buffered: tuple[str, ...] = ()
 
-    def read_by_caller(self, pressed: bool) -> StreamRoute:
-        """Return the route with the caller as one more reader."""
-        if pressed:
-            return self._replace(back_pressured=(*self.back_pressured, CALLER))
-        return self._replace(buffered=(*self.buffered, CALLER))
-
 
 class Stream:
     """The items of one stream, in order, and the position of each reader.

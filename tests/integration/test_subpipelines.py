@@ -302,3 +302,14 @@ def test_the_ids_of_a_tree_of_runs_repeat_with_the_seed() -> None:
 
     assert ids(7) == ids(7)
     assert len({*ids(7), *ids(8)}) == 4
+
+
+async def test_the_inputs_of_a_child_are_a_mapping() -> None:
+    """What else is given is named, with the fix."""
+
+    async def ask(ctx: StageContext) -> StageOutput:
+        await run_child(ctx, make_pipeline(), ["text"])  # type: ignore[arg-type]
+        return StageOutput.ok()
+
+    result = await make_pipeline(make_spec("a", runner=ask)).run()
+    assert "inputs is ['text']; give a mapping of keys to values" in str(result.error)
