@@ -19,7 +19,7 @@ from stageflow.engine.result import RunResult
 from stageflow.engine.run import Run
 from stageflow.engine.stage import StageOutput
 from stageflow.engine.stage_context import StageContext
-from stageflow.engine.stream import CALLER, Stream
+from stageflow.engine.stream import CALLER, Stream, StreamRoute
 from stageflow.errors.data import require_methods
 from stageflow.events.dispatcher import EventDispatcher
 from stageflow.events.log import CANCELLED, Event, EventLog, RawEvent, StageStatus
@@ -225,9 +225,9 @@ class RunHandle:
         # The caller is one more reader of each stream, and a buffered one never leaves.
         self._streams: dict[str, Stream] = {}
         for key, route in orchestrator.graph.streams.items():
-            how = "back_pressured" if key in pressed else "buffered"
-            readers = (*getattr(route, how), CALLER)
-            self._streams[key] = Stream(key, route._replace(**{how: readers}))
+            waited_for = (*route.back_pressured, *([CALLER] if key in pressed else ()))
+            buffered = (*route.buffered, *([CALLER] if key not in pressed else ()))
+            self._streams[key] = Stream(key, StreamRoute(route.producer, waited_for, buffered))
         self._task: asyncio.Task[RunResult] | None = None
         self._log: EventLog | None = None
         #: Set when an event is recorded, and when the run has ended; None while nobody waits.
