@@ -275,19 +275,16 @@ class StageGraph:
             lines.append(f'    s{number}["{spec.name}<br/><small>{spec.kind}</small>"]')
         for number, before in enumerate(self.predecessors):
             for predecessor in before:
-                keys = sorted(self.stream_edges.get((predecessor, number), ()))
-                arrow = f"==>|{', '.join(map(_label, keys))}|" if keys else "-->"
+                keys = ", ".join(sorted(self.stream_edges.get((predecessor, number), ())))
+                # Characters that could end a label are escaped.
+                label = re.sub(r"[^\w .,-]", lambda sign: f"#{ord(sign[0])};", keys)
+                arrow = f"==>|{label}|" if label else "-->"
                 lines.append(f"    s{predecessor} {arrow} s{number}")
         optional = [f"s{n}" for n, spec in enumerate(self.specs) if not spec.required]
         if optional:
             lines.append("    classDef optional stroke-dasharray: 5 5")
             lines.append(f"    class {','.join(optional)} optional")
         return "\n".join(lines) + "\n"
-
-
-def _label(key: str) -> str:
-    """Return a key as text of a Mermaid label; characters that could end it are escaped."""
-    return re.sub(r"[^\w .-]", lambda sign: f"#{ord(sign[0])};", key)
 
 
 def _leads(waits_for: Sequence[set[int]], reader: int, producer: int) -> bool:

@@ -75,7 +75,12 @@ class Plan:
         self.read: dict[str, list[str]] = {}
         waits: Sequence[tuple[Any, ...]] = graph.predecessors
         if graph.streams:
-            waits = [_waits(graph, number) for number in range(len(graph))]
+            keys_of = graph.stream_edges
+            # Each waits for ends of stages, or for pairs of a stage and its streams.
+            waits = [
+                tuple((n, keys_of[n, number]) if (n, number) in keys_of else n for n in before)
+                for number, before in enumerate(graph.predecessors)
+            ]
             for key, route in graph.streams.items():
                 self.producers[key] = route.producer
                 self.written.setdefault(route.producer, []).append(key)
@@ -103,12 +108,3 @@ class Plan:
                     waiting.append(EarlyLatch(keys, latch))
         for node, counted in zip(self.nodes, latches, strict=True):
             node.latches = tuple(counted)
-
-
-def _waits(graph: StageGraph, number: int) -> tuple[int | tuple[int, frozenset[str]], ...]:
-    """Return what a stage waits for: ends of stages, or pairs of a stage and its streams."""
-    keys_of = graph.stream_edges
-    return tuple(
-        (before, keys_of[before, number]) if (before, number) in keys_of else before
-        for before in graph.predecessors[number]
-    )

@@ -13,6 +13,7 @@ from stageflow.engine.stream import CAPACITY, Stream, StreamReader, StreamWriter
 from stageflow.engine.timers import Timer
 from stageflow.events.log import STARTED, STREAMING, TERMINAL, stage_event_type
 from stageflow.providers.ports import LLM, STT, TTS, Database, Speaker
+from stageflow.providers.registry import PORTS
 
 _ENGINE_EVENTS = frozenset({STARTED, *TERMINAL, *STREAMING})
 _ENDED = {"failed": "failed", "skipped": "was skipped", "cancelled": "was cancelled"}
@@ -56,6 +57,16 @@ class StageContext:
 
     _random: random.Random
     _readers: dict[str, StreamReader]
+    llm: LLM
+    """The language model."""
+    stt: STT
+    """Speech to text."""
+    tts: TTS
+    """Text to speech."""
+    db: Database
+    """The database."""
+    speaker: Speaker
+    """The speaker, which plays sound."""
 
     def __init__(
         self,
@@ -151,6 +162,8 @@ class StageContext:
     if not TYPE_CHECKING:  # a type checker would accept every name as an attribute
 
         def __getattr__(self, name: str) -> Any:
+            if name in PORTS:
+                return self.scope.context.providers[name]
             raise AttributeError(
                 f"a stage's context has no {name!r}: ctx[{name!r}] reads an input,"
                 f" ctx.provider({name!r}) calls a provider",
@@ -300,28 +313,3 @@ class StageContext:
     def provider(self, name: str) -> Any:
         """Return the provider of that name, or raise `UnknownProviderError`."""
         return self.scope.context.providers[name]
-
-    @property
-    def llm(self) -> LLM:
-        """The language model."""
-        return self.scope.context.providers.llm
-
-    @property
-    def stt(self) -> STT:
-        """Speech to text."""
-        return self.scope.context.providers.stt
-
-    @property
-    def tts(self) -> TTS:
-        """Text to speech."""
-        return self.scope.context.providers.tts
-
-    @property
-    def db(self) -> Database:
-        """The database."""
-        return self.scope.context.providers.db
-
-    @property
-    def speaker(self) -> Speaker:
-        """The speaker, which plays sound."""
-        return self.scope.context.providers.speaker

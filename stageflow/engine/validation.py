@@ -283,9 +283,12 @@ def _type_problems(graph: StageGraph) -> Iterator[Problem]:
     hints = {spec.name: _plain_hints(spec.function) for spec in functions}
     producers = {spec.outputs[0]: spec for spec in functions if len(spec.outputs) == 1}
     for reader in functions:
-        for key, default in _defaults(reader):
-            wanted = hints[reader.name].get(key)
-            if wanted is not None and default is not None and not _fits(type(default), wanted):
+        optional = inspect.signature(reader.function).parameters if reader.optional else {}
+        for key, parameter in optional.items():
+            wanted, default = hints[reader.name].get(key), parameter.default
+            if wanted is None or default is None or default is inspect.Parameter.empty:
+                continue
+            if not _fits(type(default), wanted):
                 text = f"takes {key!r} as {wanted.__name__}, and its default is {shown(default)};"
                 text += " change the default or the annotation"
                 yield Problem(graph.name, reader.name, "invalid_declaration", text, key)
@@ -298,13 +301,6 @@ def _type_problems(graph: StageGraph) -> Iterator[Problem]:
                 text = f"takes {key!r} as {wanted.__name__}, and stage {producer.name!r} returns"
                 text += f" {returned.__name__}; change one of the annotations"
                 yield Problem(graph.name, reader.name, "invalid_declaration", text, key)
-
-
-def _defaults(spec: FunctionStage[Any, Any]) -> Iterator[tuple[str, object]]:
-    if spec.optional:
-        for name, parameter in inspect.signature(spec.function).parameters.items():
-            if parameter.default is not inspect.Parameter.empty:
-                yield name, parameter.default
 
 
 def _plain_hints(function: Any) -> dict[str, type]:

@@ -45,7 +45,7 @@ class UsageInterceptor(Interceptor):
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Run the stage with providers that report what they use."""
-        with Adapting({name: partial(self._metered, ctx, name) for name in UNITS}):
+        with Adapting(UNITS, partial(self._metered, ctx)):
             return await call_next(ctx)
 
     def _metered(self, ctx: StageContext, name: str, provider: Any) -> Metered:

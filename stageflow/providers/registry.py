@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -24,20 +24,20 @@ PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 Adapter: TypeAlias = Callable[[Any], Any]
 """Wraps a provider."""
 
-_NONE: Mapping[str, tuple[Adapter, ...]] = {}
-_adapters = ContextVar("adapters", default=_NONE)
+_Adapters: TypeAlias = tuple[tuple[Collection[str], Callable[[str, Any], Any]], ...]
+_adapters: ContextVar[_Adapters] = ContextVar("adapters", default=())
 
 
 class Adapting:
-    """Wrap several providers as `adapted` wraps one; takes the adapters by the providers' names."""
+    """Wrap the providers of these names as `adapted` does, with an adapter that takes the name."""
 
-    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
-        self._added = adapters
+    __slots__ = ("_added", "_token")
+
+    def __init__(self, names: Collection[str], adapter: Callable[[str, Any], Any]) -> None:
+        self._added = names, adapter
 
     def __enter__(self) -> None:
-        current = _adapters.get()
-        added = {name: (*current.get(name, ()), one) for name, one in self._added.items()}
-        self._token = _adapters.set({**current, **added})
+        self._token = _adapters.set((*_adapters.get(), self._added))
 
     def __exit__(self, *_: object) -> None:
         _adapters.reset(self._token)
@@ -48,13 +48,14 @@ def adapted(name: str, adapter: Adapter) -> AbstractContextManager[None]:
 
     Of nested blocks, the innermost adapter is called first.
     """
-    return Adapting({name: adapter})
+    return Adapting((name,), lambda _, provider: adapter(provider))
 
 
 def adapt(name: str, provider: Any) -> Any:
     """Return a provider as the adapters of its name wrap it."""
-    for adapter in _adapters.get().get(name, ()):
-        provider = adapter(provider)
+    for names, adapter in _adapters.get():
+        if name in names:
+            provider = adapter(name, provider)
     return provider
 
 
