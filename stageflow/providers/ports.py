@@ -272,9 +272,9 @@ def valid_sound(reply: object) -> Audio:
         raise invalid_reply("text to speech", reply, "no sound")
     size = len(reply.pcm)
     if not size or size % 2:
-        what = "no whole number of 16-bit samples" if size else "no sound"
+        what = "a whole number of 16-bit samples" if size else "a sound"
         raise InvalidReplyError(
-            f"text to speech answered with {size} bytes of PCM, which are {what}"
+            f"text to speech answered with {size} bytes of PCM, which is not {what}"
         )
     return reply
 

@@ -100,7 +100,7 @@ class Target:
 
 @dataclass
 class Report:
-    """What became of the inputs of one kind."""
+    """Count the outcomes of the inputs of one kind."""
 
     tried: int = 0
     read: int = 0

@@ -1,4 +1,4 @@
-"""What the workers of these tests serve: payments into a PostgreSQL of the test's own."""
+"""The pipelines of these tests' workers: payments into a PostgreSQL of the test's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/guides/cluster.md shows works, and what it lists is what there is."""
+"""The listings of docs/guides/cluster.md work, and its lists are complete."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ VALUES = ["ü", 2**70, b"\0\xff", (1, [2.5, None]), {"$": 1}, {1, 2}, Message("u
 
 
 async def test_inputs_and_outputs_cross_the_wire(cluster: Cluster) -> None:
-    """Whatever a dead letter can hold arrives equal, in both directions, with its type."""
+    """Each value that a dead letter can hold arrives equal, in both directions, with its type."""
     await cluster.worker(ECHO)
     dispatcher = await cluster.dispatcher()
     value = [*VALUES, Audio(b"\1\0", 16_000)]
@@ -45,7 +45,7 @@ async def test_inputs_and_outputs_cross_the_wire(cluster: Cluster) -> None:
 
 
 async def test_only_outputs_that_are_wanted_come_back(cluster: Cluster) -> None:
-    """None, if none is asked for."""
+    """None come back if the dispatcher requests none."""
     await cluster.worker(ECHO)
     dispatcher = await cluster.dispatcher()
     assert (await dispatcher.run("echo", {"value": 1}, outputs=[])).outputs == {}
@@ -54,7 +54,7 @@ async def test_only_outputs_that_are_wanted_come_back(cluster: Cluster) -> None:
 async def test_a_refusal_is_told_to_the_caller(
     cluster: Cluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It is no failure and leaves no letter, also if another pipeline asked for it."""
+    """It is not a failure and leaves no letter, also if another pipeline requested it."""
     letters = InMemoryDeadLetterStore()
     await cluster.worker(DECLINE, dead_letters=letters, queues=["gpu"])
     outer = Pipeline("outer", [remote_pipeline("there", "decline", queue="gpu"), echo])
@@ -118,7 +118,7 @@ async def test_an_output_that_cannot_be_sent_fails_the_job(cluster: Cluster) -> 
 
 
 async def test_a_stream_that_was_not_kept_is_sent_to_nobody(cluster: Cluster) -> None:
-    """Its job completes, unless that stream is asked for by its name."""
+    """Its job completes, unless a reader requests that stream by its name."""
     await cluster.worker(SAY)
     dispatcher = await cluster.dispatcher()
     assert (await dispatcher.run("say")).unwrap() == {"length": 2}
@@ -128,7 +128,7 @@ async def test_a_stream_that_was_not_kept_is_sent_to_nobody(cluster: Cluster) ->
 
 
 async def test_a_key_that_is_sent_again_runs_once(cluster: Cluster, gate: Gate) -> None:
-    """By two dispatchers, while it runs and afterwards: all are told the one end."""
+    """Two dispatchers send it, while it runs and afterwards: all get the one result."""
     await cluster.worker(WAIT, providers=gate.registry())
     first, second = await cluster.dispatcher(), await cluster.dispatcher()
     early = [asyncio.create_task(by.run("wait", key="k")) for by in (first, first, second)]
@@ -140,7 +140,7 @@ async def test_a_key_that_is_sent_again_runs_once(cluster: Cluster, gate: Gate) 
 
 
 async def test_the_run_of_a_key_has_the_same_id_each_time(cluster: Cluster, gate: Gate) -> None:
-    """What a stage writes under it is written once, also by a worker that takes the job over."""
+    """So a stage writes under that id only once, also if another worker takes the job over."""
     gate.go_on.set()
     end = await cluster.worker(WAIT, providers=gate.registry())
     await (await cluster.dispatcher()).run("wait", key="k")
@@ -156,7 +156,7 @@ async def test_the_run_of_a_key_has_the_same_id_each_time(cluster: Cluster, gate
 
 
 async def test_a_cancelled_caller_cancels_the_run(cluster: Cluster, gate: Gate) -> None:
-    """Its stage cleans up on the worker, and whoever asks for the key is told."""
+    """Its stage cleans up on the worker, and each caller of that key sees the cancellation."""
     await cluster.worker(WAIT, providers=gate.registry())
     dispatcher = await cluster.dispatcher()
     running = asyncio.create_task(dispatcher.run("wait", key="k"))
@@ -199,7 +199,7 @@ async def test_a_deadline_ends_a_run_on_the_worker(cluster: Cluster, gate: Gate)
 
 
 async def test_a_deadline_counts_while_a_job_waits(cluster: Cluster, gate: Gate) -> None:
-    """It is not begun once it is too late, and its sender is told in time if nobody takes it."""
+    """It does not start after its deadline, and its sender gets an error in time."""
     await cluster.worker(WAIT, providers=gate.registry(), concurrency=1)
     dispatcher = await cluster.dispatcher(grace_s=0.05)
     running = asyncio.create_task(dispatcher.run("wait", key="first"))
@@ -214,7 +214,7 @@ async def test_a_deadline_counts_while_a_job_waits(cluster: Cluster, gate: Gate)
 
 
 async def test_a_deadline_counts_while_a_worker_is_looked_for(cluster: Cluster) -> None:
-    """Its sender is told when it has passed, however patient the dispatcher is; nothing is sent."""
+    """Its sender gets an error when it has passed, and nothing is sent."""
     dispatcher = await cluster.dispatcher(worker_patience_s=10.0)
     result = await dispatcher.run("echo", {"value": 1}, deadline_s=0.05)
     assert result.failure is not None
@@ -223,7 +223,7 @@ async def test_a_deadline_counts_while_a_worker_is_looked_for(cluster: Cluster) 
 
 
 async def test_a_full_queue_takes_no_more(cluster: Cluster, gate: Gate) -> None:
-    """The sender is told how many there are, and that it may try again."""
+    """The sender's error says how many jobs there are, and that a retry may succeed."""
     await cluster.worker(WAIT, providers=gate.registry(), concurrency=1)
     dispatcher = await cluster.dispatcher(max_queued=2)
     running = [asyncio.create_task(dispatcher.run("wait")) for _ in range(2)]
@@ -253,7 +253,7 @@ async def test_a_dispatcher_lets_only_so_many_be_under_way(cluster: Cluster, gat
 
 
 async def test_a_worker_takes_no_more_than_it_can_run(cluster: Cluster, gate: Gate) -> None:
-    """What it does not take is there for another one."""
+    """The jobs that it does not take stay there for another worker."""
     await cluster.worker(WAIT, providers=gate.registry(), concurrency=2)
     dispatcher = await cluster.dispatcher()
     running = [asyncio.create_task(dispatcher.run("wait")) for _ in range(6)]
@@ -283,7 +283,7 @@ async def test_a_worker_of_many_pipelines_takes_what_it_has_room_for(cluster: Cl
 
 
 async def test_jobs_that_came_before_any_worker_are_taken(cluster: Cluster) -> None:
-    """As after a loss of the broker's memory: whoever takes first finds no group of workers."""
+    """As after a loss of the broker's memory: the first worker finds no consumer group."""
     broker, addresses = cluster.broker(), [Address("default", "echo")]
     await broker.submit(Envelope("k", addresses[0], b"{}", "digest", None), "sender", limit=100)
     assert await broker.take("w", addresses, count=1, wait_s=0.01) == []
@@ -292,7 +292,7 @@ async def test_jobs_that_came_before_any_worker_are_taken(cluster: Cluster) -> N
 
 
 async def test_jobs_go_to_workers_of_their_queue(cluster: Cluster) -> None:
-    """One that needs a GPU is run by the worker that has it, whoever else is idle."""
+    """One that needs a GPU is run by the worker that has it, even if others are idle."""
     await cluster.worker(ECHO, name="plain")
     await cluster.worker(ECHO, name="gpu", queues=["gpu"])
     await cluster.worker(ECHO, name="both", queues=["other", "gpu2"])

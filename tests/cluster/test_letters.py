@@ -69,7 +69,7 @@ async def test_a_letter_waits_for_its_database(
 async def test_patience_ends(
     postgres: PostgresServer, store: PostgresDeadLetterStore, letter: DeadLetter
 ) -> None:
-    """Then whoever puts a letter is told; a job that is taken over is run, rather than not."""
+    """Then the writer of a letter gets an error; a job that is taken over runs all the same."""
     sink = JobDeadLetterSink(store, "k", patience_s=0.2)
     postgres.stop()
     try:

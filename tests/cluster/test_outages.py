@@ -141,7 +141,7 @@ async def test_a_job_with_a_dead_letter_does_not_run_again(cluster: Cluster, gat
 
 
 async def test_a_worker_does_not_complete_a_job_that_it_lost(cluster: Cluster, gate: Gate) -> None:
-    """Whoever ends a job first has ended it; the run of the other is cancelled."""
+    """The first worker to end a job decides its result; the other's run is cancelled."""
     await cluster.worker(WAIT, providers=gate.registry(), name="slow", lease_s=0.4)
     dispatcher = await cluster.dispatcher()
     running = asyncio.create_task(dispatcher.run("wait", key="k"))
@@ -286,7 +286,7 @@ async def test_callers_get_an_error_if_the_broker_stays_away(
 async def test_a_worker_ends_when_its_broker_stays_away(
     cluster: Cluster, redis: RedisServer
 ) -> None:
-    """With the reason, for whoever starts it again."""
+    """It says why, so that an operator can start it again."""
     worker = Worker([ECHO.orchestrator], cluster.broker(patience_s=0.3), lease_s=1.0)
     serving = asyncio.create_task(worker.serve(asyncio.Event()))
     await (await cluster.dispatcher()).run("echo", {"value": 1})
@@ -315,7 +315,7 @@ async def test_a_worker_ends_by_an_error_of_its_own(cluster: Cluster) -> None:
 
 
 async def test_a_lost_answer_is_requested_again(cluster: Cluster) -> None:
-    """At the deadline at the latest: the end that stands is told, and not that it is too late."""
+    """At the deadline at the latest, the caller gets the stored result."""
     broker, key = cluster.broker(), "k"
     info = encode_worker_info(WorkerInfo(("default",), {"wait": ()}))
     await broker.join("w", info, [Address("default", "wait")], ttl_s=60.0)
@@ -334,7 +334,7 @@ async def test_a_lost_answer_is_requested_again(cluster: Cluster) -> None:
 
 
 async def test_answers_that_were_read_are_dropped(cluster: Cluster) -> None:
-    """A dispatcher that lives for long leaves no trail of all that it was told."""
+    """A dispatcher that lives for long keeps no record of the answers that it received."""
     await cluster.worker(ECHO, concurrency=64)
     dispatcher = await cluster.dispatcher()
     for _ in range(3):

@@ -103,7 +103,7 @@ async def test_a_cool_down_that_has_grown_is_shared(redis: RedisServer) -> None:
 
 
 async def test_one_that_comes_later_is_told(redis: RedisServer) -> None:
-    """What was found out before it began, with what is left of the cool-down."""
+    """It takes over the open breaker, with the rest of the cool-down."""
     async with SharedBreakers(redis.url, POLICY) as first, SharedBreakers(redis.url) as witness:
         await witness.heard.wait()
         fail(first, 2)

@@ -101,7 +101,7 @@ def test_one_command_starts_a_cluster_that_keeps_what_it_has(folder: Path) -> No
 
 
 def test_the_containers_run_a_worker_that_exists() -> None:
-    """What the compose file calls parses, and names the servers beside it."""
+    """The compose file's command line parses, and names the servers beside it."""
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     assert (
         set(services["worker"]["depends_on"]) == {"redis", "postgres"} == set(services) - {"worker"}

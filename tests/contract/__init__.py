@@ -1,1 +1,1 @@
-"""What every stage owes to the engine and its users."""
+"""The contract that every stage keeps towards the engine and its users."""

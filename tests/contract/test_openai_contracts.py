@@ -16,7 +16,7 @@ from tests.utils.openai_server import KEY, OpenAIServer
 
 
 class OpenAI(ProviderContractTest):
-    """What the three have in common: a server, and a connection to it."""
+    """A server and a connection to it, for all three contracts."""
 
     async def service(self) -> OpenAIService:
         """A connection to a server of this test's own."""

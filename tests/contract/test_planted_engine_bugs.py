@@ -27,7 +27,7 @@ SECOND = dt.timedelta(seconds=1)
 
 
 def each(what: str, becomes: Callable[[Event], list[Event]]) -> Bug:
-    """What becomes of the stage's events of one kind."""
+    """Apply a change to the stage's events of one kind."""
 
     def bug(events: tuple[Event, ...]) -> tuple[Event, ...]:
         return tuple(

@@ -193,11 +193,11 @@ class Odd:
         return b""
 
     async def play(self, audio: Audio) -> None:
-        assert len(audio.pcm) > 2, "a click is no sound"
+        assert len(audio.pcm) > 2, "a click is not speech"
 
 
 class _Pieces:
-    """An iterator that cannot be closed, of what is no text."""
+    """An iterator that cannot be closed, over values that are not text."""
 
     def __init__(self) -> None:
         self.left = [1, 2]

@@ -115,7 +115,7 @@ class TestStageThatCannotFail(StageContractTest):
 
 
 def test_no_stage_of_a_kernel_goes_without_the_contract() -> None:
-    """Whatever spec a module of the kernels defines is among those that are checked."""
+    """Each spec that a module of the kernels defines is among those that are checked."""
     defined = {
         id(value): f"{module.name}.{name}"
         for module in pkgutil.iter_modules(kernels.__path__, "stageflow.kernels.")

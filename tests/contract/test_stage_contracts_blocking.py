@@ -1,4 +1,4 @@
-"""What holds the event loop is found, measured in the loop itself, and named."""
+"""Stages that block the event loop are found, measured in the loop itself, and named."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_thread_that_begins_late_has_seen_the_call() -> None:
 
 
 def test_a_busy_machine_is_not_mistaken_for_a_stage_that_holds_the_loop() -> None:
-    """What happens once or twice, and not each time, is not the stage's doing."""
+    """A delay that happens once or twice, and not each time, is not the stage's doing."""
     runs: list[int] = []
 
     async def held_up(ctx: StageContext) -> StageOutput:

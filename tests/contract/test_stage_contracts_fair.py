@@ -173,7 +173,7 @@ def test_a_value_that_is_used_is_as_in_its_picture(sort: str) -> None:
 
 @pytest.mark.parametrize("sort", VALUES)
 def test_a_stage_may_read_any_value(sort: str) -> None:
-    """Every test of the contract passes: what has no equality, or cannot be copied, is no fault."""
+    """Every test of the contract passes: a value without equality, or without a copy, is fine."""
     made = contract(reading(*VALUES[sort]), orders=1)
     for name in sorted(names_of_tests(StageContractTest)):
         getattr(made, name)()

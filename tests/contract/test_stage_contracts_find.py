@@ -300,7 +300,7 @@ def test_a_wrong_stage_is_found(name: str, number: int, real_io: bool) -> None:
     ],
 )
 def test_whatever_a_cancelled_stage_returns_it_has_swallowed(runner: Any, real_io: bool) -> None:
-    """Also a failure, or what is no output: the error says what to do about it."""
+    """Also if it returns a failure, or something else than an output: the error names the fix."""
     made = contract(declared(runner), real_io=real_io)
     with pytest.raises(AssertionError, match="let CancelledError pass"):
         made.test_can_be_cancelled_wherever_it_waits()
@@ -309,7 +309,7 @@ def test_whatever_a_cancelled_stage_returns_it_has_swallowed(runner: Any, real_i
 @both_loops
 @pytest.mark.parametrize("name", sorted(names_of_tests(StageContractTest)))
 def test_a_call_that_a_failed_stage_left_is_not_complained_of(name: str, real_io: bool) -> None:
-    """What the stage raised stands alone: Python has nothing to add once that is dropped."""
+    """The stage's own error stands alone: Python adds no warning once the call is dropped."""
     with warnings.catch_warnings(record=True) as added:
         warnings.simplefilter("always")
         with suppress(AssertionError):
@@ -352,7 +352,7 @@ async def test_a_call_that_a_task_will_make_is_not_closed() -> None:
 
 
 def test_other_warnings_are_handed_on() -> None:
-    """A contract is no place to lose them."""
+    """A contract does not swallow them."""
 
     async def warns(ctx: StageContext) -> StageOutput:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
@@ -368,7 +368,7 @@ def test_to_wait_is_not_to_hold() -> None:
     made.test_does_not_hold_the_loop()
 
 
-#: What a stage owes even if it fails each time.
+#: Checks that hold for a stage even if it fails each time.
 OWED_IN_FAILURE = {
     "test_emits_a_started_event",
     "test_emits_a_failed_event_when_it_fails",
@@ -386,7 +386,7 @@ def test_a_stage_that_always_fails_has_shown_nothing_else(name: str, real_io: bo
 
 
 def test_in_simulated_time_orders_are_drawn() -> None:
-    """What asyncio's own order hides is found, and with that order alone it is not."""
+    """Drawn orders find a bug that asyncio's own order hides."""
     shared = Clashes()
     made = contract(declared(shared), orders=30)
     with pytest.raises(AssertionError, match="keep no state on the stage"):

@@ -82,7 +82,7 @@ def visitor(address: str, folder: Path, audio: Audio) -> Iterator[Page]:
 
 
 def sounds(page: Page) -> list[Audio]:
-    """What the page was given to play."""
+    """Return the sounds that the page received for playing."""
     found = page.evaluate(
         """() => played.map(({rate, samples}) =>
             [rate, btoa(Array.from(new Uint8Array(samples.buffer),
@@ -123,7 +123,7 @@ SPEAK = """() => {
 
 
 def test_the_answer_stops_when_the_user_speaks(tmp_path: Path) -> None:
-    """What was being played ends in the page, and the newer question is answered."""
+    """The page stops the old sound, and the newer question is answered."""
     with agent("--fakes") as address, visitor(address, tmp_path, spoken(QUESTION)) as page:
         page.wait_for_function("played.length > 0")
         (first, *_) = sounds(page)

@@ -74,7 +74,7 @@ def test_a_turn_with_a_service(tmp_path: Path, server: OpenAIServer) -> None:
 def test_what_does_not_fit_a_replay(
     argv: tuple[str, ...], code: int, told: str, tmp_path: Path
 ) -> None:
-    """Is told in one line, before anything is run."""
+    """It is an error of one line, before anything runs."""
     assert (
         run("run", "voice", "--scale", "0", "--record", "turn.json", cwd=tmp_path).returncode == 0
     )

@@ -27,7 +27,7 @@ TYPED = {
 
 
 def completed_by_bash(line: str) -> set[str]:
-    """What a bash that has read the script offers."""
+    """Return the completions of a bash that has read the script."""
     words = line.split(" ")
     program = f"""
         {completion_script("bash")}

@@ -55,7 +55,7 @@ def build(folder: Path) -> None:
 
 
 class Links(HTMLParser):
-    """What a page links to, loads and runs, and the names that can be linked to."""
+    """The links, loaded files, scripts and anchors of a page."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()

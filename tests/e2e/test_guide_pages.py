@@ -1,4 +1,4 @@
-"""What guides show is what happens: each listing prints the text below it."""
+"""The listings of guides print the text below them."""
 
 from __future__ import annotations
 

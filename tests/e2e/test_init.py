@@ -1,4 +1,4 @@
-"""The project that ``stageflow init`` lays works: its tests, its benchmarks, its gate."""
+"""The project that ``stageflow init`` creates works: its tests, its benchmarks, its gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people do with stageflow, from beginning to end, as they would: commands, scripts, files.
+"""Journeys of users from beginning to end, as they would go: commands, scripts, files.
 
 The table in tests/README.md names all journeys; those that are not here need a browser or a
 terminal, or stand beside other tests of the same command.
@@ -37,7 +37,7 @@ def run(*argv: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[
 
 
 def stageflow(*argv: str, cwd: Path, code: int = 0, **variables: str) -> str:
-    """What the command prints; its exit code is as given."""
+    """Run the command with the given exit code, and return its output."""
     done = run("-m", "stageflow", *argv, cwd=cwd, **variables)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -149,7 +149,7 @@ asyncio.run(main(sys.argv[1], breaks_in=len(sys.argv) > 2))
 
 
 def test_somebody_breaks_in_and_is_answered_with_that_in_mind(tmp_path: Path) -> None:
-    """What was heard is kept, and the next turn's model knows where it broke off."""
+    """The text that was heard is kept, and the next turn's model knows where it broke off."""
     story = "It began so. " + "And it went on and on and on and on and on. " * 9
     assert script(BARGE_IN, story, "breaks in", cwd=tmp_path) == []
     (answer,) = script(BARGE_IN, "Stop!", cwd=tmp_path)
@@ -263,7 +263,7 @@ from stageflow.providers.registry import ProviderRegistry
 
 
 class Model:
-    # Opens a connection for each answer, as nobody is told when there are no more.
+    # Opens a connection for each answer, as nothing here closes it at the end.
     async def complete(self, messages):
         async with OpenAIService(os.environ["SERVICE_URL"]) as service:
             return await service.llm("echo").complete(messages)
@@ -280,7 +280,7 @@ def real() -> ProviderRegistry:
 def test_a_turn_that_failed_for_good_is_taken_up_again(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
-    """It is told, kept, counted as wrong, replayed once the service is back, and then settled."""
+    """It is reported, kept, counted, replayed once the service is back, and then resolved."""
     stageflow("init", "shop", "--stageflow", str(ROOT), cwd=tmp_path)
     shop = tmp_path / "shop"
     (shop / "services.py").write_text(SERVICES)
@@ -352,7 +352,7 @@ with EventDispatcher([SQLiteSink(Path("runs.db"))]) as dispatcher:
 
 
 def test_an_alert_is_received(tmp_path: Path) -> None:
-    """Turns fail, somebody is told in Slack what and what to do, and is not told twice."""
+    """Turns fail, and Slack gets one message that says why and what to do."""
     assert script(TURNS, cwd=tmp_path) == []
     rules = str(ROOT / "benchmarks" / "alerts.toml")
     alert = ("pulse", "alert", "--store", "runs.db", "--rules", rules, "--to", "slack")

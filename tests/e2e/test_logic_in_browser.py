@@ -1,4 +1,4 @@
-"""What the pages' JavaScript computes, in the browser that runs it."""
+"""The calculations of the pages' JavaScript, in the browser that runs it."""
 
 # ruff: noqa: RUF001 - the signs that the pages show
 

@@ -1,4 +1,4 @@
-"""What docs/guides/providers.md shows works, as it stands."""
+"""The listings of docs/guides/providers.md work unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people do in conversations: talk for hours, send emoji, hear what a model marks up."""
+"""Conversations of hours, with emoji, and with the markup that a model writes."""
 
 from __future__ import annotations
 

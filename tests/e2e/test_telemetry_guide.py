@@ -1,4 +1,4 @@
-"""What docs/telemetry.md shows works, and what it lists is what there is."""
+"""The listings of docs/telemetry.md work, and its lists are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/guides/tools.md shows works, and somebody asks a tool by voice and breaks in."""
+"""The listings of docs/guides/tools.md work, and a voice user calls a tool and breaks in."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ asyncio.run(main())
 
 
 def test_somebody_asks_a_tool_by_voice(tmp_path: Path) -> None:
-    """What the model says first is heard once, and then what the tool found."""
+    """The user hears the model's first words once, and then the tool's result."""
     assert script(VOICE, "listens", cwd=tmp_path) == [
         "One moment.",
         "",

@@ -1,4 +1,4 @@
-"""What docs/guides/voice.md shows works, and its picture is of the kernel that there is."""
+"""The listings of docs/guides/voice.md work, and its picture shows the kernel as it is."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ async def test_clients_that_leave_cancel_their_runs(module: Any, listener: socke
 
 
 async def test_a_failure_is_an_answer(module: Any, listener: socket.socket) -> None:
-    """The client is told in words, and the engineer has a dead letter."""
+    """The client gets a sentence, and the engineer a dead letter."""
     async with serving(module, listener) as served:
         base = f"http://{served.address}"
         async with httpx.AsyncClient(base_url=base, timeout=30.0, trust_env=False) as client:

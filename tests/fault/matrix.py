@@ -55,13 +55,13 @@ _ORDINARY = {"started", "completed", "skipped", "first_audio"}
 
 @dataclass(frozen=True)
 class Cell:
-    """What a user meets in one outage.
+    """The outcome of one outage for a user.
 
     Attributes:
         outcome: Of the worst turn: failed; degraded (answered, but without memory, or without
             having been understood); or completed.
         code: Error code of most turns that were not completed; empty if they had none.
-        says: What the user was told by it; empty if these turns were answered.
+        says: The message that the user got for it; empty if these turns were answered.
         answered: Turns that were answered, degraded ones included.
         turns: All turns of the outage.
         dead_letter: Whether turns that failed left dead letters, one each.
@@ -287,7 +287,7 @@ def all_cells() -> dict[tuple[str, FaultType, str], Cell]:
 
 
 def decided() -> dict[str, Any]:
-    """What a person has decided that has to hold."""
+    """Return the decisions of a person, which have to hold."""
     return tomllib.loads(TABLE.read_text(encoding="utf-8"))
 
 

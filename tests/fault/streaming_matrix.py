@@ -42,7 +42,7 @@ Key = tuple[str, FaultType, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of a turn.
+    """The outcome of a turn.
 
     Attributes:
         code: Why it failed; empty if it did not.

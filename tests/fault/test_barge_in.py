@@ -81,7 +81,7 @@ def context(registry: ProviderRegistry, text: str = "Hello?") -> PipelineContext
 
 
 def heard_text(speaker: FakeSpeaker) -> bytes:
-    """What a listener makes of the sound alone: a byte for each of its tones that was whole."""
+    """Return the text that the sound alone carries: a byte for each of its complete tones."""
     tones = [
         part.pcm[start : start + BYTE_PCM]
         for part in speaker.heard
@@ -180,7 +180,7 @@ answers = st.builds(
 @example("a. ... - ", 2 * 12_000)
 @example("... ", 2 * 12_000)
 def test_what_is_kept_is_what_was_heard(answer: str, half_ms: int) -> None:
-    """Whatever the answer and whenever the user breaks in, a listener would say the same."""
+    """For each answer and each moment of the interruption, a listener would report the same."""
     assume(SpokenForm().of(answer) == answer)  # a "-" that begins a line is not spoken
     registry = providers(answer)
     kept, _ = barge_in(registry, half_ms / 2)
@@ -254,7 +254,7 @@ def test_the_next_turn_tells_the_model() -> None:
 
 
 class Stuck(FakeDatabase):
-    """Never answers once it is told to be stuck."""
+    """Never answers once it is set to be stuck."""
 
     stuck = False
     begun = 0

@@ -45,7 +45,7 @@ def test_user_is_answered_without_a_database(
     read_ms: float,
     write_ms: float,
 ) -> None:
-    """Whatever is wrong with it, it costs the turn its memory, and at most the kernel's limits."""
+    """Each fault of it costs the turn its memory, and at most the kernel's time limits."""
     result = taken(inject_fault("db", fault_type, **options))
     assert_run_sound(voice(), result)
     assert result.unwrap()["answer"] == "You said: Hello?"
@@ -63,7 +63,7 @@ def test_a_slow_database_costs_only_time() -> None:
 
 
 def test_an_empty_database_is_a_new_user() -> None:
-    """No record is no failure: there is no profile, and nothing was said before."""
+    """A missing record is not a failure: there is no profile and no history yet."""
     result = taken(inject_fault("db", FaultType.EMPTY))
     assert statuses(result)["profile"] == "skipped"
     assert result.unwrap()["history"] == []
@@ -75,7 +75,7 @@ async def _turn(registry: ProviderRegistry, text: str) -> RunResult:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_torn_record_is_not_overwritten() -> None:
-    """What cannot be read is left as it is: the conversation is whole when the fault is gone."""
+    """An unreadable record stays as it is: the conversation is complete when the fault is gone."""
     registry = providers()
     await _turn(registry, "one")
     with inject_fault("db", FaultType.INVALID):

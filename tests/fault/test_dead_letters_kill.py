@@ -218,7 +218,7 @@ asyncio.run(main())
 
 
 def test_of_several_processes_that_replay_at_once_one_does(tmp_path: Path) -> None:
-    """Three processes, three letters: each letter has one effect, and the others are told why."""
+    """Each of three letters takes effect once, and the error of the other processes says why."""
     path, effects = tmp_path / "letters.db", tmp_path / "effects"
 
     async def put() -> None:

@@ -36,7 +36,7 @@ def timed_out() -> RunResult:
 
 
 def test_pipeline_handles_llm_timeout(timed_out: RunResult) -> None:
-    """What came before stays readable, what depends on the model is skipped, and time is kept."""
+    """Earlier outputs stay readable, stages after the model are skipped, in time."""
     assert_run_sound(voice(), timed_out)
     assert statuses(timed_out) == {
         "stt": "completed",
@@ -110,7 +110,7 @@ def test_timeout_is_logged_with_context(caplog: pytest.LogCaptureFixture) -> Non
 def test_each_fault_has_its_code_its_time_and_words_for_the_user(
     fault_type: FaultType, options: dict[str, Any], code: str, after_ms: float
 ) -> None:
-    """Whatever is wrong with the model, the run fails with its code, in its time, and kindly."""
+    """For each fault, the run fails with its code, within its time, with a friendly message."""
     llm = inject_fault("llm", fault_type, **options)
     result = taken(llm)
     assert_run_sound(voice(), result)

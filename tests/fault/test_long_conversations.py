@@ -22,7 +22,7 @@ WORDS = "word " * 700  # 3,500 characters
 
 
 class RefusedError(Exception):
-    """What a client of a service raises."""
+    """The error that a service's client raises."""
 
     def __init__(self, status_code: int, text: str, code: str | None = None) -> None:
         super().__init__(text)
@@ -153,7 +153,7 @@ async def test_a_message_that_alone_is_too_long_fails_alone(
 
 @each_kernel
 async def test_another_refusal_is_not_tried_again(kernel: Callable[[], Pipeline]) -> None:
-    """What is not about the length fails at the first call."""
+    """An error that is not about the length fails at the first call."""
     llm = Window(0, RefusedError(400, "unknown parameter 'temprature'"))
     providers = providers_with(llm)
     await remembered(providers, ("one", "two"))

@@ -1,4 +1,4 @@
-"""What a turn makes of real sockets: an HTTP service behind a proxy that breaks connections.
+"""Turns over real sockets: an HTTP service behind a proxy that breaks connections.
 
 Here alone time is real, as no fake shows what a half-open connection does. Limits are short, and
 a test asserts bounds that a slow machine keeps too.
@@ -118,7 +118,7 @@ async def opened() -> AsyncIterator[World]:
         HttpLLM(proxy.port) as llm,
     ):
         yield World(server, proxy, llm)
-    # A transport closes its socket one turn of the loop after it was told to.
+    # A transport closes its socket one turn of the loop after the call.
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert open_descriptors() == descriptors
@@ -143,7 +143,7 @@ def happened(result: RunResult, what: str) -> int:
 
 @asynccontextmanager
 async def in_time() -> AsyncIterator[None]:
-    """What is inside ends soon."""
+    """Require that the block ends soon."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began < BOUND_S
@@ -159,7 +159,7 @@ async def test_a_healthy_connection_carries_many_turns(world: World, streamed: b
 
 @each_way
 async def test_latency_that_can_be_borne_is_only_slow(world: World, streamed: bool) -> None:
-    """What arrives late but in time is whole."""
+    """A late answer is complete if it is in time."""
     world.proxy.toxics = Toxics(latency_s=0.02)
     turn = await world.turn(streamed=streamed)
     assert turn.outputs["answer"] == TEXT
@@ -235,7 +235,7 @@ async def test_a_connection_whose_server_vanished_fails_when_it_is_next_used(wor
 async def test_a_stream_that_was_cut_after_pieces_is_not_begun_anew_elsewhere(
     world: World,
 ) -> None:
-    """What was said cannot be unsaid: the fallback is not asked once pieces have come."""
+    """The fallback gets no call once pieces of the answer have come."""
     world.proxy.toxics = Toxics(ending=Ending.CUT, after_bytes=300)
     llm = Fallback(IdleTimeout(world.llm, TIMEOUT_S), FakeLLM("from here"))
     said: list[str] = []
@@ -275,7 +275,7 @@ async def test_a_service_that_names_a_time_to_wait_is_given_it(world: World) -> 
 async def test_a_bad_answer_is_retried_if_that_may_help(
     world: World, reply: Reply, code: str, requests: int, streamed: bool
 ) -> None:
-    """Each bad answer has its code, and only what may pass is asked for again."""
+    """Each bad answer has its code, and only faults that may pass are retried."""
     world.server.script.extend([reply, reply])
     turn = await world.turn(TWICE, streamed=streamed)
     assert code_of(turn) == code

@@ -62,7 +62,7 @@ def run(*faults: StreamFaultInjector) -> RunResult:
 
 
 def test_without_a_fault_all_comes_at_once() -> None:
-    """What the other tests are compared with."""
+    """The baseline of the other tests."""
     assert run().outputs["read"] == [(item, 0) for item in ITEMS]
 
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.untraced
 
 DECIDED = decided()
 KEYS = list(keys())
-#: How long the kernel waits for whoever fails, at most: the limit of its longest stage.
+#: How long the kernel waits for a failing provider, at most: the limit of its longest stage.
 PATIENCE_MS = 300_000.0
 
 

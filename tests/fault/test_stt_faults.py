@@ -1,4 +1,4 @@
-"""Broken speech to text: the turn ends at its first step, and the user is told what to do."""
+"""Broken speech to text: the turn ends at its first step, and the user learns what to do."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_dlq_entry_is_created(tmp_path: Path) -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_no_dlq_entry_for_a_turn_that_is_answered() -> None:
-    """Silence is no failure, and leaves no dead letter."""
+    """Silence is not a failure, and leaves no dead letter."""
     ctx = context()
     with inject_fault("stt", FaultType.EMPTY):
         store = InMemoryDeadLetterStore()
@@ -89,7 +89,7 @@ async def test_no_dlq_entry_for_a_turn_that_is_answered() -> None:
 def test_each_fault_has_its_code_its_time_and_words_for_the_user(
     fault_type: FaultType, options: dict[str, Any], code: str, after_ms: float
 ) -> None:
-    """Whatever is wrong, the run fails with its code, in its time, and kindly."""
+    """For each fault, the run fails with its code, within its time, with a friendly message."""
     result = taken(inject_fault("stt", fault_type, **options))
     assert_run_sound(voice(), result)
     assert result.failure is not None

@@ -45,7 +45,7 @@ def test_each_fault_has_its_code_its_time_and_words_for_the_user(
 
 
 def test_corrupt_sound_never_reaches_the_user() -> None:
-    """Sound torn within a sample is no output, and the error counts its bytes."""
+    """Sound that ends within a sample is not an output, and the error counts its bytes."""
     result = taken(inject_fault("tts", FaultType.INVALID))
     assert "speech" not in result.outputs
     assert "3 bytes of PCM" in str(result.error)

@@ -47,7 +47,7 @@ def providers() -> ProviderRegistry:
 
 
 def context(registry: ProviderRegistry | None = None, text: str = "Hello?") -> PipelineContext:
-    """What a voice turn is given."""
+    """Return the context of a voice turn."""
     return PipelineContext(
         {"audio": speech_of_text(text), "user_id": "ada"},
         providers=registry if registry is not None else providers(),

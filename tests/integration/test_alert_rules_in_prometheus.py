@@ -34,7 +34,7 @@ STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 def tool(*command: str | Path) -> str:
-    """What a tool prints; it has to be content."""
+    """Return the text that a tool prints; it has to be content."""
     done = run_command([*map(str, command)])
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -43,7 +43,7 @@ def tool(*command: str | Path) -> str:
 def test_generated_files_are_those_of_their_source(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is in the repository follows from the rules; the command says which file does not."""
+    """The files in the repository match the rules; the command names a file that does not."""
     kept = ROOT / "docs/ops"
     made = files(our_alerts())
     assert {path.name for path in kept.iterdir()} == set(made)
@@ -73,7 +73,7 @@ def test_generated_files_are_valid() -> None:
     ],
 )
 def test_severity_decides_on_the_route(labels: list[str], receiver: str) -> None:
-    """What is critical goes to both channels, all else to Slack."""
+    """Critical alerts go to both channels, all others to Slack."""
     config = ROOT / "docs/ops/alertmanager.yml"
     routes = tool("amtool", "config", "routes", "test", "--config.file", config, *labels)
     assert routes.strip() == receiver
@@ -102,7 +102,7 @@ def test_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
 
 
 def counters(stretch: Stretch) -> Iterator[tuple[str, float]]:
-    """What each counter grows by in one minute of a stretch."""
+    """Return the growth of each counter in one minute of a stretch."""
     usual = stretch.runs - stretch.fair - stretch.slow - stretch.failed
     ended = {FAST_MS: usual, FAIR_MS: stretch.fair, SLOW_MS: stretch.slow}
     pipeline = f'pipeline="{stretch.pipeline}"'
@@ -129,7 +129,7 @@ def counters(stretch: Stretch) -> Iterator[tuple[str, float]]:
 
 
 def buckets(name: str, labels: str, took: Mapping[float, int]) -> Iterator[tuple[str, float]]:
-    """What the buckets of a histogram grow by, of so many durations in milliseconds."""
+    """Return the growth of a histogram's buckets for these durations in milliseconds."""
     for bound_s in (*DURATION_BUCKETS_S, float("inf")):
         bound = "+Inf" if bound_s == float("inf") else f"{bound_s:g}"
         below = sum(count for ms, count in took.items() if ms <= bound_s * 1000)
@@ -188,7 +188,7 @@ def test_prometheus_agrees_with_the_table(tmp_path: Path) -> None:
 
 
 def test_annotations_say_everything(tmp_path: Path) -> None:
-    """What, how much, against which limit, the likely stage, page and runbook."""
+    """They have cause, value, limit, likely stage, page and runbook."""
     expected = {
         "VoiceLatencyOverBudget": (
             "P99 latency of voice is 1.6s, limit 1,000 ms, for 5 min or longer",

@@ -40,8 +40,8 @@ def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:
     assert "likely stage stt, P99 " in slow
     for rule in alerts.rules:
         states = [title.split()[0].strip(":") for title in titles(receiver) if rule.name in title]
-        assert states[::2] == ["FIRING"] * len(states[::2]), "told twice"
-        assert states[1::2] == ["RESOLVED"] * len(states[1::2]), "told twice"
+        assert states[::2] == ["FIRING"] * len(states[::2]), "reported twice"
+        assert states[1::2] == ["RESOLVED"] * len(states[1::2]), "reported twice"
     (letter,) = [found for found in box.letters if "FIRING 1: ErrorRateHigh" in found["Subject"]]
     assert letter["To"] == "on-call@example.org"
     part = letter.get_body(("plain",))

@@ -49,7 +49,7 @@ def published_commits(repo: ScratchRepo) -> set[str]:
 
 
 def announced(output: str) -> list[str]:
-    """What was announced of each commit that was measured, in that order."""
+    """Return the announcements of the measured commits, in their order."""
     return re.findall(r"^=== commit (\d+ of \d+: .*)$", output, re.MULTILINE)
 
 
@@ -90,7 +90,7 @@ def test_samples_are_kept(measured: Measured) -> None:
 
 
 def test_second_run_measures_nothing(copy: ScratchRepo) -> None:
-    """What is measured is not measured again, and the history is published all the same."""
+    """A measured commit is not measured again, and the history is published all the same."""
     before = {name: path.read_bytes() for name, path in copy.results().items()}
     done = copy.pulse("bench")
     assert done.returncode == 0, done.stdout
@@ -133,7 +133,7 @@ def test_old_commit_that_does_not_build(copy: ScratchRepo) -> None:
     """An older commit that cannot be built is reported, the newest one measured: code 0."""
     sound = (copy.path / "pyproject.toml").read_text(encoding="utf-8")
     broken = copy.commit("Broken build", BROKEN_BUILD)
-    newest = copy.commit("Mended build", {"pyproject.toml": sound})
+    newest = copy.commit("Fixed build", {"pyproject.toml": sound})
     done = copy.pulse("bench", "--bench", "track_steps")
     assert done.returncode == 0, done.stdout
     summary = done.stdout[done.stdout.index("Commits of main measured") :]

@@ -225,7 +225,7 @@ async def test_a_stray_cancellation_is_a_failure_of_the_stage(siblings: int) -> 
 
 
 class NoOrdinaryError(BaseException):
-    """What tests are ended by, among others: pytest.fail and pytest.skip raise such a thing."""
+    """An error outside `Exception`, such as pytest.fail and pytest.skip raise."""
 
 
 @both_ways
@@ -272,7 +272,7 @@ async def test_a_stage_that_raises_the_sign_of_a_closed_coroutine_completes_no_r
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_fault_of_the_engine_itself_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What breaks a driver outside of any stage fails the run, and its caller gets to see it."""
+    """An error of a driver outside of any stage fails the run and reaches its caller."""
 
     def broken(*_: object) -> None:
         raise RuntimeError("a fault of the driver")
@@ -341,7 +341,7 @@ async def test_a_stage_that_swallows_its_timeout_has_failed_all_the_same(sibling
 @both_ways
 @pytest.mark.simulate(order="asyncio")
 async def test_a_timeout_hides_no_crash(siblings: int) -> None:
-    """What is not an `Exception` reaches the caller, also from a clean-up after a timeout."""
+    """An error outside `Exception` reaches the caller, also from a clean-up after a timeout."""
 
     async def subject(ctx: StageContext) -> StageOutput:
         try:
@@ -426,7 +426,7 @@ async def test_a_cancellation_in_any_pass_of_the_loop_is_complete(after_passes: 
 
 
 def test_the_end_of_the_loop_ends_a_run() -> None:
-    """When asyncio.run is interrupted, every driver is told, also those that had no turn yet."""
+    """When asyncio.run is interrupted, drivers are cancelled, also those without a turn yet."""
     ctx = PipelineContext()
 
     async def main() -> None:
@@ -456,7 +456,7 @@ def test_a_loop_that_is_closed_in_the_middle_of_a_run_complains_of_nothing(
 
 
 def test_a_stage_of_a_closed_loop_cleans_up_among_its_own_variables() -> None:
-    """Whoever collects it has others."""
+    """The garbage collector runs in a context with other variables."""
     seen: list[str] = []
 
     async def rest(ctx: StageContext) -> StageOutput:

@@ -109,7 +109,7 @@ async def test_what_one_stage_leaves_of_a_cancellation_does_not_reach_the_next()
 @both_ways
 @pytest.mark.simulate(order="asyncio")
 async def test_context_variables_do_not_leak_between_stages(siblings: int) -> None:
-    """What a stage sets in a context variable is seen by no other stage, nor by the caller."""
+    """A stage's context variables are seen by no other stage, nor by the caller."""
     seen: list[str] = []
 
     async def subject(ctx: StageContext) -> StageOutput:

@@ -1,4 +1,4 @@
-"""Whatever a stage raises, it has one last event, and the run ends."""
+"""For any error of a stage, it has one last event, and the run ends."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def nested(error: BaseException) -> BaseException:
 ORDINARY: dict[str, Callable[[], BaseException]] = {
     "str raises": made(__str__=refuse),
     "str and repr raise": made(__str__=refuse, __repr__=refuse),
-    "str is no string": made(__str__=lambda self: 5),
+    "str returns no string": made(__str__=lambda self: 5),
     "every look-up raises": made(__getattribute__=refuse),
     "one of ours whose str raises": made(StageflowError, __str__=refuse),
     "one of ours without a code": made(StageflowError, code=Raises()),

@@ -46,7 +46,7 @@ def judged(repo: GateRepo, code: int, *args: str) -> dict[str, Any]:
 
 
 def kinds(report: dict[str, Any]) -> dict[str, str]:
-    """What became of each series."""
+    """Return the verdict on each series."""
     return {verdict["series"]: verdict["kind"] for verdict in report["verdicts"]}
 
 
@@ -112,7 +112,7 @@ def write(repo: GateRepo, files: dict[str, str]) -> None:
 
 
 def test_over_budget(repo: GateRepo) -> None:
-    """What is dearer than its budget is listed by name, whether or not it got slower."""
+    """A series over its budget is listed by name, even if it did not get slower."""
     write(repo, budgets(limit=BASE_STEPS - 1))
     found = judged(repo, 3)
     (over,) = [check for check in found["budgets"] if check["state"] == "over"]
@@ -194,7 +194,7 @@ def test_only_what_is_asked_is_counted(repo: GateRepo) -> None:
 
 
 def test_a_busy_machine_is_a_verdict_of_its_own(repo: GateRepo) -> None:
-    """What asv stops after its time limit is not called broken: code 4, and how to go on."""
+    """A benchmark that asv stops at its time limit is not called broken: code 4, with the fix."""
     counted = benchmark_files()["benchmarks/counted.py"]
     slow = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while 1: pass'])"
     text = CACHED.format(cache=slow) + "\n    setup_cache.timeout = 0.5\n"
@@ -205,7 +205,7 @@ def test_a_busy_machine_is_a_verdict_of_its_own(repo: GateRepo) -> None:
 
 
 def test_new_removed_and_edited(repo: GateRepo) -> None:
-    """What the base lacks is new, what only it had is removed, edited files are named."""
+    """Series that the base lacks are new, others are removed, and edited files are named."""
     text = operations()["benchmarks/_lib/operations.py"].replace('"walk": "work", ', "")
     slim = budgets()["benchmarks/budgets.toml"].replace("timed('walk')", "timed('later')")
     slim = slim[: slim.rindex("[[without_budget]]")]
@@ -259,7 +259,7 @@ def test_first_commit(repo: GateRepo) -> None:
 
 
 def test_uncommitted_changes_are_not_measured(repo: GateRepo) -> None:
-    """What is not committed is not measured, which is said."""
+    """The gate leaves uncommitted changes out, and says so."""
     (repo.path / "stageflow/__init__.py").write_text(SLOWER["stageflow/__init__.py"])
     found = judged(repo, 0, "--only", STEPS)
     assert any("Uncommitted changes" in note for note in found["notes"])
@@ -281,7 +281,7 @@ def test_uncommitted_changes_are_not_measured(repo: GateRepo) -> None:
 def test_set_up_failed(
     repo: GateRepo, files: dict[str, str], args: tuple[str, ...], message: str
 ) -> None:
-    """What keeps the gate from judging is told with its fix: code 6, never 1."""
+    """An obstacle to judging is an error that names the fix: code 6, never 1."""
     repo.commit("Whatever", files | {"README.md": "words"})
     done = repo.gate(*args)
     assert done.returncode == 6, done.stdout
@@ -302,7 +302,7 @@ def test_no_branch_and_no_history_in_common(repo: GateRepo) -> None:
 
 
 def test_bad_arguments(repo: GateRepo) -> None:
-    """An argument that there is not is told from everything else: code 2."""
+    """An unknown argument has a code of its own: 2."""
     assert repo.gate("--nightlyy").returncode == 2
 
 
@@ -381,7 +381,7 @@ def test_budgets(repo: GateRepo) -> None:
 
 
 def test_budgets_that_are_exceeded(repo: GateRepo) -> None:
-    """What the history has of a commit is held, too: a budget that is exceeded gives code 3."""
+    """Stored budgets of a commit hold, too: one that is exceeded gives code 3."""
     done = repo.pulse("budgets", "--head", "HEAD~1")
     assert done.returncode == 3, done.stdout
     assert re.search(r"Steps by night .* 25,000 +1 steps +over", done.stdout)

@@ -1,4 +1,4 @@
-"""What does not end in time: stages, child runs and stores of dead letters are left."""
+"""Stages, child runs and dead-letter sinks that do not end in time are abandoned."""
 
 from __future__ import annotations
 

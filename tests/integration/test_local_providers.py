@@ -114,7 +114,7 @@ async def test_a_word_that_is_not_in_the_dictionary_is_named() -> None:
 
 
 async def test_a_cancelled_transcription_ends_its_process() -> None:
-    """What cannot be interrupted is ended; the next call has another process."""
+    """Native code cannot be interrupted, so its process ends; the next call has another one."""
     async with PocketsphinxSTT() as stt:
         task = asyncio.create_task(stt.transcribe(spoken("what time is it " * 20)))
         await until(lambda: stt.helper.pid is not None)
@@ -204,14 +204,14 @@ def test_the_speaker_stops_when_nobody_listens() -> None:
 
 
 async def test_the_model_answers(llama: LlamaServer) -> None:
-    """What it certainly knows."""
+    """It answers a question that the model certainly knows."""
     async with LocalLLM(llama) as llm:
         asked = [Message("system", SYSTEM_PROMPT), Message("user", "Which planet do we live on?")]
         assert "Earth" in await llm.complete(asked)
 
 
 async def test_the_endpoint_is_this_owners_alone(llama: LlamaServer) -> None:
-    """It listens on loopback, and refuses whoever has not its key."""
+    """It listens on loopback, and refuses callers without its key."""
     url = await asyncio.to_thread(llama.start)
     assert url.startswith("http://127.0.0.1:")
     async with OpenAIService(url, api_key="another", trust_env=False) as stranger:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def expected() -> dict[str, list[list[str | None]]]:
-    """What every scenario gives in virtual time, where nothing can come late."""
+    """Return the results of every scenario in virtual time, where nothing can be late."""
     played: dict[str, list[list[str | None]]] = json.loads(json.dumps(run_virtual(play_all)))
     return played
 

@@ -1,4 +1,4 @@
-"""What `python -m tools.packaging` builds can be used, and what is wrong with it is seen."""
+"""The artifacts of `python -m tools.packaging` work, and it detects defects in them."""
 
 from __future__ import annotations
 

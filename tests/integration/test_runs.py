@@ -30,7 +30,7 @@ from tests.utils.virtual_time import run_virtual
 
 
 def run(*specs: StageSpec, inputs: dict[str, Any] | None = None, **context: Any) -> RunResult:
-    """Run these stages, and check what every run owes."""
+    """Run these stages, and check what holds for every run."""
     pipeline = make_pipeline(*specs, inputs=tuple(inputs or ()))
     result = run_virtual(lambda: pipeline.run(PipelineContext(inputs, **context)))
     assert_run_sound(pipeline, result)
@@ -348,7 +348,7 @@ def test_each_stage_has_a_limit_of_its_own() -> None:
 
 
 def test_a_deadline_bounds_the_whole_run() -> None:
-    """What is under way is cancelled, what has not begun is skipped, what is done stays."""
+    """Running stages are cancelled, stages that have not started are skipped, the others stay."""
     result = run(
         make_spec("a", outputs=("x",), pauses_s=(1.0,)),
         make_spec("b", "a", pauses_s=(9.0,)),
@@ -369,7 +369,7 @@ def test_a_deadline_bounds_the_whole_run() -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_deadline_holds_although_an_optional_stage_swallows_its_cancellation() -> None:
-    """What it returns after the deadline counts no more for the run's end."""
+    """Its output after the deadline does not count for the run's end."""
 
     async def deaf(ctx: StageContext) -> StageOutput:
         try:
@@ -462,7 +462,7 @@ def test_events_of_a_stage_come_in_pairs_around_its_work() -> None:
 
 
 def test_a_failure_while_cleaning_up_does_not_replace_the_first_one() -> None:
-    """What a sibling raises when it is cancelled is its own end, and not why the run failed."""
+    """A sibling's error during its cancellation is its own end, not the run's error."""
 
     async def clumsy(ctx: StageContext) -> StageOutput:
         try:

@@ -76,7 +76,7 @@ def test_a_whole_tree_of_runs_shares_the_id_of_its_root() -> None:
 
 
 def test_a_childs_outputs_reach_the_parent_through_its_stage_alone() -> None:
-    """What the stage does not declare stays in the child's own bag."""
+    """Outputs that the stage does not declare stay in the child's own bag."""
     child = make_pipeline(make_spec("leaf", outputs=("x", "private")))
     result = run(make_pipeline(subpipeline("branch", child, outputs=["x"])))
     assert result.outputs == {"x": "x by leaf"}
@@ -189,7 +189,7 @@ def test_a_child_that_is_optional_may_fail() -> None:
 
 
 def test_an_output_that_the_child_did_not_provide_fails_the_stage() -> None:
-    """A declared output is owed, whoever was to write it."""
+    """It makes no difference which stage of the child was to write it."""
     child = make_pipeline(make_spec("leaf", outputs=("x",), ending="skip"))
     result = run(make_pipeline(subpipeline("branch", child, outputs=["x"])))
     assert result.failure is not None

@@ -44,7 +44,7 @@ def test_the_errors_are_the_fewest_that_explain_what_was_heard(
 
 
 def test_figures_are_kept_as_central_pulse_reads_them(tmp_path: Path) -> None:
-    """What is recorded is read back, with this commit, machine and the wheels that decide."""
+    """Central Pulse reads them back, with this commit, machine and the wheels that matter."""
     figures = {
         "llm.first_token": Figure.of([80.0, 100.0, 90.0], "ms"),
         "llm.tokens": Figure(50.0, "tokens/s"),

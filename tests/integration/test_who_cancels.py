@@ -151,7 +151,7 @@ async def test_a_future_that_was_cancelled_fails_its_stage_alone(fails: Fails, w
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_cancellation_raised_by_hand_after_a_time_limit_fails_its_stage_alone() -> None:
-    """The request of the time limit is no reason for it."""
+    """The time limit's request has nothing to do with it."""
 
     async def ask(ctx: StageContext) -> StageOutput:
         with suppress(TimeoutError):

@@ -223,7 +223,7 @@ def _results(clone: Path, command: str) -> str:
 
 
 def test_results_come_back(clone: Path) -> None:
-    """What is stored is what is fetched, run after run, and the checkout is left as it was."""
+    """Fetched results equal the stored ones, run after run, and the checkout stays unchanged."""
     assert "has no branch results yet" in _results(clone, "fetch")
     kept = clone / ".asv" / "results" / "ci"
     kept.mkdir(parents=True)

@@ -1,1 +1,1 @@
-"""What holds for every input, tried with generated ones."""
+"""Properties of every input, tried with generated ones."""

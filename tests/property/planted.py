@@ -264,7 +264,7 @@ def _drop_an_item() -> Iterator[None]:
 
 
 def _never_tell(self: stream.Stream, stage: str) -> None:
-    """Whoever has ended still counts as a reader."""
+    """A reader that has ended still counts as a reader."""
 
 
 @contextmanager
@@ -336,7 +336,7 @@ STREAM_BUGS: Mapping[str, Bug] = {
     "a reader that has ended holds the producer back": _instead(
         stream.Stream, "leave", _never_tell
     ),
-    "readers are not told that the producer failed": _hide_failures,
+    "readers do not learn that the producer failed": _hide_failures,
     "the producer of an input is not waited for": _ignore_producers(),
     "who waits for an item is not woken": _instead(
         stream.Stream, "_wake_readers", lambda self: None

@@ -147,10 +147,10 @@ def _check_reading(
     if isinstance(reading.failure, StreamFailedError):
         end = next(e for e in events if e.stage == closed.stage and e.what in _ENDS)
         cause = reading.failure.cause
-        assert cause is not None, f"{who}, and is not told why it failed"
+        assert cause is not None, f"{who}, and does not learn why it failed"
         assert cause.code == end.data["error_code"], f"{who}: {cause}, not {end.data}"
     elif code_of(reading.failure) == "stream_cancelled":
-        assert outcome == "cancelled", f"{who}, is told of a cancellation, and it {outcome}"
+        assert outcome == "cancelled", f"{who}, sees a cancellation, and it {outcome}"
 
 
 def _check_ahead(
@@ -180,7 +180,7 @@ def _check_ending(workload: Workload, result: RunResult | None, events: Sequence
     elif last.what == "failed":
         assert failed or code == "deadline_exceeded", "the run failed, and no required stage did"
     else:
-        assert result is None, "the run was cancelled, and its caller was not told"
+        assert result is None, "the run was cancelled, and its caller did not notice"
     if result is not None:
         assert result.status == last.what
     for name in _ended(events, "completed"):
@@ -276,7 +276,7 @@ def _check_breaker(workload: Workload, events: Sequence[Event], record: Record) 
 
 
 def _happenings(workload: Workload, events: Sequence[Event]) -> set[str]:
-    """What happened, in the words of the table."""
+    """Yield what happened, in the words of the table."""
     found = {f"run {events[-1].what}"}
     required = {stage.name: stage.required for stage in workload.stages}
     for event in events[1:-1]:
@@ -302,7 +302,7 @@ def _happened_to_streams(record: Record, events: Sequence[Event]) -> set[str]:
         if reading.finished:
             found.add("stream read to its end")
         elif isinstance(reading.failure, StreamFailedError):
-            found.add("reader told of a failure")
+            found.add("reader sees a failure")
     if record.refused:
         found.add("item refused")
     return found
@@ -330,11 +330,11 @@ def _bounded(workload: Workload, scenario: Scenario) -> Example:
 
 @dataclasses.dataclass
 class Tally:
-    """What a stress test has seen.
+    """The counts of a stress test.
 
     Attributes:
-        schedules: How many runs there were, each in an order of its own.
-        happened: In how many of them what happened.
+        schedules: Number of runs, each in an order of its own.
+        happened: The number of runs in which each thing happened.
     """
 
     schedules: int = 0

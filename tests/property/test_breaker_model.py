@@ -47,7 +47,7 @@ class Call:
 
 @dataclass
 class Model:
-    """What a breaker owes, worked out anew from all that happened since its state last changed.
+    """The expected breaker, computed from all that happened since its state last changed.
 
     Attributes:
         period: How many changes of state, forced ones and resets included, there have been.

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.untraced
 
 
 def attempt(compose: Callable[[], Pipeline]) -> Pipeline | None:
-    """What composing gives; None if it is refused."""
+    """Return the composition; None if it is refused."""
     try:
         return compose()
     except (ComposeConflictError, PipelineDefinitionError) as error:
@@ -83,7 +83,7 @@ def test_composition_keeps_all_stages_of_both_or_is_refused_with_cause(
 
 @given(open_pipelines(), open_pipelines())
 def test_a_refusal_does_not_depend_on_the_side(a: Pipeline, b: Pipeline) -> None:
-    """What cannot be composed one way cannot be composed the other way."""
+    """A composition that is refused one way is refused the other way."""
     there, back = attempt(lambda: a.compose(b)), attempt(lambda: b.compose(a))
     assert (there is None) is (back is None)
     if there is not None and back is not None:

@@ -29,7 +29,7 @@ def at_once(coroutine: Coroutine[Any, Any, None]) -> None:
 def test_writing_a_key_twice_always_raises(
     key: str, first: object, second: object, writer: str, other: str
 ) -> None:
-    """Whoever writes whatever, the first value stays."""
+    """For any writers and values, the first value stays."""
     bag = ContextBag()
     asyncio.run(bag.write(key, first, writer))
     with pytest.raises(DataConflictError) as caught:

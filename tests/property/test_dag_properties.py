@@ -77,7 +77,7 @@ def any_edges(draw: st.DrawFn) -> dict[str, tuple[str, ...]]:
 
 
 def reachable(edges: dict[str, tuple[str, ...]], start: str) -> frozenset[str]:
-    """What can be reached from `start` in one step or more."""
+    """Return the stages that can be reached from `start` in one step or more."""
     found: set[str] = set()
     left = list(edges[start])
     while left:

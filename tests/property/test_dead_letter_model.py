@@ -32,11 +32,11 @@ IDS = st.integers(1, 4)
 
 @dataclasses.dataclass
 class Entry:
-    """What has to be known of a letter.
+    """The expected state of a letter.
 
     Attributes:
         letter: Its content.
-        state: Where it stands.
+        state: Its state.
         attempts: How often it was claimed.
         until_s: When its lease ends.
         holder: The number of the claim that holds it.
@@ -149,7 +149,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @precondition(lambda self: self.kind == "sqlite")
     @rule()
     def reopen(self) -> None:
-        """What was kept is there when the file is opened again."""
+        """Open the file again: its letters are still there."""
         self.do(self.stack.aclose())
         self.open()
 

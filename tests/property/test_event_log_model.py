@@ -18,7 +18,7 @@ WALL_S = 1_000_000.0
 
 
 class LogAgainstList(RuleBasedStateMachine):
-    """Whatever is appended and read in whatever order, the log is the list of it, numbered."""
+    """For any appends and reads, the log equals a numbered list."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def test_a_run_fails_exactly_when_a_required_stage_does_or_the_deadline_passes(
 
 @given(event_sequences())
 def test_nothing_starts_once_a_required_stage_has_failed(run: RecordedRun) -> None:
-    """What follows are ends alone."""
+    """Only ends of stages follow."""
     required = {spec.name for spec in run.pipeline.stages if spec.required}
     failed = False
     for e in run.events:
@@ -93,7 +93,7 @@ def test_a_stage_starts_in_the_moment_in_which_its_last_dependency_ends(run: Rec
 def test_a_run_in_which_all_goes_well_takes_as_long_as_its_critical_path(
     specs: list[StageSpec],
 ) -> None:
-    """Whatever can overlap does: the oracle is the graph with the stages' own pauses."""
+    """All stages that can overlap do: the oracle is the graph with the stages' own pauses."""
     pipeline = Pipeline("drawn", specs)
     result = run_virtual(pipeline.run)
     pauses_ms = {s.name: sum(getattr(s.runner, "pauses_s", ())) * 1000.0 for s in specs}

@@ -300,7 +300,7 @@ def test_it_ends_in_an_error_of_this_package(area: Any, counted: Counted) -> Non
 
 
 def test_a_spoilt_file_ends_in_an_error_of_this_package(counted: Counted, tmp_path: Path) -> None:
-    """Whatever has happened to the file of the dead letters."""
+    """For any damage to the file of the dead letters."""
     malformed_row(counted, tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_a_spoilt_file_ends_in_an_error_of_this_package(counted: Counted, tmp_pa
 def test_a_result_file_of_anything_is_judged(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
-    """Bytes that are no result of a benchmark have a defect, in words."""
+    """Bytes that are not the result of a benchmark have a defect, in words."""
     folder = tmp_path_factory.mktemp("results") / "m"
     folder.mkdir()
     path = folder / "0123abcd-env.json"

@@ -36,7 +36,7 @@ class Everything:
 
 
 class RegistryAgainstDict(RuleBasedStateMachine):
-    """Whatever is registered, and whatever adapters are around it, the right one answers."""
+    """For any registrations and adapters, the right provider answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class RegistryAgainstDict(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["llm", "stt", "tts", "db"]))
     def register_what_does_not_fit(self, name: str) -> None:
-        """What lacks a port's methods is refused, and nothing changes."""
+        """A provider that lacks a port's methods is refused, and nothing changes."""
         with raises_code("invalid_provider"):
             self.registry.register(name, object())
 

@@ -42,7 +42,7 @@ def exact(durations_ms: list[float], share: Fraction) -> float:
 
 @given(st.lists(durations, min_size=1, max_size=300), shares)
 def test_a_percentile_is_as_near_as_documented(values: list[float], share: Fraction) -> None:
-    """And on the same side of each bound, so that "over budget" is told exactly."""
+    """And on the same side of each bound, so that "over budget" is exact."""
     histogram, oracle = Histogram.of(values), exact(values, share)
     found = histogram.percentile_ms(float(share))
     assert abs(found - oracle) <= RELATIVE_ERROR * oracle

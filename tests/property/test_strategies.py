@@ -58,14 +58,14 @@ def test_a_scenario_travels_in_a_token(scenario: Scenario) -> None:
 
 @given(broken_specs())
 def test_the_named_defect_is_the_one_that_is_found(broken: Broken) -> None:
-    """Whatever else is reported would be a second defect."""
+    """The build reports no second defect."""
     with pytest.raises(PipelineDefinitionError) as caught:
         Pipeline("broken", broken.specs).build()
     assert {problem.code for problem in caught.value.problems} == {broken.defect}
 
 
 class SmallEnough(BaseException):
-    """Ends a search: it is no `Exception`, which would be one more failure to shrink."""
+    """Ends a search; an `Exception` would be one more failure to shrink."""
 
 
 def shrinks(
@@ -154,7 +154,7 @@ def ends(run: RecordedRun) -> set[str]:
     ids=["failed", "skipped", "cancelled", "optional failed", "timed out", "deadline"],
 )
 def test_a_run_shrinks_to_the_stage_that_matters(wanted: Callable[[RecordedRun], bool]) -> None:
-    """Whatever happens to a stage can happen to the only one."""
+    """A stage's failure shrinks to a run with this stage alone."""
     assert shrinks(
         event_sequences(),
         wanted,

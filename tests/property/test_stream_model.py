@@ -135,7 +135,7 @@ def _acts(draw: st.DrawFn, streams: tuple[str, ...], read: list[str]) -> tuple[A
 
 
 class Item:
-    """What is put; it can be asked whether it is still there."""
+    """An item of a stream; a weak reference shows whether it is still alive."""
 
     def __init__(self, key: str, number: int) -> None:
         self.key = key
@@ -144,7 +144,7 @@ class Item:
 
 @dataclass
 class Journal:
-    """What stages did and saw, in order: who, what, which stream, and a number or a word."""
+    """The actions and observations of stages, in order: stage, action, stream, number or word."""
 
     lines: list[tuple[str, str, str, Any]] = field(default_factory=list)
     held: dict[str, list[weakref.ref[Item]]] = field(default_factory=lambda: defaultdict(list))
@@ -339,7 +339,7 @@ def check_replay(
     finished: dict[str, StageRecord],
     result: RunResult,
 ) -> None:
-    """What had finished did not run, and who ran has read every item."""
+    """Check that finished stages did not run again, and that the others have read every item."""
     assert finished.keys().isdisjoint(who for who, *_ in journal.lines)
     ends = {e.stage: e.what for e in result.events if e.what in ENDS}
     for player in cast:
@@ -427,7 +427,7 @@ class Story:
                 assert detail <= capacity + in_flight + len(self.readers)
 
     def check_readers(self) -> None:
-        """Who came to the end has seen everything, and ended as the producer did."""
+        """Check that a reader at the end has seen everything, and ended as the producer did."""
         read = dict.fromkeys(self.readers, 0)
         for who, what, detail in self.lines:
             if what == "read":

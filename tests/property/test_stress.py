@@ -65,7 +65,7 @@ OF_STREAMS = {
     "stream failed",
     "stream cancelled",
     "stream read to its end",
-    "reader told of a failure",
+    "reader sees a failure",
     "item refused",
     "run completed",
     "run cancelled",

@@ -74,7 +74,7 @@ def ctx() -> PipelineContext:
 
 @dataclass(frozen=True)
 class Stats:
-    """What rounds of a benchmark took.
+    """The times of a benchmark's rounds.
 
     Attributes:
         rounds_s: Seconds of each round.

@@ -133,7 +133,7 @@ class Reading:
 
 @dataclass
 class Record:
-    """What the stages of a run did, by their own account."""
+    """The record that the stages of a run write themselves."""
 
     #: The stage of each attempt, and how many events the run had by then.
     begun: list[tuple[str, int]] = field(default_factory=list)

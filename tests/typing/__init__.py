@@ -1,1 +1,1 @@
-"""What the types of the public API promise."""
+"""The promises of the public API's types."""

@@ -112,7 +112,7 @@ async def use() -> None:
 
 
 async def simulated(sim: Simulation, number: int) -> int:
-    """What `simulate` gives back is what the function does."""
+    """Return the number: `simulate` keeps the type of this result."""
     return number
 
 

@@ -278,7 +278,7 @@ def test_a_plain_function_runs_in_a_thread() -> None:
 
 
 def test_a_condition_takes_inputs_too() -> None:
-    """What it reads is an edge; its stage is skipped if it returns false."""
+    """Its input is an edge; its stage is skipped if it returns false."""
 
     @stage(when=lambda facts, limit=3: len(facts) > limit)
     async def many(question: str) -> str:
@@ -531,7 +531,7 @@ def test_declared_inputs_are_strict() -> None:
 
 
 def test_a_refusal_completes_the_run_with_an_answer_for_the_user() -> None:
-    """What has not started is skipped, what runs is cancelled, and no dead letter is left."""
+    """Stages that have not started are skipped, running ones cancelled, and no letter is left."""
 
     @stage
     async def guard(question: str) -> StageOutput:

@@ -128,7 +128,7 @@ async def union(context: "StageContext | None" = None) -> str:
 
 @pytest.mark.parametrize("function", [annotated, optional, union])
 async def test_an_annotation_around_the_context_is_seen_through(function: Any) -> None:
-    """It is no input of the run."""
+    """It is not an input of the run."""
     name = function.__name__
     assert (await Pipeline("p", [stage(function)]).run())[name] == name
 
@@ -161,7 +161,7 @@ def test_an_alias_in_a_postponed_annotation_is_seen_through(function: Any) -> No
 
 
 def test_an_alias_where_the_stage_is_declared_is_seen_through() -> None:
-    """Also one that is no global name, and one of a decorated function's own module."""
+    """Also one that is not a global name, and one of a decorated function's own module."""
     Local: TypeAlias = StageContext
 
     @stage
@@ -338,7 +338,7 @@ async def read_by(runner: Any, how: str, left: list[str]) -> RunResult:
 @pytest.mark.parametrize("how", ["group", "timeout"])
 @pytest.mark.simulate(order="asyncio")
 async def test_a_reader_may_leave_a_generator_that_yields_in_a_block(how: str) -> None:
-    """A task group wraps the GeneratorExit; that is no failure."""
+    """A task group wraps the GeneratorExit; that is not a failure."""
     left: list[str] = []
     assert (await read_by(leave, how, left))["read"] == 0
     assert left == [how]
@@ -346,7 +346,7 @@ async def test_a_reader_may_leave_a_generator_that_yields_in_a_block(how: str) -
 
 @pytest.mark.simulate(order="asyncio")
 async def test_an_error_of_a_block_that_a_reader_has_left_is_not_lost() -> None:
-    """What a task of the group raises when the group ends fails the stage."""
+    """An error of the group's task when the group ends fails the stage."""
 
     async def watch() -> None:
         try:

@@ -42,7 +42,7 @@ async def first(ctx: StageContext) -> StageOutput:
 
 
 def said_by(make: Callable[[], Any]) -> str:
-    """What a mistake says: the text of what it raises, or the error of the run."""
+    """Return the message of a mistake: the text of its exception, or the error of the run."""
     try:
         result = make()
     except Exception as error:

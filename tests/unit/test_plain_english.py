@@ -31,8 +31,9 @@ _OPENING = re.compile(r"(?:What|Who|Whoever|Whatever|Whose|That which|By which)\
 
 PYTHON = sorted(
     path
-    for folder in ("stageflow", "benchmarks", "tools")
+    for folder in ("stageflow", "benchmarks", "tools", "tests", "examples")
     for path in (ROOT / folder).rglob("*.py")
+    if path != Path(__file__)
 )
 PAGES = sorted(
     [

@@ -1,4 +1,4 @@
-"""What the package promises to its users by name, and what importing it costs them."""
+"""The package's public names, and the cost of importing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import stageflow
 from tests.utils.commands import run_command
 
-#: Prints the top-level names of all modules that an import loads and that are no part of Python.
+#: Prints the top-level names of all modules that an import loads and that do not belong to Python.
 _LOADED = """
 import sys
 before = set(sys.modules)

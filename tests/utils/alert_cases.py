@@ -54,12 +54,12 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Case:
-    """What happens, and when a rule fires and is resolved.
+    """A course of events, and when a rule fires and is resolved.
 
     Attributes:
-        name: What the case is about.
+        name: The subject of the case.
         rule: Name of the rule; the others are not looked at.
-        stretches: What happens.
+        stretches: The course of events.
         expected: At the end of which minute it fires or is resolved.
         label: Of what: name and value, if it has one.
     """
@@ -176,7 +176,7 @@ CASES = [
         *("FirstAudioOverBudget", (Stretch(9, slow=60),), (), _STREAMING),
     ),
     Case(
-        "turns that fail are no late ones, and count as failed",
+        "turns that fail do not count as late, but as failed",
         *("FirstAudioOverBudget", (Stretch(9, failed=60, pipeline=STREAMING),), (), _STREAMING),
     ),
     Case(

@@ -1,4 +1,4 @@
-"""What must hold for the events of any run, whatever ran."""
+"""Assertions that must hold for the events of any run."""
 
 from __future__ import annotations
 

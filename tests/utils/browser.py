@@ -144,7 +144,7 @@ def visiting(browser: Browser, home: str, **context: Any) -> Iterator[Visit]:
     Args:
         browser: The browser.
         home: The address that everything of the site begins with.
-        context: What the browser shall be like: viewport, colour scheme, time zone.
+        context: Options of the browser: viewport, colour scheme, time zone.
     """
     opened = browser.new_context(**({"viewport": {"width": 1200, "height": 800}} | context))
     opened.set_default_timeout(PATIENCE_MS)
@@ -160,7 +160,7 @@ def visiting(browser: Browser, home: str, **context: Any) -> Iterator[Visit]:
 
 
 def violations(page: Page, *rules: str) -> list[str]:
-    """What axe-core finds wrong with a page, by all rules or these: the rule, and the elements."""
+    """Return axe-core's findings on a page, by all rules or these: the rule, and the elements."""
     options = {"preload": False} | ({"runOnly": list(rules)} if rules else {})
     page.evaluate(str(files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")))
     run = "async (options) => (await axe.run(document, options)).violations"

@@ -66,7 +66,7 @@ class Models:
 
 
 class Request:
-    """What ``aiohttp`` returns: it is awaited, or entered."""
+    """A result as of ``aiohttp``: it is awaited, or entered."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -84,7 +84,7 @@ class Request:
 
 
 class Pages:
-    """What is awaited for its first page, or iterated over."""
+    """A result that is awaited for its first page, or iterated over."""
 
     def __init__(self) -> None:
         self.left = [3, 2, 1]

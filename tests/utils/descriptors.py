@@ -1,4 +1,4 @@
-"""What this process holds open."""
+"""The file descriptors of this process."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ Given = float | str | None
 
 
 def measured(commit: str, values: Mapping[str, Given], machine: str = MACHINE) -> Measured:
-    """What asv knows of a commit."""
+    """Return asv's results of a commit."""
     known = {
         series: Value(value)
         for series, value in values.items()
@@ -110,5 +110,5 @@ def only(judgement: Judgement) -> Verdict:
 
 
 def kinds(judgement: Judgement) -> dict[str, Kind]:
-    """What became of each series."""
+    """Return the verdict on each series."""
     return {verdict.series: verdict.kind for verdict in judgement.verdicts}

@@ -189,7 +189,7 @@ class GateRepo(ScratchRepo):
         return self.pulse("gate", *args)
 
     def content(self) -> dict[str, bytes]:
-        """What has been measured: all results of asv, and all that the gate keeps."""
+        """Return all measurements: results of asv, and the gate's own."""
         files = [*self.path.glob(".asv/results/*/*.json"), *self.path.glob(".asv/gate/*.json")]
         return {str(path.relative_to(self.path)): path.read_bytes() for path in files}
 

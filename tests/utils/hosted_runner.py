@@ -17,7 +17,7 @@ _EXPRESSION = re.compile(r"\$\{\{(.+?)\}\}")
 
 @dataclass(frozen=True)
 class Event:
-    """What starts a workflow.
+    """An event that starts a workflow.
 
     Attributes:
         event_name: Such as ``push``.

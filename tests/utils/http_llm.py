@@ -59,6 +59,6 @@ def _text(reply: str, kind: str) -> str:
         content = json.loads(reply)["choices"][0][kind]["content"]
     except (ValueError, LookupError, TypeError) as error:
         raise InvalidReplyError(
-            f"the language model answered {reply[:60]!r}, which is no chat completion"
+            f"the language model answered {reply[:60]!r}, which is not a chat completion"
         ) from error
     return str(content)

@@ -26,7 +26,7 @@ def say(*what: Any) -> None:
 
 
 def letter(round_number: int, number: int) -> DeadLetter:
-    """A letter whose size varies, and whose content can be told from its id."""
+    """Return a letter whose size varies, and whose content follows from its id."""
     name = f"{round_number:08x}{number:024x}"
     return DeadLetter(
         id=name,

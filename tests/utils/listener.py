@@ -1,4 +1,4 @@
-"""What the servers of the tests have in common: a port of this host, for as long as a block."""
+"""A base for the servers of the tests: a port of this host, for as long as a block."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def spoken(text: str, voice: str = "en-us+f2") -> Audio:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process, and it is no mere entry that nobody has read."""
+    """Return whether the process exists, and is not a mere entry that nobody has read."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

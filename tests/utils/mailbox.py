@@ -20,15 +20,15 @@ USER = "alerts@example.org"
 
 @dataclass
 class Mailbox:
-    """What has arrived, and how to get there.
+    """The letters that have arrived, and the server's address.
 
     Attributes:
-        letters: What has arrived, in order.
-        port: Where it listens, on 127.0.0.1.
-        ca: Who signed its certificate.
-        password: What `USER` has to show.
-        answers: What it answers to the next letters instead of taking them.
-        refused: What it answers to receivers, by address.
+        letters: The letters that have arrived, in order.
+        port: The port of the server, on 127.0.0.1.
+        ca: The authority that signed its certificate.
+        password: The password of `USER`.
+        answers: Replies to the next letters, instead of accepting them.
+        refused: Replies to receivers, by address.
     """
 
     ca: trustme.CA
@@ -98,8 +98,8 @@ def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
     """A mail server in a thread of its own, that speaks TLS from the start or when asked to.
 
     Args:
-        password: What `USER` has to show.
-        starttls: Whether TLS begins only when it is asked for.
+        password: The password of `USER`.
+        starttls: Whether TLS begins only with STARTTLS.
     """
     box = Mailbox(trustme.CA(), password)
     certificate = box.ca.issue_cert("127.0.0.1")

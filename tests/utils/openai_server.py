@@ -14,7 +14,7 @@ MODELS = frozenset({"echo", "ears", "mouth"})
 
 
 class OpenAIServer(LlmServer):
-    """Repeats what it is told, understands what it says, and refuses other keys and models.
+    """Repeats a chat, recognises its own speech, and refuses other keys and models.
 
     Attributes:
         seen: Path and headers of each request.
@@ -66,7 +66,7 @@ def _answer(request: Request) -> dict[str, Any] | bytes:
 
 
 def _heard(form: bytes) -> str:
-    """What a form's WAV says: 44 bytes of header, and then the sound up to the form's end."""
+    """Return the text of a form's WAV: after 44 bytes of header, up to the form's end."""
     _, _, wav = form.partition(b"RIFF")
     size = int.from_bytes(wav[36:40], "little")
     return text_of_speech(Audio(wav[40 : 40 + size]))

@@ -69,7 +69,7 @@ class RedisServer(Server):
             if self._sentinel_of is not None:
                 lines += [
                     f"sentinel monitor jobs 127.0.0.1 {self._sentinel_of} 1",
-                    # It fails over when it is told to, however slow this machine is.
+                    # It fails over on command, so that the speed of this machine does not matter.
                     "sentinel down-after-milliseconds jobs 600000",
                     "sentinel failover-timeout jobs 1000",
                 ]

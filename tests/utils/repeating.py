@@ -139,7 +139,7 @@ PROGRAMS: tuple[Program, ...] = (
 
 
 def results() -> str:
-    """What each program gives under three seeds, and under none."""
+    """Return the results of each program under three seeds, and under none."""
     found: dict[str, list[Any]] = {}
     for program in PROGRAMS:
         outcomes = [simulate(program, scenario=Scenario(seed)) for seed in (None, 1, 2, 3)]

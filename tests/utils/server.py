@@ -37,7 +37,7 @@ class Server(ABC):
 def free_port() -> int:
     """A port on which nobody listens now, and which the system hands to nobody meanwhile.
 
-    Of these, Linux gives none to whoever asks for any port, and to no outgoing connection.
+    Of these, Linux gives none to a program that binds port 0, and to no outgoing connection.
     """
     # The system's chance: a seed of the tests would be the same in each worker.
     for port in random.SystemRandom().sample(range(20_000, 32_000), 1_000):

@@ -1,4 +1,4 @@
-"""What a test session has once, however many workers of pytest-xdist run it."""
+"""Resources that a test session has once, however many workers of pytest-xdist run it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def keep_temporary_files_in_memory() -> None:
     """Use no disk for temporary files, in this process and those that it starts.
 
     SQLite and Git wait for the disk at each commit, and nothing here has to survive a power cut.
-    Whoever sets TMPDIR, or has little memory or none of this kind, gets the usual folder.
+    With TMPDIR set, or little memory of this kind, temporary files are in the usual folder.
     """
     if "TMPDIR" in os.environ or not _MEMORY.is_dir():
         return

@@ -18,7 +18,7 @@ from tests.utils.dead_letters import NOON
 
 
 class Shop:
-    """A pipeline whose stages do as they are told, and that counts what ran.
+    """A pipeline whose stages behave as configured, and that counts what ran.
 
     pick (outputs picked) → taste (optional) ∥ quote (skips itself) ∥ pay → ship → thank
     """

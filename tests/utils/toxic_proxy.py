@@ -20,7 +20,7 @@ _CHUNK_BYTES = 4096
 
 
 class Ending(StrEnum):
-    """What becomes of a connection."""
+    """The end of a connection."""
 
     CUT = "cut"  # closed in the ordinary way, but too early
     RESET = "reset"  # the client meets ECONNRESET
@@ -30,7 +30,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Toxics:
-    """What is done to one connection.
+    """The treatment of one connection.
 
     Attributes:
         latency_s: How long each piece of what the server sends is held back, in seconds.

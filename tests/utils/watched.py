@@ -127,7 +127,7 @@ def watched(
 
 
 def titles(receiver: Webhook) -> list[str]:
-    """What has arrived so far, by its title."""
+    """Return the arrived messages, by title."""
     return [payload["attachments"][0]["title"] for payload in receiver.payloads]
 
 

@@ -1,4 +1,4 @@
-"""A receiver of webhooks on this machine, that keeps what it is sent and answers as it is told."""
+"""A receiver of webhooks on this machine, that keeps requests and answers as configured."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SECRET_PATH = "/services/T000/B000/sEcReTsEcReT"
 
 @dataclass
 class Webhook:
-    """What has arrived, and what is answered.
+    """The requests that have arrived, and the answers.
 
     Attributes:
-        payloads: What has arrived, in order, also where it was refused.
+        payloads: All requests in order, refused ones included.
         answers: Code and headers of the next answers; after these it is 200.
         accepted: How many payloads were answered with 200.
         url: Where it listens.

@@ -1,4 +1,4 @@
-"""What a benchmark does, counted by name: writes, switches, edges, stages, events, calls."""
+"""The work of a benchmark, counted by name: writes, switches, edges, stages, events, calls."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_of_what_cannot_be_read_nothing_is_shown(url: str) -> None:
     ),
 )
 def test_no_password_of_a_url_is_ever_shown(password: str, form: str) -> None:
-    """Whatever it holds, also if nothing of it is escaped."""
+    """For any password, also if nothing of it is escaped."""
     assert "s3cret" not in shown(form.format(password))
 
 
@@ -74,7 +74,7 @@ def test_no_password_of_a_url_is_ever_shown(password: str, form: str) -> None:
     form=st.sampled_from(["host=h password={} dbname=d", "host=h password='{}' dbname=d"]),
 )
 def test_no_password_of_keys_and_values_is_ever_shown(password: str, form: str) -> None:
-    """Whatever it holds; quotes, backslashes and white space are escaped, as they have to be."""
+    """For any password; quotes, backslashes and white space are escaped, as they have to be."""
     escaped = re.sub(r"([\s\\'])", r"\\\1", password)
     assert "s3cret" not in shown(form.format(escaped))
 

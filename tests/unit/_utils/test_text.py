@@ -1,4 +1,4 @@
-"""What comes from elsewhere is safe to show: text on a terminal, addresses without passwords."""
+"""Foreign text is safe to show: text on a terminal, addresses without passwords."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_address_is_shown_without_its_password(address: str, expected: str) -
     st.sampled_from(["host", "host:6379/0", "[::1]", "ho st", "host:x", ""]),
 )
 def test_no_address_shows_its_password(scheme: str, around: str, place: str) -> None:
-    """Whatever surrounds it, a password before an "@" is not shown, and nothing is raised."""
+    """In any text, a password before an "@" is not shown, and nothing is raised."""
     shown = shown_address(f"{scheme}u:{around}{SECRET}{around}@{place}")
     assert SECRET not in shown
 

@@ -153,7 +153,7 @@ durations = st.lists(st.floats(1e-9, 1e3), min_size=2, max_size=12)
 
 @given(durations, durations)
 def test_no_difference_can_fail_a_comparison(first: list[float], second: list[float]) -> None:
-    """Whatever was measured, on whatever machine, asv calls no two such results different."""
+    """For any measurements and machines, asv calls no two such results different."""
     kept = [charted(samples)["samples"] for samples in (first, second)]
     (a, a_stats), (b, b_stats) = (compute_stats(samples, 1) for samples in kept)
     assert not _is_result_better(a, b, (a_stats, kept[0]), (b_stats, kept[1]), factor=1.1)
@@ -171,7 +171,7 @@ def test_asv_compares_times_with_a_wide_bound(samples: list[float], ratio: float
 
 
 def test_asv_would_judge_what_is_not_made_so() -> None:
-    """The same samples, had all been handed on: the judge that is asked above is no yes-man."""
+    """With all samples, the judge of the test above does find a difference."""
     fast, slow = ([base + n / 1e4 for n in range(10)] for base in (1.0, 1.2))
     kept = [(compute_stats(samples, 1)[1], samples) for samples in (fast, slow)]
     assert _is_result_better(1.0, 1.2, *kept, factor=1.1)
@@ -186,7 +186,7 @@ print(json.dumps({b.name: b.do_setup() for b in disc_benchmarks(sys.argv[3])}))
 
 
 def _skipped(tmp_path: Path, package: str) -> set[str]:
-    """What asv skips when `package` is all there is of stageflow; all modules must import."""
+    """Return what asv skips if `package` is all there is of stageflow; all modules must import."""
     (tmp_path / "stageflow").mkdir()
     (tmp_path / "stageflow" / "__init__.py").write_text(package, encoding="utf-8")
     answer = run_command(
@@ -310,7 +310,7 @@ def test_without_timeouts_on_either_side(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_no_op_stages_do_not_suspend() -> None:
-    """The graphs are told apart by what they say: no loop iteration here, one a layer there."""
+    """Loop iterations tell the graphs from each other: none here, one for each layer there."""
 
     async def turns_of_the_loop(main: Callable[[], Any]) -> int:
         count = 0
@@ -456,7 +456,7 @@ def test_growth_is_that_of_a_fresh_process() -> None:
 
 
 def test_failing_interpreter_is_reported() -> None:
-    """What a fresh interpreter dies of is not lost."""
+    """The error of a fresh interpreter is not lost."""
     with pytest.raises(RuntimeError, match="no_such_module"):
         fresh_process.import_seconds("no_such_module")
 

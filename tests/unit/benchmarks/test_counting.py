@@ -79,7 +79,7 @@ def test_counts_follow_the_work() -> None:
 @pytest.mark.slow
 @counts_here
 def test_an_operation_that_raises_spoils_no_other(tmp_path: Path) -> None:
-    """Its error is told, by type and text, and what was counted before and after it stands."""
+    """Its error has type and text; the counts before and after it stay."""
     (tmp_path / "stageflow").symlink_to(ROOT / "stageflow")
     package = shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
     with (package / "_lib/operations.py").open("a", encoding="utf-8") as text:
@@ -173,7 +173,7 @@ def test_interceptors_are_counted_by_what_they_add() -> None:
 
 
 def test_an_exponent_is_of_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there without the growing thing is taken off, where that is asked, or hides it."""
+    """A base level that does not grow is subtracted on request; otherwise it hides the exponent."""
     costs = {f"x@{n}": Count(1_000.0 + 3.0 * n * n) for n in (0, 2, 4, 8)}
     growth = operations.Growth("x", operations.GROWTH["bag.writes"].make, (2, 4, 8))
     for beyond, expected in ((None, 0.118), (0, 2.0)):
@@ -281,7 +281,7 @@ def test_time_to_first_token() -> None:
 
 
 def test_a_streaming_turn() -> None:
-    """By hand: first audio, 84 bytes of sound, read, write; and what is called and told for it."""
+    """By hand: first audio, 84 bytes of sound, read, write; and their calls and events."""
     turn = exact.Streaming()
     assert turn.track_ms() == pytest.approx(289.0625 + 84 * 60 + 23.4375 + 11.71875)
     # stt, two reads, the model; synthesis and sound of four sentences; a read and a write.
@@ -404,7 +404,7 @@ def test_unknown_series_are_named(name: str) -> None:
 
 
 def test_a_series_that_a_commit_lacks_something_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What asv would skip is missing here, by what is lacking."""
+    """A benchmark that asv would skip is missing here, with the reason."""
     monkeypatch.setattr(exact, "setup", requires("NoSuchThing"))
     found = measure_one.measure(["exact.Latency.track_ms('voice')"])
     assert "NoSuchThing" in found["exact.Latency.track_ms('voice')"]["missing"][0]

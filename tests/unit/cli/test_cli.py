@@ -242,7 +242,7 @@ def test_own_pipeline(attribute: str, own: str, capsys: Capture) -> None:
 
 
 def test_outputs_of_own_pipeline(own: str, capsys: Capture) -> None:
-    """Outputs are shown by name and shortened; a value that is no JSON is a string."""
+    """Outputs are shown by name and shortened; a value that is not JSON is shown as a string."""
     code, out, _ = run(capsys, "run", f"{own}:order", "--input", "items=abc")
     assert code == 0
     first, second, *_ = out.splitlines()
@@ -429,7 +429,7 @@ def test_pulse_is_mounted(capsys: Capture, tmp_path: Path) -> None:
     ],
 )
 def test_plain_values(value: Any, expected: Any) -> None:
-    """Whatever a stage writes has a form that is valid JSON."""
+    """Any output of a stage has a form that is valid JSON."""
     assert plain(value) == expected
     json.dumps(plain(value), allow_nan=False)
 

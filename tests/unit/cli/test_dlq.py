@@ -66,7 +66,7 @@ def test_a_fault_that_is_none_is_refused(here: Path, capsys: Capture, fault: str
 
 
 def test_a_letter_is_shown(here: Path, capsys: Capture) -> None:
-    """Error, what the user was told, what was kept, and the timeline; or all of it as JSON."""
+    """Error, message for the user, stored outputs, and the timeline; or all of it as JSON."""
     dead_letter_id = failed_turn(capsys)
     code, out, _ = run(capsys, "dlq", "show", dead_letter_id[:6])
     assert code == 0
@@ -146,7 +146,7 @@ def test_a_failed_replay_is_shown_with_both_runs(own: str, capsys: Capture) -> N
 
 @pytest.mark.parametrize("name", ["nonsense", "no_such_module:real", "json:dumps", "json:nope"])
 def test_providers_that_are_none(own: str, capsys: Capture, name: str) -> None:
-    """Whatever stands at the name, a wrong one is an error and nothing is replayed."""
+    """A wrong object of that name is an error, and nothing is replayed."""
     dead_letter_id = failed_turn(capsys)
     code, _, complaint = run(capsys, "dlq", "replay", dead_letter_id, "--providers", name)
     assert code == 2
@@ -187,7 +187,7 @@ def test_a_file_that_is_no_store(here: Path, capsys: Capture) -> None:
 
 
 def test_an_id_that_is_none_or_several(here: Path, capsys: Capture) -> None:
-    """An unknown id and one that is not unique are told apart."""
+    """An unknown id and one that is not unique are different errors."""
     put(make_letter(1), make_letter(2))
     code, _, complaint = run(capsys, "dlq", "show", "fff")
     assert code == 1
@@ -247,7 +247,7 @@ def test_letters_are_deleted_by_their_ids(here: Path, capsys: Capture) -> None:
 
 
 def test_a_purge_removes_the_letters_of_a_state(here: Path, capsys: Capture) -> None:
-    """By default those that were replayed; only older ones, or none yet, if that is asked for."""
+    """By default those that were replayed; on request only older ones, or a dry run."""
     waiting = failed_turn(capsys)
     replayed = failed_turn(capsys, "--seed", "4")
     assert run(capsys, "dlq", "replay", replayed, "--scale", "0")[0] == 0

@@ -331,7 +331,7 @@ def test_a_recorded_fault_fails_as_it_was_recorded(provider: str | None) -> None
 
 
 def test_a_recorded_fault_of_a_provider_lets_the_stage_run() -> None:
-    """What a stage makes of its provider's failure is its own again."""
+    """The stage itself handles its provider's failure again."""
 
     @stageflow.stage(outputs=["receipt"], provider="bank")
     async def charge(ctx: stageflow.StageContext) -> stageflow.StageOutput:

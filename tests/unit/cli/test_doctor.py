@@ -18,7 +18,7 @@ from tests.utils.asv_repo import ROOT
 
 
 def examined(folder: Path, *needed: str) -> dict[str, doctor.Check]:
-    """What doctor finds, by name."""
+    """Return the findings of doctor by name."""
     return {check.name: check for check in doctor.examined(folder, frozenset(needed))}
 
 
@@ -65,7 +65,7 @@ def test_the_environment_of_the_tests_is_sound(tmp_path: Path) -> None:
 
 
 def test_a_missing_program(bare: Path, tmp_path: Path) -> None:
-    """It is named with the command that brings it and what works without; it is no failure."""
+    """The finding names the install command and what works without it; it is not a failure."""
     program(bare, "apt-get", "exit 0")
     valgrind = examined(tmp_path)["valgrind"]
     assert not valgrind.ok

@@ -25,7 +25,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_whole_project_is_laid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every file is there under the project's own name, and the next steps are told."""
+    """Every file exists under the project's own name, and the output says the next steps."""
     folder = tmp_path / "my-shop"
     assert main(["init", str(folder), "--stageflow", str(ROOT)]) == 0
     found = names(folder)
@@ -140,7 +140,7 @@ def test_a_clone_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 class _Installed:
-    """What importlib.metadata says of a distribution."""
+    """The metadata of a distribution, as importlib.metadata returns them."""
 
     def __init__(self, noted: str | None) -> None:
         self.noted = noted
@@ -217,7 +217,7 @@ def test_it_is_tidy_under_every_name(tmp_path: Path, name: str) -> None:
 
 
 def ruff(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """What ruff says of a project, by the project's own settings."""
+    """Return ruff's report on a project, by the project's own settings."""
     return run_command([sys.executable, "-m", "ruff", *args, "--no-cache", "."], cwd=folder)
 
 

@@ -115,7 +115,7 @@ class Refused(err.StageError):
 )
 @pytest.mark.simulate(order="asyncio")
 async def test_every_failure_but_a_refusal_leaves_a_letter(error: Exception, kept: bool) -> None:
-    """What was refused on purpose is no failure to be taken up again."""
+    """A refusal on purpose is not a failure, and needs no replay."""
     shop, store = Shop(), InMemoryDeadLetterStore()
     shop.failing = {"pay": error}
     ctx = context()
@@ -140,7 +140,7 @@ async def test_a_cancelled_run_and_a_completed_one_leave_none() -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_stage_that_is_run_on_its_own_leaves_none() -> None:
-    """Its letter could not be replayed: it is no run of the pipeline."""
+    """Its letter could not be replayed, as it is not a run of the pipeline."""
     shop, store = Shop(), InMemoryDeadLetterStore()
     shop.failing = {"pick": BROKE}
     ctx = context(dead_letters=store)
@@ -178,7 +178,7 @@ async def test_a_child_run_leaves_none_of_its_own() -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_run_past_its_deadline_leaves_a_letter_without_a_failed_stage() -> None:
-    """What was under way is not final, and neither is a failure that a cancellation caused."""
+    """A stage that was running has no final result, nor has one that failed by a cancellation."""
     shop, store = Shop(), InMemoryDeadLetterStore()
     shop.pauses_s = {"quote": 9.0}
     shop.failing = {"taste": ValueError("bitter")}
@@ -259,7 +259,7 @@ async def test_what_had_finished_before_an_optional_stage_broke_the_run_off_is_f
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_reason_that_is_no_text_is_kept_as_text() -> None:
-    """Whatever a stage gives as its reason to be skipped, the letter can be stored."""
+    """For any reason of a skipped stage, the letter can be stored."""
     reason = ValueError("nothing to do")
 
     async def skip(ctx: StageContext) -> StageOutput:

@@ -57,7 +57,7 @@ _VALUES = st.recursive(
 
 
 def typed(value: Any) -> Any:
-    """`value` with the type of each part spelled out: 1, 1.0 and True are told apart."""
+    """Return `value` with the type of each part spelled out, so that 1, 1.0 and True differ."""
     if isinstance(value, dict | MappingProxyType):
         return type(value), [(typed(k), typed(v)) for k, v in value.items()]
     if isinstance(value, list | tuple):
@@ -67,7 +67,7 @@ def typed(value: Any) -> Any:
 
 @pytest.mark.parametrize("depth", [10, 5_000])
 def test_deep_nesting_is_kept_up_to_a_limit(depth: int) -> None:
-    """What is nested deeper than JSON parsers go is described, not refused."""
+    """A value that is nested deeper than JSON parsers go is described, not refused."""
     value: list[Any] = []
     for _ in range(depth):
         value = [value]
@@ -94,7 +94,7 @@ def test_a_value_that_changes_while_it_is_stored_is_described() -> None:
 
 @given(_VALUES)
 def test_a_value_comes_back_as_it_was(value: Any) -> None:
-    """Whatever is made of known types survives the way through JSON text, types included."""
+    """Any value of known types survives the way through JSON text, types included."""
     text = json.dumps(DEFAULT_CODEC.to_plain(value), allow_nan=False)
     assert typed(DEFAULT_CODEC.from_plain(json.loads(text))) == typed(value)
 
@@ -388,7 +388,7 @@ def test_a_type_of_ones_own_is_stored_by_a_codec_that_knows_it() -> None:
     ],
 )
 def test_a_text_that_is_no_letter_is_refused(spoil: Callable[[str], str]) -> None:
-    """Whatever is wrong with a stored text, one typed error says so."""
+    """Each defect of a stored text gives the same typed error."""
     text = DEFAULT_CODEC.encode(make_letter())
     spoiled = spoil(text)
     assert spoiled != text

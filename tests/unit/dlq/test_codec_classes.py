@@ -347,7 +347,7 @@ def test_equal_values_have_one_canonical_text() -> None:
 
 @pytest.mark.slow
 def test_the_digest_of_a_job_is_the_same_in_every_process() -> None:
-    """Whatever PYTHONHASHSEED is, and however its inputs were put together."""
+    """For any PYTHONHASHSEED, and any order in which its inputs were added."""
     script = (
         "import sys; from stageflow.cluster.job import Job, Wire;"
         "from stageflow.codec import DEFAULT_CODEC;"
@@ -394,5 +394,5 @@ class Closed:
     ids=["closed", "mock", "mock of a size", "class"],
 )
 def test_a_value_whose_size_cannot_be_read_is_not_large(value: Any) -> None:
-    """Whatever reading it raises, its letter is stored."""
+    """For any error of reading it, its letter is stored."""
     assert not is_large([value])

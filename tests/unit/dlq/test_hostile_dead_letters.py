@@ -110,7 +110,7 @@ LETTERS: dict[str, Callable[[str], DeadLetter]] = {
 @pytest.mark.parametrize("kind", LETTERS)
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_an_exported_letter_fills_nothing_but_literals(kind: str, text: str) -> None:
-    """Whatever its fields hold, the file has the statements of a harmless letter's file."""
+    """For any content of its fields, the file has the statements of a harmless letter's file."""
     found = exported(LETTERS[kind](text))
     assert skeleton(found) == skeleton(exported(LETTERS[kind]("harmless")))
     assert found.isascii()

@@ -104,7 +104,7 @@ async def test_a_lease_that_is_none_is_refused_before_anything_is_claimed(lease_
 
 @pytest.mark.simulate(order="asyncio")
 async def test_of_two_replays_at_once_one_runs() -> None:
-    """The other is told that somebody else has the letter, and runs nothing."""
+    """The other's error says that the letter is claimed, and it runs nothing."""
     shop, store = Shop(), InMemoryDeadLetterStore()
     letter = await failed_once(shop, store)
     both = [replay(letter, shop.orchestrator(), store) for _ in range(2)]
@@ -169,7 +169,7 @@ def test_a_replay_takes_chance_and_identity_from_the_letter() -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_context_of_ones_own_can_be_prepared() -> None:
-    """What makes the context is given the claimed letter and the providers."""
+    """The factory of the context gets the claimed letter and the providers."""
     shop, store = Shop(), InMemoryDeadLetterStore()
     letter = await failed_once(shop, store)
 
@@ -262,7 +262,7 @@ async def test_a_long_replay_renews_its_lease() -> None:
 
 
 class Forgetful(InMemoryDeadLetterStore):
-    """Cannot renew leases while told so."""
+    """Cannot renew leases while this is set."""
 
     broken = True
 

@@ -36,7 +36,7 @@ ROOT = Path(stageflow.__file__).parents[1]
 def with_store(
     path: Path, work: Callable[[SQLiteDeadLetterStore], Awaitable[T]], **options: Any
 ) -> T:
-    """What `work` gives when it is handed the store at `path`, in a loop of its own."""
+    """Return the result of `work` with the store at `path`, in a loop of its own."""
 
     async def main() -> T:
         async with SQLiteDeadLetterStore(path, **options) as store:
@@ -78,7 +78,7 @@ def test_letters_outlive_the_store_and_the_loop(path: Path) -> None:
 
 
 def test_a_closed_store_says_so(path: Path) -> None:
-    """Closing twice, or a store that was never used, is no trouble; a call afterwards is."""
+    """Closing twice, or closing an unused store, is fine; a call afterwards is an error."""
     store = SQLiteDeadLetterStore(path)
     asyncio.run(store.close())
     asyncio.run(store.close())
@@ -101,7 +101,7 @@ def test_a_closed_store_says_so(path: Path) -> None:
 
 
 def test_a_closed_store_leaves_no_thread(path: Path) -> None:
-    """The one that it had, and that could be told by its name, has come to its end."""
+    """Its only thread, which has a name of its own, has ended."""
 
     async def work(store: SQLiteDeadLetterStore) -> list[threading.Thread]:
         await store.put(make_letter())
@@ -194,7 +194,7 @@ def test_a_file_that_stays_locked_is_a_typed_error(path: Path) -> None:
 
 
 def test_a_new_file_that_stays_locked_is_a_typed_error(path: Path) -> None:
-    """Where SQLite does not wait by itself, the store does, and no longer than it was told."""
+    """Where SQLite does not wait by itself, the store does, and no longer than its time limit."""
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
     with pytest.raises(err.DeadLetterStoreError, match="locked"):
@@ -313,7 +313,7 @@ def test_another_version_of_the_schema_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("body", ["'{}'", "x'ff'", "CAST(x'22ff22' AS TEXT)", "5"])
 def test_a_letter_that_was_tampered_with_hides_no_other(path: Path, body: str) -> None:
-    """A stored text that is no letter, or no text, is a typed error; the others can be read."""
+    """A stored value that is not a letter is a typed error; the others can be read."""
     put(path, make_letter(1), make_letter(2))
     with sqlite3.connect(path) as connection:
         connection.execute(f"UPDATE dead_letters SET body = {body} WHERE number = 1")
@@ -332,7 +332,7 @@ def test_a_letter_that_was_tampered_with_hides_no_other(path: Path, body: str) -
 
 
 def test_a_missing_file_is_not_made_unless_wanted(path: Path) -> None:
-    """Whoever only reads leaves no empty file behind."""
+    """A reader leaves no empty file behind."""
     with pytest.raises(err.DeadLetterStoreError, match=r"letters\.db"):
         with_store(path, lambda store: store.letters(), create=False)
     assert not path.exists()
@@ -464,7 +464,7 @@ def shared_folder() -> Iterator[Path]:
 
 
 def runs(path: Path, *, limit_bytes: int = 0, user: int = 0) -> list[list[Any]]:
-    """What 30 failing runs in a process of their own ended with."""
+    """Return the results of 30 failing runs in a process of their own."""
     done = run_command(
         [sys.executable, "-c", RUNS, str(path), str(limit_bytes), str(user)],
         cwd="/",

@@ -1,4 +1,4 @@
-"""What dead-letter stores promise beyond the contract of the test kit."""
+"""The promises of dead-letter stores beyond the contract of the test kit."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_a_claim_that_is_refused_says_until_when(store: DeadLetterStore) -
 def test_a_letter_that_stands_in_no_known_way_is_refused(
     standing: tuple[Any, ...], problem: str
 ) -> None:
-    """What a store keeps beside a letter's content is checked as well."""
+    """The fields that a store keeps beside a letter's content are checked as well."""
     with pytest.raises(err.CorruptDeadLetterError) as caught:
         restore_dead_letter(DEFAULT_CODEC, DEFAULT_CODEC.encode(make_letter()), *standing)
     assert str(caught.value).startswith(f"a stored dead letter cannot be read: {problem}")
@@ -118,7 +118,7 @@ async def test_a_claim_excludes_others_until_its_lease_ends(
 
 
 async def test_a_letter_that_is_put_back_waits_with_its_new_content(store: DeadLetterStore) -> None:
-    """What the failed replay has learnt is there for the next one; the attempt stays counted."""
+    """The failed replay's outputs are kept for the next one; the attempt stays counted."""
     letter = make_letter()
     await store.put(letter)
     claim = await store.claim(letter.id, lease_s=60)

@@ -42,7 +42,7 @@ def test_what_is_written_can_be_read_with_its_writer(way: Write) -> None:
 @every_way
 @pytest.mark.parametrize("second_writer", ["llm", "stt"])
 def test_a_second_write_is_refused_and_changes_nothing(way: Write, second_writer: str) -> None:
-    """Whoever writes a key again, the first value and the first writer stay."""
+    """The first value and the first writer stay."""
     bag = ContextBag()
     way(bag, "text", "first", "stt")
     with pytest.raises(DataConflictError) as caught:
@@ -149,7 +149,7 @@ def test_the_bag_is_a_mapping_in_the_order_of_writing() -> None:
 
 
 def test_repr_names_keys_and_writers_but_no_values() -> None:
-    """What people said does not end up in a log by way of repr."""
+    """So the words of a conversation do not get into a log by way of repr."""
     bag = ContextBag()
     bag.put("text", "a secret", "stt")
     bag.put("reply", "secret", "llm")

@@ -36,7 +36,7 @@ from tests.utils.virtual_time import run_virtual
 
 
 def see(look: Any, ctx: PipelineContext | None = None, *, inputs: tuple[str, ...] = ()) -> Any:
-    """What `look` returns inside a stage with these declared inputs."""
+    """Return the result of `look` inside a stage with these declared inputs."""
     seen: list[Any] = []
 
     async def execute(stage: StageContext) -> StageOutput:
@@ -326,7 +326,7 @@ async def test_a_stage_that_has_ended_does_nothing_more_in_its_run() -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_stage_can_emit_events_of_its_own() -> None:
-    """What a stage emits stands between its start and its end, with its data."""
+    """Its events are between its start and its end, with its data."""
 
     async def emitting(ctx: StageContext) -> StageOutput:
         ctx.emit("half_way", done=5)
@@ -348,7 +348,7 @@ async def test_a_stage_can_emit_events_of_its_own() -> None:
 def test_a_context_refuses_inputs_and_providers_of_the_wrong_kind(
     arguments: dict[str, Any], fix: str
 ) -> None:
-    """What is no mapping, or no registry, is refused where it is given."""
+    """The error is raised where the wrong value is given."""
     with pytest.raises(InvalidContextError, match=fix):
         PipelineContext(**arguments)
 

@@ -20,7 +20,7 @@ DIAMOND = {"end": "left right", "left": "start", "right": "start", "start": ""}
 
 
 def test_the_order_has_each_stage_after_all_that_it_waits_for() -> None:
-    """Whatever order the specs come in."""
+    """For any order of the specs."""
     order = graph_of(**DIAMOND).topological_order()
     assert order[0] == "start"
     assert order[-1] == "end"
@@ -64,7 +64,7 @@ def test_a_dependency_that_is_not_there_is_left_out() -> None:
         ({"a": "", "b": "a"}, [set()]),
         ({"a": "a"}, [{("a", "a")}]),
         ({"a": "b", "b": "a"}, [{("a", "b", "a")}, {("b", "a", "b")}]),
-        # What stands before and behind a component is no part of it.
+        # The stages before and behind a component do not belong to it.
         (
             {"before": "", "a": "b before", "b": "a", "behind": "b"},
             [{("a", "b", "a")}, {("b", "a", "b")}],

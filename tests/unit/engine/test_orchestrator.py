@@ -1,4 +1,4 @@
-"""What the orchestrator says when it is set up or called wrongly, word for word."""
+"""The orchestrator's errors for a wrong set-up or call, word for word."""
 
 from __future__ import annotations
 

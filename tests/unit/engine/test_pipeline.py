@@ -205,7 +205,7 @@ async def test_a_stage_without_outputs_returns_a_completed_one() -> None:
 )
 @pytest.mark.simulate(order="asyncio")
 async def test_a_stage_that_fails_on_its_own_raises(spec: object, error: type[Exception]) -> None:
-    """What it raised is the error or its cause."""
+    """The stage's own exception is the error or its cause."""
     bound = make_pipeline(spec).stage("a")  # type: ignore[arg-type]
     with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is asserted below
         await bound.execute(PipelineContext())

@@ -1,4 +1,4 @@
-"""What a run leaves behind, whichever way it ended."""
+"""The result of a run, for each way in which it can end."""
 
 from __future__ import annotations
 

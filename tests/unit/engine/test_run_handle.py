@@ -84,7 +84,7 @@ async def test_leaving_the_block_cancels_the_run_and_waits_for_its_clean_up() ->
 
 
 async def test_a_block_that_is_left_at_once_runs_nothing() -> None:
-    """The context is free for the next run, and whoever reads learns that nothing comes."""
+    """The context is free for the next run, and readers learn that nothing comes."""
     context = PipelineContext()
     pipeline = Pipeline("p", [say(), hear()])
     async with pipeline.stream(context) as run:

@@ -36,7 +36,7 @@ def test_a_bare_decorator_call_takes_the_functions_name() -> None:
 
 
 def test_the_decorator_hands_on_everything_it_is_given() -> None:
-    """What stands in the declaration stands in the spec."""
+    """Each argument of the declaration is in the spec."""
     condition = bool
     declared = stage(
         "say-hello",

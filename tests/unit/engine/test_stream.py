@@ -58,7 +58,7 @@ def test_puts_that_wait_are_let_in_in_their_order() -> None:
 
 
 def test_a_put_that_was_let_in_is_not_overtaken_before_it_comes() -> None:
-    """There is room for one, and one has been told of it: whoever puts now stands behind it."""
+    """There is room for one put, and one has been granted it: a new put queues behind it."""
 
     async def crowded(ctx: StageContext) -> StageOutput:
         words = ctx.open("words", capacity=1)
@@ -68,7 +68,7 @@ def test_a_put_that_was_let_in_is_not_overtaken_before_it_comes() -> None:
         reader_goes_on.set()
         await asyncio.sleep(0)
         assert not first.done()
-        assert words._stream._putting[0].done(), "it has been let in, and not been told yet"
+        assert words._stream._putting[0].done(), "it has been granted room, and has not run yet"
         await words.put(2)
         await first
         return StageOutput.ok()
@@ -104,7 +104,7 @@ def test_when_the_last_back_pressured_reader_leaves_all_writers_continue() -> No
 
 
 def test_a_put_that_is_cancelled_has_put_nothing_and_makes_way() -> None:
-    """Also one that had just been let in: whoever waits behind it takes the room."""
+    """Also one that was just granted room: the next put in the queue gets it."""
 
     async def impatient(ctx: StageContext) -> StageOutput:
         words = ctx.open("words", capacity=1)
@@ -114,7 +114,7 @@ def test_a_put_that_is_cancelled_has_put_nothing_and_makes_way() -> None:
         reader_goes_on.set()
         await asyncio.sleep(0)
         assert not first.done()
-        assert words._stream._putting[0].done(), "it has been let in, and not been told yet"
+        assert words._stream._putting[0].done(), "it has been granted room, and has not run yet"
         first.cancel()
         assert await second
         assert first.cancelled()
@@ -256,7 +256,7 @@ def test_a_reader_that_is_cancelled_while_it_waits_misses_nothing() -> None:
 
 
 def test_streams_readers_and_writers_say_what_they_are() -> None:
-    """What a debugger shows names the key, and how far each has come."""
+    """A debugger shows the key, and how far each has come."""
     stream = Stream.of(WORDS, key="words", producer="say")
     reader, writer = aiter(stream), StreamWriter(stream)
     assert repr(stream) == "Stream('words' by 'say', 3 items, completed)"
@@ -267,7 +267,7 @@ def test_streams_readers_and_writers_say_what_they_are() -> None:
 
 
 def test_without_a_reader_everything_is_kept_as_the_result() -> None:
-    """Whoever has the result reads it, as often as wanted, in any loop."""
+    """Everybody with the result can read it, as often as wanted, in any loop."""
     stream = run(say()).outputs["words"]
     assert isinstance(stream, Stream)
     assert stream.items() == WORDS

@@ -127,7 +127,7 @@ def test_an_attempt_that_has_put_nothing_is_repeated_with_the_same_stream() -> N
 
 
 def test_an_attempt_that_has_put_something_is_not_repeated() -> None:
-    """What was said cannot be unsaid: the error stands at once."""
+    """The user may have heard an item, so the error is final at once."""
     tries: list[int] = []
     result = run(say(_flaky(1, tries)), interceptors=[RetryInterceptor()])
     assert tries == [0]
@@ -295,7 +295,7 @@ class Recorded:
                 for _ in range(most):
                     items.append(await anext(ctx[key], None))
             if len(attempts) <= fails:
-                await asyncio.sleep(20)  # whoever writes has ended by then
+                await asyncio.sleep(20)  # all writers have ended by then
                 raise ConnectionError("down")
             return StageOutput.ok({f"{name}-out": 1} if fields.get("outputs") else {})
 

@@ -258,5 +258,5 @@ def lines_of(count: int) -> int:
 
 
 def test_twice_as_many_streams_cost_twice_as_much() -> None:
-    """What a stage does with its streams does not depend on how many others there are."""
+    """A stage's work on its streams does not depend on how many others there are."""
     assert 1.8 < lines_of(160) / lines_of(80) < 2.2

@@ -57,7 +57,7 @@ def test_a_released_limit_is_never_called(loop: ManualLoop, timers: TimerHeap) -
 def test_limits_of_the_same_moment_keep_the_order_in_which_they_were_set(
     loop: ManualLoop, timers: TimerHeap
 ) -> None:
-    """Equal times are no reason to compare watches, or to shuffle them."""
+    """Equal times neither compare the timers nor change their order."""
     called: list[int] = []
     for number in range(5):
         timers.set(1.0, partial(called.append, number))
@@ -103,7 +103,7 @@ def test_a_limit_may_close_the_watchdog_that_calls_it(loop: ManualLoop, timers: 
 
 
 def test_a_limit_may_set_another(loop: ManualLoop, timers: TimerHeap) -> None:
-    """What is set while limits are called is kept like any other, once."""
+    """A limit that is set while limits fire is kept like any other, once."""
     called: list[float] = []
     timers.set(1.0, lambda: timers.set(2.0, lambda: called.append(loop.now_s)))
     timers.set(3.0, lambda: called.append(loop.now_s))

@@ -1,4 +1,4 @@
-"""Whatever can be wrong with a definition: a `Problem` that names pipeline, stage and fix."""
+"""Defects of a definition: each is a `Problem` that names pipeline, stage and fix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.utils.factories import make_pipeline, make_spec
 
 
 def problems_of(*specs: Any, inputs: tuple[str, ...] = ()) -> list[err.Problem]:
-    """What building a pipeline named "p" of these specs reports."""
+    """Return the problems of building a pipeline named "p" of these specs."""
     with pytest.raises(PipelineDefinitionError) as caught:
         Pipeline("p", specs, inputs=inputs).build()
     assert caught.value.pipeline == "p"
@@ -79,7 +79,7 @@ def test_letters_digits_underscores_and_hyphens_make_a_name(name: str) -> None:
     ids=lambda runner: type(runner).__name__,
 )
 def test_a_runner_that_cannot_be_awaited_is_refused(runner: Any) -> None:
-    """Plain functions, generators, classes and things that are no functions are named."""
+    """The error names plain functions, generators, classes, and values that are not functions."""
     (problem,) = problems_of(StageSpec("a", runner))
     assert problem.code == "invalid_runner"
     assert repr(runner) in problem.text
@@ -165,7 +165,7 @@ def test_what_a_stage_is_holds_what_it_may(field: str, given: Any, fix: str) -> 
 
 
 def test_what_is_no_spec_is_named() -> None:
-    """A function or a stage object put in the place of a spec is told how to become one."""
+    """For a function or a stage object in place of a spec, the error names the fix."""
     assert found(do_nothing, AsyncStage()) == [
         ("invalid_spec", "do_nothing"),
         ("invalid_spec", "AsyncStage"),
@@ -359,7 +359,7 @@ def test_what_is_empty_and_no_list_is_refused(field: str, nothing: object) -> No
 
 
 def test_a_time_that_no_clock_can_hold_is_refused() -> None:
-    """An integer beyond all floats is no number of seconds."""
+    """An integer beyond all floats is not a number of seconds."""
     with pytest.raises(PipelineDefinitionError):
         Pipeline("p", [StageSpec("a", do_nothing, timeout_s=10**400)])
 

@@ -154,7 +154,7 @@ def subclasses(cls: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def test_every_error_class_of_the_engine_hangs_below_one_root() -> None:
-    """Whoever catches StageflowError catches everything that the engine's errors module has."""
+    """So `except StageflowError` catches everything that the engine's errors module has."""
     classes = [v for v in vars(err).values() if isinstance(v, type) and issubclass(v, Exception)]
     assert len(classes) > 20
     assert [c for c in classes if not issubclass(c, StageflowError)] == []
@@ -384,7 +384,7 @@ def test_a_failed_output_is_transient_exactly_when_a_retry_may_help() -> None:
 
 
 def test_a_child_run_error_takes_over_what_its_cause_says() -> None:
-    """What a caller acts on is that of the failure inside the child."""
+    """Callers act on the code and category of the failure inside the child."""
     cause = err.StageRaisedError(ConnectionError("refused"), "connection_failed").located(
         "llm", "run-9"
     )

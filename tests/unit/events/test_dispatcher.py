@@ -41,7 +41,7 @@ def stuck(**options: Any) -> tuple[GatedSink, EventDispatcher, EventLog]:
 
 
 def test_closing_flushes_every_event_in_order() -> None:
-    """Whatever was appended before the close has reached the sink after it."""
+    """Every event that was appended before the close has reached the sink after it."""
     sink = RecordingSink()
     with EventDispatcher([sink], interval_s=NEVER_S) as dispatcher:
         log = attached(dispatcher)
@@ -145,7 +145,7 @@ def test_a_hung_sink_keeps_no_other_from_flushing_at_close() -> None:
     assert closing.is_alive()
     hung.gate.set()
     closing.join()
-    assert given, "the sound sink was not told of the close"
+    assert given, "the sound sink was not closed"
     assert [stats.written for stats in dispatcher.stats()] == [3, 3]
 
 
@@ -201,7 +201,7 @@ def test_an_event_that_comes_after_the_close_is_counted_as_dropped() -> None:
 
 
 def test_a_dispatcher_without_sinks_leaves_the_log_alone() -> None:
-    """The run's own log is complete whoever else listens."""
+    """The run's own log is complete with and without listeners."""
     with EventDispatcher([]) as dispatcher:
         log = attached(dispatcher)
         fill(log, 3)
@@ -210,7 +210,7 @@ def test_a_dispatcher_without_sinks_leaves_the_log_alone() -> None:
 
 
 async def test_the_events_of_a_run_reach_the_sink_whole() -> None:
-    """What the sink is given equals what the result holds."""
+    """The sink gets the same events that the result holds."""
     sink = RecordingSink()
     with EventDispatcher([sink], interval_s=NEVER_S) as dispatcher:
         orchestrator = PipelineOrchestrator(chain(3).build(), dispatcher=dispatcher)

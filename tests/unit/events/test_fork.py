@@ -131,7 +131,7 @@ def test_a_child_of_a_closed_or_unused_dispatcher_starts_nothing() -> None:
 
 
 def test_a_sink_that_hangs_in_the_parent_does_not_hang_the_child() -> None:
-    """What its thread held at the fork is not waited for."""
+    """The child does not wait for a lock that the sink's thread held at the fork."""
     sink = GatedSink()
     dispatcher = EventDispatcher([sink], interval_s=0.001)
     fill(dispatcher, "parent", 1)

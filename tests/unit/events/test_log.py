@@ -97,7 +97,7 @@ def test_an_event_cannot_be_changed() -> None:
 
 
 def test_data_given_to_the_log_is_copied() -> None:
-    """Whoever logged a dict may change it afterwards."""
+    """The caller may change its dict afterwards."""
     data = {"reason": "first"}
     log = make_log(("stage.a.skipped", 100.0, "a", data))
     event = log[0]
@@ -106,7 +106,7 @@ def test_data_given_to_the_log_is_copied() -> None:
 
 
 def test_to_dict_survives_json() -> None:
-    """What goes out as JSON comes back the same."""
+    """Data that is written as JSON reads back the same."""
     for event in make_log(*RAW):
         plain = event.to_dict()
         assert json.loads(json.dumps(plain)) == plain

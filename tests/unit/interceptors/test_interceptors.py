@@ -29,7 +29,7 @@ from tests.utils.virtual_time import run_virtual
 
 
 class Journal:
-    """What the interceptors of one test saw, in order."""
+    """The calls that the interceptors of one test saw, in order."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -108,7 +108,7 @@ def test_the_first_interceptor_is_the_outermost(journal: Journal) -> None:
 
 
 def test_a_failure_unwinds_from_the_inside_out(journal: Journal) -> None:
-    """Each one that was entered is told, with what the stage raised."""
+    """Each one that was entered sees the stage's exception."""
     result = run(make_spec("a", ending="raise"), [journal.observer(name) for name in "12"])
     assert journal.lines == [
         "1.before", "2.before", "2.failed(ScriptedError)", "1.failed(ScriptedError)",
@@ -117,7 +117,7 @@ def test_a_failure_unwinds_from_the_inside_out(journal: Journal) -> None:
 
 
 def test_observers_and_wrappers_keep_their_places(journal: Journal) -> None:
-    """Whatever the mix, the order is that of the list; before stands before the own around."""
+    """In any mix, the order is that of the list; `before` precedes the same one's `around`."""
     run(
         make_spec("a"),
         [journal.observer("1"), journal.wrapper("2"), journal.both("3"), journal.observer("4")],
@@ -146,7 +146,7 @@ def test_a_wrapper_that_swallows_a_failure_spares_those_outside_of_it(journal: J
     [
         # What is inside of a before that raised is never entered, and it has no pair itself.
         ("before", ["1.before", "2.before", "1.failed(ScriptedError)"]),
-        # After raised: it has had its turn; those outside are told of the failure.
+        # After raised: its own hook is done; those outside see the failure.
         (
             "after",
             ["1.before", "2.before", "3.before", "3.after", "2.after", "1.failed(ScriptedError)"],
@@ -341,7 +341,7 @@ class FailedOnly(Interceptor):
 
 
 def test_an_observer_may_have_any_of_the_hooks() -> None:
-    """One that only looks at ends, or only at failures, is told just these."""
+    """An observer of ends only, or of failures only, gets just these calls."""
     after, failed = AfterOnly(), FailedOnly()
     run(make_spec("a", outputs=("x",)), [failed, after])
     assert (after.outputs, failed.errors) == ([StageOutput.ok(x="x by a")], [])
@@ -371,7 +371,7 @@ class Returning(Interceptor):
     ("output", "code"), [(None, "invalid_output"), (StageOutput.fail("no"), "stage_failed")]
 )
 def test_what_a_wrapper_returns_is_judged_like_a_stages_output(output: Any, code: str) -> None:
-    """Interceptors outside of it never see something that is no success."""
+    """Interceptors outside of it never see an invalid success."""
     after, failed = AfterOnly(), FailedOnly()
     result = run(make_spec("a"), [after, failed, Returning(output)])
     assert after.outputs == []
@@ -380,7 +380,7 @@ def test_what_a_wrapper_returns_is_judged_like_a_stages_output(output: Any, code
 
 
 def test_what_a_stage_returns_besides_an_output_does_not_reach_interceptors() -> None:
-    """They are told of an invalid output, and not handed one."""
+    """They see an error about an invalid output, and not the value."""
 
     async def wrong(ctx: StageContext) -> StageOutput:
         return {"x": 1}  # type: ignore[return-value]

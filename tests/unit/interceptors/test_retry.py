@@ -20,7 +20,7 @@ from tests.utils.virtual_time import run_virtual
 
 
 class HttpError(Exception):
-    """What an HTTP client raises; its class holds the headers of the answer."""
+    """The error of an HTTP client; its class holds the headers of the answer."""
 
     def __init__(self, status_code: int, **headers: str) -> None:
         super().__init__(f"HTTP {status_code}")
@@ -307,7 +307,7 @@ async def test_a_cancellation_ends_it_in_an_attempt_and_in_a_pause(at_s: float) 
 @pytest.mark.parametrize("limit", ["timeout", "cancellation"])
 @pytest.mark.simulate(order="asyncio")
 async def test_a_stage_that_makes_an_error_of_its_cancellation_is_not_retried(limit: str) -> None:
-    """Whoever cancelled it does not wait for another attempt."""
+    """The caller that cancelled it does not wait for another attempt."""
     llm = ScriptedLLM(9.0)
 
     async def converting(ctx: StageContext) -> StageOutput:
@@ -348,7 +348,7 @@ def test_a_stage_whose_task_group_fails_is_tried_again() -> None:
 async def test_a_stage_whose_task_group_fails_of_its_cancellation_is_not_retried(
     limit: str,
 ) -> None:
-    """Whoever cancelled it does not wait for another attempt, group or not."""
+    """The caller that cancelled it does not wait for another attempt, group or not."""
     calls = 0
 
     async def converting(ctx: StageContext) -> None:

@@ -201,7 +201,7 @@ class OnlyA(Abandoning):
 
 
 def test_a_call_may_suspend_any_number_of_times_within_the_limit() -> None:
-    """What the stage awaits, and catches on the way, reaches it as without the interceptor."""
+    """The stage's awaits and caught exceptions are the same as without the interceptor."""
 
     async def busy(ctx: StageContext) -> StageOutput:
         for _ in range(3):

@@ -31,7 +31,7 @@ CANCELLED = make_spec("a", pauses_s=(9.0,))
 
 
 def run(spec: StageSpec, interceptor: Interceptor, ctx: PipelineContext | None = None) -> RunResult:
-    """Run one stage; the one that shall be cancelled has a sibling that fails after 2 s."""
+    """Run one stage; the one to be cancelled has a sibling that fails after 2 s."""
     specs = [spec]
     if spec is CANCELLED:
         specs.append(make_spec("broken", pauses_s=(2.0,), ending="raise"))

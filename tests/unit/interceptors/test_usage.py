@@ -1,4 +1,4 @@
-"""What calls use: events, sums, cost by the user's prices, budgets, and metrics."""
+"""The usage of calls: events, sums, cost by the user's prices, budgets, and metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_speech_is_counted_and_tokens_are_estimated(kernel: Any) -> None:
 
 
 async def test_a_run_ends_where_its_budget_does() -> None:
-    """The call after that is refused, for a reason that is no failure to be replayed."""
+    """The call after that is refused, for a reason that is not a failure to be replayed."""
     llm = FakeLLM([calling("look"), calling("look"), "Never said."])
 
     async def look() -> str:

@@ -111,7 +111,7 @@ class Model(FakeLLM):
 
 
 def context(llm: Any, **more: Any) -> PipelineContext:
-    """What any kernel is given."""
+    """Return a context for any kernel."""
     providers = ProviderRegistry(
         llm=llm, stt=FakeSTT(), tts=FakeTTS(), db=FakeDatabase(), speaker=FakeSpeaker(), **more
     )
@@ -184,7 +184,7 @@ def one(name: str, arguments: str) -> Answer:
 
 
 def replies() -> dict[str, tuple[Any, str, str, list[str]]]:
-    """What a service may reply, then code, part of the answer, and what happens to the calls."""
+    """Yield replies of a service with their code, part of the answer, and the calls' outcome."""
     fine, bad = "It is on its way.", ["started", "failed"]
     return {
         "a call": ([asked("A7"), fine], "", fine, ["started", "completed"]),

@@ -136,7 +136,7 @@ def test_estimate(text: str, tokens: int) -> None:
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.integers(0, 400))
 async def test_what_is_sent_fits_and_is_the_end(sizes: list[int], window: int) -> None:
-    """Whatever the sizes: the newest messages, from a question on, within the window."""
+    """For any sizes: the newest messages, from a question on, within the window."""
     sizes = sizes if len(sizes) % 2 else sizes[1:] or [0]
     left = await sent(talk(*sizes), window)
     assert left

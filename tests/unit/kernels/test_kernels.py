@@ -77,7 +77,7 @@ def inputs(pipeline: Pipeline, text: str, user: str = KNOWN_USER) -> dict[str, A
 async def take_turn(
     pipeline: Pipeline, text: str, providers: ProviderRegistry, user: str = KNOWN_USER
 ) -> RunResult:
-    """One turn of either kernel, checked for what every run owes."""
+    """Run one turn of either kernel, and check what holds for every run."""
     ctx = PipelineContext(inputs(pipeline, text, user), providers=providers)
     result = await pipeline.run(ctx)
     assert_run_sound(pipeline, result)
@@ -153,7 +153,7 @@ async def test_second_turn_remembers_the_first(
 
 
 async def test_kernels_share_a_memory(providers: ProviderRegistry) -> None:
-    """What a user said by voice is remembered in the chat."""
+    """The chat remembers a user's words from a voice turn."""
     await take_turn(voice(), "spoken", providers)
     assert "spoken" in (await take_turn(chat(), "typed", providers)).outputs["answer"]
 
@@ -217,7 +217,7 @@ async def test_harmless_text_is_let_through(text: str, providers: ProviderRegist
 
 
 async def test_refused_text_never_reaches_the_model(providers: ProviderRegistry) -> None:
-    """What the guard refused does not reach the model by way of the memory."""
+    """Text that the guard refused does not reach the model by way of the memory."""
     llm = RecordingLLM()
     providers.register("llm", llm)
     await take_turn(chat(), "fine", providers)

@@ -145,7 +145,7 @@ async def test_after_its_replacement_a_task_goes_on() -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_barge_in() -> None:
-    """The newer question stops the answer, of which the model is told what was heard."""
+    """The newer question stops the answer, and the model's history has the part that was heard."""
     providers = default_providers()
     voice = streaming_voice().bind(providers=providers)
     limiter = TurnLimiter("replace")

@@ -1,4 +1,4 @@
-"""What is spoken of an answer, and what is shown of it."""
+"""The spoken and the shown form of an answer."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def context(registry: ProviderRegistry, text: str = "Hello?", user: str = "ada")
 def taken(
     registry: ProviderRegistry, pipeline: Pipeline | None = None, *interceptors: Any
 ) -> RunResult:
-    """A turn in virtual time, checked for what every run owes."""
+    """Run a turn in virtual time, and check what holds for every run."""
     turn = pipeline if pipeline is not None else streaming_voice()
 
     async def main() -> RunResult:
@@ -123,7 +123,7 @@ def kept(registry: ProviderRegistry, user: str = "ada") -> list[Any]:
 
 
 def test_shape() -> None:
-    """Who waits for whom, what is a stream, what may fail, and that everything has a limit."""
+    """Dependencies, streams and optional stages are as documented, and each stage has a limit."""
     graph = streaming_voice().build()
     assert shape(graph) == {
         "stt": (set(), True),
@@ -143,7 +143,7 @@ def test_shape() -> None:
 
 
 def test_outputs_are_those_of_the_whole_turn() -> None:
-    """Whoever goes over from `voice` finds each output where it was, and equal."""
+    """A user of `voice` who changes to this kernel finds each output where it was, and equal."""
     streamed, whole = taken(providers()).unwrap(), taken(providers(), voice()).unwrap()
     assert {key: streamed[key] for key in whole} == whole
     assert streamed.keys() - whole.keys() == {"sentences", "sound"}
@@ -234,7 +234,7 @@ def test_without_a_speaker_the_turn_ends_when_all_sound_is_made() -> None:
 
 
 def test_white_space_is_never_said_by_itself() -> None:
-    """It goes with a sentence, or with none at the end, and no synthesis is asked for it."""
+    """It goes with a sentence, or with none at the end, and no synthesis is requested for it."""
     answer = " " * 700 + "\n Well. \n\n Yes.  \n "
     registry = providers(answer)
     result = taken(registry)
@@ -358,7 +358,7 @@ def test_what_was_made_before_a_failure_is_heard_and_kept(
 def test_a_turn_of_which_nothing_was_heard_leaves_no_record(
     provider: str, fault: FaultType, code: str
 ) -> None:
-    """It fails with its cause, within the limit of whoever it waits for."""
+    """It fails with its cause, within the limit of the stage that it waits for."""
     registry = providers()
     with inject_fault(provider, fault):
         result = taken(registry)
@@ -372,7 +372,7 @@ def test_a_turn_of_which_nothing_was_heard_leaves_no_record(
 
 
 def test_a_speaker_that_breaks_costs_what_came_before_nothing() -> None:
-    """What it played is kept."""
+    """The sound that it played is kept."""
     registry = providers()
     with inject_fault("speaker", FaultType.INTERMITTENT, script="ok,fail"):
         result = taken(registry)

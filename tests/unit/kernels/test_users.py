@@ -1,4 +1,4 @@
-"""Who a turn belongs to, and that nothing but speech is recognised."""
+"""Which user a turn belongs to, and that nothing but speech is recognised."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ async def test_a_stage_of_ones_own_sums_earlier_turns_up(kernel: Callable[..., P
 
 
 class Detector:
-    """A detector of speech that hears what it is told to."""
+    """A detector of speech with given results."""
 
     def __init__(self, *spans: object) -> None:
         self.spans = spans

@@ -117,7 +117,7 @@ async def test_many_calls_at_once_do_not_mix(database: Database) -> None:
 
 
 async def test_appends_are_one_step(database: Any) -> None:
-    """Whoever appends at the same time, here over two connections; other fields stay."""
+    """Two connections append at the same time; other fields stay."""
     collection, users = fresh_collection(), [database, database]
     async with AsyncExitStack() as opened:
         if isinstance(database, SqlDatabase):
@@ -227,7 +227,7 @@ async def test_the_table_is_made_once_though_all_find_it_missing(
 
 
 async def test_a_mapping_and_a_tuple_become_what_json_has_for_them(url: str) -> None:
-    """What has one form in JSON is stored in it."""
+    """Values with one form in JSON are stored in it."""
     collection = fresh_collection()
     async with SqlDatabase(url) as database:
         await database.put(collection, "key", MappingProxyType({"pair": (1, (2,))}))
@@ -271,7 +271,7 @@ async def test_what_json_does_not_have_is_refused_and_nothing_is_written(
 async def test_an_address_that_one_database_would_refuse_is_refused_by_both(
     url: str, address: tuple[Any, Any]
 ) -> None:
-    """What cannot be an address in PostgreSQL is none in SQLite either."""
+    """An invalid address for PostgreSQL is invalid for SQLite, too."""
     async with SqlDatabase(url) as database:
         with raises_code("invalid_record", match="cannot be an address"):
             await database.get(*address)
@@ -313,7 +313,7 @@ def test_the_text_of_a_database_hides_its_password() -> None:
 
 
 def test_a_database_serves_one_loop_until_it_is_closed(url: str) -> None:
-    """A second loop is told so; after close() it is served."""
+    """A second loop gets an error; after close() it is served."""
     database, collection = SqlDatabase(url), fresh_collection()
     with asyncio.Runner() as first, asyncio.Runner() as second:
         first.run(database.put(collection, "key", {"n": 1}))

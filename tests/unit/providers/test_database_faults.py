@@ -26,7 +26,7 @@ from tests.utils.toxic_proxy import Ending, ToxicProxy, Toxics
 
 
 async def failure_of(call: Any) -> StageflowError:
-    """What the failure of a call means."""
+    """Return the classified failure of a call."""
     try:
         await call
     except Exception as error:
@@ -178,7 +178,7 @@ async def test_a_cancelled_query_gives_its_connection_back(postgres: PostgresSer
                 call.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await call
-                # The server was told: it does not go on waiting for the lock.
+                # The server got the cancellation: it does not go on waiting for the lock.
                 await waiting(holder, 0)
         assert await database.get(collection, "key") == {"is": "old"}
     assert open_descriptors() == before
@@ -229,7 +229,7 @@ async def proxied(postgres: PostgresServer) -> AsyncIterator[tuple[ToxicProxy, s
 async def test_a_connection_that_cannot_be_made_ends_in_time(
     postgres: PostgresServer, toxics: Toxics, becomes: str
 ) -> None:
-    """Whatever happens while connecting, the call ends, and the next one connects."""
+    """For each fault while connecting, the call ends, and the next one connects."""
     gc.collect()
     before = open_descriptors()
     async with (

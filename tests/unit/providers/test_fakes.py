@@ -52,7 +52,7 @@ def marks_ms(main: Callable[[Callable[[], None]], Awaitable[None]]) -> list[floa
 
 
 def without_suspending(call: Coroutine[Any, Any, Any]) -> Any:
-    """What `call` returns at its first step; fails if it suspends."""
+    """Return the result of `call` at its first step; fail if it suspends."""
     try:
         call.send(None)
     except StopIteration as stop:
@@ -168,7 +168,7 @@ async def test_llm_calls_a_function() -> None:
 
 @given(st.text())
 def test_pieces_joined_are_the_answer(answer: str) -> None:
-    """Whatever the answer, its pieces joined are the answer, and none of them is empty."""
+    """For any answer, its pieces joined are the answer, and none of them is empty."""
     pieces = without_suspending(pieces_of(FakeLLM(answer)))
     assert "".join(pieces) == answer
     assert all(pieces)
@@ -201,14 +201,14 @@ def test_stream_takes_the_whole_latency(
 
 @pytest.mark.parametrize("answers", [[], [1], ["fine", None]])
 def test_llm_refuses_a_bad_script(answers: Any) -> None:
-    """A script without an answer, or with one that is no string, is refused."""
+    """A script without an answer, or with one that is not a string, is refused."""
     with pytest.raises(InvalidConfigError, match=r"FakeLLM: answers is .* one string"):
         FakeLLM(answers)
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_stt_understands_tts(text: str) -> None:
-    """What FakeTTS says, FakeSTT gives back, character by character."""
+    """FakeSTT returns the text that FakeTTS spoke, character by character."""
     assert text_of_speech(speech_of_text(text)) == text
 
 
@@ -323,7 +323,7 @@ async def test_sound_without_time_does_not_suspend() -> None:
 
 @given(st.integers(0, 7_999), st.sampled_from([0.5, 1.0, 2.0]))
 def test_cancelled_sound_is_heard_to_the_sample(sample: int, scale: float) -> None:
-    """What was heard is what a clock says has sounded, and it is silent at once."""
+    """The heard part is that which the clock allows, and the sound stops at once."""
     speaker = FakeSpeaker(scale=scale)
 
     async def main() -> None:

@@ -115,7 +115,7 @@ def test_a_wrapped_provider_serves_its_own_port_and_no_other(
 
 @pytest.mark.parametrize("wrap", [lambda p: Fallback(p, p), lambda p: IdleTimeout(p, 1.0), Retry])
 def test_what_is_not_of_a_port_is_handed_out_as_it_is(wrap: Callable[[Any], Any]) -> None:
-    """And what the provider does not have is no attribute of the wrapper."""
+    """The wrapper has no attribute that the provider does not have."""
     wrapped = wrap(Port("fine"))
     assert wrapped.price() == "the price of fine"
     with pytest.raises(AttributeError, match="absent"):
@@ -398,7 +398,7 @@ async def test_an_answer_that_grows_may_take_its_time() -> None:
 @pytest.mark.parametrize("ending", ["raises", "answers"])
 @pytest.mark.simulate(order="asyncio")
 async def test_what_a_provider_makes_of_its_cancellation(ending: str) -> None:
-    """An error of its own is no progress either; an answer after all is an answer."""
+    """An error of its own is not progress either; an answer after all is an answer."""
 
     class Stubborn:
         async def transcribe(self, audio: Audio) -> str:
@@ -466,7 +466,7 @@ def test_a_time_that_makes_no_sense_is_refused(value: Any) -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_a_stall_fails_a_stage_as_a_timeout_that_may_pass() -> None:
-    """The run's error says so, and its user is told that it took too long."""
+    """The run's error says so, and the message for the user says that it took too long."""
     pipeline = make_pipeline(asking())
     result = await pipeline.run(context(IdleTimeout(ScriptedLLM(99.0), 3.0)))
     assert result.duration_ms == 3000.0

@@ -110,7 +110,7 @@ async def test_speech_in_a_wav_keeps_its_rate(server: OpenAIServer, service: Ope
 
 
 async def test_half_of_a_surrogate_pair_is_sent_as_a_question_mark(service: OpenAIService) -> None:
-    """A text that UTF-8 does not have is no reason to fail."""
+    """A text that UTF-8 does not have does not fail the call."""
     assert await service.llm("echo").complete([Message("user", "a\ud800b")]) == "a?b"
 
 
@@ -240,7 +240,7 @@ async def test_a_service_in_trouble(server: OpenAIServer, service: OpenAIService
 async def test_nonsense(
     call: Call, reply: Reply, server: OpenAIServer, service: OpenAIService
 ) -> None:
-    """Whatever is no answer is told as such, and the next call is answered."""
+    """Each reply that is not an answer has its error, and the next call is answered."""
     server.script.append(reply)
     assert (await failure(call(service))).code == "invalid_reply"
     assert await call(service)
@@ -258,7 +258,7 @@ async def test_a_long_page_is_shown_by_its_beginning(
 async def test_a_piece_without_a_choice_says_nothing(
     empty: str, server: OpenAIServer, service: OpenAIService
 ) -> None:
-    """What only counts tokens, or shows that the connection is alive, is passed over."""
+    """A piece that only counts tokens, or keeps the connection alive, is skipped."""
     last = 'data: {"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]}\n\n'
     server.script.append(Reply(headers=EVENTS, body=empty + last))
     assert await stream(service) == "yes"
@@ -375,7 +375,7 @@ async def read(service: OpenAIService) -> tuple[list[str], StageflowError]:
 
 
 async def test_a_stream_that_is_cut(server: OpenAIServer, service: OpenAIService) -> None:
-    """What was said before has come, and then the connection has failed."""
+    """The pieces before the cut arrive, and then the connection has failed."""
     server.script.append(Reply(cut_after_pieces=2))
     found, error = await read(service)
     assert (found, error.code) == (["Is ", "it "], "connection_failed")
@@ -454,7 +454,7 @@ async def test_a_cancelled_call_closes_its_connection(
 async def test_a_stream_that_is_left_closes_its_connection(
     server: OpenAIServer, service: OpenAIService
 ) -> None:
-    """Whoever has heard enough stops the service."""
+    """A caller that has enough stops the service."""
     server.script.append(Reply(stall_after_pieces=1))
     answer = service.llm("echo").stream(ASKED)
     assert await anext(answer) == "Is "

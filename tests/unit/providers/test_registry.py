@@ -77,7 +77,7 @@ def test_a_stream_in_the_place_of_an_answer_is_refused_and_the_reverse() -> None
 
 
 def test_only_what_is_missing_is_named() -> None:
-    """An attribute that cannot be called is no method."""
+    """An attribute that cannot be called is not a method."""
     with raises_code("invalid_provider") as caught:
         ProviderRegistry(llm=Incomplete())
     assert str(caught.value).endswith("also needs stream()")

@@ -28,7 +28,7 @@ SOUND = Audio(b"\x00\x01")
     ],
 )
 def test_an_answer_passes_as_it_is(method: str, reply: Any) -> None:
-    """What is an answer by the port's own words is handed on untouched."""
+    """A valid answer of the port is returned untouched."""
     assert CHECKS[method](reply) is reply
 
 
@@ -42,8 +42,8 @@ def test_an_answer_passes_as_it_is(method: str, reply: Any) -> None:
         ("transcribe", None, "no text: None"),
         ("transcribe", {"text": "hi"}, "no text: {'text': 'hi'}"),
         ("synthesize", b"\x00\x01", "no sound: b"),
-        ("synthesize", Audio(b""), "0 bytes of PCM, which are no sound"),
-        ("synthesize", Audio(b"abc"), "3 bytes of PCM, which are no whole number of 16-bit"),
+        ("synthesize", Audio(b""), "0 bytes of PCM, which is not a sound"),
+        ("synthesize", Audio(b"abc"), "3 bytes of PCM, which is not a whole number of 16-bit"),
         ("synthesize", Audio([0, 1]), "no sound: Audio("),  # type: ignore[arg-type]
         ("get", "<html>", "no record: '<html>'"),
         ("get", [], "no record: []"),
@@ -100,7 +100,7 @@ class WithoutClose:
 
 @pytest.mark.parametrize("pieces", [[], ["", " "], ["hi", None], [None]])
 async def test_a_stream_is_checked_piece_by_piece(pieces: list[Any]) -> None:
-    """A stream fails at the first piece that is no text, or at its end if it said nothing."""
+    """A stream fails at the first piece that is not text, or at its end if it was empty."""
     llm = Streaming(pieces)
     checked = Checked(llm)
     with pytest.raises(InvalidReplyError):

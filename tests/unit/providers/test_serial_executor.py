@@ -1,4 +1,4 @@
-"""The line before blocking calls: it has an end, and whoever leaves it stops the work."""
+"""The queue for blocking calls: it has an end, and a caller that leaves it stops the work."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ async def find_order(
         number: Its number, such as
             "A 7".
         limit (int): How many: at most 9.
-        ctx: Not told to the model.
+        ctx: Not shown to the model.
         idempotency_key: Nor is this.
 
     Returns:

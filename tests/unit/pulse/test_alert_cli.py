@@ -75,7 +75,7 @@ def test_calm_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_undelivered_messages_are_shown_and_sent_again(
     receiver: Webhook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was refused for good ends with a code of its own, until somebody sends it again."""
+    """A permanent refusal has an exit code of its own, until somebody sends the message again."""
     receiver.answers = [(404, {})]
     store = recorded(tmp_path, SLOW)
     assert alert(store, "--to", "slack") == AlertExit.UNDELIVERED
@@ -203,7 +203,7 @@ def read_until(lines: IO[str] | None, text: str) -> list[str]:
 def test_kill_while_firing_sends_nothing_twice_and_loses_nothing(
     receiver: Webhook, tmp_path: Path, killed_after: str
 ) -> None:
-    """Killed when it has told, the next process is silent; killed before, the next one tells."""
+    """Killed after a message, the next process is silent; killed before it, the next one sends."""
     told = killed_after.startswith("delivered")
     # However long the process lives after the first attempt, no attempt of its own succeeds.
     receiver.answers = [] if told else [(500, {})] * 1000
@@ -229,7 +229,7 @@ def test_kill_while_firing_sends_nothing_twice_and_loses_nothing(
 def test_watch_goes_on_after_errors_and_ends_in_good_order(
     receiver: Webhook, tmp_path: Path
 ) -> None:
-    """Telemetry that cannot be read for a while is told, not the end; a termination is code 0."""
+    """A failed read of the telemetry is reported, and the watch goes on; SIGTERM gives code 0."""
     store = recorded(tmp_path, LASTING)
     other = sqlite3.connect(store, isolation_level=None)
     other.execute("ALTER TABLE rollups RENAME TO gone")

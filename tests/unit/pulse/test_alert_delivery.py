@@ -102,7 +102,7 @@ def delivered(
 
 
 def test_slack_payload_says_everything(receiver: Webhook, tmp_path: Path) -> None:
-    """What, how much, since when, the likely stage and both links arrive, each as it was meant."""
+    """Cause, value, start, the likely stage and both links arrive, each in its field."""
     channel = SlackChannel(Secret(receiver.url), "#alerts")
     _, said, state = delivered(tmp_path, channel)
     state.close()
@@ -165,7 +165,7 @@ def test_final_answers_are_not_tried_again(receiver: Webhook, tmp_path: Path, co
 
 
 def test_a_stop_ends_a_delivery_in_its_pause(receiver: Webhook, tmp_path: Path) -> None:
-    """What is not delivered by then stays in the state, to be tried when it is due."""
+    """Messages that are not delivered by then stay in the state, to be tried when they are due."""
     receiver.answers = [(500, {})]
     clock, said = Clock(), list[str]()
     stop = threading.Event()
@@ -218,7 +218,7 @@ def test_email_arrives(tmp_path: Path, starttls: bool, tls: Tls) -> None:
 
 
 def test_email_is_not_sent_in_the_clear(tmp_path: Path) -> None:
-    """A server that offers no TLS, or shows a certificate nobody knows, is told nothing."""
+    """A server without TLS, or with an unknown certificate, receives nothing."""
     with mailbox(PASSWORD, starttls=True) as box:
         stranger = EmailChannel(replace(EMAIL, port=box.port), Secret(PASSWORD))
         _, said, state = delivered(tmp_path, stranger, until_s=0.0)
@@ -300,7 +300,7 @@ def test_no_text_is_longer_than_a_message_holds() -> None:
 
 
 def test_email_of_one_message_has_one_id() -> None:
-    """What is sent twice in spite of all shows as one letter; a line break makes no header."""
+    """A message that is sent twice shows as one mail; a line break adds no header."""
     first, again, other = (composed(MESSAGE, number, EMAIL) for number in (1, 1, 2))
     assert first["Message-ID"] == again["Message-ID"] != other["Message-ID"]
     nasty = Message((replace(NOTICE, rule="X\nBcc: everyone@example.org"),))
@@ -415,7 +415,7 @@ def test_secrets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_missing_secrets_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing, empty or unreadable is told with where it was looked for."""
+    """A missing, empty or unreadable secret is an error that says where it was looked for."""
     monkeypatch.delenv("S", raising=False)
     monkeypatch.delenv("S_FILE", raising=False)
     with raises_code("pulse_alert_secret", match="set S or S_FILE"):

@@ -1,4 +1,4 @@
-"""The embedded evaluator: what fires when, and that nobody is told twice or never."""
+"""The embedded evaluator: which alerts fire when, and each message is sent exactly once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINKS = Links("https://example.org/pulse/", "https://example.org/runbook.md")
 def messages_of(
     rules: Iterable[Rule], folder: Path, minutes: Iterable[int], *, reopen: bool = False
 ) -> list[tuple[int, Message]]:
-    """What there is to tell when the evaluator is called at the end of each of those minutes.
+    """Return the messages of an evaluator that is called at the end of each of these minutes.
 
     Args:
         rules: The rules.
@@ -60,7 +60,7 @@ def messages_of(
 
 
 def notices_of(told: list[tuple[int, Message]]) -> list[tuple[int, Notice]]:
-    """Each notice, and when it was told."""
+    """Return each notice, and its time."""
     return [(minute, notice) for minute, message in told for notice in message.notices]
 
 
@@ -104,7 +104,7 @@ def test_first_look_knows_what_lasts(tmp_path: Path) -> None:
 
 
 def test_notice_says_everything(tmp_path: Path) -> None:
-    """What, how much, against which limit, since when, the likely stage, page and runbook."""
+    """Cause, value, limit, start, the likely stage, page and runbook."""
     record(case_named(LASTING), tmp_path / "runs.db")
     fires, over = notices_of(messages_of([rule_of(case_named(LASTING))], tmp_path, range(32)))
     notice = fires[1]
@@ -157,7 +157,7 @@ def test_notice_says_everything(tmp_path: Path) -> None:
     ],
 )
 def test_each_kind_has_its_words(tmp_path: Path, name: str, what: str, likely: str) -> None:
-    """What is wrong, how much and against which limit, for each kind of rule."""
+    """Cause, value and limit, for each kind of rule."""
     case = case_named(name)
     record(case, tmp_path / "runs.db")
     told = notices_of(messages_of([rule_of(case)], tmp_path, range(case.minutes + 1)))
@@ -165,7 +165,7 @@ def test_each_kind_has_its_words(tmp_path: Path, name: str, what: str, likely: s
 
 
 def test_inhibited_alerts_wait(tmp_path: Path) -> None:
-    """While the fast burn fires, nobody is told of the error rate; afterwards, if it lasts."""
+    """While the fast burn fires, the error rate sends nothing; afterwards it does, if it lasts."""
     # 5 % for 10 minutes, then 1.2 %: over the rate's limit, below that of the burn.
     case = Case("", "", (Stretch(12, runs=500, failed=25), Stretch(23, runs=500, failed=6)), ())
     record(case, tmp_path / "runs.db")
@@ -179,7 +179,7 @@ def test_inhibited_alerts_wait(tmp_path: Path) -> None:
 
 
 def test_inhibited_alerts_that_end_are_silent(tmp_path: Path) -> None:
-    """Nobody is told that something is over who was not told that it began."""
+    """No message reports the end of an alert whose start was not reported."""
     case = Case("", "", (Stretch(12, runs=500, failed=25), Stretch(23, runs=500)), ())
     record(case, tmp_path / "runs.db")
     rules = [r for r in our_alerts().rules if r.name in {"ErrorRateHigh", "ErrorBudgetBurnsFast"}]
@@ -191,7 +191,7 @@ def test_inhibited_alerts_that_end_are_silent(tmp_path: Path) -> None:
 
 
 def test_alerts_inhibit_those_of_their_pipeline_alone(tmp_path: Path) -> None:
-    """What burns in one pipeline keeps nobody from hearing of another one."""
+    """An alert in one pipeline does not hide those of another one."""
     for stretch in (
         Stretch(8, runs=500, failed=25, pipeline="voice"),
         Stretch(8, runs=500, failed=6, pipeline="chat"),
@@ -206,7 +206,7 @@ def test_alerts_inhibit_those_of_their_pipeline_alone(tmp_path: Path) -> None:
 
 
 def test_two_pipelines_are_two_alerts(tmp_path: Path) -> None:
-    """Each pipeline that fails is told of once, and both in one message."""
+    """Each failing pipeline is reported once, and both in one message."""
     both = ("voice", "chat")
     for pipeline in both:
         stretch = Stretch(7, failed=30, pipeline=pipeline)
@@ -220,7 +220,7 @@ def test_two_pipelines_are_two_alerts(tmp_path: Path) -> None:
 
 
 def test_an_alert_whose_rule_has_gone_is_ended_with_a_notice(tmp_path: Path) -> None:
-    """Who was told that it fires is told that nobody looks any more; and of the rest nothing."""
+    """If its start was reported, a message says that nobody looks any more; others are silent."""
     for pipeline in ("voice", "chat"):
         stretch = Stretch(12, failed=30, pipeline=pipeline)
         record(Case("", "", (stretch,), ()), tmp_path / "runs.db")

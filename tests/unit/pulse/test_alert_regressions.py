@@ -161,7 +161,7 @@ def history(tmp_path: Path) -> History:
 
 
 def look(history: History, now_s: float = 2e9) -> Message | None:
-    """Look at the history as it is, with what was told before."""
+    """Evaluate the history as it is, with the messages that were sent before."""
     with AlertState(history.project.root / "state.db") as state:
         return HistoryWatch(rule(), LINKS, history.project, state, ["slack"]).evaluate(now_s)
 
@@ -177,7 +177,7 @@ TIMED = "runs.Run.time_chain"
 
 
 def test_regression_is_told_once_with_its_commits(history: History) -> None:
-    """What, how much, which commits lie between, since when; another look says nothing."""
+    """Cause, size, commits between, start; another evaluation sends nothing."""
     # Numbers 10 and 11 were not measured: either may be to blame, as may 12.
     history.measure({COUNTED: step(12, 1.5), OTHER: step(99, 1.0)}, *range(10), *range(12, 14))
     message = look(history)
@@ -199,7 +199,7 @@ def test_regression_is_told_once_with_its_commits(history: History) -> None:
 
 
 def test_series_of_one_range_are_one_alert(history: History) -> None:
-    """Two counts that rose at one commit are told of together; a timing that follows is not."""
+    """Two counts that rose at one commit are reported together; a timing that follows is not."""
     series = {COUNTED: step(12, 1.5), OTHER: step(12, 1.3), TIMED: step(12, 1.6)}
     history.measure(series, *range(14))
     message = look(history)
@@ -212,7 +212,7 @@ def test_series_of_one_range_are_one_alert(history: History) -> None:
 
 
 def test_measuring_between_sends_nothing_anew(history: History) -> None:
-    """A commit between that is measured later narrows the range of what was told already."""
+    """A commit between that is measured later narrows the range of a reported regression."""
     series = {COUNTED: step(15, 1.5)}
     history.measure(series, *range(10), 20)
     assert look(history) is not None
@@ -221,7 +221,7 @@ def test_measuring_between_sends_nothing_anew(history: History) -> None:
 
 
 def test_regression_that_is_mended_is_told(history: History) -> None:
-    """When the level is back, that is told once, too."""
+    """When the level is back, that is reported once, too."""
     history.measure({COUNTED: lambda n: 150.0 if 10 <= n < 20 else 100.0}, *range(20))
     assert look(history) is not None
     history.measure({COUNTED: lambda n: 150.0 if 10 <= n < 20 else 100.0}, *range(20, 25))
@@ -244,7 +244,7 @@ def test_accepted_regressions_are_silent(history: History) -> None:
 
 
 def test_old_regressions_are_history(tmp_path: Path) -> None:
-    """Who begins to look is not told of what nobody minded for long; who was told hears its end."""
+    """A new evaluator does not report an old regression; one that was reported gets its end."""
     history = History(tmp_path)
     history.commit(OPEN_FOR + 20)
     series = {COUNTED: step(5, 1.5)}

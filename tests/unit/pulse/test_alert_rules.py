@@ -134,7 +134,7 @@ def test_rules_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_told(tmp_path: Path, wrong: str, right: str, line: int, problem: str) -> None:
-    """Each mistake is told with file, line, what is wrong and the fix."""
+    """Each mistake has file, line, cause and fix."""
     assert ALERTS.count(wrong) == 1
     with pytest.raises(GateSettingsError) as raised:
         loaded(tmp_path, ALERTS.replace(wrong, right))

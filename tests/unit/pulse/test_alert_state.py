@@ -1,4 +1,4 @@
-"""What the evaluator remembers: whole or not at all, also when its process is killed."""
+"""The evaluator's memory: complete or unchanged, also when its process is killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ALERT = Alert("NoData", (("pipeline", "voice"),), 60.0, 120.0, None, 0.5, "stage
 
 
 def test_alerts_survive_a_restart(tmp_path: Path) -> None:
-    """What was kept is read again by another process's state, and only of its source."""
+    """Another process reads the stored alerts, and only those of its source."""
     with AlertState(tmp_path / "state.db") as state:
         state.keep("runs.db", 180.0, [ALERT])
     with AlertState(tmp_path / "state.db") as state:
@@ -61,7 +61,7 @@ def test_message_is_given_to_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_each_channel_has_a_message_of_its_own(tmp_path: Path) -> None:
-    """What arrived in Slack still waits for e-mail, and a channel is not given the other's."""
+    """A message that Slack has still waits for e-mail, and no channel gets the other's."""
     with AlertState(tmp_path / "s.db") as state:
         state.put(MESSAGE, ["slack", "email"], 10.0)
         slack = state.take(["slack"], 10.0, lease_s=60.0)
@@ -74,7 +74,7 @@ def test_each_channel_has_a_message_of_its_own(tmp_path: Path) -> None:
 
 
 def test_dead_messages_are_kept_and_can_be_revived(tmp_path: Path) -> None:
-    """What cannot be delivered is shown with its error, and sent again when somebody asks."""
+    """A permanent failure is shown with its error, and sent again when somebody asks."""
     with AlertState(tmp_path / "s.db") as state:
         state.put(MESSAGE, ["slack"], 10.0)
         waiting = state.take(["slack"], 10.0, lease_s=60.0)
@@ -134,7 +134,7 @@ def test_killed_process_leaves_alert_and_message_or_neither(
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    """Neither another program's database nor what is no database is written to."""
+    """Another program's database is not written to, nor is a file that is not a database."""
     other = sqlite3.connect(tmp_path / "other.db")
     other.execute("CREATE TABLE t (x)")
     other.commit()
@@ -149,7 +149,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_of_version_1_is_brought_forward(tmp_path: Path) -> None:
-    """What was sent before is not sent again."""
+    """A message that was sent before is not sent again."""
     schema = Path(alerts.__file__).with_name("state_schema") / "1.sql"
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
         connection.executescript(schema.read_text("utf-8"))
@@ -163,7 +163,7 @@ def test_a_state_of_version_1_is_brought_forward(tmp_path: Path) -> None:
 
 
 def test_message_as_text_is_the_same_message() -> None:
-    """What fires comes first; the text that is kept holds all of it."""
+    """Firing alerts come first; the stored text holds all of it."""
     over = replace(NOTICE, status=Status.RESOLVED, until_s=900.0)
     message = message_of([over, NOTICE])
     assert message is not None

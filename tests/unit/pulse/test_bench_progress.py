@@ -1,4 +1,4 @@
-"""What ``bench`` says of the time that is left."""
+"""The remaining time in the output of ``bench``."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def called(project: AsvProject, *arguments: str) -> int:
 
 
 def test_findings_of_the_history(project: AsvProject, capsys: pytest.CaptureFixture[str]) -> None:
-    """A budget that is exceeded and a regression that is open are told with figures and runbook."""
+    """An exceeded budget and an open regression are reported with figures and runbook."""
     assert called(project, "check") == 3
     said = capsys.readouterr().out
     newest = project.git("rev-parse", "main").strip()
@@ -237,7 +237,7 @@ def test_broken_and_missing_are_told_apart(tmp_path: Path) -> None:
 def test_nothing_to_export(
     empty: AsvProject, project: AsvProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without results an earlier export stays, and the fix is told; so where it cannot be put."""
+    """Without results, or a place for them, an earlier export stays, and the error has the fix."""
     (tmp_path / "m.jsonl").write_text("earlier", encoding="utf-8")
     assert called(empty, "export", "--into", str(tmp_path / "m.jsonl")) == 1
     assert "measure some commits first" in capsys.readouterr().err
@@ -259,7 +259,7 @@ def test_the_schema_is_documented() -> None:
 
 
 def test_the_listing_works(project: AsvProject, tmp_path: Path) -> None:
-    """What the document shows runs as it stands, beside an export."""
+    """The document's listing runs unchanged, beside an export."""
     exported(project, tmp_path / "measurements.jsonl")
     (code,) = re.findall(r"^```python\n# newest\.py\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
     done = run_command([sys.executable, "-W", "error", "-c", code], cwd=tmp_path)

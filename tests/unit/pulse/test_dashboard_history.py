@@ -102,7 +102,7 @@ def test_what_is_no_value_is_left_out(
 
 
 def test_two_machines_are_no_one_history(project: AsvProject, tmp_path: Path) -> None:
-    """Of two machines the one that measured the newest commit is shown, and the other is told."""
+    """The machine that measured the newest commit is shown, and the other one is named."""
     both = copied(project, tmp_path, {})
     (tmp_path / "other").mkdir()
     oldest = project.git("rev-list", "--max-parents=0", "main").strip()
@@ -232,7 +232,7 @@ def test_what_is_wrong_now(project: AsvProject, tmp_path: Path) -> None:
 def test_accepted_regressions(
     project: AsvProject, until: str, up_to: float, open_ones: int, known: int
 ) -> None:
-    """What is accepted is not open but known, as far and as long as it was accepted."""
+    """An accepted regression is not open but known, for its accepted range and size."""
     path = project.benchmarks_dir / "accepted.toml"
     path.write_text(
         f'version = 1\n[[accepted]]\nbenchmark = "{BUILD}"\nup_to = {up_to}\n'

@@ -55,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(path: Path, newest_s: float | None = None) -> dict[str, Any]:
-    """What the page is given of a store."""
+    """Return the page's data of a store."""
     with TelemetryStore(path) as opened:
         window = window_of(opened, newest_s)
         assert window is not None
@@ -322,7 +322,7 @@ def test_voice_figures_are_on_record(tmp_path: Path) -> None:
 
 
 def test_the_writers_are_named(tmp_path: Path) -> None:
-    """The page is told by which file and by which processes the telemetry was written."""
+    """The page names the file and the processes that wrote the telemetry."""
     for source in ("b", "a", "b"):
         sink = SQLiteSink(tmp_path / "t.db", source=source)
         sink.write(batch(run_log("1", {"a": 10.0})))
@@ -332,7 +332,7 @@ def test_the_writers_are_named(tmp_path: Path) -> None:
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that moves by hand."""
 
     now = 0.0
 

@@ -114,7 +114,7 @@ def test_units_of_one_family_convert(unit: str, wanted: str, expected: float) ->
 
 @pytest.mark.parametrize(("unit", "wanted"), [("ms", "MB"), ("calls", "tasks"), ("tasks", "s")])
 def test_units_of_two_families_do_not(unit: str, wanted: str) -> None:
-    """What measures something else is refused."""
+    """A unit of another quantity is refused."""
     with pytest.raises(ValueError, match="cannot be converted"):
         unit_factor(unit, wanted)
     assert wanted not in fitting_units(unit)

@@ -75,7 +75,7 @@ def test_two_values(series: str, base: float, head: float, kind: Kind, code: Exi
 
 
 def test_ratio_of_nothing_is_infinite() -> None:
-    """What rises from 0 has no ratio that a finite acceptance could cover."""
+    """A rise from 0 has no ratio that a finite acceptance could cover."""
     verdict = only(judged(pair(EXACT, 0.0, 3.0)))
     assert verdict.ratio == math.inf
     assert verdict.sure == "exact"
@@ -110,7 +110,7 @@ def test_history_is_not_compared() -> None:
 def test_value_that_is_not_there(
     series: str, base: Given, head: Given, kind: Kind, code: Exit
 ) -> None:
-    """New, lost, broken, skipped and not measured are told apart, and none reads as a ratio."""
+    """New, lost, broken, skipped and not measured are different states, and none has a ratio."""
     judgement = judged(pair(series, base, head))
     assert only(judgement).kind is kind
     assert only(judgement).ratio is None
@@ -143,7 +143,7 @@ def test_what_ran_out_of_time_is_no_error(base: Value, head: Value, kind: Kind, 
 
 
 def test_new_beside_what_is_compared() -> None:
-    """A new benchmark is named and is no regression, and the rest is judged as ever."""
+    """A new benchmark is named and is not a regression, and the rest is judged as ever."""
     found = evidence({EXACT: NAN, COUNTED: 5.0}, {EXACT: 9.0, COUNTED: 5.0})
     judgement = judged(found)
     assert kinds(judgement) == {EXACT: Kind.NEW, COUNTED: Kind.UNCHANGED}
@@ -286,7 +286,7 @@ def test_timing(cpu: tuple[float, float], again: tuple[float, float] | None, kin
 
 
 def test_what_has_to_be_confirmed() -> None:
-    """A second run is asked for where the first would fail, and only once."""
+    """A second run is requested where the first would fail, and only once."""
     first = timed(timing(interval(1.21, 1.3)))
     assert to_confirm(first, LIMITS, ()) == [TIMED]
     assert to_confirm(timed(timing(interval(1.19, 1.3))), LIMITS, ()) == []
@@ -314,7 +314,7 @@ BROKE = Side(error="ZeroDivisionError: 0")
 def test_timing_that_is_not_there(
     base: Side | None, head: Side | None, kind: Kind, code: Exit
 ) -> None:
-    """A timed work that a commit lacks, or that breaks there, is told apart like any other."""
+    """A timed operation that a commit lacks, or that breaks there, has a state like any other."""
     judgement = judged(timed(timing(None, base=base, head=head)))
     assert only(judgement).kind is kind
     assert judgement.exit is code
@@ -374,7 +374,7 @@ def test_expired_is_named_wherever_it_is() -> None:
 
 
 def test_acceptance_is_of_one_series() -> None:
-    """What is accepted of one series says nothing of another."""
+    """An acceptance of one series does not hold for another."""
     assert judged(pair(EXACT, 2.0, 3.0), known=(accepted(COUNTED, 9.0),)).exit is Exit.REGRESSION
 
 
@@ -542,7 +542,7 @@ def test_codes_differ() -> None:
 
 
 def test_gravest_comes_first() -> None:
-    """What has to be looked at stands above what is fine."""
+    """Series that need a look come before those that are fine."""
     found = evidence({EXACT: 1.0, COUNTED: 5.0}, {EXACT: 1.0, COUNTED: 9.0})
     assert list(kinds(judged(found)).values()) == [Kind.REGRESSION, Kind.UNCHANGED]
 

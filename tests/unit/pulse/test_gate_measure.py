@@ -85,7 +85,7 @@ def test_benchmark_that_broke_as_a_whole(tmp_path: Path) -> None:
     "row", [[[1, 2], PARAMS, "2"], [[1], [["'a'"]], "1"]], ids=["another version", "other params"]
 )
 def test_results_of_another_benchmark_are_not_taken(tmp_path: Path, row: list[Any]) -> None:
-    """What was measured by another version, or of other parameters, counts as not measured."""
+    """A result of another version, or of other parameters, counts as not measured."""
     write(tmp_path, row)
     know(tmp_path)
     assert asv(tmp_path).read(HASH).values == {}
@@ -126,7 +126,7 @@ def test_newest_of_two_environments(tmp_path: Path) -> None:
 
 
 def test_digest_changes_with_what_decides(tmp_path: Path) -> None:
-    """Any edit, name or machine changes it; what is no Python file does not."""
+    """Any edit, name or machine changes it; a file that is not Python does not."""
     (tmp_path / "deep").mkdir()
     files = {"a.py": "1", "deep/b.py": "2", "budgets.toml": "3"}
     for name, text in files.items():
@@ -224,7 +224,7 @@ def test_few_of_those_that_share_a_cache_are_measured_apart(
 
 
 def test_what_a_worker_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value, a lack, an error and the want of time are told apart, as asv's are."""
+    """A value, a lack, an error and a time limit are different answers, as asv's are."""
     answers = {"a": {"value": 3}, "b": {"missing": ["x"]}, "c": {"error": "E"}, "d": {"late": "L"}}
 
     class Measures(contextlib.nullcontext[Any]):

@@ -64,7 +64,7 @@ def tree(folder: Path, name: str, text: str) -> Path:
 
 
 def measured(folder: Path, base: str, head: str, works: tuple[str, ...] = ("a",)) -> Pairs:
-    """What two packages with these texts are found to cost."""
+    """Return the measured costs of two packages with these texts."""
     trees = tree(folder, "base", base), tree(folder, "head", head)
     said: list[str] = []
     first = time_pairs(folder / "benchmarks", trees, works, said.append)
@@ -73,7 +73,7 @@ def measured(folder: Path, base: str, head: str, works: tuple[str, ...] = ("a",)
 
 
 def asked(folder: Path) -> list[list[str]]:
-    """Who was asked: name, process, work."""
+    """Return the requests: name, process, work."""
     return [line.split() for line in (folder / "log").read_text(encoding="utf-8").splitlines()]
 
 
@@ -138,7 +138,7 @@ def answer(say, work):
 
 
 def test_everything_is_kept(folder: Path) -> None:
-    """What was saved is read as it was, with confirmations, and only under the same digest."""
+    """Saved pairs read back equal, with confirmations, and only under the same digest."""
     kept = measured(folder, package("base", 100), package("head", 200))
     kept.second.update(kept.first)
     kept = replace(kept, path=folder / "not" / "there" / "yet.json")
@@ -170,7 +170,7 @@ def test_a_kept_pair_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_half_a_file_counts_as_none(tmp_path: Path, text: str) -> None:
-    """Whatever is kept and cannot be read is measured anew."""
+    """A stored pair that cannot be read is measured again."""
     (tmp_path / "kept.json").write_text(text, encoding="utf-8")
     assert Pairs.load(tmp_path / "kept.json", "digest").first == {}
     assert Pairs.load(tmp_path / "none.json", "digest").second == {}
@@ -199,7 +199,7 @@ def test_worker_with_another_package(folder: Path) -> None:
 
 
 def test_worker_that_does_not_start(folder: Path) -> None:
-    """What it wrote to its standard error is in the message."""
+    """Its standard error is in the message."""
     with pytest.raises(WorkerFailedError, match=r"ended(?s:.*)OSError: planted"):
         start(folder, "\nraise OSError('planted')\n")
 
@@ -212,7 +212,7 @@ def test_worker_that_does_not_start(folder: Path) -> None:
     ],
 )
 def test_worker_that_fails_later(folder: Path, body: str, message: str) -> None:
-    """A worker that ends, or says what is no JSON, in the middle is named as such."""
+    """The error names a worker that ends early, and one that answers something else than JSON."""
     with (
         start(folder, f"\ndef answer(say, work):\n    {body}\n") as found,
         pytest.raises(WorkerFailedError, match=message),
@@ -228,7 +228,7 @@ def test_worker_that_hangs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_worker_leaves_nothing_behind(folder: Path) -> None:
-    """What a benchmark has started ends with the worker, such as valgrind that counts too long."""
+    """A benchmark's child ends with the worker, such as a valgrind that counts too long."""
     pipe = folder / "pipe"
     os.mkfifo(pipe)
     child = f"import signal; open({str(pipe)!r}, 'wb', buffering=0).write(b'x'); signal.pause()"

@@ -72,7 +72,7 @@ def test_text_lists_those_over_budget_by_name() -> None:
 
 
 def test_text_names_and_counts_the_rest() -> None:
-    """What was removed is named, and what needs no look is counted by signal."""
+    """Removed series are named, and those that need no look are counted by signal."""
     text = report(MIXED).text()
     assert "Removed (1): counted.track_gone." in text
     assert "Measured, not compared: 1 history." in text
@@ -132,7 +132,7 @@ def test_json_holds_every_verdict_and_check() -> None:
     [(1.216, "+21.6 %"), (0.5, "-50.0 %"), (1.0, "+0.0 %"), (math.inf, "from nothing"), (None, "")],
 )
 def test_change(ratio: float | None, expected: str) -> None:
-    """A ratio is told as a change in per cent."""
+    """A ratio is shown as a change in per cent."""
     assert change(ratio) == expected
 
 

@@ -231,7 +231,7 @@ def test_series_without_budget(tmp_path: Path, series: str) -> None:
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
-    """Every mistake of a file is told in one go."""
+    """One error lists every mistake of a file."""
     text = BUDGETS.replace('"nightly"', '"never"').replace('"ms"', '"tasks"')
     with pytest.raises(GateSettingsError) as caught:
         load(tmp_path, text)
@@ -258,7 +258,7 @@ def test_no_limits(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing budgets file, and one that is no text, are named."""
+    """The error names a budgets file that is missing, and one that is not text."""
     with pytest.raises(GateSettingsError, match="No such file"):
         budgets.load_budgets(tmp_path / "none.toml", KNOWN)
     (tmp_path / "latin.toml").write_bytes(b"version = 1 # \xe9")

@@ -1,4 +1,4 @@
-"""Whatever a history, its refs and a user's settings hold, git is asked and read correctly."""
+"""Git is called and read correctly for any history, refs and settings of a user."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_repository_of_somebody_else(
 
 @pytest.mark.parametrize("revision", ["nowhere", "--help", "-n", "main:stageflow", "v1^{tree}", ""])
 def test_no_commit(project: AsvProject, revision: str) -> None:
-    """What names no commit is an error that repeats it, be it an option of git or a folder."""
+    """The error repeats the wrong name, be it an option of git or a folder."""
     with pytest.raises(PulseError, match=f"no commit '{re.escape(revision)}'"):
         resolved(project, revision)
 
@@ -194,7 +194,7 @@ def test_a_default_name_that_is_no_folder(
 def test_a_hook_of_another_repository(
     project: AsvProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What git tells a hook, such as one before a push, leads nobody to its repository."""
+    """Git's variables for a hook, such as one before a push, lead nobody to its repository."""
     git(tmp_path, "init", "--quiet", "--initial-branch", "other")
     tip = git(project.root, "rev-parse", "refs/heads/main")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))

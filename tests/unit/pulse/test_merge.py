@@ -77,7 +77,7 @@ def ignore(line: str) -> None:
 
 
 def test_shards_of_one_commit_come_together(project: AsvProject, tmp_path: Path) -> None:
-    """What each measured is there, and that of two that measured the same the later; once."""
+    """The measurements of each are there, and of two for the same series the later one; once."""
     first = fill(tmp_path / "1", result({"a": (1.0, 10), "b": (2.0, 10)}))
     second = fill(tmp_path / "2", result({"c": (3.0, 10), "b": (2.5, 11)}))
     third = fill(tmp_path / "3", result({"a": (1.5, 9)}))

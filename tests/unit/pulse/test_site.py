@@ -141,7 +141,7 @@ def test_script_or_style_that_loads_from_outside_is_refused(
 
 
 def test_links_that_a_person_follows_are_allowed(tmp_path: Path) -> None:
-    """What is only fetched when somebody clicks it may lead outside, and data: URLs may stand."""
+    """A link that somebody has to click may lead outside, and data: URLs are allowed."""
     check_offline(
         site_with(
             tmp_path,
@@ -195,7 +195,7 @@ def test_manifest_lists_what_is_vendored() -> None:
     assert present == listed | licences | {"manifest.json", ".gitattributes"}
     for library in MANIFEST["libraries"]:
         text = (VENDOR_DIR / library["license_file"]).read_text(encoding="utf-8")
-        assert "permission notice shall be" in " ".join(text.split())
+        assert "The above copyright notice and this permission notice" in " ".join(text.split())
         assert library["npm_package"].endswith(f"@{library['version']}")
 
 
@@ -249,7 +249,7 @@ def answered(server: ThreadingHTTPServer, path: str, host: str | None, how: str)
 def test_only_the_site_is_served_and_only_to_this_machine(
     tmp_path: Path, path: str, host: str | None, status: int, how: str
 ) -> None:
-    """Whatever the request is; each answer has the headers that keep others out."""
+    """For any request; each answer has the headers that keep others out."""
     site, secret = tmp_path / "site", tmp_path / "secret.txt"
     (site / "folder").mkdir(parents=True)
     secret.write_text("s3cret", encoding="utf-8")
@@ -286,7 +286,7 @@ def test_half_open_connections_are_limited(tmp_path: Path) -> None:
     """In number, so that they take no more threads, and in time."""
     before = threading.active_count()
     with serving_site(site_with(tmp_path)) as server, ExitStack() as opened:
-        # Whoever finds the queue full tries again only a second later.
+        # A client that finds the queue full tries again only a second later.
         server.socket.listen(512)
         for _ in range(300):
             address = ("127.0.0.1", int(server.server_address[1]))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.simulate(order="asyncio")
 
 
 class HttpError(Exception):
-    """What an HTTP client raises."""
+    """The error of an HTTP client."""
 
     def __init__(self, status_code: int) -> None:
         super().__init__(f"HTTP {status_code}")
@@ -91,12 +91,12 @@ async def test_the_deadline_of_the_run_says_nothing_of_a_provider() -> None:
 async def test_a_stage_that_skips_has_proved_nothing() -> None:
     """Its probe has no say, and its place is free again."""
 
-    async def skip_when_told(ctx: StageContext) -> StageOutput:
+    async def skip_if_asked(ctx: StageContext) -> StageOutput:
         answer = await ctx.llm.complete(ASKED)
-        return StageOutput.skip("told so") if answer == "skip" else StageOutput.ok(answer=answer)
+        return StageOutput.skip("asked to") if answer == "skip" else StageOutput.ok(answer=answer)
 
     service = Service(
-        *fails(1), "skip", failures=1, cooldown_s=1.0, fields={"runner": skip_when_told}
+        *fails(1), "skip", failures=1, cooldown_s=1.0, fields={"runner": skip_if_asked}
     )
     await service.turn()
     await asyncio.sleep(1.0)

@@ -182,7 +182,7 @@ async def test_the_jitter_of_a_run_repeats_with_its_seed() -> None:
 
 
 def test_a_breaker_that_follows_another_grows_from_there() -> None:
-    """What another process has found out counts, up to the longest cool-down of the own policy."""
+    """The other process's failures count, up to the longest cool-down of the own policy."""
     clock = Clock()
     breaker = opened(clock, cooldown_s=10.0, cooldown_factor=2.0, max_cooldown_s=100.0)
     breaker.follow(OPEN, 40.0, clock)

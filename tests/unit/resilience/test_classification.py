@@ -32,7 +32,7 @@ _URL = "http://127.0.0.1/v1"
 
 
 def http_error(status: int, **headers: str) -> httpx.HTTPStatusError:
-    """What httpx raises for such a reply."""
+    """Return httpx's error for such a reply."""
     response = httpx.Response(
         status,
         headers={name.replace("_", "-"): value for name, value in headers.items()},
@@ -92,7 +92,7 @@ def test_the_status_of_a_reply_says_what_it_means(
 def test_a_refusal_for_length_is_known_by_code_or_text(
     status: int | None, code: str | None, text: str, too_long: bool
 ) -> None:
-    """Services have no status of their own for it; a text alone is no refusal."""
+    """Services have no status of their own for it; a text alone is not a refusal."""
     error = AttributeStatusError(status or 0, {})
     error.args = (text,)
     error.code = code  # type: ignore[attr-defined]
@@ -243,7 +243,7 @@ def test_an_error_that_wraps_a_reply_keeps_its_time_to_wait() -> None:
 
 @pytest.mark.parametrize("headers", [None, 5, [("Retry-After", "5")], Mock(), {5: b"5"}, "text"])
 def test_headers_of_no_known_kind_name_no_time_to_wait(headers: object) -> None:
-    """Whatever stands in the place of the headers, the status is understood."""
+    """For any value in place of the headers, the status is understood."""
     raised = AttributeStatusError(429, headers)  # type: ignore[arg-type]
     failure = classify(raised)
     assert (code_of(failure), failure.retry_after_s) == ("rate_limited", None)
@@ -341,20 +341,20 @@ def test_a_name_that_cannot_be_resolved_is_a_failed_connection() -> None:
 def test_an_operating_system_error_is_known_by_its_number(
     number: int, becomes: str, category: ErrorCategory
 ) -> None:
-    """Network, disk and memory are told apart; a missing file stays a bug."""
+    """Network, disk and memory have different categories; a missing file stays a bug."""
     failure = classify(OSError(number, os.strerror(number)))
     assert (code_of(failure), failure.category) == (becomes, category)
 
 
 def test_a_full_device_fails_the_storage() -> None:
-    """What the kernel itself says of a full disk is understood."""
+    """The kernel's own error for a full disk is understood."""
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError) as raised:  # noqa: PT011
         full.write(b"x")
     assert code_of(classify(raised.value)) == "storage_failed"
 
 
 def test_no_file_descriptor_left_is_out_of_resources() -> None:
-    """A process that may not open anything more is told so."""
+    """The error says that the process may not open anything more."""
     # The limit comes last: once it holds, no module can be loaded any more.
     code = (
         "import resource, socket\n"
@@ -435,7 +435,7 @@ def test_what_was_raised_from_an_error_of_ours_is_not_taken_for_it() -> None:
 
 
 async def test_a_group_stands_for_its_first_member_that_no_retry_mends() -> None:
-    """What a task group raises is retried only if each of its failures may pass."""
+    """A group's error is retried only if each of its failures may pass."""
 
     async def fail(error: BaseException) -> None:
         await asyncio.sleep(0)  # an eager task would end the group before the next one is made

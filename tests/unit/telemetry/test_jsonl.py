@@ -109,7 +109,7 @@ sink.close()
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits files as POSIX does")
 def test_a_full_disk_costs_the_batch_and_no_other(path: Path) -> None:
-    """The error is told; what comes once there is room again stands on lines of its own."""
+    """The error is reported; events after that are on lines of their own."""
     done = run_command([sys.executable, "-c", FULL_DISK, str(path)], cwd=ROOT, check=True)
     assert done.stdout == "OSError\n"
     kept = [event.pipeline_run_id for event in read_events(path)]

@@ -147,7 +147,7 @@ def test_parent_is_the_one_given(traces: Traces) -> None:
 
 
 def test_closed_span_is_no_longer_current(traces: Traces) -> None:
-    """When a span is closed, the one before is current again: a second attempt is no child."""
+    """Its parent is current again, so a second attempt is not its child."""
     tracer = OpenTelemetryTracer(traces.tracer)
     with traces.tracer.start_as_current_span("turn") as turn:
         for attempt in ("first", "second"):

@@ -138,7 +138,7 @@ async def test_a_child_run_stands_below_the_stage_that_ran_it(observed: Observed
 
 
 def test_failed_cancelled_and_skipped(observed: Observed) -> None:
-    """Errors by their code; a cancelled stage is none; one that never began is told in the run."""
+    """Errors have their code; a cancelled stage has none; the run lists stages that never began."""
     pipeline = make_pipeline(
         make_spec("boom", pauses_s=(0.1,), ending="raise"),
         make_spec("slow", pauses_s=(9.0,)),

@@ -118,7 +118,7 @@ def answers(store: TelemetryStore) -> dict[str, Any]:
 def test_it_answers_as_the_file_does(
     url: str, opened: Callable[[], TelemetryStore], tmp_path: Path
 ) -> None:
-    """Whatever is asked of the same events, the order and the types included."""
+    """For each question about the same events, the order and the types included."""
     fill(SQLiteSink(tmp_path / "t.db", source="s"))
     fill(PostgresSink(url, source="s"))
     with TelemetryStore(tmp_path / "t.db") as file:
@@ -203,7 +203,7 @@ def test_a_schema_of_others_is_refused_and_left_alone(url: str, described: str, 
 def test_an_older_schema_is_brought_forward_with_all_that_it_holds(
     url: str, opened: Callable[[], TelemetryStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the migrations of the file, whoever opens it first, and once."""
+    """By the migrations of the file, in the first process that opens it, and once."""
     sink = PostgresSink(url)
     sink.write(batch(run_log("old", {"a": 1.0})))
     sink.close()
@@ -254,7 +254,7 @@ def test_central_pulse_shows_it_as_the_file(url: str, tmp_path: Path) -> None:
 def test_alerts_are_evaluated_on_it(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was told is remembered in the repository, so that the second look is silent."""
+    """The messages are remembered in the repository, so that the second evaluation is silent."""
     (tmp_path / ".asv").mkdir()
     minute_s = time.time() // 60 * 60
     sink = PostgresSink(url)

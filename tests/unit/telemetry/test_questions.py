@@ -1,4 +1,4 @@
-"""What a telemetry store answers: runs, sums over a window, breakers and dead letters."""
+"""The answers of a telemetry store: runs, sums over a window, breakers and dead letters."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def test_of_a_run_that_was_forgotten_no_first_audio_is_told(
 def test_pipelines_and_stages_are_told_apart(
     path: Path, opened: Callable[[], TelemetryStore]
 ) -> None:
-    """What is asked of one is not answered with another's."""
+    """A question about one is not answered with another's data."""
     sink_of(
         path,
         [run_log("1", {"a": 1.0, "b": 2.0}), run_log("2", {"a": 30.0}, pipeline="q")],
@@ -488,7 +488,7 @@ def test_a_window_begins_with_the_state_that_it_finds(
 async def test_dead_letters_wait_until_they_are_replayed(
     path: Path, opened: Callable[[], TelemetryStore]
 ) -> None:
-    """A letter is told when it is put, and told as replayed when a replay completed."""
+    """A letter is reported when it is stored, and as replayed when a replay completed."""
     pipeline = make_pipeline(make_spec("a", ending="fail", provider="llm"), name="shop")
     fixed = make_pipeline(make_spec("a", provider="llm"), name="shop")
     ids: list[str] = []

@@ -1,4 +1,4 @@
-"""What sinks remember of runs is bounded."""
+"""The memory of sinks for runs is bounded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stageflow.telemetry.runs import OpenRuns
 
 
 def test_the_oldest_goes_for_the_newest() -> None:
-    """And is handed back, so that whoever kept something for it can end it."""
+    """And is returned, so that the sink can end what it kept for it."""
     runs: OpenRuns[int] = OpenRuns(limit=2)
     assert [runs.begin("a", 1), runs.begin("b", 2), runs.begin("c", 3)] == [None, None, 1]
     assert dict(runs) == {"b": 2, "c": 3}

@@ -176,7 +176,7 @@ def test_who_still_writes_the_first_version_goes_on(path: Path) -> None:
 
 
 def test_the_view_shows_stage_events_in_plain_words(path: Path) -> None:
-    """Whoever knows SQL needs none of our code."""
+    """SQL is enough to read it, without this package."""
     sink_of(path, [run_log("one", {"a": 5.0, "b": "boom"})]).close()
     with sqlite3.connect(path) as connection:
         rows = connection.execute(

@@ -1,4 +1,4 @@
-"""What a contract makes of each call that its profiler sees: no tracer looks into a profiler."""
+"""A contract's view of each call in its profiler: a tracer cannot look into a profiler."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ async def _await(waits: Waits[str]) -> Any:
 
 
 def test_pictures_of_plain_values() -> None:
-    """Whatever is equal shows alike, and a stream shows its items once it is whole."""
+    """Equal values show alike, and a stream shows its items once it is complete."""
     assert Picture(1).shows(1.0)
     assert not Picture(1).shows(2)
     assert Picture(Stream.of([1])).shows(Stream.of([1]))

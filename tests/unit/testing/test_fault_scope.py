@@ -18,7 +18,7 @@ from tests.utils.faulty import QUESTION, Search, gathered, providers
 
 
 async def answer(registry: ProviderRegistry) -> str:
-    """What the model says, or the code of its failure."""
+    """Return the model's answer, or the code of its failure."""
     try:
         return await registry.llm.complete(QUESTION)
     except Exception as error:

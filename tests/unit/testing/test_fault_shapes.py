@@ -138,7 +138,7 @@ async def test_a_stalled_call_waits_and_is_not_made(shape: str) -> None:
 @each_shape
 @simulated
 async def test_a_reply_comes_in_place_of_the_answer(shape: str) -> None:
-    """Whatever the caller does to have it, if it can be seen that it awaits or enters it."""
+    """In each way in which a caller can visibly await or enter it."""
     if shape in ("future without annotation", "plain context manager"):
         return
     expected = "r"
@@ -180,7 +180,7 @@ async def test_an_answer_is_lost_after_the_work(
 
 @simulated
 async def test_values_and_classes_are_the_clients_own() -> None:
-    """What is no call meets no fault, is itself, and can be set."""
+    """An attribute that is not a call meets no fault, is itself, and can be set."""
     api: Any = Api()
     with inject_fault("api", FaultType.ERROR, allow_unused=True):
         faulty: Any = ProviderRegistry(api=api)["api"]
@@ -262,7 +262,7 @@ async def test_slots_are_counted_up() -> None:
 async def test_a_stream_that_is_awaited_first_breaks_midway(
     fault_type: FaultType, options: dict[str, Any], got: list[str], ending: type[Exception]
 ) -> None:
-    """As a model's answer does that is asked for with ``stream=True``."""
+    """As a model's answer does with ``stream=True``."""
     read: list[str] = []
     with inject_fault("api", fault_type, **options):
         stream = await ProviderRegistry(api=Api())["api"].chat.completions.create(stream=True)
@@ -283,7 +283,7 @@ async def test_a_stalled_answer_in_one_piece_hangs() -> None:
 
 @simulated
 async def test_an_entered_client_meets_the_fault_too() -> None:
-    """What entering gives is the client, and not the way around the fault."""
+    """Entering returns the client itself, and not a way around the fault."""
     registry = ProviderRegistry(api=Api())
     script = {"script": "ok, fail", "fault": FaultType.DISCONNECT}
     with (
@@ -297,7 +297,7 @@ async def test_an_entered_client_meets_the_fault_too() -> None:
 
 @simulated
 async def test_a_pipeline_of_commands_meets_the_fault_when_it_is_sent() -> None:
-    """Calls on what was not made are collected in vain."""
+    """Calls on a pipeline that was never created have no effect."""
 
     class Commands:
         def pipeline(self) -> Commands:
@@ -368,7 +368,7 @@ async def test_a_fault_that_comes_by_chance_may_not_come(injector: FaultInjector
 
 @simulated
 async def test_what_a_block_raises_counts_before_what_it_did_not_inject() -> None:
-    """An outer fault that an inner one hides is no mistake either, nor is one of a plan."""
+    """An outer fault that an inner one hides is not a mistake either, nor is one of a plan."""
     registry = ProviderRegistry(api=Api())
     with pytest.raises(ZeroDivisionError), inject_fault("api", FaultType.ERROR):
         raise ZeroDivisionError

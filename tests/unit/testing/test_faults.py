@@ -1,4 +1,4 @@
-"""What each fault does to a call, how often it comes, and which faults fit which provider."""
+"""The effect of each fault on a call, how often it comes, and which provider it fits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ each_method = pytest.mark.parametrize("method", CALLS)
 
 
 def played(method: str, fault_type: FaultType, **options: Any) -> tuple[Any, float, FaultInjector]:
-    """What a call under a fault returned or raised, after how many ms, and the injector."""
+    """Return the result or exception of a call under a fault, after how many ms; the injector."""
 
     async def main() -> tuple[Any, float, FaultInjector]:
         provider, call = CALLS[method]
@@ -81,7 +81,7 @@ def test_a_call_fails_as_with_a_real_provider(
 @pytest.mark.parametrize("method", ["complete", "stream", "transcribe", "synthesize"])
 @pytest.mark.parametrize("retry_after_s", [0.5, 7, None])
 def test_rate_limit_names_the_time_to_wait(method: str, retry_after_s: float | None) -> None:
-    """A 429 carries its Retry-After, or none if it is told to."""
+    """A 429 carries its Retry-After, or none if so configured."""
     error, took_ms, _ = played(method, FaultType.RATE_LIMITED, retry_after_s=retry_after_s)
     failure = classify(error)
     assert (failure.code, failure.retry_after_s) == ("rate_limited", retry_after_s)
@@ -112,7 +112,7 @@ async def test_stall_never_answers(method: str) -> None:
 def timed_pieces(
     fault_type: FaultType, limit_s: float = 60.0, **options: Any
 ) -> tuple[list[Any], str]:
-    """What a reader has of a stream when it breaks, ends, or the reader's patience does."""
+    """Return the pieces that a reader gets before the stream breaks or ends, or patience does."""
 
     async def main() -> tuple[list[Any], str]:
         got: list[Any] = []
@@ -251,7 +251,7 @@ def test_a_seed_repeats_and_probabilities_hold() -> None:
 
 @pytest.mark.simulate(order="asyncio")
 async def test_any_fault_may_come_and_go() -> None:
-    """INTERMITTENT injects the fault that it is told, with that fault's own options."""
+    """INTERMITTENT injects the given fault, with that fault's own options."""
     registry = providers()
     options = {"fault": FaultType.SLOW, "duration_ms": 900, "script": "fail, ok, fail"}
     with inject_fault("llm", FaultType.INTERMITTENT, **options):

@@ -55,7 +55,7 @@ async def plain_answer(ctx: StageContext) -> StageOutput:
 
 
 def told(result: RunResult) -> list[tuple[str, float]]:
-    """What happened, and when, to the microsecond that a file keeps."""
+    """Return the events and their times, to the microsecond that a file keeps."""
     return [(event.type, round(event.offset_ms, 1)) for event in result.events]
 
 
@@ -155,7 +155,7 @@ def calls_in(path: Path) -> list[dict[str, Any]]:
 
 
 def test_what_was_waited_for_is_in_the_file(tmp_path: Path) -> None:
-    """When a call began, how long each piece took, and how it ended, as the fake was told."""
+    """When a call began, how long each piece took, and how it ended, as the fake was set."""
     path = tmp_path / "turn.json"
     llm = FakeLLM("One two three", latency=LatencyProfile.fixed(300))
     pipeline = Pipeline("all", [takes_all])
@@ -191,7 +191,7 @@ def test_a_stream_that_was_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runner", [takes_all, plain_answer])
 def test_a_call_that_was_cancelled(runner: StageSpec, tmp_path: Path) -> None:
-    """Is cancelled again, at the same time; who waits longer now is told after a minute."""
+    """It is cancelled again, at the same time; a caller that waits longer gets an error."""
     path = tmp_path / "turn.json"
     llm = FakeLLM("One", latency=LatencyProfile.fixed(9_000))
     hasty = Pipeline("asks", [replace(runner, name="ask", timeout_s=1.0)])

@@ -142,7 +142,7 @@ def without(*path: Any) -> Callable[[dict[str, Any]], None]:
 def test_a_turn_that_goes_another_way(
     change: Callable[[dict[str, Any]], None], problem: str, turn_of_chat: Path
 ) -> None:
-    """Also where the run itself takes no notice: of what is told, the first difference."""
+    """Also where the run itself does not notice: the report has the first difference."""
     with pytest.raises(RecordingMismatchError) as caught:
         recorded(changed(turn_of_chat, change)).replay(
             chat() if "cancelled" not in problem else edited(replace(plain_llm, timeout_s=None))
@@ -256,7 +256,7 @@ def test_a_difference_is_told_where_it_is(
     ],
 )
 def test_a_file_that_is_no_turn(text: str | None, problem: str, tmp_path: Path) -> None:
-    """What is wrong with it is told, and what to do."""
+    """The error names the defect and the fix."""
     path = tmp_path / "turn.json"
     if text is not None:
         path.write_text(text)

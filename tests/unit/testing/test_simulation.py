@@ -145,7 +145,7 @@ def test_timeouts_pass_in_virtual_time() -> None:
 
 
 def test_timers_are_called_in_the_order_of_their_times() -> None:
-    """Whatever the seed, an earlier timer is never called after a later one."""
+    """For any seed, an earlier timer is never called after a later one."""
 
     async def sleeps(sim: Simulation) -> list[float]:
         woke: list[float] = []
@@ -447,7 +447,7 @@ def test_contexts_of_a_simulation_repeat() -> None:
 
 
 def test_a_context_of_one_s_own_choice_is_taken() -> None:
-    """What is given to `context` goes before what the simulation would give."""
+    """The argument `context` takes precedence over the simulation's own."""
 
     async def chosen(sim: Simulation) -> PipelineContext:
         return sim.context({"a": 1}, seed=3, deadline_s=5.0)
@@ -487,7 +487,7 @@ def packed(text: str) -> str:
     ],
 )
 def test_what_is_not_a_token_is_refused(text: str) -> None:
-    """Whatever it holds; a large content is not even unpacked."""
+    """For any content; a large one is not even unpacked."""
     with pytest.raises(TokenError):
         replay(packed(text))
 

@@ -1,4 +1,4 @@
-"""What a simulation refuses: real I/O, deadlocks, livelocks and tasks left behind."""
+"""Refusals of a simulation: real I/O, deadlocks, livelocks and tasks left behind."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ REAL: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("operation", REAL)
 def test_whatever_else_is_real_is_refused(operation: str) -> None:
-    """Threads, processes and sockets, whichever module of Python is asked for them."""
+    """Threads, processes and sockets, by every module of Python that makes them."""
 
     async def asks(sim: Simulation) -> None:
         REAL[operation]()
@@ -180,7 +180,7 @@ def test_what_is_real_works_outside_of_a_simulation() -> None:
 
 
 def test_no_method_of_a_loop_is_left_undone() -> None:
-    """What asyncio declares is simulated or refused, but for what does no I/O and keeps no time."""
+    """Each of asyncio's methods is simulated or refused, except those without I/O and time."""
     inherited = {
         name
         for name in {**vars(asyncio.AbstractEventLoop), **vars(asyncio.BaseEventLoop)}
@@ -262,7 +262,7 @@ def test_a_livelock_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_task_that_is_left_behind_is_named() -> None:
-    """Whatever goes on when the simulated function has returned is an error."""
+    """A task that goes on when the simulated function has returned is an error."""
 
     async def forgets(sim: Simulation) -> None:
         sim.task = asyncio.create_task(asyncio.sleep(1), name="forgotten")  # type: ignore[attr-defined]
@@ -349,7 +349,7 @@ sys.last = [Last(), *(m for name, m in sys.modules.items() if name.startswith("s
 
 
 def test_the_interpreter_shuts_down_in_silence() -> None:
-    """What happens when the globals of modules are gone is not judged, and raises nothing."""
+    """The end of an interpreter, when globals of modules are gone, raises nothing."""
     ended = run_command([sys.executable, "-c", LAST], check=True)
     assert ended.stderr == ""
 
@@ -394,7 +394,7 @@ def test_a_deadlock_beside_a_heartbeat_is_found(
 
 @pytest.mark.slow
 def test_a_long_wait_beside_a_heartbeat_is_no_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes at last may come after very many ticks."""
+    """The last wake-up may come after very many ticks."""
     monkeypatch.setattr(loop_module, "STEPS_A_LOOK", 200)
 
     async def main(sim: Simulation) -> float:
@@ -431,7 +431,7 @@ def test_a_failed_task_that_nobody_looked_at_is_reported(keeps: bool) -> None:
 
 
 def test_a_failed_task_that_somebody_looked_at_is_not_reported() -> None:
-    """Whoever awaits it, gathers it or asks for its exception has seen it."""
+    """A task's exception is seen by awaiting it, by gathering it, or by asking for it."""
 
     async def fails() -> None:
         raise KeyError("seen")

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 
 async def callbacks(sim: Simulation) -> list[int]:
-    """What one task schedules is called in that order, and before the task goes on."""
+    """Callbacks of one task are called in their order, and before the task goes on."""
     order: list[int] = []
     for number in range(3):
         sim.loop.call_soon(order.append, number)
@@ -86,7 +86,7 @@ async def new_tasks(sim: Simulation) -> list[int]:
 
 
 async def woken_tasks(sim: Simulation) -> list[int]:
-    """Who waits first for an event is woken first."""
+    """The first task that waits for an event is woken first."""
     order: list[int] = []
     event = asyncio.Event()
 
@@ -285,7 +285,7 @@ async def timeout_race(sim: Simulation) -> None:
 def test_near_timers_come_in_every_order_where_sleeps_are_stretched(
     main: Main, order: Order
 ) -> None:
-    """By at most the given share, and only where that is asked for; the token repeats it."""
+    """By at most the given share, and only on request; the token repeats it."""
     explore(main, runs=100, scenario=Scenario(order=order))
     explore(main, runs=100, scenario=Scenario(order=order, stretch=0.01))
     with pytest.raises((AssertionError, TimeoutError)) as caught:
@@ -337,7 +337,7 @@ def test_exploring_nothing_is_refused(runs: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("python", [sys.executable, *interpreters()])
 def test_one_seed_is_one_run_in_every_process(python: str) -> None:
-    """Whatever the hashes of strings, the addresses of objects, and what ran there before."""
+    """For any hashes of strings, addresses of objects, and earlier simulations."""
     printed = set()
     for size in (0, 7, 3_000):
         environment = {

@@ -197,7 +197,7 @@ def test_two():
 
 
 def test_arguments_of_a_token_stand_in_for_drawn_ones(project: pytest.Pytester) -> None:
-    """What Hypothesis found is repeated with its data, without Hypothesis drawing any."""
+    """Hypothesis' failing data is repeated, without Hypothesis drawing any."""
     tests = """
 from hypothesis import given, settings, strategies as st
 from stageflow.testing.simulation import simulate

@@ -129,7 +129,7 @@ def test_everything_is_restored() -> None:
 
 
 def test_what_a_test_has_replaced_stays_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is patched already belongs to whoever patched it."""
+    """A clock that is patched already belongs to the test that patched it."""
 
     async def main(sim: Simulation) -> float:
         return time.time()

@@ -1,4 +1,4 @@
-"""What the failure of a simulation shows: what ran last, and of a deadlock who waits for whom."""
+"""The report of a failed simulation: the last steps, and in a deadlock who waits for whom."""
 
 from __future__ import annotations
 

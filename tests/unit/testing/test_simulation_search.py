@@ -115,5 +115,5 @@ def test_each_planted_bug_is_found_and_not_in_asyncio_s_own_order(program: Progr
 
 @pytest.mark.parametrize("program", CORRECT, ids=lambda program: program.__name__)
 def test_a_correct_program_holds_in_every_order(program: Program) -> None:
-    """What asyncio promises holds under each strategy."""
+    """The promises of asyncio hold under each strategy."""
     explore(program, runs=60)

@@ -48,7 +48,7 @@ MOMENT = Moment(
 
 
 def test_the_picture_of_a_moment() -> None:
-    """What runs grows up to now, what waits is told to wait, each at its place on the axis."""
+    """Running bars grow up to now, waiting ones say so, each at its place on the axis."""
     # 46 columns, less 5 for names, 9 for times, 9 for notes, 7 for signs and rules: 16 for 400 ms.
     assert live_lines(MOMENT, 47, 24) == [
         "turn: running, 350.0 ms",
@@ -63,7 +63,7 @@ def test_the_picture_of_a_moment() -> None:
 
 
 def test_a_run_that_has_ended_leaves_nothing_waiting() -> None:
-    """What has not started by then never will."""
+    """A stage that has not started by then never will."""
     over = Moment("turn", ["keep"], [event(1, "pipeline.failed", 5.0)], at_ms=5.0)
     assert live_lines(over, 20, 24) == ["t…: failed, 5.00 ms", "· keep -"]
 
@@ -75,7 +75,7 @@ def test_before_the_first_event_all_wait() -> None:
 
 @pytest.mark.parametrize("width", range(8, 100))
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    """Whatever the width, a line stays below it, or the terminal would break it in two."""
+    """At any width, a line stays below it, or the terminal would break it in two."""
     assert max(map(columns, live_lines(MOMENT, width, 24))) < width
 
 
@@ -90,7 +90,7 @@ def test_a_picture_in_colour() -> None:
 
 
 def test_a_picture_that_is_too_high_is_cut_at_the_top() -> None:
-    """What is done gives way to what is still to come."""
+    """Finished stages are dropped first, so that running ones stay visible."""
     whole = live_lines(MOMENT, 47, 24)
     assert live_lines(MOMENT, 47, 9) == whole
     assert live_lines(MOMENT, 47, 8) == [*whole[:2], "… 2 more", *whole[4:]]

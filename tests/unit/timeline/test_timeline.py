@@ -1,4 +1,4 @@
-"""The timeline: what a chart says about a run, whoever draws it."""
+"""The timeline: a chart of a run, from each of its sources."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ GOOD = event(1, "pipeline.started", 0.0).to_dict()
     ],
 )
 def test_bad_events_are_refused(rows: list[dict[str, Any]], message: str) -> None:
-    """What are not the events of one run is refused, saying what is wrong."""
+    """The error says why they are not the events of one run."""
     with pytest.raises(InvalidEventsError, match=message):
         timeline(rows)
 
@@ -265,7 +265,7 @@ def test_colour_only_if_asked() -> None:
 @pytest.mark.parametrize("count", [1, 2, 10, 100])
 @pytest.mark.parametrize("width", [0, 48, 80, 200])
 def test_lines_fit_the_width(count: int, width: int) -> None:
-    """Whatever the number of stages, no line is wider than asked, and all bars line up."""
+    """For any number of stages, no line is wider than requested, and all bars line up."""
     events = events_of_stages(*((f"stage_{n}" * (n % 5 + 1), n, 3.0 * n) for n in range(count)))
     chart = timeline_text(events, width)
     assert max(map(columns, chart.splitlines())) <= max(width, 48)
@@ -421,7 +421,7 @@ def test_long_runs_have_an_axis_in_seconds() -> None:
 
 @given(st.text(), st.integers(1, 20))
 def test_fit_fills_the_columns(text: str, width: int) -> None:
-    """Whatever the text, it is made to take exactly so many columns."""
+    """Any text is brought to exactly this number of columns."""
     assert columns(fit(printable(text), width)) == width
 
 

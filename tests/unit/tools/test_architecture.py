@@ -34,7 +34,7 @@ def _section(title: str) -> str:
 
 
 def test_each_dependency_has_a_reason() -> None:
-    """Whatever an extra or the build asks for has a row, and no row is of what is gone."""
+    """Each requirement of an extra or the build has a row, and each row is of a requirement."""
     project = settings()
     wanted = [*project["build-system"]["requires"]]
     for extra in project["project"]["optional-dependencies"].values():

@@ -56,7 +56,7 @@ def _wrong(leave_out: str | None, backwards: bool) -> engines.Engine:
 def test_an_engine_that_does_not_do_the_work_is_not_timed(
     monkeypatch: pytest.MonkeyPatch, leave_out: str | None, backwards: bool
 ) -> None:
-    """Being fast by leaving out or by not waiting is no merit."""
+    """An engine that leaves work out or does not wait would win otherwise."""
     monkeypatch.setitem(ENGINES, "stageflow", _wrong(leave_out, backwards))
     with pytest.raises(RuntimeError, match="stageflow ran"):
         engines.costs("chain of 10", ["stageflow"], 1)

@@ -22,7 +22,7 @@ def write(folder: Path, body: str) -> str:
 def test_a_test_that_depends_on_the_order_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It fails in some of the runs, and is told as such."""
+    """It fails in some of the runs, and is reported as such."""
     path = write(
         tmp_path,
         "done = []\ndef test_first(): done.append(1)\ndef test_second(): assert done\n",

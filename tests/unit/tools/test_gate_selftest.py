@@ -143,7 +143,7 @@ def test_a_gate_that_alarms_is_found_out() -> None:
 
 
 def test_the_resampled_timings_are_those_of_the_pairs() -> None:
-    """What was slower in all pairs of processes, and again, is called so however it is drawn."""
+    """A benchmark that was slower in all pairs, and again, is slower in each resample."""
     pool = _pool(*[_round(head_ns=150.0) for _ in range(4)])
     found = identical(pool, UNITS, LIMITS, draws=10, chance=random.Random(1))
     assert found.resampled == Rate(10, 10)
@@ -151,7 +151,7 @@ def test_the_resampled_timings_are_those_of_the_pairs() -> None:
 
 
 def test_no_fault_of_the_gate_reads_as_a_verdict() -> None:
-    """Whatever is spoiled, the exit code is the one that says so."""
+    """For each fault, the exit code is the one that names it."""
     pool = _pool(_round(), _round())
     found = faults(pool, UNITS, LIMITS, [BUDGET])
     assert len(found) >= 8

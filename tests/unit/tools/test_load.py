@@ -60,7 +60,7 @@ def test_turns_start_on_time_and_overlap() -> None:
 
 
 def test_failed_turns_are_counted() -> None:
-    """A turn that fails is no turn that was carried."""
+    """A turn that fails does not count as carried."""
     found = _carried(_turns(0.1, fails=True), rate_hz=10.0, seconds=1.0)
     assert (found.ended, found.failed) == (0, 10)
     assert found.faults(10.0) == ["10 turns failed", "0 turns a second of 10 were carried"]
@@ -77,7 +77,7 @@ def test_failed_turns_are_counted() -> None:
     ],
 )
 def test_each_fault_is_named(changed: dict[str, float], fault: str) -> None:
-    """What was not carried, and what grew or was left, each by itself."""
+    """Lost turns, growth and leftovers, each by itself."""
     assert SOUND.faults(500.0) == []
     assert replace(SOUND, **changed).faults(500.0) == [fault]  # type: ignore[arg-type]
 

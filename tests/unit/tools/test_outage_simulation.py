@@ -35,7 +35,7 @@ def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def test_every_turn_is_in_the_file(simulated: tuple[Path, dict[str, int], list[str]]) -> None:
-    """What the callers saw is what the file holds, as whole runs of one source."""
+    """The file holds the callers' turns, as whole runs of one source."""
     path, ended, _ = simulated
     statuses = dict(_rows(path, "SELECT status, count(*) FROM runs GROUP BY status"))
     replayed = ended["completed when replayed"]

@@ -36,7 +36,7 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
 
 @given(st.integers(1, 12), st.randoms())
 def test_all_shards_make_a_whole_in_any_order(count: int, random: object) -> None:
-    """Whatever order the files are named in; a missing, a second or a foreign one is told."""
+    """In any order of files; a missing, a second or a foreign one is an error."""
     shards = [Shard(index, count) for index in range(1, count + 1)]
     random.shuffle(shards)  # type: ignore[attr-defined]
     require_all(shards)

@@ -77,7 +77,7 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def test_a_plain_run_leaves_slow_tests_out(
     pytester: pytest.Pytester, arguments: tuple[str, ...], passed: int
 ) -> None:
-    """The summary says how many, and how to run them; whoever names tests gets them all."""
+    """The summary says how many, and how to run them; naming tests runs all of them."""
     pytester.mkdir("tests").joinpath("test_it.py").write_text(TESTS)
     result = run(pytester, *arguments)
     assert result.ret == 0
@@ -114,7 +114,7 @@ def test_the_collected_tests_are_kept_out_of_garbage_collections() -> None:
 def test_temporary_files_are_kept_in_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str | None
 ) -> None:
-    """Unless somebody says where; whoever starts a process hands it on."""
+    """Unless somebody names another place; child processes inherit it."""
     monkeypatch.setattr(session, "_MEMORY", tmp_path)
     monkeypatch.setattr(session, "_ENOUGH", 0)
     monkeypatch.setattr(tempfile, "tempdir", folder)
