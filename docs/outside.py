@@ -49,3 +49,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(place, posixpath.dirname(here) or ".")
 
     return _LINK.sub(rewritten, markdown)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write a page at each old address that leads to the new one."""
+    for old, new in config.extra["moved"].items():
+        at = Path(config.site_dir, old).with_suffix(".html")
+        target = posixpath.relpath(new, posixpath.dirname(old) or ".").removesuffix(".md") + ".html"
+        at.write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Moved</title>'
+            f'<meta http-equiv="refresh" content="0; url={target}">'
+            f'<p>This page has moved: <a href="{target}">{new.removesuffix(".md")}</a></html>\n',
+            encoding="utf-8",
+        )

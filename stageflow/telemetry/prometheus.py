@@ -1,6 +1,6 @@
 """Metrics for Prometheus, counted from events (extra ``prometheus``).
 
-Labels are names and error codes that are defined in code, never data of a run. docs/telemetry.md
+Labels are names and error codes that are defined in code, never data of a run. docs/operations/telemetry.md
 lists the metrics.
 """
 

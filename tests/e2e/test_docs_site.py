@@ -125,10 +125,17 @@ def test_the_pages_that_readers_need_are_there(site: Path) -> None:
     """Tutorial, guides, reference, explanation, runbook, matrix and comparison have a page each."""
     for name in (
         *("index", "tutorial", "runbook", "fault-matrix", "comparison", "first-mistakes"),
-        *("guides/testing", "guides/gate", "explanation/semantics", "explanation/simulation"),
+        *("guides/testing", "operations/alerts", "explanation/semantics", "explanation/simulation"),
         *("reference/engine", "reference/testing", "repository/ARCHITECTURE"),
     ):
         assert (site / f"{name}.html").is_file(), name
+
+
+def test_old_addresses_lead_to_the_new_pages(site: Path) -> None:
+    """A bookmark of a moved page still works, fragments excepted."""
+    (link,) = Links(site / "guides/central-pulse.html").links
+    assert link == "../operations/central-pulse.html"
+    assert Links(site / "alerting.html").links == {"operations/alerts.html"}
 
 
 def test_the_reference_has_the_whole_public_api(site: Path) -> None:

@@ -1,4 +1,4 @@
-"""The listings of docs/telemetry.md work, and its lists are complete."""
+"""The listings of docs/operations/telemetry.md work, and its lists are complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.utils.telemetry import batch, run_log, voice_log
 
 pytestmark = pytest.mark.slow
 
-GUIDE = Path(__file__).parents[2] / "docs" / "telemetry.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "operations" / "telemetry.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
 

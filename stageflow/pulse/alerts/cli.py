@@ -36,7 +36,7 @@ Look = Callable[[float], Message | None]
 _ALERT_HELP = """\
 Evaluate the rules of benchmarks/alerts.toml on telemetry, on the history of the benchmarks, or on
 both, and report alerts that begin or end. The state is stored, so that each is reported once,
-however often this is started. docs/alerting.md shows how to set it up.
+however often this is started. docs/operations/alerts.md shows how to set it up.
 
 examples:
   stageflow pulse alert --benchmarks                           regressions of this repository

@@ -42,7 +42,7 @@ exit codes:
   4    nothing is known: no commit is measured, and there is no telemetry
 """
 _EXPORT_HELP = """\
-Write everything that was measured, on every machine, one JSON object a line. docs/results.md
+Write everything that was measured, on every machine, one JSON object a line. docs/operations/export.md
 documents the schema.
 
 examples:

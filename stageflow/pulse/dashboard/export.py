@@ -1,6 +1,6 @@
 """Export all measurements, one JSON object a line, in a versioned schema.
 
-Unlike asv's files, each line is complete. docs/results.md documents all fields.
+Unlike asv's files, each line is complete. docs/operations/export.md documents all fields.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from tests.utils.asv_repo import ROOT
 from tests.utils.commands import run_command
 from tests.utils.telemetry import run_log, sink_of, voice_log
 
-GUIDE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "operations" / "export.md").read_text(encoding="utf-8")
 COMMITS, METRICS = 20, 3
 BUILD = central.names(METRICS)[0]
 
