@@ -78,13 +78,28 @@ def run(command: Sequence[str | Path], **options: object) -> str:
     return str(done.stdout)
 
 
-def build(into: Path, commit: str = "HEAD") -> Built:
-    """Build a commit's sdist, and the wheel from that."""
+def absolute_links(text: str, address: str) -> str:
+    """Return a page whose links into the repository begin with the address of its files."""
+    return re.sub(r"(?<=\]\()(?![a-z]+:|#)", f"{address.rstrip('/')}/", text)
+
+
+def build(into: Path, commit: str = "HEAD", address: str | None = None) -> Built:
+    """Build a commit's sdist, and the wheel from that.
+
+    Args:
+        into: The folder of the built files.
+        commit: The commit.
+        address: The web address of the commit's files. An index shows the README as the page of the
+            wheel, where relative links lead nowhere.
+    """
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
         archive = Path(scratch) / "commit.tar"
         run(["git", "-C", ROOT, "archive", f"--output={archive}", commit])
         with tarfile.open(archive) as packed:
             packed.extractall(Path(scratch) / "tree", filter="data")
+        if address is not None:
+            page = Path(scratch) / "tree/README.md"
+            page.write_text(absolute_links(page.read_text("utf-8"), address), encoding="utf-8")
         run([sys.executable, "-m", "build", "--outdir", into, Path(scratch) / "tree"])
     (wheel,), (sdist,) = into.glob("*.whl"), into.glob("*.tar.gz")
     return Built(wheel, sdist)
@@ -204,6 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one Python, no extras, no types")
     parser.add_argument("--types", type=float, default=0.87, help="least share of certain types")
     parser.add_argument("--tag", help="a release: its tag has to be the version")
+    parser.add_argument(
+        "--address", metavar="URL", help="where the commit's files are shown, for links of its page"
+    )
     options = parser.parse_args(argv)
     options.into.mkdir(parents=True, exist_ok=True)
     for old in (*options.into.glob("*.whl"), *options.into.glob("*.tar.gz")):
@@ -211,7 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.tag is not None:
             check_tag(options.tag, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
-        built = _step("build from the commit", lambda: build(options.into.resolve()))
+        built = _step(
+            "build from the commit", lambda: build(options.into.resolve(), address=options.address)
+        )
         _step("what is in it", lambda: check_content(built))
         _step("twine check --strict", lambda: check_metadata(built))
         pythons = [sys.executable, *([] if options.quick else interpreters())]

@@ -48,8 +48,8 @@ exit codes: 0 merged, 1 a file is not sound or belongs to something else, 2 bad 
 """
 _BUILD_HELP = """\
 Publish the present results as a site, without measuring anything: asv's pages, and Central Pulse
-(central.html), which shows history, telemetry and what is wrong now. docs/operations/central-pulse.md
-explains it.
+(central.html), which shows history, telemetry and what is wrong now.
+docs/operations/central-pulse.md explains it.
 
 examples:
   stageflow pulse build

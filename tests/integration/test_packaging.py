@@ -18,11 +18,13 @@ from tools.packaging import ROOT, Built, PackagingError
 
 pytestmark = pytest.mark.slow
 
+ADDRESS = "https://code.example/stageflow/blob/v1"
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Wheel and sdist of this commit."""
-    return packaging.build(tmp_path_factory.mktemp("dist"))
+    return packaging.build(tmp_path_factory.mktemp("dist"), address=ADDRESS)
 
 
 def test_it_is_whole_and_sound(built: Built) -> None:
@@ -39,6 +41,15 @@ def test_it_installs_and_works_in_an_empty_environment(built: Built) -> None:
 def test_every_extra_is_known_to_the_wheel(built: Built) -> None:
     """The extras that the documents name can be asked for."""
     assert {"alerts", "bench", "completion", "db", "testing"} <= set(packaging.extras(built))
+
+
+def test_the_links_of_its_page_work_on_an_index(built: Built) -> None:
+    """An index shows the README without the repository, so no link is relative."""
+    with zipfile.ZipFile(built.wheel) as wheel:
+        (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+        links = re.findall(r"\]\(([^)\s]+)\)", wheel.read(name).decode())
+    assert f"{ADDRESS}/docs/tutorial.md" in links
+    assert [link for link in links if not link.startswith("https://")] == []
 
 
 def changed(built: Built, folder: Path, without: str, more: str = "") -> Built:

@@ -42,8 +42,8 @@ exit codes:
   4    nothing is known: no commit is measured, and there is no telemetry
 """
 _EXPORT_HELP = """\
-Write everything that was measured, on every machine, one JSON object a line. docs/operations/export.md
-documents the schema.
+Write everything that was measured, on every machine, one JSON object a line.
+The schema is in docs/operations/export.md.
 
 examples:
   stageflow pulse export > measurements.jsonl
