@@ -2,10 +2,13 @@
 # programs of tools/README.md.
 
 PYTHON ?= python3
+# Runs a command, and shows on a terminal how many seconds it has been running.
+TIMED := sh -c 'if [ -t 2 ]; then (n=0; while sleep 1 && kill -0 $$$$ 2>/dev/null; do n=$$((n+1)); \
+  printf "\r  %s s" $$n >&2; done) & trap "kill $$!; echo >&2" EXIT; trap "exit 130" INT; fi; "$$@"' timed
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(TIMED) $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMMITS ?= 5
 MACHINE ?=
 PYTEST_ARGS ?=
@@ -40,7 +43,7 @@ $(READY): pyproject.toml
 	         "name another one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV) …"
+	@echo "Installing the packages into $(VENV): a few minutes, once"
 ifdef GITHUB_ACTIONS
 	@# The workflows install what is locked, by its hashes.
 	@$(INSTALL) --no-deps --require-hashes --requirement .ci/requirements.txt

@@ -50,8 +50,8 @@ def load_pipeline(name: str) -> Pipeline:
         return KERNELS[name]()
     if not all(name.partition(":")):
         raise UsageError(
-            f"there is no pipeline {name!r}; give {', '.join(KERNELS)}, or module:attribute"
-            f"{did_you_mean(name, KERNELS)}"
+            f"the kernels are {', '.join(KERNELS)}, not {name!r}; give module:attribute for a"
+            f" pipeline of your own, even if a worker serves it{did_you_mean(name, KERNELS)}"
         )
     return _made(name, Pipeline)
 

