@@ -363,7 +363,7 @@ def test_an_alert_is_received(tmp_path: Path) -> None:
     assert "FIRING ErrorBudgetBurnsFast: " in first
     texts = [str(payload) for payload in receiver.payloads]
     assert len([text for text in texts if "FIRING 1: ErrorBudgetBurnsFast" in text]) == 1
-    assert all("docs/runbook.md#" in text for text in texts)
+    assert all("/runbook.html#" in text for text in texts)
 
 
 OWN = """\

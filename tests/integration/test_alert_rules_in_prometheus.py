@@ -213,8 +213,8 @@ def test_annotations_say_everything(tmp_path: Path) -> None:
         annotations = {
             "summary": summary,
             **({"likely": likely} if likely else {}),
-            "page_url": "https://stageflow.example/pulse/",
-            "runbook_url": f"https://stageflow.example/docs/runbook.md#{rule.runbook}",
+            "page_url": "http://127.0.0.1:8765/central.html",
+            "runbook_url": f"http://127.0.0.1:8765/runbook.html#{rule.runbook}",
         }
         alert = {
             "exp_labels": {"severity": str(rule.severity), "owner": rule.owner, **label},

@@ -34,7 +34,7 @@ def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:
             assert box.arrived_with("FIRING 1: FirstAudioOverBudget", PATIENCE_S)
     assert "of the runs of streaming_voice failed in 5 s, limit 1 %, for 3 s or longer" in failing
     assert "likely stage llm, " in failing
-    assert "|page> · <https://stageflow.example/docs/runbook.md#error-rate|runbook>" in failing
+    assert "|page> · <http://127.0.0.1:8765/runbook.html#error-rate|runbook>" in failing
     assert "the circuit breaker of llm is open" in opened
     assert "P99 time to first audio of streaming_voice is " in slow
     assert "likely stage stt, P99 " in slow
@@ -48,6 +48,6 @@ def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:
     assert part is not None
     body = part.get_content()
     assert "of the runs of streaming_voice failed in 5 s, limit 1 %" in body
-    assert "runbook: https://stageflow.example/docs/runbook.md#error-rate" in body
+    assert "runbook: http://127.0.0.1:8765/runbook.html#error-rate" in body
     shown = [path.read_text() for path in tmp_path.glob("*.log")]
     assert not [text for text in shown if "sEcReT" in text or PASSWORD in text]

@@ -58,7 +58,7 @@ def test_nothing_is_told_twice(
     assert alert(store, "--once", "--to", "slack") == AlertExit.FIRING
     printed = capsys.readouterr().out
     assert "FIRING VoiceLatencyOverBudget: P99 latency of voice is 2,030 ms" in printed
-    assert "runbook: https://stageflow.example/docs/runbook.md#live-latency" in printed
+    assert "runbook: http://127.0.0.1:8765/runbook.html#live-latency" in printed
     assert "delivered by slack: FIRING 1: VoiceLatencyOverBudget" in printed
     assert alert(store, "--to", "slack") == AlertExit.FIRING
     assert capsys.readouterr().out == ""
