@@ -156,15 +156,16 @@ def present(
 
 
 def write_runbook(source: Path, site_dir: Path) -> None:
-    """Write the runbook as a page, with a section for each finding."""
+    """Write the page of the runbook, or of the default rules' runbook."""
     parts = []
-    for name, body in (sections_of(source) or {}).items():
+    default = Path(__file__).with_name("runbook.md")
+    for name, body in (sections_of(source) or sections_of(default) or {}).items():
         title = html.escape(name)
         # A script of the page shows it as Markdown.
         text = f'<div class="markdown">{html.escape(body)}</div>'
         parts.append(f'<section id="{title}"><h2>{title}</h2>{text}</section>')
     page = Template((hist.STATIC_DIR / "central" / "runbook.html").read_text(encoding="utf-8"))
-    shown = page.substitute(sections="\n".join(parts) or "<p>There is no runbook.</p>")
+    shown = page.substitute(sections="\n".join(parts))
     (site_dir / "runbook.html").write_text(shown, encoding="utf-8")
 
 

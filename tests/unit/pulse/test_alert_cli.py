@@ -16,8 +16,9 @@ from typing import IO
 import pytest
 
 from stageflow.cli import main
-from stageflow.pulse.alerts import AlertState
+from stageflow.pulse.alerts import AlertState, cli, load_alerts
 from stageflow.pulse.alerts.cli import AlertExit
+from stageflow.pulse.dashboard.page import write_runbook
 from tests.unit.pulse.test_alert_rules import ALERTS, BUDGETS
 from tests.utils.alert_cases import MINUTE_S, ROOT, Case, Stretch, record
 from tests.utils.histories import History
@@ -98,6 +99,20 @@ def test_test_message_says_what_it_is(receiver: Webhook, tmp_path: Path) -> None
     assert "this is a test, nothing is wrong" in payload["attachments"][0]["text"]
 
 
+def test_an_empty_folder_is_enough(
+    receiver: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's own rules have a table for Slack, and each a section of the runbook shown."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["pulse", "alert", "--store", "runs.db", "--to", "slack", "--test"]) == 0
+    assert len(receiver.payloads) == 1
+    write_runbook(tmp_path / "docs/runbook.md", tmp_path)
+    shown = (tmp_path / "runbook.html").read_text(encoding="utf-8")
+    alerts = load_alerts(Path(cli.__file__).with_name("default.toml"))
+    wanted = {rule.runbook for rule in (*alerts.rules, alerts.benchmark) if rule}
+    assert [name for name in sorted(wanted) if f'<section id="{name}">' not in shown] == []
+
+
 def test_mistakes_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +124,7 @@ def test_mistakes_are_told(
     rules = tmp_path / "alerts.toml"
     rules.write_text(ALERTS)
     assert alert(tmp_path / "runs.db", "--rules", str(rules), "--to", "slack", "--test") == 1
-    assert "the file of rules has no table [slack]" in capsys.readouterr().err
+    assert "no table [slack] in alerts.toml; add it there" in capsys.readouterr().err
     rules.write_text(f'{ALERTS}\n[slack]\nchannel = "#a"\nwebhook_file = "{tmp_path}/hook"\n')
     assert alert(tmp_path / "runs.db", "--rules", str(rules), "--to", "slack", "--test") == 1
     assert "hook cannot be read (No such file or directory)" in capsys.readouterr().err
