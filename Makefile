@@ -41,9 +41,9 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "stageflow needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
 	         "name another one: make PYTHON=python3.12 …" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || \
+	@echo "Setting up $(VENV): a few minutes, once"
+	@$(TIMED) $(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Installing the packages into $(VENV): a few minutes, once"
 ifdef GITHUB_ACTIONS
 	@# The workflows install what is locked, by its hashes.
 	@$(INSTALL) --no-deps --require-hashes --requirement .ci/requirements.txt

@@ -85,7 +85,7 @@ class OpenTelemetrySink:
     A span of a run is called ``run <pipeline>``, one of a stage ``stage <name>``; attributes are
     those of `OpenTelemetryTracer`. What happens within a stage, such as a retry or a change of a
     circuit breaker, is an event of its span; a stage that never began is an event of the run's.
-    docs/operations/telemetry.md lists the instruments. The application flushes its provider.
+    docs/reference/metrics.md lists the instruments. The application flushes its provider.
     """
 
     def __init__(

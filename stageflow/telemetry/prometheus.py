@@ -1,7 +1,7 @@
 """Metrics for Prometheus, counted from events (extra ``prometheus``).
 
 Labels are names and error codes that are defined in code, never data of a run.
-docs/operations/telemetry.md lists the metrics.
+docs/reference/metrics.md lists the metrics.
 """
 
 from __future__ import annotations

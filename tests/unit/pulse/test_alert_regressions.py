@@ -96,7 +96,7 @@ def test_steps_are_found(kind: str, noise: float, step: float, asked: Trial) -> 
     soon = "never" if tried.delay is None else f"{tried.delay:g}"
     figures = f"{tried.hits} % | {soon} | {tried.alarms / HISTORIES:g} |"
     row = f"| {kind} | {noise * 100:g} % | +{round(step * 100) - 100} % | {figures}"
-    assert row in (ROOT / "docs/operations/alerts.md").read_text(encoding="utf-8")
+    assert row in (ROOT / "docs/explanation/alerts.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("outlier", [0.2, 5.0, 100.0])
