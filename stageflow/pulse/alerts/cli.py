@@ -199,7 +199,7 @@ def _channels(alerts: Alerts, names: Sequence[str]) -> list[Channel]:
                 password = delivery.read_secret(PASSWORD_VARIABLE, alerts.email.password_file)
             channels.append(delivery.EmailChannel(alerts.email, password))
         else:
-            raise PulseError(f"--to {name}: no table [{name}] in {ALERTS_FILE}; add it there")
+            raise PulseError(f"--to {name}: add a table [{name}] to your {ALERTS_FILE} (--rules)")
     return channels
 
 

@@ -124,7 +124,7 @@ def test_mistakes_are_told(
     rules = tmp_path / "alerts.toml"
     rules.write_text(ALERTS)
     assert alert(tmp_path / "runs.db", "--rules", str(rules), "--to", "slack", "--test") == 1
-    assert "no table [slack] in alerts.toml; add it there" in capsys.readouterr().err
+    assert "add a table [slack] to your alerts.toml" in capsys.readouterr().err
     rules.write_text(f'{ALERTS}\n[slack]\nchannel = "#a"\nwebhook_file = "{tmp_path}/hook"\n')
     assert alert(tmp_path / "runs.db", "--rules", str(rules), "--to", "slack", "--test") == 1
     assert "hook cannot be read (No such file or directory)" in capsys.readouterr().err
