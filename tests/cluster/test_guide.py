@@ -1,4 +1,4 @@
-"""The listings of docs/guides/cluster.md work, and its lists are complete."""
+"""The listings of the pages on the cluster work, and their lists are complete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from tests.utils.workers import ROOT, WorkerProcess
 
 pytestmark = pytest.mark.slow
 
-TEXT = (ROOT / "docs" / "guides" / "cluster.md").read_text(encoding="utf-8")
+TEXT = "\n".join(
+    (ROOT / "docs" / folder / "cluster.md").read_text(encoding="utf-8")
+    for folder in ("guides", "operations", "explanation")
+)
 LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
 PRINTED = {"jobs": "completed order-17: tea, milk 1\n" * 2, "gpu": ""}
 
