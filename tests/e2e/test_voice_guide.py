@@ -1,4 +1,4 @@
-"""The listings of docs/guides/voice.md work, and its picture shows the kernel as it is."""
+"""The listings of the guides on voice work, and their picture shows the kernel as it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.utils.commands import run_command
 pytestmark = pytest.mark.slow
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "voice.md"
-TEXT = GUIDE.read_text(encoding="utf-8")
+TEXT = GUIDE.read_text("utf-8") + GUIDE.with_name("barge-in.md").read_text("utf-8")
 LISTINGS = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
 
 
