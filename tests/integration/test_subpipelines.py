@@ -305,7 +305,7 @@ def test_the_ids_of_a_tree_of_runs_repeat_with_the_seed() -> None:
 
 
 async def test_the_inputs_of_a_child_are_a_mapping() -> None:
-    """What else is given is named, with the fix."""
+    """The error names the other value, and the fix."""
 
     async def ask(ctx: StageContext) -> StageOutput:
         await run_child(ctx, make_pipeline(), ["text"])  # type: ignore[arg-type]

@@ -35,7 +35,8 @@ SERVERS = frozenset({"browser", "llama", "postgres", "redis"})
 UNTRACED = tuple(
     f"tests/{path}"
     for path in (
-        *("contract/", "e2e/", "fault/", "property/", "typing/", "unit/_utils/", "unit/benchmarks/"),
+        *("contract/", "e2e/", "fault/", "property/", "typing/", "unit/_utils/"),
+        "unit/benchmarks/",
         *("unit/cli/", "unit/dlq/", "unit/errors/", "unit/kernels/", "unit/providers/"),
         *("unit/pulse/", "unit/telemetry/", "unit/testing/", "unit/timeline/", "unit/tools/"),
         *("unit/test_facades.py", "unit/test_plain_english.py", "unit/test_public_api.py"),
