@@ -137,7 +137,7 @@ def simulate(
         scenario = Token.parse(token).scenario
     call, asked = _next_call()
     given = asked or (Scenario(seed) if scenario is None else scenario)
-    return _Case(main, args, call).run(given, replays=(token or asked) is not None)
+    return _Case(main, args, call, replays=(token or asked) is not None).run(given)
 
 
 def explore(
@@ -172,9 +172,9 @@ def explore(
     if deviations is not None and (deviations < 0 or scenario.order == "asyncio"):
         raise ValueError(f"deviations={deviations}: give at least 0, and an order that is drawn")
     call, asked = _next_call()
-    case = _Case(main, args, call)
+    case: _Case[T] = _Case(main, args, call, replays=asked is not None)
     if asked is not None:
-        return Exploration([case.run(asked, replays=True)])
+        return Exploration([case.run(asked)])
     with owned():
         if deviations is not None:
 
@@ -222,7 +222,7 @@ def replay(token: str) -> Outcome[Any]:
         BaseException: Whatever the function raises.
     """
     parsed = Token.parse(token)
-    return _Case(parsed.function(), parsed.args, 1).run(parsed.scenario, replays=True)
+    return _Case(parsed.function(), parsed.args, 1, replays=True).run(parsed.scenario)
 
 
 #: The numbers of the simulations of the test under way, and the one that it is to repeat.
@@ -249,10 +249,9 @@ def _next_call() -> tuple[int, Scenario | None]:
 class _Case(Generic[T]):
     loop: SimulationLoop
 
-    def __init__(
-        self, main: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], call: int
-    ) -> None:
-        self._main, self._args, self._call = main, args, call
+    def __init__(self, main: Any, args: tuple[Any, ...], call: int, *, replays: bool) -> None:
+        self._main: Callable[..., Coroutine[Any, Any, T]] = main
+        self._args, self._call, self._replays = args, call, replays
         self._given = True  # the simulation, before the other arguments
         with suppress(TypeError, ValueError):  # calling it says what is wrong
             signature = inspect.signature(main)
@@ -263,23 +262,18 @@ class _Case(Generic[T]):
                 self._given = False
 
     def run(
-        self,
-        scenario: Scenario,
-        *,
-        tried: Tried | None = None,
-        measures: bool = False,
-        replays: bool = False,
+        self, scenario: Scenario, *, tried: Tried | None = None, measures: bool = False
     ) -> Outcome[T]:
-        """Run it once; explain a failure, and reduce it unless it `replays` another one."""
+        """Run it once; explain a failure, and reduce it unless it replays another one."""
         trace = deque[str](maxlen=20)
         try:
-            return self._attempt(scenario, tried, measures, trace if replays else None)
+            return self._attempt(scenario, tried, measures, trace if self._replays else None)
         except BaseException as failure:
             error: BaseException = failure
         if not any("--simulate=" in n or "replay(" in n for n in getattr(error, "__notes__", ())):
             if tried or measures:
                 scenario = _ordered(scenario, self.loop.order.deviations)
-            error = self._explained(error, scenario, trace, replays=replays)
+            error = self._explained(error, scenario, trace)
         try:
             raise error
         except BaseException:
@@ -298,14 +292,14 @@ class _Case(Generic[T]):
         return None
 
     def _explained(
-        self, error: BaseException, scenario: Scenario, trace: deque[str], *, replays: bool
+        self, error: BaseException, scenario: Scenario, trace: deque[str]
     ) -> BaseException:
         """Note how to run again what has failed, with as few deviations as possible."""
         hypothesis = sys.modules.get("hypothesis")  # another try must not draw from its example
         drawn = hypothesis is not None and hypothesis.currently_in_test_context()
         said, repeats = "To run exactly this again: ", True
         deviations: Deviations = tuple(self.loop.order.deviations)
-        if isinstance(error, Exception) and not drawn and not replays:
+        if isinstance(error, Exception) and not drawn and not self._replays:
             with owned():
                 again = self._failure(scenario, trace)
                 repeats = again is not None and _shown(again) == _shown(error)
