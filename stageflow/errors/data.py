@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 from stageflow._utils.checks import is_async, is_duration
-from stageflow.errors.base import LOGIC, StageflowError, did_you_mean, shown
+from stageflow.errors.base import LOGIC, StageflowError, Traits, did_you_mean, shown
 
 
 class BagError(StageflowError, code="bag_error", traits=LOGIC):
     """The write-once store refused a `key`."""
 
-    codes: ClassVar = {"invalid_key": LOGIC}
+    codes: ClassVar[Mapping[str, Traits]] = {"invalid_key": LOGIC}
 
     def __init__(
         self, key: object, message: str, *, code: str | None = None, stage: str | None = None
@@ -52,7 +52,7 @@ class MissingKeyError(BagError, KeyError, code="missing_key"):
 class InvalidContextError(StageflowError, code="invalid_context", traits=LOGIC):
     """A context cannot carry a run."""
 
-    codes = dict.fromkeys(("context_in_use", "missing_run_input"), LOGIC)
+    codes: ClassVar[Mapping[str, Traits]] = {"context_in_use": LOGIC, "missing_run_input": LOGIC}
 
 
 class InvalidConfigError(StageflowError, code="invalid_config", traits=LOGIC):
@@ -153,7 +153,7 @@ class PipelineDefinitionError(StageflowError, code="pipeline_definition", traits
         heading = f"pipeline {pipeline!r} has {count} problem{'s' if count != 1 else ''}:"
         super().__init__("\n".join((heading, *(f"  - {problem}" for problem in problems))))
         self.pipeline = pipeline
-        self.problems = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
 
 
 class UnknownStageError(StageflowError, KeyError, code="unknown_stage", traits=LOGIC):
@@ -174,7 +174,7 @@ class ComposeConflictError(StageflowError, code="compose_conflict", traits=LOGIC
     def __init__(self, left: str, right: str, stages: Sequence[str]) -> None:
         self.left = left
         self.right = right
-        self.stages = tuple(stages)
+        self.stages: tuple[str, ...] = tuple(stages)
         names = ", ".join(map(repr, self.stages))
         super().__init__(
             f"pipelines {left!r} and {right!r} both have {names}, defined differently;"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from stageflow.errors import base
@@ -22,9 +22,10 @@ class StageError(StageflowError, code="stage_error"):
     """A stage or a run failed."""
 
     def _explain_by(self, cause: StageflowError) -> None:
-        self.__cause__ = cause
-        self.category, self.retryable = cause.category, cause.retryable
-        self.user_message = cause.user_message
+        self.__cause__: BaseException | None = cause
+        self.category: ErrorCategory = cause.category
+        self.retryable: bool = cause.retryable
+        self.user_message: str = cause.user_message
 
 
 class StageFailedError(StageError, code="stage_failed"):
@@ -43,7 +44,7 @@ class StageFailedError(StageError, code="stage_failed"):
 class StageRaisedError(StageError, code="stage_raised", traits=base.LOGIC):
     """A stage raised the exception `__cause__`; `stageflow.resilience.classify` chose the code."""
 
-    codes: ClassVar = {
+    codes: ClassVar[Mapping[str, Traits]] = {
         "connection_failed": Traits(ErrorCategory.TRANSIENT, True, base.UNREACHABLE),
         # The stage's own limit for something that it waits for.
         "operation_timeout": base.SLOW,
@@ -68,8 +69,8 @@ class StageRaisedError(StageError, code="stage_raised", traits=base.LOGIC):
         super().__init__(
             f"timeout inside the stage ({text})" if code == "operation_timeout" else text, code=code
         )
-        self.retry_after_s = retry_after_s
-        self.__cause__ = cause
+        self.retry_after_s: float | None = retry_after_s
+        self.__cause__: BaseException | None = cause
 
 
 #: Text before the name of a type in Python's messages.
@@ -116,7 +117,7 @@ class DeadlineExceededError(
 class StageDefectError(StageError, code="stage_defect", traits=base.LOGIC):
     """A stage breaks its declaration of `keys` or a rule of the engine; the code says which."""
 
-    codes = dict.fromkeys(
+    codes: ClassVar[Mapping[str, Traits]] = dict.fromkeys(
         (
             "stray_cancellation",
             "not_ended",
@@ -132,7 +133,7 @@ class StageDefectError(StageError, code="stage_defect", traits=base.LOGIC):
         self, message: str, *, code: str | None = None, keys: Iterable[object] = ()
     ) -> None:
         super().__init__(message, code=code)
-        self.keys = tuple(keys)
+        self.keys: tuple[object, ...] = tuple(keys)
 
     @staticmethod
     def stray_cancellation() -> StageDefectError:
@@ -171,7 +172,7 @@ class ChildRunError(StageError, code="child_run_failed"):
 class StreamError(StageError, code="stream_error", traits=base.LOGIC):
     """A stream, `key`, was used wrongly, or its stage has ended early."""
 
-    codes: ClassVar = {
+    codes: ClassVar[Mapping[str, Traits]] = {
         "undeclared_stream": base.LOGIC,
         "stream_reopened": base.LOGIC,
         "stream_closed": base.LOGIC,
@@ -231,7 +232,7 @@ _TROUBLE = Traits(ErrorCategory.TRANSIENT, user_message=base.IN_TROUBLE)
 class ProviderError(StageflowError, code="provider_error"):
     """A provider, its arguments or its answer are wrong."""
 
-    codes: ClassVar = {
+    codes: ClassVar[Mapping[str, Traits]] = {
         "budget_exceeded": Traits(ErrorCategory.POLICY, user_message=base.BUDGET),
         "invalid_provider": base.LOGIC,
         "invalid_record": base.LOGIC,  # a database cannot hold the record or its address
@@ -276,7 +277,7 @@ class CircuitOpenError(ProviderError, code="circuit_open", traits=_TROUBLE):
             until = "it was forced open: no call until it is reset"
         super().__init__(f"circuit breaker open for provider {provider!r} ({until})")
         self.provider = provider
-        self.retry_after_s = retry_after_s
+        self.retry_after_s: float | None = retry_after_s
 
 
 class InvalidReplyError(ProviderError, code="invalid_reply", traits=base.RETRYABLE):
@@ -294,7 +295,7 @@ class NoAnswerError(ProviderError, code="no_answer"):
 class ToolError(ProviderError, code="tool_failed"):
     """A call of a tool failed. A tool raises it with a text that the model may read."""
 
-    codes: ClassVar = {
+    codes: ClassVar[Mapping[str, Traits]] = {
         "invalid_tool_arguments": Traits(),
         "invalid_tool_result": base.LOGIC,
         "unknown_tool": Traits(),
@@ -317,7 +318,7 @@ class NoProgressError(ProviderError, code="no_progress", traits=base.SLOW):
 class InvalidAudioError(ProviderError, code="invalid_audio"):
     """Sound cannot be used; the code says why."""
 
-    codes: ClassVar = {
+    codes: ClassVar[Mapping[str, Traits]] = {
         "unintelligible_audio": Traits(
             user_message="Sorry, I could not understand that. Please say it again."
         ),
@@ -346,7 +347,7 @@ class LocalServiceError(ProviderError, code="local_service_failed", traits=base.
 class DeadLetterError(StageflowError, code="dead_letter_error"):
     """A dead letter could not be stored, found or replayed."""
 
-    codes = dict.fromkeys(
+    codes: ClassVar[Mapping[str, Traits]] = dict.fromkeys(
         ("unstorable_value", "dead_letter_mismatch", "invalid_dead_letter_store"), base.LOGIC
     )
 
@@ -389,7 +390,7 @@ class DeadLetterStoreError(DeadLetterError, code="dead_letter_store_failed", tra
         super().__init__(f"cannot {action} the dead letters in {where} ({reason}); see that {fix}")
         self.where = where
         if not isinstance(cause, str):
-            self.__cause__ = cause
+            self.__cause__: BaseException | None = cause
 
 
 class UnknownDeadLetterError(DeadLetterError, code="unknown_dead_letter", traits=base.LOGIC):
@@ -468,6 +469,6 @@ class RecordedError(StageflowError, code="recorded_error"):
     ) -> None:
         super().__init__(message, stage=stage, pipeline_run_id=pipeline_run_id)
         self.code = code
-        self.category = ErrorCategory(category)
+        self.category: ErrorCategory = ErrorCategory(category)
         self.user_message = user_message
         self.retryable = retryable

@@ -156,7 +156,7 @@ class CircuitBreaker:
         self.provider = provider
         self.policy = policy if policy is not None else BreakerPolicy()
         self.cooldown_s = self._next_cooldown_s = self.policy.cooldown_s
-        self.state = _CLOSED
+        self.state: BreakerState = _CLOSED
         self._permit = Permit(0)
         self._opens_again_at_s = -math.inf
         self._in_a_row = 0
