@@ -428,3 +428,18 @@ def test_the_nearest_name_is_a_likely_misspelling_or_nothing(
 def test_categories_can_be_written_as_json() -> None:
     """A category is its own text."""
     assert json.dumps(ErrorCategory.TRANSIENT) == '"transient"'
+
+
+def test_a_class_of_your_own_takes_code_and_traits_as_arguments_or_attributes() -> None:
+    """The rest is inherited."""
+
+    class RefusedError(StageflowError, code="refused", traits=err.Traits(ErrorCategory.POLICY)):
+        pass
+
+    class LaterError(RefusedError):
+        code = "later"
+        retryable = True
+
+    assert (RefusedError("x").code, RefusedError("x").category) == ("refused", ErrorCategory.POLICY)
+    later = LaterError("x")
+    assert (later.code, later.category, later.retryable) == ("later", ErrorCategory.POLICY, True)
