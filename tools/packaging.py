@@ -144,16 +144,21 @@ def check_metadata(built: Built) -> None:
 
 
 def environment(python: str, folder: Path) -> Path:
-    """An empty environment's interpreter."""
-    run([python, "-m", "venv", folder])
+    """An empty environment's interpreter: even pip is not in it."""
+    run([python, "-m", "venv", "--without-pip", folder])
     return folder / "bin" / "python"
+
+
+def pip_of(python: Path) -> list[str | Path]:
+    """This environment's pip, working on another one."""
+    return [sys.executable, "-m", "pip", "--python", python]
 
 
 def check_install(package: Path, python: str) -> None:
     """Install it into an empty environment, import all of it, and do what somebody does first."""
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
         inside = environment(python, Path(scratch) / "env")
-        run([inside, "-m", "pip", "install", "--quiet", package])
+        run([*pip_of(inside), "install", "--quiet", package])
         # -I: nothing of this folder or of the user's is in reach.
         run([inside, "-I", "-W", "error", "-c", _FIRST_STEPS, scratch], cwd=scratch)
 
@@ -189,7 +194,7 @@ def check_types(built: Built, at_least: float) -> str:
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
         inside = environment(sys.executable, Path(scratch) / "env")
         wanted = f"{built.wheel}[alerts,completion,db,otel,prometheus,testing]"
-        run([inside, "-m", "pip", "install", "--quiet", wanted])
+        run([*pip_of(inside), "install", "--quiet", wanted])
         # pyright takes the environment that is active.
         active = {"PATH": f"{inside.parent}{os.pathsep}{os.environ['PATH']}"}
         command = ["-m", "pyright", "--verifytypes", "stageflow", "--ignoreexternal"]

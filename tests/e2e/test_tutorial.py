@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.asv_repo import ROOT
+from tests.utils.asv_repo import ROOT, install_quickly, measured
 from tests.utils.commands import run_command
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,9 @@ def blocks() -> list[Block]:
 class Reader:
     """Somebody who does what the page says, in this repository's environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environments: Path | None) -> None:
         self.folder = folder
+        self.environments = environments
         names = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.invalid"}
         names |= {"GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.invalid"}
         kept = {
@@ -52,10 +53,24 @@ class Reader:
             | names
             | {
                 "HOME": str(folder),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{self._programs(folder)}",
                 "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider -p no:xdist",
             }
         )
+
+    @staticmethod
+    def _programs(folder: Path) -> Path:
+        """All but valgrind, which takes longer than all else: the page shows no count."""
+        programs = folder / "programs"
+        programs.mkdir()
+        found = {
+            path.name: path
+            for place in reversed(os.environ["PATH"].split(os.pathsep))
+            for path in Path(place).glob("*")
+        }
+        for name in found.keys() - {"valgrind"}:
+            (programs / name).symlink_to(found[name])
+        return programs
 
     def write(self, title: str, text: str) -> None:
         """Do what a listing says: a whole file, something to add to it, or a change of it."""
@@ -88,6 +103,7 @@ class Reader:
         if typed.startswith("cd "):
             self.folder = self.folder / typed.removeprefix("cd ")
             self._borrow_environment()
+            install_quickly(self.folder, self.environments)
             return ""
         done = subprocess.run(
             ["bash", "-c", typed],
@@ -103,7 +119,10 @@ class Reader:
         return done.stdout
 
     def _borrow_environment(self) -> None:
-        """In place of `make setup`, which would install all of it anew."""
+        """In place of `make setup`, which would install all of it anew.
+
+        test_init.py lets pip build and install a project, and counts its instructions.
+        """
         (self.folder / ".venv").mkdir()
         for part in Path(sys.prefix).iterdir():
             if part.name != ".ready":
@@ -111,9 +130,9 @@ class Reader:
         (self.folder / ".venv" / ".ready").touch()
 
 
-def test_the_tutorial_works(tmp_path: Path) -> None:
+def test_the_tutorial_works(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every listing is written, every command typed, in order; each prints what is shown."""
-    reader = Reader(tmp_path)
+    reader = Reader(tmp_path, measured(tmp_path_factory).repo.environments)
     done = blocks()
     assert {block.language for block in done} == {"python", "toml", "console"}
     for block in done:

@@ -10,6 +10,8 @@ after another in it; tests change copies of the repository.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -19,9 +21,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
 
 import pytest
 
+from stageflow.cli import main
 from tests.utils.commands import run_command
 from tests.utils.session import once
 
@@ -100,6 +104,21 @@ _QUICK_BUILD: dict[str, Any] = {
     "install_command": [f"python {Path(__file__).with_name('quick_install.py')} {{build_dir}}"],
 }
 
+
+def install_quickly(project: Path, environments: Path | None = None) -> None:
+    """Let asv copy a laid project's commits into its environment, which finds stageflow here.
+
+    `environments` are those of a measured repository, which are there already.
+    """
+    path = project / "asv.conf.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    command = f"{_QUICK_BUILD['install_command'][0]} {ROOT}"
+    settings |= _QUICK_BUILD | {"install_command": [command]}
+    if environments is not None:
+        settings["env_dir"] = str(environments)
+    path.write_text(json.dumps(settings), encoding="utf-8")
+
+
 _ADDED_LATER = "\n\ndef added_later():\n    work()\n"
 BASE_STEPS = 20_000
 
@@ -146,8 +165,19 @@ class ScratchRepo:
 
     def pulse(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run ``stageflow pulse`` of this working tree on the repository."""
-        # Not in the scratch repository: its package has the same name as ours.
-        return self._run(self._pulse_command(*args), ROOT)
+        # In this process, as the start of another one takes longer than what many commands do.
+        _, _, _, *command = self._pulse_command(*args)
+        printed = io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.env),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            try:
+                code = main(command)
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return subprocess.CompletedProcess(command, code, printed.getvalue())
 
     def results(self) -> dict[str, Path]:
         """The result files, by the hash prefix of their commit."""

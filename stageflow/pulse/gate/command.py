@@ -169,7 +169,8 @@ def _measured(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit
         return found
 
     base, head = evidence.base and read(evidence.base.commit), evidence.head.commit
-    evidence = replace(evidence, head=read(head), base=base)
+    found = base if base and base.commit == head else read(head)
+    evidence = replace(evidence, head=found, base=base)
     if over := to_repeat(evidence, held):
         emit(f"Measuring again, as they are over budget: {', '.join(over)}")
         late = asv.measure([head], [*dict.fromkeys(map(hist.benchmark_of, over))], emit, again=True)

@@ -178,7 +178,7 @@ class AsvProject:
     @contextlib.contextmanager
     def _running_asv(self, args: Sequence[str], stdin: str) -> Iterator[subprocess.Popen[str]]:
         """Run an asv command in the repository, its output and errors as one stream."""
-        process = subprocess.Popen(  # noqa: S603 - a fixed program, and no shell
+        with subprocess.Popen(  # noqa: S603 - a fixed program, and no shell
             [sys.executable, "-m", "asv", *args],
             cwd=self.root,
             stdin=subprocess.PIPE,
@@ -190,15 +190,15 @@ class AsvProject:
             env=_environment() | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
             # A group of its own: Ctrl-C reaches asv once, when the driver passes it on.
             process_group=0,
-        )
-        assert process.stdin is not None  # it is a pipe
-        with process.stdin:
-            process.stdin.write(stdin)
-        process.stdin = None
-        try:
-            yield process
-        finally:
-            _stop(process)
+        ) as process:
+            assert process.stdin is not None  # it is a pipe
+            with process.stdin:
+                process.stdin.write(stdin)
+            process.stdin = None
+            try:
+                yield process
+            finally:
+                _stop(process)
 
     def asv(self, *args: str, stdin: str = "", limit_s: float | None = None) -> str:
         """Run an asv command and return what it printed; a `PulseError` has its last lines."""
@@ -224,8 +224,7 @@ class AsvProject:
         arguments = ["run", "--record-samples", "--show-stderr", "--no-pull"]
         arguments += ["--machine", machine, "HASHFILE:-", *options]
         with self._running_asv(arguments, "\n".join(commits)) as process:
-            assert process.stdout is not None  # it is a pipe
-            for line in process.stdout:
+            for line in process.stdout or ():
                 on_line(line.rstrip("\n"))
             # asv's 2 says that some benchmark failed somewhere: the results say which.
             if process.wait() not in (0, 2):

@@ -69,6 +69,17 @@ def pytest_collection_finish():
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     """A project of one module, committed."""
+    return make_toy(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """All mutants of such a project, tried."""
+    return mutate(make_toy(tmp_path_factory.mktemp("whole")))
+
+
+def make_toy(tmp_path: Path) -> Path:
+    """Make it in a folder."""
     (tmp_path / "toy.py").write_text(TOY)
     (tmp_path / "test_toy.py").write_text(TESTS)
     (tmp_path / "conftest.py").write_text(CONFTEST)
@@ -91,9 +102,11 @@ def mutate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return run(folder, sys.executable, *command)
 
 
-def test_what_no_test_runs_survives_and_what_one_holds_does_not(toy: Path) -> None:
+def test_what_no_test_runs_survives_and_what_one_holds_does_not(
+    whole: subprocess.CompletedProcess[str],
+) -> None:
     """The function without a test is named, the others are not; an endless loop counts as seen."""
-    done = mutate(toy, "--patience", "2")
+    done = whole
     assert done.returncode == 1, done.stdout + done.stderr
     survived = [line for line in done.stdout.splitlines() if line.startswith("survived")]
     assert survived
@@ -134,13 +147,13 @@ def test_a_commit_that_is_not_there_is_told(toy: Path) -> None:
 def test_a_sample_is_drawn_by_its_seed(toy: Path) -> None:
     """So many mutants of each target, the same each time, and the interval of the score."""
     first, again, other = (
-        mutate(toy, "--sample", "4", "--seed", seed, "--floor", "0", "--json", f"{number}.json")
+        mutate(toy, "--sample", "2", "--seed", seed, "--floor", "0", "--json", f"{number}.json")
         for number, seed in enumerate("112")
     )
     assert first.returncode == again.returncode == other.returncode == 0, first.stderr
     drawn = [(toy / f"{number}.json").read_text() for number in range(3)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert table(first.stdout).split()[1] == "4"
+    assert table(first.stdout).split()[1] == "2"
     assert " to " in table(first.stdout)
     assert interval(100, 100) == pytest.approx((96.3, 100.0), abs=0.01)
     assert interval(45, 50) == pytest.approx((78.6, 95.7), abs=0.1)
@@ -151,12 +164,13 @@ def table(output: str) -> str:
     return next(line for line in output.splitlines() if line.startswith("all "))
 
 
-def test_shards_put_together_are_the_whole(toy: Path) -> None:
-    """Three machines try a third each; merged, the verdict is that of one machine on its own."""
-    whole = mutate(toy, "--patience", "2")
-    parts = [f"part-{number}.json" for number in (1, 2, 3)]
+def test_shards_put_together_are_the_whole(
+    toy: Path, whole: subprocess.CompletedProcess[str]
+) -> None:
+    """Two machines try a half each; merged, the verdict is that of one machine on its own."""
+    parts = [f"part-{number}.json" for number in (1, 2)]
     for number, part in enumerate(parts, start=1):
-        done = mutate(toy, "--patience", "2", "--shard", f"{number}/3", "--json", part)
+        done = mutate(toy, "--shard", f"{number}/2", "--json", part)
         assert done.returncode == 0, done.stdout + done.stderr
         assert table(done.stdout) != table(whole.stdout)
     merged = mutate(toy, "--merge", *parts)
@@ -167,7 +181,7 @@ def test_shards_put_together_are_the_whole(toy: Path) -> None:
         for done in (merged, whole)
     ]
     assert survivors[0] == survivors[1]
-    assert "missing: 2/3" in mutate(toy, "--merge", parts[0], parts[2]).stderr
-    assert "given twice: 1/3" in mutate(toy, "--merge", *parts, parts[0]).stderr
+    assert "missing: 2/2" in mutate(toy, "--merge", parts[0]).stderr
+    assert "given twice: 1/2" in mutate(toy, "--merge", *parts, parts[0]).stderr
     (toy / "toy.py").write_text(TOY.replace("years + 1", "years + 2"))
     assert "of other code than stands here" in mutate(toy, "--merge", *parts).stderr
