@@ -99,6 +99,7 @@ def _both(
     label: tuple[str, str] | None = ("pipeline", "voice"),
     *,
     keep_minutes: int = 15,
+    again: bool = False,
 ) -> list[Case]:
     """The cases that each rule with a ``for`` has.
 
@@ -109,6 +110,7 @@ def _both(
         for_minutes: Its ``for``.
         label: Of what.
         keep_minutes: Its ``keep_firing_for``.
+        again: Whether it fires again and again, too, for which all rules have the same code.
     """
 
     def lasting(stretch: Stretch, minutes: int) -> Stretch:
@@ -134,7 +136,7 @@ def _both(
         ((begin, FIRING), (end, RESOLVED)),
         label,
     )
-    again = Case(
+    twice = Case(
         "over it twice",
         rule,
         (lasting(over, long), lasting(under, calm), lasting(over, long), lasting(under, calm)),
@@ -153,7 +155,12 @@ def _both(
         ((long, FIRING),),
         label,
     )
-    return [*silent, lasts, again, *([around] if keep_minutes else [])]
+    return [
+        *silent,
+        lasts,
+        *([twice] if again else []),
+        *([around] if again and keep_minutes else []),
+    ]
 
 
 _CHAT, _STREAMING = ("pipeline", "chat"), ("pipeline", STREAMING)
@@ -161,7 +168,9 @@ _LLM = ("provider", "llm")
 
 CASES = [
     # 1 of 120 is 0.8 %, and 2 of 120 are 1.7 %.
-    *_both("VoiceLatencyOverBudget", Stretch(1, slow=1, fair=60), Stretch(1, slow=2), 5),
+    *_both(
+        "VoiceLatencyOverBudget", Stretch(1, slow=1, fair=60), Stretch(1, slow=2), 5, again=True
+    ),
     *_both(
         "ChatLatencyOverBudget",
         *(Stretch(1, fair=1, pipeline="chat"), Stretch(1, fair=2, pipeline="chat"), 5, _CHAT),
@@ -217,7 +226,9 @@ CASES = [
         ),
     ),
     *_both("ErrorRateHigh", Stretch(1, failed=1), Stretch(1, failed=2), 5),
-    *_both("BreakerOpen", Stretch(1), Stretch(1, breaker="open"), 5, _LLM, keep_minutes=0),
+    *_both(
+        "BreakerOpen", Stretch(1), Stretch(1, breaker="open"), 5, _LLM, keep_minutes=0, again=True
+    ),
     Case(
         "probes that fail do not count as closed",
         "BreakerOpen",

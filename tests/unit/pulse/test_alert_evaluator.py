@@ -167,7 +167,7 @@ def test_each_kind_has_its_words(tmp_path: Path, name: str, what: str, likely: s
 def test_inhibited_alerts_wait(tmp_path: Path) -> None:
     """While the fast burn fires, the error rate sends nothing; afterwards it does, if it lasts."""
     # 5 % for 10 minutes, then 1.2 %: over the rate's limit, below that of the burn.
-    case = Case("", "", (Stretch(12, runs=500, failed=25), Stretch(23, runs=500, failed=6)), ())
+    case = Case("", "", (Stretch(12, runs=250, failed=13), Stretch(23, runs=250, failed=3)), ())
     record(case, tmp_path / "runs.db")
     rules = [r for r in our_alerts().rules if r.name in {"ErrorRateHigh", "ErrorBudgetBurnsFast"}]
     told = notices_of(messages_of(rules, tmp_path, range(36)))
@@ -180,7 +180,7 @@ def test_inhibited_alerts_wait(tmp_path: Path) -> None:
 
 def test_inhibited_alerts_that_end_are_silent(tmp_path: Path) -> None:
     """No message reports the end of an alert whose start was not reported."""
-    case = Case("", "", (Stretch(12, runs=500, failed=25), Stretch(23, runs=500)), ())
+    case = Case("", "", (Stretch(12, runs=250, failed=13), Stretch(23, runs=250)), ())
     record(case, tmp_path / "runs.db")
     rules = [r for r in our_alerts().rules if r.name in {"ErrorRateHigh", "ErrorBudgetBurnsFast"}]
     told = notices_of(messages_of(rules, tmp_path, range(36)))
@@ -193,8 +193,8 @@ def test_inhibited_alerts_that_end_are_silent(tmp_path: Path) -> None:
 def test_alerts_inhibit_those_of_their_pipeline_alone(tmp_path: Path) -> None:
     """An alert in one pipeline does not hide those of another one."""
     for stretch in (
-        Stretch(8, runs=500, failed=25, pipeline="voice"),
-        Stretch(8, runs=500, failed=6, pipeline="chat"),
+        Stretch(8, runs=250, failed=13, pipeline="voice"),
+        Stretch(8, runs=250, failed=3, pipeline="chat"),
     ):
         record(Case("", "", (stretch,), ()), tmp_path / "runs.db")
     rules = [r for r in our_alerts().rules if r.name in {"ErrorRateHigh", "ErrorBudgetBurnsFast"}]
