@@ -167,7 +167,7 @@ class ScratchRepo:
         """Run ``stageflow pulse`` of this working tree on the repository."""
         # In this process, as the start of another one takes longer than what many commands do.
         _, _, _, *command = self._pulse_command(*args)
-        printed = io.StringIO()
+        printed, on_sigterm = io.StringIO(), signal.getsignal(signal.SIGTERM)
         with (
             mock.patch.dict(os.environ, self.env),
             contextlib.redirect_stdout(printed),
@@ -177,6 +177,8 @@ class ScratchRepo:
                 code = main(command)
             except SystemExit as end:
                 code = int(end.code or 0)
+            finally:
+                signal.signal(signal.SIGTERM, on_sigterm)
         return subprocess.CompletedProcess(command, code, printed.getvalue())
 
     def results(self) -> dict[str, Path]:
