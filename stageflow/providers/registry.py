@@ -29,7 +29,7 @@ _adapters: ContextVar[_Adapters] = ContextVar("adapters", default=())
 
 
 class Adapting:
-    """Wrap the providers of these names as `adapted` does, with an adapter that takes the name."""
+    """Wrap the providers of these names as `adapted` does; the adapter gets name and provider."""
 
     __slots__ = ("_added", "_token")
 
