@@ -6,14 +6,22 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+)
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, lru_cache, partial, wraps
 from typing import Any, Self, TypeAlias, Union, cast, get_args, get_origin
 
 from stageflow._utils.closing import closing_stream
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine.stage_context import Argument, StageContext
 from stageflow.engine.stream import CAPACITY, StreamWriter
 
 
@@ -360,6 +368,9 @@ class _Context:
 
     def __setitem__(self, key: str, value: object) -> None:
         self._ctx[key] = value
+
+    def arguments(self, wanted: Iterable[Argument]) -> list[Any]:
+        return [self if one is self._ctx else one for one in self._ctx.arguments(wanted)]
 
     def open(self, key: str, *, capacity: int = CAPACITY) -> StreamWriter:
         return self._opens(self._ctx, key, capacity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from stageflow import (
     RunResult,
     StageContext,
     StageOutput,
+    StageSpec,
     stage,
 )
 from stageflow.errors import InvalidConfigError, StreamFailedError
@@ -83,6 +85,34 @@ def test_a_stream_that_is_cut_tells_its_reader_why() -> None:
     closed = [e.data["items"] for e in result.events if e.what == "stream_closed"]
     assert closed == [2, 2]
     assert cut.injected == 1
+
+
+@stage(name="write", streams=["words"])
+async def write_with_an_input(sentence: str, ctx: StageContext) -> None:
+    words = ctx.open("words")
+    for word in sentence.split():
+        await words.put(word)
+
+
+@stage(name="write", streams=["words"])
+async def write_by_yield(sentence: str) -> AsyncIterator[str]:
+    for word in sentence.split():
+        yield word
+
+
+@pytest.mark.parametrize("writer", [write_with_an_input, write_by_yield])
+def test_it_meets_a_stage_of_any_form(writer: StageSpec) -> None:
+    """A function that takes inputs beside its context opens its streams there as well."""
+    pipeline = Pipeline("words", [writer], inputs=["sentence"])
+    cut = StreamFaultInjector(pipeline, "words", "cut", after_items=2)
+    slow = StreamFaultInjector(pipeline, "words", "slow", duration_ms=40)
+
+    async def main(sim: Simulation) -> RunResult:
+        return await pipeline.run(sim.context({"sentence": "a b c"}), interceptors=[slow, cut])
+
+    ended = simulate(main).value.stages["write"]
+    assert ended.detail["error_code"] == "connection_failed"
+    assert (slow.injected, cut.injected) == (2, 1)
 
 
 def test_a_slow_stream_delays_each_item() -> None:
