@@ -68,12 +68,14 @@ def main() -> int:
     )
     parser.add_argument("--port", type=int, default=8766, help="of Central Pulse; 0: a free one")
     parser.add_argument("--once", action="store_true", help="end when each alert has been resolved")
+    providers = [trouble.provider for trouble in TROUBLES]
+    parser.add_argument("--only", choices=providers, help="let this provider fail, and no other")
     arguments = parser.parse_args()
     # The mail server's library warns of a name of its own.
     logging.getLogger("mail.log").setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory(prefix="pulse-demo-") as scratch, ExitStack() as opened:
-            _demonstrate(Path(scratch), arguments.port, arguments.once, opened)
+            _demonstrate(Path(scratch), arguments, opened)
     except KeyboardInterrupt:
         _say("Interrupted.")
         return 130
@@ -83,7 +85,7 @@ def main() -> int:
     return 0
 
 
-def _demonstrate(folder: Path, port: int, once: bool, opened: ExitStack) -> None:
+def _demonstrate(folder: Path, arguments: argparse.Namespace, opened: ExitStack) -> None:
     receiver = opened.enter_context(webhook())
     box = opened.enter_context(mailbox(PASSWORD, starttls=True))
     ca, store = folder / "ca.pem", folder / "telemetry.db"
@@ -91,17 +93,19 @@ def _demonstrate(folder: Path, port: int, once: bool, opened: ExitStack) -> None
     alerts = hastened(folder, receiver, box)
     sink = SQLiteSink(store, source="the demonstration")
     there = opened.enter_context(watched(folder, alerts, ca, [sink]))
-    page = opened.enter_context(_page(store, port, folder))
+    page = opened.enter_context(_page(store, arguments.port, folder))
     _say(f"Central Pulse   {page}")
     _say(f"Prometheus      {there.servers.prometheus}/alerts")
     _say(f"Alertmanager    {there.servers.alertmanager}")
     _say("Ten streaming voice turns at once go on all the time. Ctrl-C ends.")
     while True:
         for trouble in TROUBLES:
+            if arguments.only not in (None, trouble.provider):
+                continue
             _bring_about(trouble, there, receiver, box)
             receiver.payloads.clear()
             box.letters.clear()
-        if once:
+        if arguments.once:
             return
 
 

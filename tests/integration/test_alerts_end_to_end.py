@@ -14,8 +14,11 @@ from tests.utils.webhook import webhook
 pytestmark = pytest.mark.slow
 
 
-def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:
-    """Each fault fires once, says what, where and what to do, and is resolved when it is gone."""
+def test_a_fault_arrives_as_slack_payload_and_email(tmp_path: Path) -> None:
+    """A fault fires once, says what, where and what to do, and is resolved when it is gone.
+
+    That of a slow recognizer is followed by test_pulse_demo.py.
+    """
     with webhook() as receiver, mailbox(PASSWORD, starttls=True) as box:
         ca = tmp_path / "ca.pem"
         box.ca.cert_pem.write_to_path(str(ca))
@@ -27,17 +30,11 @@ def test_faults_arrive_as_slack_payload_and_email(tmp_path: Path) -> None:
             there.traffic.fault = None
             wait_for(receiver, "RESOLVED: ErrorRateHigh")
             wait_for(receiver, "RESOLVED: BreakerOpen")
-            there.traffic.fault = ("stt", FaultType.SLOW, {"duration_ms": 1200})
-            slow = wait_for(receiver, "FIRING 1: FirstAudioOverBudget")
-            there.traffic.fault = None
-            wait_for(receiver, "RESOLVED: FirstAudioOverBudget")
-            assert box.arrived_with("FIRING 1: FirstAudioOverBudget", PATIENCE_S)
+            assert box.arrived_with("FIRING 1: ErrorRateHigh", PATIENCE_S)
     assert "of the runs of streaming_voice failed in 5 s, limit 1 %, for 3 s or longer" in failing
     assert "likely stage llm, " in failing
     assert "|page> · <http://127.0.0.1:8765/runbook.html#error-rate|runbook>" in failing
     assert "the circuit breaker of llm is open" in opened
-    assert "P99 time to first audio of streaming_voice is " in slow
-    assert "likely stage stt, P99 " in slow
     for rule in alerts.rules:
         states = [title.split()[0].strip(":") for title in titles(receiver) if rule.name in title]
         assert states[::2] == ["FIRING"] * len(states[::2]), "reported twice"
