@@ -142,6 +142,7 @@ def _mutated(chance: random.Random, fields: dict[bytes, bytes]) -> dict[bytes, b
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 async def test_of_any_entries_no_worker_ends(cluster: Cluster, client: Any) -> None:
     """Of 2,000 raw and mutated entries every one leaves the stream, and the jobs between end."""
     chance = random.Random(7)

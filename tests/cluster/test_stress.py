@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 JOBS = int(os.environ.get("STAGEFLOW_CLUSTER_JOBS", "600"))
 
 
+@pytest.mark.untraced
 async def test_every_turn_ends_once() -> None:
     """With workers killed, the broker crashed and the database stopped; some jobs ran twice."""
     outcome = await stress(JOBS, workers=3, kills=4, seed=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from stageflow.testing import FaultType
 from tests.fault.matrix import PAGE, PROTECTIONS, Cell, all_cells, decided, keys, page
 from tests.fault.turns import is_fit_for_users
+from tests.utils.session import once
 
 pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
@@ -18,9 +21,16 @@ KEYS = list(keys())
 
 
 @pytest.fixture(scope="module")
-def cells() -> dict[Key, Cell]:
-    """Every outage, played once."""
-    return all_cells()
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[Key, Cell]:
+    """Every outage, played once for all workers."""
+
+    def play(folder: Path) -> None:
+        (folder / "cells").write_bytes(pickle.dumps(all_cells()))
+
+    played: dict[Key, Cell] = pickle.loads(
+        (once(tmp_path_factory, "fault-matrix", play) / "cells").read_bytes()
+    )
+    return played
 
 
 @pytest.mark.parametrize("key", KEYS, ids="-".join)

@@ -68,6 +68,7 @@ class Unshowable:
         raise ValueError("no text")
 
 
+@functools.cache
 def junk() -> st.SearchStrategy[Any]:
     """Anything at all."""
     return (
