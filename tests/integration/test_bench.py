@@ -169,7 +169,7 @@ def test_interrupt_keeps_what_is_measured(
         path.unlink()
     with (copy.path / "benchmarks/work.py").open("a", encoding="utf-8") as benchmarks:
         benchmarks.write(WAITING)
-    with copy.start_pulse("bench") as process:
+    with copy.start_pulse("bench", "--bench", "track_") as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:

@@ -157,7 +157,9 @@ class ScratchRepo:
         """Environment of programs run in the repository: nothing of the user's settings."""
         names = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.invalid"}
         names |= {"GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.invalid"}
-        return os.environ | names | {"HOME": str(self.home), "GIT_CONFIG_NOSYSTEM": "1"}
+        # In a new home, virtualenv would look for newer wheels, in a process that outlives it.
+        names |= {"GIT_CONFIG_NOSYSTEM": "1", "VIRTUALENV_NO_PERIODIC_UPDATE": "1"}
+        return os.environ | names | {"HOME": str(self.home)}
 
     def asv(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run asv in the repository, whatever its exit code."""

@@ -17,7 +17,7 @@ from tools.outage_simulation import INCIDENTS, SOURCE, record
 
 pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
-HOURS = 0.4
+HOURS = 0.25
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_simulation(tmp_path: Path) -> None:
     )
     runs = []
     for number, seed in enumerate((1, 1, 2)):
-        record(tmp_path / f"{number}.db", 0.1, seed, lambda _: None)
+        record(tmp_path / f"{number}.db", 0.05, seed, lambda _: None)
         runs.append(_rows(tmp_path / f"{number}.db", query))
     assert runs[0] == runs[1] != runs[2]
     assert len(runs[0]) > 100
