@@ -51,7 +51,7 @@ async def test_only_outputs_that_are_wanted_come_back(cluster: Cluster) -> None:
     assert (await dispatcher.run("echo", {"value": 1}, outputs=[])).outputs == {}
 
 
-async def test_a_refusal_is_told_to_the_caller(
+async def test_a_refusal_reaches_the_caller(
     cluster: Cluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It is not a failure and leaves no letter, also if another pipeline requested it."""

@@ -107,7 +107,7 @@ async def locked(redis: RedisServer) -> str:
 
 
 @pytest.mark.parametrize("given", [True, False])
-async def test_a_refused_password_is_no_outage(
+async def test_a_refused_password_is_not_an_outage(
     locked: str, redis: RedisServer, given: bool
 ) -> None:
     """Dispatchers and workers end at once with the fix, and never show the password."""
@@ -167,7 +167,7 @@ async def test_a_server_without_flags_of_scripts_takes_them_without(
     assert (await (await cluster.dispatcher()).run("echo", {"value": 1})).unwrap() == {"echo": 1}
 
 
-async def test_a_database_that_the_server_lacks_is_no_outage(redis: RedisServer) -> None:
+async def test_a_database_that_the_server_lacks_is_not_an_outage(redis: RedisServer) -> None:
     """The error names the fix."""
     async with RedisBroker(f"{redis.url}?db=99") as broker:
         with raises_code("broker_refused", match="correct .* database in its URL"):

@@ -102,7 +102,7 @@ async def test_a_cool_down_that_has_grown_is_shared(redis: RedisServer) -> None:
         assert 400.0 < await wait_s(witness, 100.0) <= 500.0
 
 
-async def test_one_that_comes_later_is_told(redis: RedisServer) -> None:
+async def test_a_later_one_learns_the_state(redis: RedisServer) -> None:
     """It takes over the open breaker, with the rest of the cool-down."""
     async with SharedBreakers(redis.url, POLICY) as first, SharedBreakers(redis.url) as witness:
         await witness.heard.wait()

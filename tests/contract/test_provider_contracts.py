@@ -400,7 +400,7 @@ def test_a_cancellation_is_tried_at_so_many_places_and_no_more() -> None:
     assert len(set(map(id, made))) == 3
 
 
-def test_real_io_in_simulated_time_is_refused_with_the_mend() -> None:
+def test_real_io_in_simulated_time_is_refused_with_the_fix() -> None:
     """The error says which attribute to set."""
 
     class Connected(FakeLLM):

@@ -538,7 +538,7 @@ async def returns_what_cannot_change(ctx: StageContext) -> StageOutput:
         returns_what_cannot_change,
     ],
 )
-def test_what_nobody_else_notices_is_no_fault(runner: Any) -> None:
+def test_a_change_that_nobody_else_notices_is_not_a_fault(runner: Any) -> None:
     """No test of the contract complains."""
     made = contract(declared(runner), orders=2)
     for name in sorted(names_of_tests(StageContractTest)):

@@ -394,7 +394,7 @@ def test_in_simulated_time_orders_are_drawn() -> None:
     contract(declared(Clashes()), real_io=True).test_two_runs_at_once_do_not_mix()
 
 
-def test_real_io_in_simulated_time_is_refused_with_the_mend() -> None:
+def test_real_io_in_simulated_time_is_refused_with_the_fix() -> None:
     """The error says which attribute to set."""
 
     async def connects(ctx: StageContext) -> StageOutput:

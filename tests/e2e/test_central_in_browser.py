@@ -430,7 +430,7 @@ def test_one_zone_for_all_times(browser: Browser, site: Site) -> None:
         expect(readout).to_have_text("16 Nov 2023, 13:13 UTC")
 
 
-def test_without_data_the_commands_are_told(browser: Browser, tmp_path: Path) -> None:
+def test_without_data_the_commands_are_shown(browser: Browser, tmp_path: Path) -> None:
     """With nothing measured, recorded or judged, one line says so and by which commands it is."""
     project = central.repository(tmp_path / "repo", 1, 1)
     for path in project.results_dir.rglob("*.json"):

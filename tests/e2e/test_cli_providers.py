@@ -62,7 +62,7 @@ def test_a_chat_reads_the_standard_input(tmp_path: Path, server: OpenAIServer) -
     assert done.stdout.decode().startswith("Grüße\n")
 
 
-def test_a_wrong_key_is_told_and_not_shown(tmp_path: Path, server: OpenAIServer) -> None:
+def test_the_error_of_a_wrong_key_does_not_show_it(tmp_path: Path, server: OpenAIServer) -> None:
     """Neither in what is printed nor in the file of events."""
     done = run(
         "run", "chat", "--provider", "openai", "--base-url", server.url, *MODELS,
@@ -88,9 +88,7 @@ def test_a_wrong_key_is_told_and_not_shown(tmp_path: Path, server: OpenAIServer)
         (("voice", "--out", "none/x.wav", "--scale", "0"), 1, "none/x.wav: it cannot be written"),
     ],
 )
-def test_what_does_not_fit_is_told(
-    argv: tuple[str, ...], code: int, told: str, tmp_path: Path
-) -> None:
+def test_a_misfit_is_reported(argv: tuple[str, ...], code: int, told: str, tmp_path: Path) -> None:
     """In one line, without a traceback, and no file is left."""
     done = run("run", *argv, cwd=tmp_path, key=None)
     assert done.returncode == code

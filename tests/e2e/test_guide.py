@@ -83,7 +83,7 @@ def test_the_failure_is_replayed_by_its_token(project: Path) -> None:
     assert "passed" not in again.stdout
 
 
-def test_the_mismatch_is_told_as_the_guide_says(project: Path) -> None:
+def test_the_mismatch_is_reported_as_the_guide_says(project: Path) -> None:
     """Word by word, but for where the lines break."""
     text = guides()
     (shown,) = re.findall(r"^```text\n(tests/monday.*?)\n```$", text, re.DOTALL | re.MULTILINE)

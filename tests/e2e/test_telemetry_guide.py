@@ -50,7 +50,7 @@ def test_a_listing_works(name: str, printed: str, tmp_path: Path) -> None:
     assert re.fullmatch(printed, done.stdout), done.stdout
 
 
-def test_the_letter_of_the_listing_is_told(tmp_path: Path) -> None:
+def test_the_letter_of_the_listing_is_stored(tmp_path: Path) -> None:
     """The file that it leaves holds the letter."""
     code = LISTINGS["letters"]
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=600)

@@ -293,7 +293,7 @@ async def test_a_database_that_hangs_does_not_hold_the_cancellation(after_bytes:
 
 
 @pytest.mark.simulate(order="asyncio")
-async def test_a_record_that_fails_while_it_is_waited_for_is_no_stray_error() -> None:
+async def test_a_record_that_fails_while_it_is_waited_for_is_not_a_stray_error() -> None:
     """The run ends as cancelled, an event tells it, and no exception is left unretrieved."""
 
     class SlowlyFailing(FakeDatabase):
@@ -318,7 +318,7 @@ async def test_a_record_that_fails_while_it_is_waited_for_is_no_stray_error() ->
     assert stray == []
 
 
-def test_a_database_that_fails_is_told_and_hides_nothing() -> None:
+def test_a_database_that_fails_is_reported_and_hides_nothing() -> None:
     """The run ends as cancelled all the same; an event says that the turn was not kept."""
 
     class Failing(FakeDatabase):

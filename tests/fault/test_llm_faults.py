@@ -128,7 +128,7 @@ def test_a_slow_model_costs_only_time() -> None:
     assert result.duration_ms == pytest.approx(HEALTHY_MS + 2500)
 
 
-def test_an_invalid_reply_is_told_from_a_bug() -> None:
+def test_an_invalid_reply_differs_from_a_bug() -> None:
     """The error shows what the model sent, cut to a length that a log can bear."""
     result = taken(inject_fault("llm", FaultType.INVALID, reply=["x" * 10_000]))
     assert "the language model answered with no text: ['xxx" in str(result.error)

@@ -47,7 +47,7 @@ def test_cell(key: Key, cells: dict[Key, Cell]) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS, ids="-".join)
-def test_user_is_told_what_was_decided(key: Key, cells: dict[Key, Cell]) -> None:
+def test_user_gets_the_decided_message(key: Key, cells: dict[Key, Cell]) -> None:
     """Where turns fail, the user reads the words decided for that code; else gets an answer."""
     cell = cells[key]
     if cell.outcome == "failed":

@@ -144,7 +144,7 @@ FATAL: dict[str, Callable[[], BaseException]] = {
 @pytest.mark.parametrize("suspends", [True, False])
 @pytest.mark.parametrize("make", FATAL.values(), ids=FATAL)
 @pytest.mark.simulate(order="asyncio")
-async def test_what_is_no_exception_ends_the_run_with_one_event_a_stage(
+async def test_a_base_exception_ends_the_run_with_one_event_a_stage(
     make: Callable[[], BaseException], suspends: bool
 ) -> None:
     """Also of an optional stage; the caller gets it as it is."""

@@ -59,7 +59,7 @@ async def test_speech_is_found_between_silences() -> None:
 
 
 @pytest.mark.parametrize("pcm", [b"", bytes(10), SILENCE.pcm, b"\x05\x00\xfb\xff" * 16_000])
-async def test_silence_is_no_speech(pcm: bytes) -> None:
+async def test_silence_is_not_speech(pcm: bytes) -> None:
     """None at all, a few samples, zeros, and a hum that nobody hears."""
     async with SileroVAD() as vad:
         assert await vad.speech(Audio(pcm)) == ()
@@ -98,7 +98,7 @@ async def test_a_sound_beyond_the_limit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("phrases", [[], [""], ["turn on; the light"], ["10 minutes"]])
-def test_a_phrase_that_is_no_words_is_refused(phrases: list[str]) -> None:
+def test_a_phrase_that_is_not_words_is_refused(phrases: list[str]) -> None:
     """A grammar made of it would mean something else."""
     with pytest.raises(InvalidConfigError, match="phrases"):
         grammar_of(phrases)
@@ -270,7 +270,7 @@ async def test_the_successor_of_a_server_that_died_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no model"])
-async def test_a_file_that_is_no_model(content: bytes | None, tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_model(content: bytes | None, tmp_path: Path) -> None:
     """The process does not come up, and the error holds what it said."""
     path = tmp_path / "model.gguf"
     if content is not None:

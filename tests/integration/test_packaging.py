@@ -98,7 +98,7 @@ def test_a_release_is_tagged_as_it_is_called(tag: str, changelog: str, why: str)
     packaging.check_tag(f"v{__version__}", f"# Changelog\n\n## {__version__} - 2030-01-01\n")
 
 
-def test_every_change_is_told_in_the_next_release(tmp_path: Path) -> None:
+def test_every_change_is_in_the_next_release(tmp_path: Path) -> None:
     """Each file of `.changes` is of a known kind, and its first words stand in the draft."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["towncrier"]
     kinds = {kind["directory"] for kind in settings["type"]}

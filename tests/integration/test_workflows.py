@@ -107,7 +107,7 @@ def test_targets_run_in_their_quick_form(tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.slow
-def test_budgets_of_what_was_not_measured_are_no_success(tmp_path: Path) -> None:
+def test_budgets_of_unmeasured_series_are_not_a_success(tmp_path: Path) -> None:
     """A clone without results does not report that no budget is exceeded."""
     done = _run("make budgets", working_copy(tmp_path / "clone"))
     assert done.returncode != 0, done.stdout

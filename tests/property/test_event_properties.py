@@ -64,7 +64,7 @@ def test_nothing_starts_once_a_required_stage_has_failed(run: RecordedRun) -> No
 
 
 @given(event_sequences())
-def test_each_end_says_what_it_owes(run: RecordedRun) -> None:
+def test_each_end_has_its_data(run: RecordedRun) -> None:
     """Durations, error codes, reasons; and a duration is the time between the two events."""
     begun: dict[str | None, float] = {}
     for e in run.events:

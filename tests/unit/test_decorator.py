@@ -573,7 +573,7 @@ def test_a_stage_that_declares_outputs_may_refuse() -> None:
         StageOutput.refuse("")
 
 
-def test_a_failure_may_say_what_the_user_is_told() -> None:
+def test_a_failure_may_bring_a_message_for_the_user() -> None:
     """Besides the reason for the engineer."""
 
     @stage

@@ -61,6 +61,13 @@ def sentences(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+def names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and the name of each test, as words."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "_" in node.name:
+            yield node.lineno, node.name.replace("_", " ")
+
+
 def dialect(text: str) -> list[str]:
     """Return the banned words outside code marks; a listing is code."""
     prose = re.sub(r"```.*?```|``[^`]*``|`[^`]*`", "", text, flags=re.DOTALL)
@@ -82,7 +89,8 @@ def test_docstrings_help_and_errors_are_in_plain_words() -> None:
         found += [
             f"{where}:{n}: {text[:60]}" for n, text in docstrings(tree) if _OPENING.match(text)
         ]
-        for line, text in sentences(tree):
+        named = names(tree) if where.parts[0] == "tests" else ()
+        for line, text in (*sentences(tree), *named):
             found += [f"{where}:{line}: {word}" for word in dialect(text)]
     assert found == []
 

@@ -58,7 +58,7 @@ LEFT_OUT = (
     "tests/unit/engine/test_validation.py::test_far_producers_on_a_long_chain_take_time_in_proportion",
     # On its own, each would play all outages once more; the page of the matrix shows them all.
     "tests/fault/test_matrix.py::test_cell",
-    "tests/fault/test_matrix.py::test_user_is_told_what_was_decided",
+    "tests/fault/test_matrix.py::test_user_gets_the_decided_message",
 )
 _SERVERS = frozenset({"postgres", "pytester"})
 _MEMORY_BYTES = 4 << 30

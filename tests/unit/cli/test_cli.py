@@ -488,7 +488,7 @@ def test_say_writes_what_run_can_hear(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "limit_s"), [(2, 5.0), (30, 30.0)])
-def test_whoever_listens_has_as_long_as_there_is_to_hear(seconds: int, limit_s: float) -> None:
+def test_the_time_to_listen_follows_the_length_of_the_sound(seconds: int, limit_s: float) -> None:
     """The kernel's own limit where that is longer; no other stage is changed."""
     sound = Audio(bytes(2 * 16_000 * seconds), 16_000)
     changed = patient(voice(), {"audio": sound}, local=False)

@@ -123,7 +123,7 @@ def test_console_without_our_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"? guard" in raw.getvalue()
 
 
-def test_output_that_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_is_not_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that puts a buffer in place of the standard output gets the whole output."""
     buffer = io.StringIO()
     monkeypatch.setattr(sys, "stdout", buffer)

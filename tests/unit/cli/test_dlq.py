@@ -154,7 +154,7 @@ def test_providers_that_are_none(own: str, capsys: Capture, name: str) -> None:
     assert "replays: 0" in run(capsys, "dlq", "list")[1]
 
 
-def test_an_object_that_is_no_registry(own: str, capsys: Capture) -> None:
+def test_an_object_that_is_not_a_registry(own: str, capsys: Capture) -> None:
     """The error names its type."""
     dead_letter_id = failed_turn(capsys)
     code, _, complaint = run(capsys, "dlq", "replay", dead_letter_id, "--providers", f"{own}:pay")
@@ -178,7 +178,7 @@ def test_no_store(
     assert list(here.iterdir()) == []
 
 
-def test_a_file_that_is_no_store(here: Path, capsys: Capture) -> None:
+def test_a_file_that_is_not_a_store(here: Path, capsys: Capture) -> None:
     """The error says what the file is not, and the code is 1."""
     Path("letters.db").write_text("Dear diary, " * 100, encoding="utf-8")
     code, _, complaint = run(capsys, "dlq", "list")

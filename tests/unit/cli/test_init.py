@@ -260,7 +260,7 @@ print(round(in_virtual_time(pipeline, ctx).duration_ms, 6))
     assert (done.stdout, done.stderr) == ("500.0\n", "")
 
 
-def test_make_format_mends_what_make_lint_finds(tmp_path: Path) -> None:
+def test_make_format_fixes_what_make_lint_finds(tmp_path: Path) -> None:
     """Order of imports and spaces; what is left is tidy."""
     folder = tmp_path / "p"
     init.create(folder, "shop", "")

@@ -258,7 +258,7 @@ async def test_what_had_finished_before_an_optional_stage_broke_the_run_off_is_f
 
 
 @pytest.mark.simulate(order="asyncio")
-async def test_a_reason_that_is_no_text_is_kept_as_text() -> None:
+async def test_a_reason_that_is_not_text_is_kept_as_text() -> None:
     """For any reason of a skipped stage, the letter can be stored."""
     reason = ValueError("nothing to do")
 

@@ -387,7 +387,7 @@ def test_a_type_of_ones_own_is_stored_by_a_codec_that_knows_it() -> None:
         lambda text: "5",
     ],
 )
-def test_a_text_that_is_no_letter_is_refused(spoil: Callable[[str], str]) -> None:
+def test_a_text_that_is_not_a_letter_is_refused(spoil: Callable[[str], str]) -> None:
     """Each defect of a stored text gives the same typed error."""
     text = DEFAULT_CODEC.encode(make_letter())
     spoiled = spoil(text)

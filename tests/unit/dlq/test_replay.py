@@ -273,7 +273,7 @@ class Forgetful(InMemoryDeadLetterStore):
 
 
 @pytest.mark.simulate(order="asyncio")
-async def test_a_replay_that_lost_its_lease_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_replay_that_lost_its_lease_gets_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """Somebody else took over while the store could not be written: that one's outcome counts."""
     shop, store = Shop(), Forgetful(wall_clock=loop_clock)
     letter = await failed_once(shop, store)

@@ -245,7 +245,7 @@ def test_a_lock_that_sqlite_itself_does_not_wait_for_is_waited_for(path: Path) -
     blocker.close()
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_left_alone(path: Path) -> None:
     """The error says what it is not, and the file is as it was."""
     content = b"Dear diary, " * 1_000
     path.write_bytes(content)
@@ -393,7 +393,7 @@ def test_a_file_torn_while_the_log_was_being_written_back_opens(path: Path, tmp_
     assert ids(copy) == put_ids
 
 
-def test_a_schema_that_is_no_text_is_a_typed_error(path: Path) -> None:
+def test_a_schema_that_is_not_text_is_a_typed_error(path: Path) -> None:
     """SQLite quotes what it cannot read, and Python cannot read the quotation."""
     put(path, make_letter())
     content = path.read_bytes()

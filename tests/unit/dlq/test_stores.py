@@ -72,7 +72,7 @@ def test_a_letter_that_stands_in_no_known_way_is_refused(
     assert str(caught.value).startswith(f"a stored dead letter cannot be read: {problem}")
 
 
-async def test_letters_are_told_apart_by_state(store: DeadLetterStore) -> None:
+async def test_letters_are_listed_by_state(store: DeadLetterStore) -> None:
     """Waiting, being replayed, replayed: each is listed under its own state alone."""
     for number in (1, 2, 3):
         await store.put(make_letter(number))

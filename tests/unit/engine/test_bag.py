@@ -55,7 +55,7 @@ def test_a_second_write_is_refused_and_changes_nothing(way: Write, second_writer
 
 @every_way
 @pytest.mark.parametrize("key", [5, None, b"text", ("text",)], ids=repr)
-def test_a_key_that_is_no_string_is_refused(way: Write, key: object) -> None:
+def test_a_key_that_is_not_a_string_is_refused(way: Write, key: object) -> None:
     """Keys are strings, and the refusal names the key and who used it."""
     bag = ContextBag()
     with pytest.raises(BagError) as caught:

@@ -166,7 +166,7 @@ def test_an_input_that_is_not_declared_cannot_be_read(look: Any) -> None:
     assert (error.code, error.keys) == ("undeclared_input", ("text",))
 
 
-def test_a_key_that_is_no_string_was_not_declared() -> None:
+def test_a_key_that_is_not_a_string_was_not_declared() -> None:
     """The same typed error answers a key of any type."""
     assert code_of(see(lambda s: s[5])) == "undeclared_input"
     assert code_of(see(lambda s: s[[]])) == "undeclared_input"
@@ -376,7 +376,7 @@ def test_a_context_refuses_by_naming_what_was_given() -> None:
         assert str(caught.value) == text
 
 
-def test_a_word_that_cannot_be_emitted_is_told_which_can() -> None:
+def test_the_error_of_a_word_that_cannot_be_emitted_lists_which_can() -> None:
     """The text names the stage, the word, and the words that are taken."""
     error = see(lambda s: s.emit("failed"))
     assert str(error) == (

@@ -88,7 +88,7 @@ def test_a_long_cycle_is_named_in_the_direction_of_the_data() -> None:
     assert path in {("a", "b", "c", "a"), ("b", "c", "a", "b"), ("c", "a", "b", "c")}
 
 
-def test_a_stage_that_only_leads_into_a_cycle_is_no_part_of_it() -> None:
+def test_a_stage_that_only_leads_into_a_cycle_does_not_belong_to_it() -> None:
     """Though it is of the same component: each step of the path is a dependency."""
     (path,) = graph_of(a="b", b="c", c="b d", d="a").cycles()
     assert path in {("b", "c", "b"), ("c", "b", "c")}

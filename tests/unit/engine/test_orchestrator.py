@@ -27,14 +27,16 @@ SHOP = Pipeline("shop", [StageSpec("pay", do_nothing, inputs=("sum",))], inputs=
     ],
     ids=["number", "nothing", "class", "other"],
 )
-def test_what_is_no_interceptor_is_refused(interceptors: Any, shown: str, fix: str) -> None:
+def test_a_value_that_is_not_an_interceptor_is_refused(
+    interceptors: Any, shown: str, fix: str
+) -> None:
     """With what was given, and what to give."""
     with pytest.raises(InvalidConfigError) as caught:
         PipelineOrchestrator(SHOP.build(), interceptors=interceptors)
     assert str(caught.value) == f"PipelineOrchestrator: interceptors is {shown}; {fix}"
 
 
-def test_what_is_no_context_is_refused() -> None:
+def test_a_value_that_is_not_a_context_is_refused() -> None:
     """With the pipeline, and what to give."""
     orchestrator = PipelineOrchestrator(SHOP.build())
     with pytest.raises(InvalidConfigError) as caught:

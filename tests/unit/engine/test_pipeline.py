@@ -287,7 +287,7 @@ def test_a_cycle_is_reported_beside_a_bad_timeout() -> None:
         ([print], "derives from Interceptor"),
     ],
 )
-def test_what_is_no_list_of_interceptors_is_refused(interceptors: Any, fix: str) -> None:
+def test_a_value_that_is_not_a_list_of_interceptors_is_refused(interceptors: Any, fix: str) -> None:
     """Interceptors of the wrong kind are named, with the fix."""
     graph = Pipeline("p", []).build()
     with pytest.raises(InvalidConfigError, match=fix):
@@ -310,7 +310,7 @@ def test_a_dependency_given_as_a_spec_says_which_name_to_write() -> None:
         Pipeline("p", [look_up, StageSpec("answer", look_up.runner, dependencies=wrong)])
 
 
-def test_what_is_no_pipeline_cannot_be_composed_and_equals_none() -> None:
+def test_another_value_cannot_be_composed_and_equals_no_pipeline() -> None:
     """The refusal names what was given; a comparison is answered with False."""
     pipeline, other = Pipeline("p", []), Pipeline("q", [])
     with pytest.raises(InvalidConfigError) as caught:

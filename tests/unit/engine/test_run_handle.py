@@ -169,7 +169,7 @@ async def test_wrong_use_of_a_run_is_refused() -> None:
         Pipeline("p", [say()], inputs=["q"]).stream(PipelineContext({}))
 
 
-async def test_an_error_that_is_no_result_leaves_the_block() -> None:
+async def test_an_error_that_is_not_a_result_leaves_the_block() -> None:
     """A crash is raised at the end of the block at the latest."""
 
     class Crash(BaseException):

@@ -170,7 +170,7 @@ def test_a_text_in_place_of_a_list_of_names_is_not_taken_letter_by_letter() -> N
     assert "inputs is 'question'; give a list of names" in str(caught.value)
 
 
-def test_outputs_that_are_no_mapping_are_refused_where_they_are_given() -> None:
+def test_outputs_that_are_not_a_mapping_are_refused_where_they_are_given() -> None:
     """`StageOutput.ok("text")` says how to name an output."""
     text: Any = "text"
     with pytest.raises(InvalidConfigError, match=r"StageOutput\.ok\(key=value\)"):

@@ -187,7 +187,7 @@ def test_who_completes_without_having_opened_fails_and_writes_nothing() -> None:
     assert result.outputs == {}
 
 
-def test_interceptors_are_told_of_a_stream_that_was_not_opened() -> None:
+def test_interceptors_see_a_stream_that_was_not_opened() -> None:
     """As of an output that is missing: to them, too, the stage has failed."""
     told: list[str] = []
 

@@ -62,7 +62,7 @@ async def configured(option: int, ctx: StageContext) -> StageOutput:
 @pytest.mark.parametrize(
     "name", ["", "a b", "a.b", "-a", "é", "a\n", "a/b", 5, None, b"a", ["a"]], ids=repr
 )
-def test_a_name_that_is_no_name_is_refused(name: Any) -> None:
+def test_an_invalid_name_is_refused(name: Any) -> None:
     """An event's type is made of it, so it has neither dots nor spaces, and it is a string."""
     assert found(StageSpec(name, do_nothing)) == [("invalid_name", str(name))]
 
@@ -164,7 +164,7 @@ def test_what_a_stage_is_holds_what_it_may(field: str, given: Any, fix: str) -> 
     assert fix in problem.text
 
 
-def test_what_is_no_spec_is_named() -> None:
+def test_a_value_that_is_not_a_spec_is_named() -> None:
     """For a function or a stage object in place of a spec, the error names the fix."""
     assert found(do_nothing, AsyncStage()) == [
         ("invalid_spec", "do_nothing"),
@@ -311,7 +311,7 @@ def test_all_that_is_wrong_with_single_stages_is_reported_together() -> None:
     ]
 
 
-def test_all_that_no_composition_can_mend_is_reported_together() -> None:
+def test_all_that_no_composition_can_fix_is_reported_together() -> None:
     """Each component, and each output with two producers."""
     assert found(
         make_spec("a", "b"),
@@ -395,13 +395,13 @@ def test_what_makes_no_pipeline_at_all_is_refused(
         ({"outputs": ("x", "x")}, "outputs: 'x' is listed twice; list it once"),
     ],
 )
-def test_a_wrong_declaration_is_told_how_to_be_mended(fields: dict[str, Any], text: str) -> None:
+def test_the_error_of_a_wrong_declaration_names_the_fix(fields: dict[str, Any], text: str) -> None:
     """With the field, what it holds, and what to write."""
     problem = problems_of(StageSpec("a", do_nothing, **fields))[0]
     assert problem.text == text
 
 
-def test_a_spec_in_the_place_of_its_name_is_told_the_name() -> None:
+def test_the_error_of_a_spec_in_place_of_its_name_says_the_name() -> None:
     """Naming the stage itself is the likeliest mistake, so the fix can be copied."""
     other = make_spec("other")
     problem = problems_of(other, StageSpec("a", do_nothing, (other,)))[0]  # type: ignore[arg-type]
@@ -418,7 +418,7 @@ def test_the_first_twenty_unknown_dependencies_come_with_a_suggestion() -> None:
     assert suggestions == 20 * ["memory"] + 2 * [None]
 
 
-def test_a_runner_that_yields_is_told_how_to_write_a_stream() -> None:
+def test_the_error_of_a_runner_that_yields_shows_how_to_write_a_stream() -> None:
     """A runner of a spec opens its streams itself."""
     (problem,) = problems_of(make_spec("a", runner=generator_runner))
     assert "yields; put each item into a stream" in problem.text

@@ -183,7 +183,7 @@ def test_an_interval_that_is_none_is_refused(interval_s: Any) -> None:
         ([RecordingSink(), "events.db"], r"give an object with a method write\(\)"),
     ],
 )
-def test_what_is_no_sink_is_refused(sinks: Any, fix: str) -> None:
+def test_a_value_that_is_not_a_sink_is_refused(sinks: Any, fix: str) -> None:
     """When the dispatcher is made, and not when the first event is lost."""
     with pytest.raises(InvalidConfigError, match=fix):
         EventDispatcher(sinks)
@@ -245,7 +245,7 @@ def test_a_sink_has_a_thread_of_its_own_that_keeps_no_process_alive() -> None:
     assert found() == []
 
 
-def test_ten_thousand_events_may_wait_unless_told_otherwise() -> None:
+def test_ten_thousand_events_may_wait_by_default() -> None:
     """While a sink is stuck in its first batch, that many are kept for it and no more."""
     sink, dispatcher, log = stuck()
     fill(log, 10_001)

@@ -167,7 +167,7 @@ def test_a_hook_that_raises_fails_the_stage(
     assert f"2.{raising} raises" in result.error
 
 
-def test_a_hook_that_raises_in_failed_does_not_keep_the_others_from_being_told(
+def test_a_hook_that_raises_in_failed_does_not_stop_the_others(
     journal: Journal,
 ) -> None:
     """Its error goes on in place of the first, with the first as its cause."""

@@ -412,7 +412,7 @@ def test_repr_names_the_policy() -> None:
     )
 
 
-def test_a_number_is_no_policy() -> None:
+def test_a_number_is_not_a_policy() -> None:
     """`RetryInterceptor(3)` says how to write it."""
     number: Any = 3
     with pytest.raises(InvalidConfigError, match="RetryPolicy"):
@@ -427,14 +427,14 @@ def test_a_number_is_no_policy() -> None:
         ("max_delay_s", "1", "give a number of seconds, 0 or more"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_told_the_mend(field: str, value: Any, fix: str) -> None:
+def test_the_error_of_an_invalid_policy_names_the_fix(field: str, value: Any, fix: str) -> None:
     """Word for word: what was set up, its field, the value, and what to give."""
     with pytest.raises(InvalidConfigError) as refused:
         RetryPolicy(**{field: value})
     assert str(refused.value) == f"RetryPolicy: {field} is {value!r}; {fix}"
 
 
-def test_what_is_no_policy_is_told_how_to_write_one() -> None:
+def test_the_error_of_another_value_shows_how_to_write_a_policy() -> None:
     """Word for word; without any the documented one holds, and no delay at all is a policy too."""
     with pytest.raises(InvalidConfigError) as refused:
         RetryInterceptor(3)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def test_inside_of_a_retry_each_attempt_has_the_whole_limit(runner: Any) -> None
 
 
 @pytest.mark.simulate(order="asyncio")
-async def test_a_cancellation_from_outside_is_no_timeout() -> None:
+async def test_a_cancellation_from_outside_is_not_a_timeout() -> None:
     """A run that is cancelled before the limit is cancelled."""
     ctx = PipelineContext()
     pipeline = make_pipeline(make_spec("a", pauses_s=(9.0,)))

@@ -25,7 +25,7 @@ async def taken(pipeline: Any, usage: UsageInterceptor, llm: Any = None) -> RunR
 
 
 @pytest.mark.parametrize("pipeline", [chat(), chat(streaming=True)])
-async def test_reported_tokens_are_told_as_they_are(pipeline: Any) -> None:
+async def test_reported_tokens_are_unchanged(pipeline: Any) -> None:
     """And the cost is that of the table; units without a price are free."""
     usage = UsageInterceptor(prices={"llm": {"prompt_tokens": 0.5}})
     result = await taken(pipeline, usage, FakeLLM(Answer("Hello.", usage=Usage(12, 3))))

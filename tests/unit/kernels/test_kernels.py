@@ -227,7 +227,7 @@ async def test_refused_text_never_reaches_the_model(providers: ProviderRegistry)
     assert said == ["fine", "noted", "fine again"]
 
 
-async def test_text_that_is_no_text_fails(providers: ProviderRegistry) -> None:
+async def test_a_reply_that_is_not_text_fails(providers: ProviderRegistry) -> None:
     """The guard fails closed on what it cannot judge, naming the input."""
     ctx = PipelineContext({"text": 7, "user_id": "ada"}, providers=providers)
     result = await chat().run(ctx)

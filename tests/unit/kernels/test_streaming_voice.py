@@ -462,7 +462,7 @@ def test_one_sentence_is_synthesised_again() -> None:
     assert "".join(map(text_of_speech, registry["speaker"].heard)) == ANSWER
 
 
-def test_the_model_is_told_that_it_was_interrupted() -> None:
+def test_the_model_learns_that_it_was_interrupted() -> None:
     """The next prompt holds what was heard, and says that it broke off there."""
     turn = {"user": "Hi", "assistant": "One two.", "refused": False, "interrupted": True}
     whole = {"user": "And?", "assistant": "Three.", "refused": False}

@@ -74,7 +74,7 @@ async def test_an_anonymous_user_has_no_memory(user_id: Any, database: Any) -> N
 
 
 @pytest.mark.parametrize("user_id", [4.2, True, ["ada"], b"ada"])
-async def test_another_type_is_no_user(user_id: Any, database: Any) -> None:
+async def test_another_type_is_not_a_user(user_id: Any, database: Any) -> None:
     """The stages that need the user say so; the turn is answered."""
     result = await said(database, "first", user_id)
     assert result.outputs["answer"] == "You said: first"

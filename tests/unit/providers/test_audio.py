@@ -188,7 +188,7 @@ def test_the_same_rate_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("content", [b"ID3\x04 an mp3", b"RIFF", b"RIFF\x04\x00\x00\x00AVI ", b"x"])
-def test_what_is_no_wav(content: bytes) -> None:
+def test_a_file_that_is_not_a_wav(content: bytes) -> None:
     """With the command that makes one of it."""
     assert "ffmpeg" in refused(content, "not_wav")
 

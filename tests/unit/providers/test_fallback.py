@@ -146,7 +146,7 @@ async def test_every_method_of_every_port_is_watched(call: Callable[[Any], Any])
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.simulate(order="asyncio")
-async def test_a_stall_is_no_dead_air(call: Callable[[Any], Any]) -> None:
+async def test_a_stall_is_not_dead_air(call: Callable[[Any], Any]) -> None:
     """Together: what stalls for two seconds is answered by the other after two seconds."""
     wrapped = Fallback(IdleTimeout(Port("stall"), 2.0), Port("second"))
 
@@ -212,7 +212,7 @@ async def test_a_probe_that_fails_is_answered_by_the_fallback_too() -> None:
 
 @pytest.mark.parametrize("method", ["complete", "stream"])
 @pytest.mark.simulate(order="asyncio")
-async def test_a_refusal_or_a_bug_is_no_reason_to_ask_another(method: str) -> None:
+async def test_a_refusal_or_a_bug_is_not_a_reason_to_ask_another(method: str) -> None:
     """It is raised as it is, and the breaker does not count it."""
     primary, second = ScriptedLLM(*[ValueError("a bug") for _ in range(9)]), ScriptedLLM()
     wrapped = Fallback(primary, second, policy=BreakerPolicy(failures=1))
@@ -361,7 +361,7 @@ async def test_a_stream_is_watched_between_its_pieces() -> None:
 
 
 @pytest.mark.simulate(order="asyncio")
-async def test_empty_pieces_are_no_progress() -> None:
+async def test_empty_pieces_are_not_progress() -> None:
     """They show that the connection is alive, which helps nobody; they are not handed on."""
     alive: list[Step] = [0.5, ""]
 

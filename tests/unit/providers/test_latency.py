@@ -83,7 +83,7 @@ def test_scaled() -> None:
 @pytest.mark.parametrize(
     "latency_ms", [-1, -0.001, math.nan, math.inf, -math.inf, "10", None, True]
 )
-def test_fixed_refuses_what_is_no_latency(latency_ms: Any) -> None:
+def test_fixed_refuses_a_value_that_is_not_a_latency(latency_ms: Any) -> None:
     """A latency that is negative, not finite or no number is refused, naming it."""
     with pytest.raises(InvalidConfigError) as caught:
         LatencyProfile.fixed(latency_ms)

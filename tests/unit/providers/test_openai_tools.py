@@ -140,7 +140,7 @@ async def test_what_services_leave_out_or_send_otherwise(
     assert answer.tool_calls == pieces[-1].tool_calls == (read,)
 
 
-async def test_calls_with_one_id_are_told_apart(
+async def test_calls_with_one_id_stay_distinct(
     server: OpenAIServer, service: OpenAIService
 ) -> None:
     calls = [{**CALL, "index": n} for n in range(2)]
@@ -191,7 +191,7 @@ async def test_a_refusal_is_an_answer_where_tools_are_given(
 
 
 @pytest.mark.parametrize("reason", ["tool_calls", "function_call", "length"])
-async def test_a_reason_without_calls_is_no_answer(
+async def test_a_reason_without_calls_is_not_an_answer(
     reason: str, server: OpenAIServer, service: OpenAIService
 ) -> None:
     server.script.append(whole({}, reason))

@@ -49,7 +49,7 @@ def test_an_answer_passes_as_it_is(method: str, reply: Any) -> None:
         ("get", [], "no record: []"),
     ],
 )
-def test_what_is_no_answer_is_told_as_such(method: str, reply: Any, shown: str) -> None:
+def test_the_error_names_a_reply_that_is_not_an_answer(method: str, reply: Any, shown: str) -> None:
     """The error shows what came, may be retried, and has words for the user."""
     with pytest.raises(InvalidReplyError) as caught:
         CHECKS[method](reply)

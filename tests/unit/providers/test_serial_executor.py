@@ -75,7 +75,7 @@ async def test_a_call_that_is_cancelled_in_the_line_never_begins() -> None:
     assert ran == []
 
 
-async def test_work_is_told_when_nobody_waits_for_it() -> None:
+async def test_work_learns_that_nobody_waits_for_it() -> None:
     """The caller is back while the work still goes on, and the work sees that it may end."""
     executor, begun = SerialExecutor("executor"), threading.Event()
     stops: list[Stop] = []

@@ -51,7 +51,7 @@ def alert(store: Path, *arguments: str) -> int:
     return main(["pulse", "alert", "--store", str(store), "--rules", rules, *arguments])
 
 
-def test_nothing_is_told_twice(
+def test_nothing_is_reported_twice(
     receiver: Webhook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first look tells, prints and sends; the second only says by its exit code what lasts."""
@@ -113,7 +113,7 @@ def test_an_empty_folder_is_enough(
     assert [name for name in sorted(wanted) if f'<section id="{name}">' not in shown] == []
 
 
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A missing file of telemetry, a channel without a table, a secret that is not there."""
@@ -158,7 +158,7 @@ def test_a_failed_look_at_benchmarks_does_not_stop_telemetry(
     assert printed.err.count("\n") == 1
 
 
-def test_regressions_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_regressions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--benchmarks looks at asv's results of a repository, and remembers beside them."""
     measured(tmp_path)
     rules = str(ROOT / "benchmarks/alerts.toml")
@@ -180,7 +180,7 @@ def test_something_to_look_at_is_needed(capsys: pytest.CaptureFixture[str]) -> N
     assert "--store FILE, --benchmarks, or both" in capsys.readouterr().err
 
 
-def test_clone_without_measurements_is_told(
+def test_clone_without_measurements_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where nothing was measured no regression can be found, and that is said with the fix."""

@@ -414,7 +414,7 @@ def test_secrets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert read_secret("S", None).text == "three"
 
 
-def test_missing_secrets_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_secrets_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing, empty or unreadable secret is an error that says where it was looked for."""
     monkeypatch.delenv("S", raising=False)
     monkeypatch.delenv("S_FILE", raising=False)

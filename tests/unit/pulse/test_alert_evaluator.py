@@ -239,7 +239,7 @@ def test_an_alert_whose_rule_has_gone_is_ended_with_a_notice(tmp_path: Path) -> 
         )
 
 
-def test_clock_that_went_back_is_told(tmp_path: Path) -> None:
+def test_clock_that_went_back_is_reported(tmp_path: Path) -> None:
     """A state from the future would keep all alerts silent until then; it is an error."""
     record(case_named(LASTING), tmp_path / "runs.db")
     messages_of([rule_of(case_named(LASTING))], tmp_path, [15])

@@ -176,7 +176,7 @@ OTHER = "counted.Operation.track_b"
 TIMED = "runs.Run.time_chain"
 
 
-def test_regression_is_told_once_with_its_commits(history: History) -> None:
+def test_regression_is_reported_once_with_its_commits(history: History) -> None:
     """Cause, size, commits between, start; another evaluation sends nothing."""
     # Numbers 10 and 11 were not measured: either may be to blame, as may 12.
     history.measure({COUNTED: step(12, 1.5), OTHER: step(99, 1.0)}, *range(10), *range(12, 14))
@@ -220,7 +220,7 @@ def test_measuring_between_sends_nothing_anew(history: History) -> None:
     assert look(history) is None
 
 
-def test_regression_that_is_mended_is_told(history: History) -> None:
+def test_regression_that_is_fixed_is_reported(history: History) -> None:
     """When the level is back, that is reported once, too."""
     history.measure({COUNTED: lambda n: 150.0 if 10 <= n < 20 else 100.0}, *range(20))
     assert look(history) is not None

@@ -133,7 +133,9 @@ def test_rules_are_read(tmp_path: Path) -> None:
         ('owner = "engine"', "owner = 3", 27, "'owner' has to be a text, not 3"),
     ],
 )
-def test_mistakes_are_told(tmp_path: Path, wrong: str, right: str, line: int, problem: str) -> None:
+def test_mistakes_are_reported(
+    tmp_path: Path, wrong: str, right: str, line: int, problem: str
+) -> None:
     """Each mistake has file, line, cause and fix."""
     assert ALERTS.count(wrong) == 1
     with pytest.raises(GateSettingsError) as raised:
@@ -142,7 +144,7 @@ def test_mistakes_are_told(tmp_path: Path, wrong: str, right: str, line: int, pr
     assert problem in str(raised.value)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     """Two mistakes are two problems of one error."""
     text = ALERTS.replace("burn = 14.4", "burn = 0").replace("for_s = 300", "for_s = 1")
     with pytest.raises(GateSettingsError) as raised:

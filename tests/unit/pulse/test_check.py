@@ -215,7 +215,7 @@ def test_voice_figures_are_exported(empty: AsvProject, tmp_path: Path) -> None:
     }
 
 
-def test_broken_and_missing_are_told_apart(tmp_path: Path) -> None:
+def test_broken_and_missing_are_different_states(tmp_path: Path) -> None:
     """A benchmark that broke has no value; one that was skipped, or of another version, no line."""
     project = central.repository(tmp_path / "repo", 1, 5)
     (path,) = project.results_dir.glob("*/*-*.json")

@@ -91,7 +91,7 @@ def test_history_is_in_the_order_of_the_branch(project: AsvProject) -> None:
     ],
     ids=["measured", "skipped", "broke", "of another version"],
 )
-def test_what_is_no_value_is_left_out(
+def test_an_entry_that_is_not_a_value_is_left_out(
     project: AsvProject, tmp_path: Path, row: list[Any], value: float | None
 ) -> None:
     """A benchmark that was skipped, broke, or was another one then, has no value there."""
@@ -101,7 +101,7 @@ def test_what_is_no_value_is_left_out(
     assert series.values[-1] == value
 
 
-def test_two_machines_are_no_one_history(project: AsvProject, tmp_path: Path) -> None:
+def test_two_machines_are_not_one_history(project: AsvProject, tmp_path: Path) -> None:
     """The machine that measured the newest commit is shown, and the other one is named."""
     both = copied(project, tmp_path, {})
     (tmp_path / "other").mkdir()
@@ -266,7 +266,7 @@ def test_wrong_settings_are_a_note(project: AsvProject) -> None:
     assert "p50 = -1 is not a cost" in found.notes[0]
 
 
-def test_missing_telemetry_is_told_before_anything_is_made(
+def test_missing_telemetry_is_reported_before_anything_is_made(
     project: AsvProject, tmp_path: Path
 ) -> None:
     """A store that is named and not there ends the build at once, and leaves no half of a site."""

@@ -129,7 +129,9 @@ LATE = Value(None, note="asv: benchmark timed out", late=True)
         (LATE, Value(None), Kind.BROKEN, Exit.BROKEN),
     ],
 )
-def test_what_ran_out_of_time_is_no_error(base: Value, head: Value, kind: Kind, code: Exit) -> None:
+def test_a_body_that_ran_out_of_time_is_not_an_error(
+    base: Value, head: Value, kind: Kind, code: Exit
+) -> None:
     """The machine was too busy: neither a broken benchmark nor a regression, and never fine."""
     found = evidence({COUNTED: 5.0, EXACT: 1.0}, {COUNTED: 5.0, EXACT: 1.0})
     assert found.base is not None
@@ -150,7 +152,7 @@ def test_new_beside_what_is_compared() -> None:
     assert judgement.exit is Exit.OK
 
 
-def test_mended_benchmark_does_not_block() -> None:
+def test_fixed_benchmark_does_not_block() -> None:
     """One that broke on the base and works now is named; a fix must not be kept from merging."""
     found = evidence({EXACT: None, COUNTED: 5.0}, {EXACT: 9.0, COUNTED: 5.0})
     judgement = judged(found)

@@ -159,7 +159,7 @@ NAMES = [
 
 @pytest.mark.parametrize("command", ["bench", "gate"])
 @pytest.mark.parametrize("name", [*NAMES, "é" * 101, " ", "a ", "a.", "\udcff", "a\nb", "a*"])
-def test_machine_that_is_no_folder(
+def test_machine_that_is_not_a_folder(
     project: AsvProject, command: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The name is refused with the arguments, before anything is measured or written."""
@@ -177,7 +177,7 @@ def test_machine_that_is_a_folder(name: str) -> None:
     assert machine_name(name) == name
 
 
-def test_a_default_name_that_is_no_folder(
+def test_a_default_name_that_is_not_a_folder(
     project: AsvProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Neither what the system nor what asv's file calls this machine leads out of the results."""

@@ -187,7 +187,9 @@ def test_what_scatters_without_bounds_stays(tmp_path: Path) -> None:
     "name", ["m/folder.json", "m/machine.json", "benchmarks.json", "m/n/x.json"]
 )
 @pytest.mark.parametrize("kind", ["folder", "link", "loop", "pipe"])
-def test_what_is_no_file_is_named_and_moved(tmp_path: Path, name: str, kind: str) -> None:
+def test_an_entry_that_is_not_a_file_is_named_and_moved(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     """A folder, a link that leads nowhere and a pipe that nobody fills stop nothing."""
     write_sound(tmp_path / "results")
     path = tmp_path / "results" / name

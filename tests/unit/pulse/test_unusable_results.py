@@ -143,7 +143,7 @@ def test_runs_that_cannot_be_drawn_are_counted(tmp_path: Path, field: dict[str, 
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
-def test_a_record_that_is_no_file(tmp_path: Path, kind: str) -> None:
+def test_a_record_that_is_not_a_file(tmp_path: Path, kind: str) -> None:
     """A folder or a link that leads nowhere counts as one line that cannot be read."""
     path = tmp_path / "loads.jsonl"
     if kind == "folder":

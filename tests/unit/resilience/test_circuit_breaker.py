@@ -105,7 +105,7 @@ async def test_requests_fail_fast_when_open() -> None:
 
 
 @pytest.mark.simulate(order="asyncio")
-async def test_rejected_calls_are_no_observation() -> None:
+async def test_rejected_calls_are_not_observations() -> None:
     """A thousand rejections while it is open neither prolong the cool-down nor end it."""
     service = Service(*fails(1), failures=1, cooldown_s=17.0)
     await service.turn()
@@ -368,7 +368,7 @@ _SHARE = "give a share of at least 0 and below 1"
         ("failures", None, "give it or failure_rate, or it never opens"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_told_the_mend(field: str, value: Any, fix: str) -> None:
+def test_the_error_of_an_invalid_policy_names_the_fix(field: str, value: Any, fix: str) -> None:
     """Word for word: what was set up, its field, the value, and what to give."""
     with pytest.raises(InvalidConfigError) as refused:
         BreakerPolicy(**{field: value})

@@ -225,7 +225,7 @@ def test_an_absurd_wait_of_an_exception_is_ignored(own: object) -> None:
     assert classify(error).retry_after_s == 9.0
 
 
-def test_what_no_retry_can_mend_names_no_time_to_wait() -> None:
+def test_a_failure_that_no_retry_can_fix_names_no_time_to_wait() -> None:
     """A Retry-After on a refusal does not make it retryable."""
     failure = classify(http_error(403, Retry_After="3"))
     assert (failure.retryable, failure.retry_after_s) == (False, None)
@@ -250,7 +250,7 @@ def test_headers_of_no_known_kind_name_no_time_to_wait(headers: object) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 302, 399, 600, None, "500", 404.0])
-def test_what_is_no_status_of_an_error_says_nothing(status: object) -> None:
+def test_a_status_that_is_not_an_error_says_nothing(status: object) -> None:
     """Only an integer from 400 to 599 is taken for the status of a reply."""
     raised = AttributeStatusError(0, {})
     raised.status = status  # type: ignore[assignment]
@@ -434,7 +434,7 @@ def test_what_was_raised_from_an_error_of_ours_is_not_taken_for_it() -> None:
     assert code_of(classify(raised)) == "stage_raised"
 
 
-async def test_a_group_stands_for_its_first_member_that_no_retry_mends() -> None:
+async def test_a_group_counts_as_its_first_member_that_no_retry_fixes() -> None:
     """A group's error is retried only if each of its failures may pass."""
 
     async def fail(error: BaseException) -> None:

@@ -195,7 +195,7 @@ async def test_what_a_real_postgresql_says_is_understood(
     assert failure.__cause__ is raised.value
 
 
-async def test_a_database_that_does_not_exist_is_no_passing_trouble(
+async def test_a_database_that_does_not_exist_is_a_permanent_failure(
     postgres: PostgresServer,
 ) -> None:
     """A wrong URL is not retried."""

@@ -188,7 +188,7 @@ def test_a_sink_is_closed_once(path: Path, tmp_path: Path) -> None:
         assert other.read() == b""
 
 
-def test_what_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_an_error_is_reported_at_once(tmp_path: Path) -> None:
     """A folder in place of a file, a file that is not there, numbers that are none."""
     with raises_code("telemetry_file_failed", match=str(tmp_path)):
         JsonLinesSink(tmp_path)

@@ -176,7 +176,7 @@ def test_what_happens_within_a_stage_is_an_event_of_its_span(observed: Observed)
     assert dict(said.attributes or {}) == {"stageflow.what": str({"odd": repr(object)})}
 
 
-def test_a_run_that_has_not_ended_is_told_at_close(observed: Observed) -> None:
+def test_a_run_that_has_not_ended_is_exported_at_close(observed: Observed) -> None:
     """Its spans end when it was last heard of, and say that it was not the end."""
     observed.sink.write(batch(run_log("1", {"a": 250.0, "b": 500.0}))[:4])
     assert sorted(observed.spans()) == ["stage a"]
@@ -188,7 +188,7 @@ def test_a_run_that_has_not_ended_is_told_at_close(observed: Observed) -> None:
         assert spans[name].end_time == ns(NOON_S + 0.25)
 
 
-def test_a_run_that_nobody_hears_of_is_told_when_others_need_its_place() -> None:
+def test_a_silent_run_is_exported_when_others_need_its_place() -> None:
     """Its spans are not kept for ever, and are marked as those of a run without an end."""
     observed = Observed(max_open_runs=1)
     observed.sink.write(batch(run_log("1", {"a": 5.0}))[:2])

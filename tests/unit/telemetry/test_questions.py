@@ -315,7 +315,7 @@ def test_a_pipeline_of_ones_own_reports_its_first_audio(
     assert audio.p50_ms == pytest.approx(300.0, rel=0.025)
 
 
-def test_of_a_run_that_was_forgotten_no_first_audio_is_told(
+def test_of_a_run_that_was_forgotten_no_first_audio_is_reported(
     path: Path, opened: Callable[[], TelemetryStore]
 ) -> None:
     """Its first sound may be what was lost: a later one is not counted in its place."""
@@ -335,7 +335,7 @@ def test_of_a_run_that_was_forgotten_no_first_audio_is_told(
     assert firsts(store, window) == {}
 
 
-def test_pipelines_and_stages_are_told_apart(
+def test_pipelines_and_stages_stay_distinct(
     path: Path, opened: Callable[[], TelemetryStore]
 ) -> None:
     """A question about one is not answered with another's data."""

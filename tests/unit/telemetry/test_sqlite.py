@@ -235,7 +235,7 @@ def test_sums_may_be_kept_longer_than_runs(
     assert store.run_at(window, "p", 1.0) is None
 
 
-def test_runs_after_pruning_are_no_removed_ones(
+def test_runs_after_pruning_are_not_removed_ones(
     path: Path, opened: Callable[[], TelemetryStore]
 ) -> None:
     """A run that is under way while all is pruned, and the next, keep their events apart."""

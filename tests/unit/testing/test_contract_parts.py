@@ -71,7 +71,7 @@ def test_calls_that_nobody_awaits_are_named_once() -> None:
     assert re.fullmatch(f"write await before the call: {said}", str(caught.value))
 
 
-def test_what_a_block_raises_goes_before_its_calls() -> None:
+def test_the_error_of_a_block_precedes_those_of_its_calls() -> None:
     """The depth of tracking is what it was, and other warnings come as they were."""
     depth = sys.get_coroutine_origin_tracking_depth()
     with suppress(ZeroDivisionError), every_call_awaited():

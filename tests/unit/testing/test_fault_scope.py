@@ -134,7 +134,7 @@ async def test_a_block_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.simulate(order="asyncio")
-async def test_a_call_that_never_begins_is_no_call() -> None:
+async def test_a_call_that_never_begins_is_not_counted_as_a_call() -> None:
     """A call that is cancelled before it begins is not counted, and reaches nobody."""
     search = Search()
     with inject_fault("search", FaultType.SLOW, allow_unused=True) as injector:

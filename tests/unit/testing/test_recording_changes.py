@@ -232,7 +232,7 @@ LONG = "a" * 100
         (bytes(90), b"x", ("it", "b'" + r"\x00" * 14 + r"\x… (90 bytes)", "b'x'")),
     ],
 )
-def test_a_difference_is_told_where_it_is(
+def test_the_error_says_where_a_difference_is(
     expected: object, got: object, shown: tuple[str, str, str]
 ) -> None:
     """By the way that leads to it, and with what stands there, shortened around it."""
@@ -255,7 +255,7 @@ def test_a_difference_is_told_where_it_is(
         ),
     ],
 )
-def test_a_file_that_is_no_turn(text: str | None, problem: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_turn(text: str | None, problem: str, tmp_path: Path) -> None:
     """The error names the defect and the fix."""
     path = tmp_path / "turn.json"
     if text is not None:

@@ -393,7 +393,7 @@ def test_a_deadlock_beside_a_heartbeat_is_found(
 
 
 @pytest.mark.slow
-def test_a_long_wait_beside_a_heartbeat_is_no_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_beside_a_heartbeat_is_not_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last wake-up may come after very many ticks."""
     monkeypatch.setattr(loop_module, "STEPS_A_LOOK", 200)
 

@@ -174,7 +174,7 @@ def test_what_is_right_in_asyncio_is_right_in_every_order(main: Main, order: Ord
 
 
 @pytest.mark.parametrize("main", [callbacks, new_tasks, woken_tasks, done_callbacks])
-def test_any_order_is_tried_where_it_is_asked_for(main: Main) -> None:
+def test_any_order_is_tried_on_request(main: Main) -> None:
     """For code that has to hold without that promise."""
     outcomes = explore(main, runs=200, scenario=Scenario(order="any"))
     assert len({tuple(outcome.value) for outcome in outcomes}) > 1

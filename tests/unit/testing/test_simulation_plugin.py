@@ -266,7 +266,7 @@ async def test_llm(sim):
         ("def test_x(sim): pass", "sim is for tests that are marked"),
     ],
 )
-def test_misuse_is_told(project: pytest.Pytester, tests: str, problem: str) -> None:
+def test_misuse_is_an_error(project: pytest.Pytester, tests: str, problem: str) -> None:
     """With what to write instead."""
     result = run_tests(project, f"import pytest\n\n{tests}\n")
     told = "\n".join([*result.outlines, *result.errlines])
@@ -281,14 +281,14 @@ def test_misuse_is_told(project: pytest.Pytester, tests: str, problem: str) -> N
         ("sf1-nonsense", "damaged"),
     ],
 )
-def test_a_bad_token_is_told(project: pytest.Pytester, token: str, problem: str) -> None:
+def test_a_bad_token_is_an_error(project: pytest.Pytester, token: str, problem: str) -> None:
     """Before anything is run."""
     result = run_tests(project, "def test_x(): pass\n", f"--simulate={token}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert problem in "\n".join([*result.outlines, *result.errlines])
 
 
-def test_a_token_of_another_project_is_told(project: pytest.Pytester) -> None:
+def test_a_token_of_another_project_is_an_error(project: pytest.Pytester) -> None:
     """Its test is not here."""
     token = token_in(run_tests(project, RACE))
     result = run_tests(project, "def test_x(): pass\n", f"--simulate={token}", ".")
@@ -296,7 +296,7 @@ def test_a_token_of_another_project_is_told(project: pytest.Pytester) -> None:
     assert "the token's test is not here" in "\n".join([*result.outlines, *result.errlines])
 
 
-def test_a_token_without_a_test_is_told(
+def test_a_token_without_a_test_is_an_error(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was made outside of pytest, and Python repeats it."""

@@ -273,7 +273,7 @@ class Gone(io.StringIO):
         raise BrokenPipeError
 
 
-def test_an_output_that_is_gone_is_no_error_of_the_sink() -> None:
+def test_an_output_that_is_gone_is_not_an_error_of_the_sink() -> None:
     """No thread ends by an exception, no event counts as lost, and the run completes."""
 
     async def main() -> None:

@@ -41,7 +41,7 @@ def test_sound_tests_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "no flake in 2 runs" in capsys.readouterr().out
 
 
-def test_what_cannot_be_run_is_told(tmp_path: Path) -> None:
+def test_a_command_that_cannot_run_is_reported(tmp_path: Path) -> None:
     """With what pytest said."""
     with pytest.raises(RuntimeError, match="nowhere"):
         run_once([str(tmp_path / "nowhere.py")], 1, tmp_path, "0")

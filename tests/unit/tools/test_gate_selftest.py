@@ -186,7 +186,7 @@ def test_recorded_rounds_survive_an_interruption(
 
 
 @pytest.mark.parametrize("answer", [{"error": "KeyError: 1"}, {"late": "too busy"}])
-def test_what_was_not_measured_is_no_round(
+def test_an_unmeasured_comparison_is_not_a_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, str]
 ) -> None:
     """Comparing nothing with nothing would never alarm."""

@@ -137,7 +137,7 @@ def test_the_list_of_survivors_needs_reasons(toy: Path) -> None:
     assert "entry 1: say why it may survive" in done.stderr
 
 
-def test_a_commit_that_is_not_there_is_told(toy: Path) -> None:
+def test_a_commit_that_is_not_there_is_an_error(toy: Path) -> None:
     """By its name."""
     done = mutate(toy, "--since", "nowhere")
     assert done.returncode == 2

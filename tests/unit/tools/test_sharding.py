@@ -28,7 +28,7 @@ def test_each_thing_is_in_one_shard(things: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "-1/2", "a/b", "1/2/3", "1.0/2"])
-def test_what_is_no_shard_is_refused(text: str) -> None:
+def test_a_file_that_is_not_a_shard_is_refused(text: str) -> None:
     """With what one looks like."""
     with pytest.raises(argparse.ArgumentTypeError, match="such as 2/4"):
         Shard.parse(text)
