@@ -107,8 +107,10 @@ def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
     certificate.configure_cert(context)
     loop, ready = asyncio.new_event_loop(), threading.Event()
 
+    sessions: list[SMTP] = []
+
     def session() -> SMTP:
-        return SMTP(
+        made = SMTP(
             box,
             loop=loop,
             hostname="mail.example.org",
@@ -120,6 +122,8 @@ def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
             # Its prompts for LOGIN are not those that Alertmanager waits for.
             auth_exclude_mechanism=["LOGIN"],
         )
+        sessions.append(made)
+        return made
 
     async def serve() -> None:
         secured = None if starttls else context
@@ -128,6 +132,15 @@ def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
         ready.set()
         async with server:
             await stopped.wait()
+            # On a slow machine, the last letters may still be under way.
+            for one in sessions:
+                if isinstance(one.transport, asyncio.Transport):
+                    one.transport.abort()
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.sleep(0)
 
     stopped = asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
