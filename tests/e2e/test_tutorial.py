@@ -53,24 +53,10 @@ class Reader:
             | names
             | {
                 "HOME": str(folder),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{self._programs(folder)}",
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider -p no:xdist",
             }
         )
-
-    @staticmethod
-    def _programs(folder: Path) -> Path:
-        """All but valgrind, which takes longer than all else: the page shows no count."""
-        programs = folder / "programs"
-        programs.mkdir()
-        found = {
-            path.name: path
-            for place in reversed(os.environ["PATH"].split(os.pathsep))
-            for path in Path(place).glob("*")
-        }
-        for name in found.keys() - {"valgrind"}:
-            (programs / name).symlink_to(found[name])
-        return programs
 
     def write(self, title: str, text: str) -> None:
         """Do what a listing says: a whole file, something to add to it, or a change of it."""
