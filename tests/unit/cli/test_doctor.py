@@ -38,7 +38,7 @@ INSTALLED = functools.cache(packages_distributions)
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let doctor know what is installed from one look at it."""
-    monkeypatch.setattr(doctor.metadata, "packages_distributions", INSTALLED)
+    monkeypatch.setattr("importlib.metadata.packages_distributions", INSTALLED)
 
 
 def program(folder: Path, name: str, script: str) -> None:
