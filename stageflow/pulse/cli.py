@@ -115,7 +115,7 @@ def _build(arguments: argparse.Namespace) -> None:
 
 def _serve(arguments: argparse.Namespace) -> None:
     store = arguments.store
-    project = AsvProject.load(arguments.repository, reads_only=store is not None)
+    project = AsvProject.load(arguments.repository, reads_only=True)
     site_dir, page, live = project.html_dir, "", None
     with tempfile.TemporaryDirectory(prefix="central-") as alone:
         if store is not None:

@@ -87,7 +87,7 @@ def test_both_flame_graphs(tmp_path: Path) -> None:
     """The page shows the graphs of base and head, which name the function that was looked at."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, clone], check=True)
-    command = [sys.executable, "-m", "stageflow", "pulse", "profile", "bag.write"]
+    command = [sys.executable, "-m", "stageflow", "pulse", "profile", "instructions('bag.write')"]
     ends = ["--repository", str(clone), "--base", "HEAD", "--seconds", "2"]
     done = run_command([*command, *ends], cwd=ROOT)
     assert done.returncode == 0, done.stderr

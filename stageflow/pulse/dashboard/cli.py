@@ -112,7 +112,7 @@ def _report(now: Row, history: History, store: str) -> Iterator[str]:
     rows = [{**row, "commit": history.commits[row["at"]].hash} for row in now["regressions"]]
     yield from _part("regressions open", rows, counts, _regression)
     if now["alerts"] is None:
-        yield f"? alerts: not evaluated; stageflow pulse alert --store {store} does"
+        yield "? alerts: not evaluated; stageflow pulse alert with the same --store does"
     else:
         yield from _part("alerts firing", now["alerts"], "at the last evaluation", _alert)
     if now["letters"] is None:

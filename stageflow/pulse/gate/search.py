@@ -165,7 +165,10 @@ def profile(
     sampler = str(beside) if beside.exists() else shutil.which("py-spy")
     if sampler is None:
         raise PulseError(f"py-spy is not installed: {install_command('bench')}")
-    operation = hist.resolve_series(part, list_benchmarks(project).operations)
+    known = list_benchmarks(project).operations
+    # A series of an operation names it, too: instructions('bag.write').
+    part = next((name for name in known if part.endswith(f"({name!r})")), part)
+    operation = hist.resolve_series(part, known)
     folder = project.root / GATE_DIR / "profiles" / re.sub(r"[^\w.@-]+", "-", operation)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -252,7 +252,8 @@ def make_server(site_dir: Path, port: int, live: Live | None = None) -> Threadin
     `live` answers for the paths that it knows, such as the data of a page that refreshes.
     """
     if not any(site_dir.glob("*.html")):
-        raise PulseError(f"there is no site in {site_dir}: publish it first, stageflow pulse build")
+        fix = "publish it first, stageflow pulse build; or show telemetry, --store FILE"
+        raise PulseError(f"there is no site in {site_dir}: {fix}")
     handler = partial(_Handler, live=live, directory=site_dir)
     try:
         return _Server((LOOPBACK, port), handler)

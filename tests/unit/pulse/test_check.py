@@ -61,7 +61,7 @@ def test_findings_of_the_history(project: AsvProject, capsys: pytest.CaptureFixt
     )
     assert "✗ 1 regressions open (0 known and accepted, 20 commits measured)" in said
     assert f"{BUILD}: 1,000,000 → 1,200,000 instructions (+20.0 %) since {risen[:10]}" in said
-    assert "? alerts: not evaluated; stageflow pulse alert" in said
+    assert "? alerts: not evaluated; stageflow pulse alert with the same --store does" in said
     assert "? dead letters: there is no telemetry" in said
 
 

@@ -324,7 +324,19 @@ def test_unusable_settings(tmp_path: Path, text: str | None, message: str) -> No
     assert str(tmp_path / "asv.conf.json") in str(caught.value)
 
 
-@pytest.mark.parametrize("command", ["bench", "build", "serve"])
+def test_serving_needs_no_asv_and_says_what_can_be_served(tmp_path: Path) -> None:
+    """In a folder without a site the error names both: publishing one, and telemetry."""
+    done = run_command(
+        [sys.executable, "-S", "-m", "stageflow", "pulse", "serve", "--repository", str(tmp_path)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: there is no site in {tmp_path}")
+    assert "stageflow pulse build; or show telemetry, --store FILE" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["bench", "build"])
 def test_missing_asv_is_said(command: str) -> None:
     """Where asv is not installed, each command ends with what to install, and no traceback."""
     done = run_command(
