@@ -295,7 +295,9 @@ def run_and_cancel(name: str, around_with: str, step: int) -> Ended:
 
 @pytest.mark.parametrize("around", ["none", "tracing", "retry", "breaker", "timeout", "all"])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_run_can_be_cancelled_at_every_await(name: str, around: str) -> None:
+def test_a_run_can_be_cancelled_at_every_await(
+    name: str, around: str, pytestconfig: pytest.Config
+) -> None:
     """No task is left, clean-ups have run, terminal events are written, permits are returned."""
     # The first callback is the caller, the second begins the run.
     step, ended = 3, run_and_cancel(name, around, 3)
@@ -307,5 +309,8 @@ def test_a_run_can_be_cancelled_at_every_await(name: str, around: str) -> None:
     assert ended.context.status is RunStatus.COMPLETED
     # The chat's guard awaits nothing, so there is no place to catch it at.
     begun = {event.stage for event in ended.context.get_events() if event.stage}
-    assert caught == begun - {"guard"}
+    instant = {"guard"}
+    if pytestconfig.getoption("--loop") == "eager":
+        instant.add("leaves")  # its one item is there already
+    assert caught == begun - instant
     assert step > 10

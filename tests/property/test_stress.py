@@ -76,8 +76,10 @@ OF_STREAMS = {
 @pytest.mark.parametrize(
     ("streams", "rare"), [(False, TROUBLE), (True, OF_STREAMS)], ids=["plain", "streams"]
 )
-def test_what_can_happen_does(streams: bool, rare: set[str]) -> None:
+def test_what_can_happen_does(streams: bool, rare: set[str], pytestconfig: pytest.Config) -> None:
     """No promise is kept only because nothing ever goes wrong."""
+    if pytestconfig.getoption("--loop") == "eager":
+        rare = rare - {"never begun"}  # an eager task begins at once
     seen: set[str] = set()
     for chance in range(100):
         seen |= stress.stress(500, chance, streams=streams).happened.keys()
