@@ -68,6 +68,7 @@ class LoggingSink:
             self._logger.name, level, __file__, 0, message, tuple(values), None, "write", fields
         )
         # The dispatcher delivers events later than they happen.
-        record.created = event.timestamp.timestamp()
-        record.msecs = event.timestamp.microsecond // 1000 + 0.0
+        moment = event.timestamp
+        record.created = moment.timestamp()
+        record.msecs = moment.microsecond // 1000 + 0.0
         self._logger.handle(record)
