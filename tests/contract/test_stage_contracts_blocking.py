@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -156,3 +158,25 @@ def test_the_place_is_the_innermost_that_is_the_users() -> None:
     for module in ("json", "stageflow.engine.run", "stageflow.kernels.voice", "engine"):
         called_by(module, look)
     assert seen == ["called_by", "called_by", "inside", "inside"]
+
+
+def test_a_look_counts_for_the_callback_that_it_saw() -> None:
+    """The next callback may begin while the watching thread looks."""
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    reads = itertools.chain([before], itertools.repeat(after))
+
+    class Watch(BlockingWatch):
+        @property
+        def _seen_s(self) -> Counter[str]:
+            return next(reads)
+
+        @_seen_s.setter
+        def _seen_s(self, value: Counter[str]) -> None:
+            pass
+
+    stop = threading.Event()
+    stop.set()
+    Watch()._look(threading.get_ident(), stop, time.perf_counter())
+    assert not before
+    assert len(after) == 1

@@ -99,7 +99,7 @@ class Asv:
 
     def measure_apart(self, commit: str, series: Sequence[str], emit: Emit) -> dict[str, Value]:
         """Measure series by themselves."""
-        emit(f"Measuring {len(series)} series of {commit[:10]} without asv")
+        emit(f"Measuring {len(series)} series of {commit[:10]} directly")
         project = self.project
         with tree(project, commit) as files, Worker(project.benchmarks_dir, files) as worker:
             answers = worker.measure(series)

@@ -166,7 +166,7 @@ def profile(
     if sampler is None:
         raise PulseError(f"py-spy is not installed: {install_command('bench')}")
     known = list_benchmarks(project).operations
-    # A series of an operation names it, too: instructions('bag.write').
+    # A series ends in its operation, in quotes and brackets; it names the operation as well.
     part = next((name for name in known if part.endswith(f"({name!r})")), part)
     operation = hist.resolve_series(part, known)
     folder = project.root / GATE_DIR / "profiles" / re.sub(r"[^\w.@-]+", "-", operation)

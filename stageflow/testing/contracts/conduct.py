@@ -166,7 +166,10 @@ class BlockingWatch:
     def _look(self, thread: int, stop: threading.Event, last: float) -> None:
         # The first look is at once: this thread may have begun only when the call had ended.
         while True:
-            seen_s, frame = self._seen_s, sys._current_frames()[thread]
+            seen_s: Counter[str] = Counter()
+            # Again if the next callback began between the two.
+            while seen_s is not self._seen_s:
+                seen_s, frame = self._seen_s, sys._current_frames()[thread]
             now = time.perf_counter()
             seen_s[place_of(_own(frame))] += now - last  # type: ignore[assignment]
             last = now
