@@ -156,3 +156,11 @@ async def test_failures_seen_here_count_only_here(redis: RedisServer) -> None:
         assert one["llm"].follow(BreakerState.CLOSED, 0.0, clock) is None
         fail(one, 1)
         assert one["llm"].state is BreakerState.OPEN
+
+
+async def test_a_breaker_that_opened_before_the_block_is_published(redis: RedisServer) -> None:
+    """What changed while nothing was connected yet reaches the others, too."""
+    early = SharedBreakers(redis.url, POLICY)
+    fail(early, 2)
+    async with SharedBreakers(redis.url, POLICY) as other, early:
+        await until(other, BreakerState.OPEN)
