@@ -159,7 +159,7 @@ async def test_failures_seen_here_count_only_here(redis: RedisServer) -> None:
 
 
 async def test_a_breaker_that_opened_before_the_block_is_published(redis: RedisServer) -> None:
-    """What changed while nothing was connected yet reaches the others, too."""
+    """Changes from before the connection reach the others, too."""
     early = SharedBreakers(redis.url, POLICY)
     fail(early, 2)
     async with SharedBreakers(redis.url, POLICY) as other, early:
