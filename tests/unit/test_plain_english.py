@@ -85,14 +85,14 @@ def test_docstrings_help_and_errors_are_in_plain_words(folder: str) -> None:
     """No banned word in any text, and no docstring begins with a relative clause."""
     found = []
     for path in PYTHON:
-        if path.relative_to(ROOT).parts[0] != folder:
+        where = path.relative_to(ROOT)
+        if where.parts[0] != folder:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        where = path.relative_to(ROOT)
         found += [
             f"{where}:{n}: {text[:60]}" for n, text in docstrings(tree) if _OPENING.match(text)
         ]
-        named = names(tree) if where.parts[0] == "tests" else ()
+        named = names(tree) if folder == "tests" else ()
         for line, text in (*sentences(tree), *named):
             found += [f"{where}:{line}: {word}" for word in dialect(text)]
     assert found == []

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from stageflow import Audio
 
-ROOT = Path(__file__).parents[2]
-
 
 @cache
 def spoken(text: str, voice: str = "en-us+f2") -> Audio:
@@ -19,7 +17,7 @@ def spoken(text: str, voice: str = "en-us+f2") -> Audio:
     In a process of its own: the sound depends on all that the library has said before in this one.
     """
     done = subprocess.run(
-        [sys.executable, "-c", _SPEAK, text, voice], capture_output=True, check=True, cwd=ROOT
+        [sys.executable, "-c", _SPEAK, text, voice], capture_output=True, check=True
     )
     rate, _, pcm = done.stdout.partition(b"\n")
     silence = bytes(int(rate))
