@@ -84,8 +84,10 @@ class StageGraph:
         successors: list[list[int]] = [[] for _ in self.specs]
         open_stages: list[int] = []
         for number, spec in enumerate(self.specs):
-            before = [index[name] for name in spec.dependencies if name in index]
-            complete = len(before) == len(spec.dependencies)
+            before: list[Any] = list(map(index.get, spec.dependencies))
+            complete = None not in before
+            if not complete:
+                before = [predecessor for predecessor in before if predecessor is not None]
             if spec.inputs:
                 many = len(spec.inputs) > _FEW
                 known: Any = set(before) if many else before

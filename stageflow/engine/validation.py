@@ -16,6 +16,7 @@ from stageflow.engine.stage import FunctionStage, StageKind, StageOutput, StageS
 from stageflow.errors import InvalidConfigError, Problem, did_you_mean, nearest, shown
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_CO_COROUTINE = inspect.CO_COROUTINE
 _CO_VARARGS = inspect.CO_VARARGS
 #: How many problems come with a suggestion.
 _HINTS = 20
@@ -62,8 +63,8 @@ def spec_problems(pipeline: str, specs: Sequence[object]) -> list[Problem]:
             fix = "write StageSpec(name, runner, …) or use @stage"
             text = f"{shown(spec)} is not a StageSpec; {fix}"
             problems.append(Problem(pipeline, name, "invalid_spec", text))
-    counts = Counter(spec.name for spec in sound if isinstance(spec.name, str))
-    for name, count in counts.items():
+    names = [spec.name for spec in sound if isinstance(spec.name, str)]
+    for name, count in Counter(names).items() if len(set(names)) < len(names) else ():
         if count > 1:
             text = f"{count} stages have this name; give each its own name"
             problems.append(Problem(pipeline, name, "duplicate_stage", text))
@@ -76,11 +77,12 @@ def _is_plain(spec: StageSpec) -> bool:
     for keys in (before, spec.inputs, spec.outputs, spec.streams):
         if type(keys) is not tuple:
             return False
-        for key in keys:
-            if type(key) is not str:
+        if keys:
+            for key in keys:
+                if type(key) is not str:
+                    return False
+            if len(keys) > 1 and len(set(keys)) < len(keys):
                 return False
-        if len(keys) > 1 and len(set(keys)) < len(keys):
-            return False
     return (
         type(spec.name) is str
         and _NAME.fullmatch(spec.name) is not None
@@ -90,8 +92,18 @@ def _is_plain(spec: StageSpec) -> bool:
         and spec.condition is None
         and (spec.provider is None or (type(spec.provider) is str and spec.provider != ""))
         and spec.name not in before
-        and not _why_unfit(spec)
+        and (_is_plain_runner(spec) or not _why_unfit(spec))
     )
+
+
+def _is_plain_runner(spec: StageSpec) -> bool:
+    """Return whether a runner is an async function of one argument, as nearly all are."""
+    runner = spec.runner
+    if type(runner) is not FunctionType or type(spec) is FunctionStage:
+        return False
+    code = runner.__code__
+    is_coroutine = code.co_flags & _CO_COROUTINE
+    return bool(is_coroutine) and code.co_argcount == 1 and not code.co_kwonlyargcount
 
 
 def _own_problems(pipeline: str, spec: StageSpec) -> Iterator[Problem]:
@@ -184,8 +196,6 @@ def _takes_one(function: object) -> bool:
     code = getattr(function, "__code__", None)
     if code is None:
         return True
-    if code.co_argcount == 1 and not code.co_kwonlyargcount and type(function) is FunctionType:
-        return True  # true of nearly all; the rest takes a tenth of the time of a build
     taken = code.co_argcount - hasattr(function, "__self__")
     defaults = len(getattr(function, "__defaults__", None) or ())
     named = code.co_kwonlyargcount - len(getattr(function, "__kwdefaults__", None) or ())
