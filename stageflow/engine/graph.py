@@ -84,10 +84,9 @@ class StageGraph:
         successors: list[list[int]] = [[] for _ in self.specs]
         open_stages: list[int] = []
         for number, spec in enumerate(self.specs):
-            before: list[Any] = list(map(index.get, spec.dependencies))
-            complete = None not in before
-            if not complete:
-                before = [predecessor for predecessor in before if predecessor is not None]
+            found = list(map(index.get, spec.dependencies))
+            complete = None not in found
+            before: list[Any] = found if complete else [n for n in found if n is not None]
             if spec.inputs:
                 many = len(spec.inputs) > _FEW
                 known: Any = set(before) if many else before
