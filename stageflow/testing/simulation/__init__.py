@@ -22,6 +22,7 @@ __all__ = [
     "LeftBehindError",
     "LivelockError",
     "Outcome",
+    "PropertyError",
     "RealIOError",
     "Scenario",
     "Schedule",

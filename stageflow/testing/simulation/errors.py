@@ -55,6 +55,14 @@ class LeftBehindError(SimulationError):
         self.tasks = tuple(tasks)
 
 
+class PropertyError(SimulationError, AssertionError):
+    """A property of `Simulation.always` or `eventually` does not hold; `claim` names it."""
+
+    def __init__(self, claim: str, problem: str) -> None:
+        super().__init__(f"{claim}: {problem}")
+        self.claim = claim
+
+
 class TokenError(SimulationError):
     """A token cannot be replayed."""
 

@@ -25,6 +25,7 @@ from stageflow.resilience.circuit_breaker import forget_breakers
 from stageflow.testing.simulation import errors
 from stageflow.testing.simulation.orders import Entry, Lane, Order, Tried
 from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch, threads
+from stageflow.testing.simulation.properties import Properties
 from stageflow.testing.simulation.scenario import Schedule
 
 _T = TypeVar("_T")
@@ -51,6 +52,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         order: What chooses the next callback.
         unhandled: What reached the loop's exception handler.
         trace: A line for each step of a task; None if none are kept.
+        properties: What is checked after each callback; None if nothing is.
         chance: What times are drawn from, such as the latencies of fakes; None if nothing is drawn.
     """
 
@@ -64,6 +66,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.steps = self._count = 0
         self.unhandled: list[dict[str, Any]] = []
         self.trace: deque[str] | None = None
+        self.properties: Properties | None = None
         self._now_s, self._left_in_pass = 0.0, 0
         #: How long a function of `run_in_executor` has slept while it runs.
         self._slept_s = 0.0
@@ -255,15 +258,20 @@ class SimulationLoop(asyncio.BaseEventLoop):
             if not self.steps % STEPS_A_LOOK:
                 self._look()
             if self._at_step:
-                for callback in self._at_step.pop(self.steps, ()):
-                    self._lane = self._common
-                    callback()
+                self._interrupt()
             deviations = len(chosen)
             handle = self._take()
             if not handle._cancelled:
                 if self.trace is not None:
                     self._note(handle, "*" if len(chosen) > deviations else " ")
                 handle._run()
+                if self.properties is not None:
+                    self.properties.check(handle)
+
+    def _interrupt(self) -> None:
+        for callback in self._at_step.pop(self.steps, ()):
+            self._lane = self._common
+            callback()
 
     def _note(self, handle: Any, mark: str) -> None:
         task = getattr(handle._callback, "__self__", None)
@@ -410,6 +418,7 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, _T]) -> _T:
 
     Raises:
         LeftBehindError: `main` has returned, and tasks still run.
+        PropertyError: What must hold always, or at some moment, does not.
         ExceptionGroup: Callbacks raised, and nobody handled it.
     """
 
@@ -419,6 +428,8 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, _T]) -> _T:
         while loop._closing:  # generators that were left in their middle clean up
             await asyncio.wait([loop._closing.pop()])
         loop.check_nothing_left()
+        if loop.properties is not None:
+            loop.properties.end()
         return value
 
     collects = gc.isenabled()
@@ -445,7 +456,7 @@ def raise_unhandled(found: Sequence[dict[str, Any]]) -> None:
 
 def _end(loop: SimulationLoop) -> None:
     """Cancel what is left, so that no coroutine is dropped in the middle, and close."""
-    loop.trace = None
+    loop.trace = loop.properties = None
     try:
         if tasks := loop._tasks():
             for task in tasks:

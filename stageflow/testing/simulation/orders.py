@@ -280,4 +280,5 @@ def kind(error: BaseException) -> object:
         return type(error), sorted(str(kind(one)) for one in error.exceptions)
     frames = [f for f, _ in traceback.walk_tb(error.__traceback__) if not of_kit(f)]
     place = (frames[-1].f_code.co_filename, frames[-1].f_lineno) if frames else None
-    return type(error), None if isinstance(error, SimulationError) else place
+    ours = isinstance(error, SimulationError)
+    return type(error), getattr(error, "claim", None) if ours else place

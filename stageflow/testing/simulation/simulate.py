@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import math
 import os
 import random
 import re
@@ -25,6 +26,7 @@ from stageflow.testing.simulation.errors import TokenError, of_kit
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
 from stageflow.testing.simulation.orders import Exploration, Tried, deepened, portfolio, reduced
 from stageflow.testing.simulation.patches import EPOCH_S, following, owned
+from stageflow.testing.simulation.properties import Properties
 from stageflow.testing.simulation.scenario import Deviations, Scenario, Token, name_of, written
 
 T = TypeVar("T")
@@ -64,6 +66,33 @@ class Simulation:
         if self._cancel_at_step is not None:
             self.loop.at_step(self._cancel_at_step, task.cancel)
         return await task
+
+    def always(self, predicate: Callable[[], object], message: str = "") -> None:
+        """Check after each callback that `predicate` returns what is true.
+
+        Args:
+            predicate: A function that changes nothing; it is called after each callback.
+            message: What it means, for the `PropertyError`; its file and line by default.
+        """
+        self._properties().always(predicate, message)
+
+    def eventually(
+        self, predicate: Callable[[], object], *, within_s: float = math.inf, message: str = ""
+    ) -> None:
+        """Check that `predicate` returns what is true after some callback from now on.
+
+        Args:
+            predicate: As in `always`; it is called until it holds.
+            within_s: By when, in seconds of virtual time from now; by default and at the latest
+                when the simulated function has returned, and the generators of it are closed.
+            message: As in `always`.
+        """
+        self._properties().eventually(predicate, within_s, message)
+
+    def _properties(self) -> Properties:
+        if self.loop.properties is None:
+            self.loop.properties = Properties(self.loop.time)
+        return self.loop.properties
 
     @property
     def events(self) -> tuple[Event, ...]:
