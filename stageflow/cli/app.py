@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from stageflow import __version__
 from stageflow._utils.text import shown_address
 from stageflow.cli.common import UsageError, complain, needing, say
-from stageflow.errors import StageflowError
-from stageflow.errors.base import did_you_mean
+from stageflow.errors import StageflowError, did_you_mean
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -21,9 +21,7 @@ from stageflow.cli.providers import DEFAULT_TEXT, load_pipeline
 from stageflow.cli.run import say_outputs
 from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
 from stageflow.dlq.store import DeadLetterStore
-from stageflow.engine.graph import StageGraph
-from stageflow.engine.interceptor import Interceptor
-from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.engine import Interceptor, PipelineOrchestrator, StageGraph
 from stageflow.events.dispatcher import EventDispatcher
 from stageflow.interceptors.breaker import BreakerInterceptor
 from stageflow.providers.registry import ProviderRegistry

@@ -15,21 +15,15 @@ from typing import Any
 from stageflow._utils.arguments import Arguments, flag, not_negative, option
 from stageflow._utils.extras import install_command
 from stageflow._utils.text import printable
-from stageflow.errors import ErrorCategory, StageflowError
+from stageflow.errors import LOGIC, SYSTEMIC, StageflowError
 
 
-class UsageError(StageflowError):
+class UsageError(StageflowError, code="usage", traits=LOGIC):
     """An argument names something that does not exist or has the wrong type."""
 
-    code = "usage"
-    category = ErrorCategory.LOGIC
 
-
-class FileError(StageflowError):
+class FileError(StageflowError, code="file", traits=SYSTEMIC):
     """A file could not be read or written."""
-
-    code = "file"
-    category = ErrorCategory.SYSTEMIC
 
     def __init__(self, action: str, path: str, error: OSError | UnicodeError) -> None:
         reason = getattr(error, "strerror", None) or error

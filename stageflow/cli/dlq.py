@@ -21,11 +21,8 @@ from stageflow.cli.providers import KERNELS, chosen_providers, load, load_pipeli
 from stageflow.cli.run import as_json, report
 from stageflow.cli.stores import add_telemetry, letter_store, recorded
 from stageflow.codec import DEFAULT_CODEC
-from stageflow.dlq.export import pytest_file
-from stageflow.dlq.replay import replay
-from stageflow.dlq.store import DeadLetterStore, UnreadableDeadLetter
-from stageflow.engine.dead_letter import DeadLetter, DeadLetterState
-from stageflow.engine.orchestrator import PipelineOrchestrator
+from stageflow.dlq import DeadLetterStore, UnreadableDeadLetter, pytest_file, replay
+from stageflow.engine import DeadLetter, DeadLetterState, PipelineOrchestrator
 from stageflow.errors import DeadLetterClaimedError, DeadLetterError
 from stageflow.events.dispatcher import EventDispatcher
 from stageflow.telemetry.dead_letters import ObservedDeadLetterStore

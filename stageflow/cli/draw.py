@@ -9,8 +9,7 @@ from stageflow._utils.text import printable, printable_lines
 from stageflow.cli import common
 from stageflow.cli.common import say
 from stageflow.cli.providers import load_pipeline
-from stageflow.engine.graph import StageGraph
-from stageflow.engine.pipeline import Pipeline
+from stageflow.engine import Pipeline, StageGraph
 from stageflow.timeline import read_events, timeline_svg, timeline_text
 
 

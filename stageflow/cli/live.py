@@ -14,9 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from stageflow.engine.context import PipelineContext
-from stageflow.engine.graph import StageGraph
-from stageflow.engine.stream import Stream
+from stageflow.engine import PipelineContext, StageGraph, Stream
 from stageflow.events import log as ev
 from stageflow.events.log import Event, EventBatch, EventLog
 from stageflow.kernels.streaming_voice import first_audio_ms

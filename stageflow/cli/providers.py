@@ -15,13 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stageflow._utils.arguments import Arguments, option
 from stageflow.cli.common import FileError, UsageError, add_own_providers, key_and_value
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageSpec
+from stageflow.engine import Pipeline, StageSpec
 from stageflow.errors.base import did_you_mean
-from stageflow.kernels.chat import chat
-from stageflow.kernels.defaults import KNOWN_USER, default_providers
-from stageflow.kernels.streaming_voice import streaming_voice
-from stageflow.kernels.voice import voice
+from stageflow.kernels import KNOWN_USER, chat, default_providers, streaming_voice, voice
 from stageflow.providers.audio import read_wav, write_wav
 from stageflow.providers.fake import FakeDatabase, FakeTTS, speech_of_text
 from stageflow.providers.ports import TTS, Audio

@@ -31,8 +31,7 @@ from stageflow.engine.pipeline import Pipeline
 from stageflow.engine.result import RunResult
 from stageflow.errors import StageflowError, UnknownProviderError
 from stageflow.kernels.streaming_voice import first_audio_ms
-from stageflow.providers.audio import write_wav
-from stageflow.providers.ports import Audio
+from stageflow.providers import Audio, write_wav
 from stageflow.telemetry.dead_letters import ObservedDeadLetterStore
 from stageflow.telemetry.jsonl import plain
 from stageflow.testing import recording

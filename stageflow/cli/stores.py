@@ -10,12 +10,9 @@ from stageflow._utils.arguments import Arguments, option
 from stageflow._utils.postgres import is_postgres
 from stageflow._utils.text import shown_address
 from stageflow.cli.common import UsageError, complain, needing
-from stageflow.dlq.sqlite import SQLiteDeadLetterStore
-from stageflow.dlq.store import DeadLetterStore
-from stageflow.events.dispatcher import EventDispatcher
-from stageflow.events.log import EventSink
-from stageflow.telemetry.jsonl import JsonLinesSink
-from stageflow.telemetry.sqlite import SQLiteSink
+from stageflow.dlq import DeadLetterStore, SQLiteDeadLetterStore
+from stageflow.events import EventDispatcher, EventSink
+from stageflow.telemetry import JsonLinesSink, SQLiteSink
 
 
 def add_telemetry(parser: Arguments) -> None:

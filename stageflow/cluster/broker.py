@@ -17,10 +17,9 @@ from stageflow.errors import (
 )
 
 
-class ClusterError(StageflowError):
+class ClusterError(StageflowError, code="cluster_error"):
     """A job could not be sent, run or answered; the code says why."""
 
-    code = "cluster_error"
     codes: ClassVar = {
         "queue_full": Traits(ErrorCategory.TRANSIENT, True, BUSY),
         "no_worker": Traits(ErrorCategory.SYSTEMIC, user_message=UNREACHABLE),
@@ -36,13 +35,12 @@ class ClusterError(StageflowError):
     }
 
 
-class BrokerUnavailableError(ClusterError):
+class BrokerUnavailableError(
+    ClusterError,
+    code="broker_unavailable",
+    traits=Traits(ErrorCategory.TRANSIENT, True, UNREACHABLE),
+):
     """The broker did not answer in time."""
-
-    code = "broker_unavailable"
-    category = ErrorCategory.TRANSIENT
-    retryable = True
-    user_message = UNREACHABLE
 
     def __init__(self, where: str, patience_s: float, cause: BaseException) -> None:
         super().__init__(

@@ -25,9 +25,7 @@ from stageflow.cluster.job import (
     protocol_mismatch,
 )
 from stageflow.codec import DEFAULT_CODEC, Codec, is_large
-from stageflow.engine.context import RunStatus
-from stageflow.engine.stage import StageKind, StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import RunStatus, StageContext, StageKind, StageOutput, StageSpec
 from stageflow.errors import ChildRunError, DeadlineExceededError, InvalidConfigError, did_you_mean
 from stageflow.errors.data import require_counts, require_durations
 

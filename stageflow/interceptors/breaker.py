@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.stage import StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import CallNext, Interceptor, StageContext, StageOutput, StageSpec
 from stageflow.events.log import StageStatus
-from stageflow.resilience.circuit_breaker import (
-    BreakerRegistry,
-    BreakerTransition,
-    speaks_against_provider,
-)
+from stageflow.resilience import BreakerRegistry, BreakerTransition, speaks_against_provider
 
 _COMPLETED = StageStatus.COMPLETED
 

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stageflow._utils.tasks import is_made_of_cancellation
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.stage import StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import CallNext, Interceptor, StageContext, StageOutput, StageSpec
 from stageflow.errors import InvalidConfigError, StageflowError
-from stageflow.resilience.classification import classify
-from stageflow.resilience.retry import RetryPolicy
+from stageflow.resilience import RetryPolicy, classify
 
 
 class RetryInterceptor(Interceptor):

@@ -7,9 +7,7 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.stage import StageOutput
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import CallNext, Interceptor, StageContext, StageOutput
 from stageflow.errors import StageTimeoutError
 from stageflow.errors.data import require_durations
 

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stageflow.engine.context import RunScope
-from stageflow.engine.interceptor import Interceptor
-from stageflow.engine.stage import StageOutput
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import Interceptor, RunScope, StageContext, StageOutput
 from stageflow.errors.data import require_methods
 from stageflow.resilience.classification import classify
 

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.stage import StageOutput
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import CallNext, Interceptor, StageContext, StageOutput
 from stageflow.errors import InvalidConfigError, ProviderError
 from stageflow.events.log import USAGE, USAGE_UNITS, Event
 from stageflow.providers.metered import UNITS, Metered

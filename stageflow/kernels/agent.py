@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 from stageflow._utils.closing import closing_stream
 from stageflow._utils.tasks import cancel_all, shielded
 from stageflow.decorator import stage
-from stageflow.engine.stage import StageKind, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import StageContext, StageKind, StageSpec
 from stageflow.errors import NoAnswerError, ToolError, did_you_mean
 from stageflow.errors.base import described
 from stageflow.kernels.history import Fitted
@@ -28,8 +27,7 @@ from stageflow.providers.ports import (
 )
 from stageflow.providers.registry import adapt
 from stageflow.providers.tools import Tool, Toolbox
-from stageflow.resilience.classification import classify
-from stageflow.resilience.retry import RetryPolicy
+from stageflow.resilience import RetryPolicy, classify
 
 #: What a kernel takes as its tools.
 Tools: TypeAlias = Toolbox | Iterable[Tool | Callable[..., Any]] | None

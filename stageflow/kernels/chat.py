@@ -7,9 +7,7 @@ from functools import lru_cache
 
 from stageflow._utils.closing import closing_stream
 from stageflow.decorator import stage
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageKind, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import Pipeline, StageContext, StageKind, StageSpec
 from stageflow.errors import InvalidContextError, shown
 from stageflow.kernels import conversation as any_turn
 from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage
@@ -21,9 +19,7 @@ from stageflow.kernels.conversation import (
     remember,
 )
 from stageflow.kernels.history import require_prompting
-from stageflow.providers.fallback import Checked
-from stageflow.providers.ports import valid_answer
-from stageflow.providers.tools import Toolbox
+from stageflow.providers import Checked, Toolbox, valid_answer
 
 MAX_TEXT_CHARS = 8_000
 EMPTY_TEXT = "Please write something, and I will answer."

@@ -13,8 +13,7 @@ from uuid import UUID
 
 from stageflow._utils.text import printable
 from stageflow.decorator import stage
-from stageflow.engine.stage import StageKind
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import StageContext, StageKind
 from stageflow.errors import InvalidContextError, InvalidReplyError, shown
 from stageflow.providers.ports import Answer, Message, append_by_put, valid_record
 

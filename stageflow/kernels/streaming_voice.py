@@ -33,10 +33,9 @@ from stageflow.kernels.history import require_prompting
 from stageflow.kernels.sentences import SentenceSplitter
 from stageflow.kernels.speech import SpokenForm
 from stageflow.kernels.voice import NOTHING_HEARD, memory, profile, stt
+from stageflow.providers import Checked, IdleTimeout, Toolbox
 from stageflow.providers.audio import at_rate
-from stageflow.providers.fallback import Checked, IdleTimeout
 from stageflow.providers.ports import Audio, is_speakable, valid_sound
-from stageflow.providers.tools import Toolbox
 from stageflow.resilience.classification import classify
 
 #: How many sentences may wait to be spoken. The model does not wait for the sound of its answer.

@@ -8,9 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from stageflow.decorator import stage
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageKind, StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import Pipeline, StageContext, StageKind, StageOutput, StageSpec
 from stageflow.events.log import FIRST_AUDIO
 from stageflow.kernels import conversation as any_turn
 from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stageflow.errors import SYSTEMIC, ErrorCategory, StageflowError
+from stageflow.errors import SYSTEMIC, StageflowError
 
 
-class PulseError(StageflowError):
+class PulseError(StageflowError, code="pulse_error", traits=SYSTEMIC):
     """The benchmark history could not be measured, published or served; the text names the fix."""
 
-    code = "pulse_error"
-    category = ErrorCategory.SYSTEMIC
     codes = dict.fromkeys(
         (
             "pulse_asv_missing",
@@ -25,10 +23,8 @@ class PulseError(StageflowError):
     )
 
 
-class GateSettingsError(PulseError):
+class GateSettingsError(PulseError, code="pulse_gate_settings"):
     """A file of the gate's settings is wrong: `problems` are sentences with line and fix."""
-
-    code = "pulse_gate_settings"
 
     def __init__(self, path: Path, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -36,13 +32,9 @@ class GateSettingsError(PulseError):
         self.problems = tuple(problems)
 
 
-class TooFewSamplesError(PulseError):
+class TooFewSamplesError(PulseError, code="pulse_too_few_samples"):
     """There are not enough samples for a percentile or an interval."""
 
-    code = "pulse_too_few_samples"
 
-
-class WorkerFailedError(PulseError):
+class WorkerFailedError(PulseError, code="pulse_worker_failed"):
     """A process that runs the timed operations did not start, ended early, or hung."""
-
-    code = "pulse_worker_failed"

@@ -22,10 +22,9 @@ APPLICATION_ID = 0x5366544C
 MIGRATIONS = sqlite.migrations(Path(__file__).with_name("schema"))
 
 
-class TelemetryError(StageflowError):
+class TelemetryError(StageflowError, code="telemetry_error"):
     """Telemetry could not be written to or read from `where`, a file or database."""
 
-    code = "telemetry_error"
     codes: ClassVar = {
         "invalid_telemetry_file": LOGIC,
         "telemetry_file_failed": SYSTEMIC,

@@ -11,8 +11,7 @@ from typing import Any
 
 from stageflow.dlq.store import Claim, DeadLetterStore
 from stageflow.engine.dead_letter import DeadLetter, Unstorable
-from stageflow.events.dispatcher import EventDispatcher
-from stageflow.events.log import EventLog
+from stageflow.events import EventDispatcher, EventLog
 
 DEAD_LETTER_WAITING = "dead_letter.waiting"
 DEAD_LETTER_REPLAYED = "dead_letter.replayed"

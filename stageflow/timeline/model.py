@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stageflow._utils.text import printable
-from stageflow.errors import ErrorCategory, StageflowError
+from stageflow.errors import LOGIC, StageflowError
 from stageflow.events.log import STARTED, TERMINAL, Event
 
 #: Statuses of the chart besides those of `StageStatus`.
@@ -19,11 +19,8 @@ RUNNING = "running"
 WAITING = "waiting"
 
 
-class InvalidEventsError(StageflowError):
+class InvalidEventsError(StageflowError, code="invalid_events", traits=LOGIC):
     """The input is not the events of one run."""
-
-    code = "invalid_events"
-    category = ErrorCategory.LOGIC
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,11 @@ from stageflow.pulse.errors import PulseError
 from stageflow.resilience.classification import retry_after_s
 
 
-class DeliveryError(PulseError):
+class DeliveryError(PulseError, code="pulse_alert_delivery"):
     """A message did not arrive; the text says why and holds no secret.
 
     If `final`, another attempt would fail, too. The receiver may ask to wait `retry_after_s`.
     """
-
-    code = "pulse_alert_delivery"
 
     def __init__(
         self, why: str, *, final: bool = False, retry_after_s: float | None = None

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from stageflow.errors import ToolError
-from stageflow.providers.ports import LLM, STT, TTS, Audio, Database, Message, Speaker
-from stageflow.providers.tools import Tool
+from stageflow.providers import LLM, STT, TTS, Audio, Database, Message, Speaker, Tool
 from stageflow.testing.contracts.base import LoopContract, on_subject
 from stageflow.testing.contracts.probes import Waits
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from stageflow._utils.closing import closing_stream
 from stageflow.codec import DEFAULT_CODEC, Codec, canonical
-from stageflow.engine import Interceptor, Pipeline, PipelineContext, RunResult
-from stageflow.engine.stream import Stream
+from stageflow.engine import Interceptor, Pipeline, PipelineContext, RunResult, Stream
 from stageflow.errors import CorruptDeadLetterError
 from stageflow.events.log import CANCELLED, SKIPPED
 from stageflow.providers.registry import PORTS, ProviderRegistry

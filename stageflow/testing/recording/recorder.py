@@ -36,11 +36,9 @@ _BLOB_CHARS = 200
 _MOST_BYTES = 64 * 1024 * 1024
 
 
-class RecordingError(StageflowError):
+class RecordingError(StageflowError, code="recording_error", traits=LOGIC):
     """A turn could not be recorded or replayed."""
 
-    code = "recording_error"
-    category = ErrorCategory.LOGIC
     codes: ClassVar = {
         # A file that is not a recorded turn, a damaged one, or one of another version.
         "invalid_recording": LOGIC,
@@ -50,10 +48,8 @@ class RecordingError(StageflowError):
     }
 
 
-class RecordingMismatchError(RecordingError):
+class RecordingMismatchError(RecordingError, code="recording_mismatch"):
     """A pipeline does something else than the recorded turn; the text says what."""
-
-    code = "recording_mismatch"
 
 
 def invalid_recording(where: str, problem: str) -> RecordingError:
