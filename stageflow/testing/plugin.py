@@ -7,10 +7,13 @@ is imported only where it is used.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial, wraps
+from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,10 +116,66 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.runtest = repeat  # type: ignore[method-assign]
 
 
-def _numbered(item: pytest.Item) -> Any:
-    from stageflow.testing.simulation.simulate import counting  # noqa: PLC0415 - see above
+#: The end of a test's id if its runs are split over the workers of pytest-xdist.
+_PART = re.compile(r"(\[|-)part (\d+) of (\d+)\]$")
 
-    return counting(item.config.stash.get(_ASKED, None))
+
+@pytest.hookimpl(trylast=True)  # so that the part is at the end of the id
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With --simulate-runs, make of a simulated test one part for each worker of pytest-xdist."""
+    workers = getattr(metafunc.config, "workerinput", {}).get("workercount", 1)
+    parts = min(metafunc.config.getoption("--simulate-runs") or 1, workers)
+    marker = metafunc.definition.get_closest_marker("simulate")
+    if marker is not None and parts > 1 and _is_drawn(marker):
+        metafunc.fixturenames.append("simulated_part")
+        names = [f"part {number} of {parts}" for number in range(1, parts + 1)]
+        metafunc.parametrize("simulated_part", range(parts), ids=names)
+
+
+def _is_drawn(marker: pytest.Mark) -> bool:
+    drawn = marker.kwargs.keys() & {"runs", "seed", "stretch"}
+    return bool(drawn) or marker.kwargs.get("order") != "asyncio"
+
+
+def _part_of(runs: int, scenario: Any, item: pytest.Item) -> tuple[int, Any]:
+    """Return how many runs this part of a test has, and the scenario with its first seed."""
+    found = _PART.search(item.nodeid)
+    if found is None:
+        return runs, scenario
+    number, parts = int(found[2]) - 1, int(found[3])
+    first, end = number * runs // parts, (number + 1) * runs // parts
+    return end - first, replace(scenario, seed=scenario.seed + first)
+
+
+def _test(item: pytest.Item) -> Any:
+    from stageflow.testing.simulation.simulate import Test  # noqa: PLC0415 - see above
+
+    part = _PART.search(item.nodeid)
+    name = _PART.sub("" if part and part[1] == "[" else "]", item.nodeid)
+    return Test(name, item.config.stash.get(_ASKED, None))
+
+
+@contextmanager
+def _numbered(item: pytest.Item) -> Iterator[None]:
+    """Number the simulations of a test; what fails it is in pytest's cache for the next time."""
+    test, cache = _test(item), getattr(item.config, "cache", None)
+    if cache is None or test.asked is not None:
+        with test.under_way():
+            yield
+        return
+    key = f"stageflow/simulations/{sha256(test.name.encode()).hexdigest()[:16]}"
+    part = _PART.search(item.nodeid)
+    before = {} if part and part[2] != "1" else cache.get(key, {})
+    test.failed, left = dict(before), {}
+    try:
+        with test.under_way():
+            yield
+    except BaseException:
+        left = test.failed
+        raise
+    finally:
+        if left != before:
+            cache.set(key, left)
 
 
 def _skip_marked_stage(item: pytest.Item) -> None:
@@ -128,7 +187,7 @@ def _skip_marked_stage(item: pytest.Item) -> None:
                 item.add_marker(pytest.mark.skip(reason=value.skipped))
 
 
-def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[testing.Scenario, int]:
+def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[int, testing.Scenario]:
     def refused(problem: str) -> pytest.UsageError:
         return pytest.UsageError(f"{item.nodeid}{problem}")
 
@@ -146,14 +205,14 @@ def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[testing.
     if marker.args or unknown:
         text = ", ".join(sorted(unknown)) or repr(marker.args[0])
         raise refused(f": simulate takes runs, seed, order and stretch, not {text}")
-    drawn = given.keys() & {"runs", "seed", "stretch"} or given.get("order") != "asyncio"
+    drawn = _is_drawn(marker)
     runs = given.pop("runs", 100 if drawn else 1)
     if drawn:
         runs = item.config.getoption("--simulate-runs") or runs
     if not isinstance(runs, int) or runs < 1:
         raise refused(f": simulate takes runs from 1 up, not {runs!r}: no run shows nothing")
     try:
-        return testing.Scenario(**{"seed": 0 if drawn else None, **given}), runs
+        return _part_of(runs, testing.Scenario(**{"seed": 0 if drawn else None, **given}), item)
     except (TypeError, ValueError) as error:
         raise refused(f": simulate cannot take {error}") from None
 
@@ -163,7 +222,7 @@ def _simulated_test(item: Any) -> Any:
     # With @given, Hypothesis calls the inner test, once for each example.
     hypothesis: Any = getattr(function, "hypothesis", None)
     tested: Any = getattr(hypothesis, "inner_test", function)
-    scenario, runs = _marked_to_be_simulated(item, tested)
+    runs, scenario = _marked_to_be_simulated(item, tested)
     #: The injectors of each run, in the order of the markers.
     met: list[tuple[Any, ...]] = []
 
@@ -190,7 +249,7 @@ def _simulated_test(item: Any) -> Any:
     @wraps(tested)
     def example(*args: Any, **arguments: Any) -> None:
         # Hypothesis finds the example again, and each example that it tries follows the token.
-        with _numbered(item):
+        with _test(item).under_way():
             run(*args, **arguments)
 
     def runtest() -> None:

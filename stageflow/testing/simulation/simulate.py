@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import count, repeat
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from stageflow.codec import DEFAULT_CODEC, canonical
@@ -164,7 +164,7 @@ def simulate(
     """
     if token is not None:
         scenario = Token.parse(token).scenario
-    call, asked = _next_call()
+    call, asked = _test().next()
     given = asked or (Scenario(seed) if scenario is None else scenario)
     return _Case(main, args, call, replays=(token or asked) is not None).run(given)
 
@@ -179,7 +179,7 @@ def explore(
     """Do what `simulate` does, in many orders, until one fails.
 
     The first order is asyncio's own. Then the strategies draw in turn, and no order is drawn
-    twice as long as there are others.
+    twice as long as there are others. In pytest, what failed the last time is tried before.
 
     Args:
         main: The function.
@@ -200,11 +200,16 @@ def explore(
         raise ValueError(f"runs={runs!r}: give a whole number from 1, as no run shows nothing")
     if deviations is not None and (deviations < 0 or scenario.order == "asyncio"):
         raise ValueError(f"deviations={deviations}: give at least 0, and an order that is drawn")
-    call, asked = _next_call()
+    test = _test()
+    call, asked = test.next()
     case: _Case[T] = _Case(main, args, call, replays=asked is not None)
     if asked is not None:
         return Exploration([case.run(asked)])
     with owned():
+        if str(call) in test.failed:
+            seed, choices = test.failed[str(call)]
+            case.run(replace(scenario, seed=seed, choices=choices))
+            del test.failed[str(call)]
         if deviations is not None:
 
             def attempt(order: Deviations) -> Outcome[T]:
@@ -254,25 +259,41 @@ def replay(token: str) -> Outcome[Any]:
     return _Case(parsed.function(), parsed.args, 1, replays=True).run(parsed.scenario)
 
 
-#: The numbers of the simulations of the test under way, and the one that it is to repeat.
-_TEST: ContextVar[tuple[Iterator[int], Token | None]] = ContextVar("test")
+@dataclass
+class Test:
+    """The test under way, as a plugin knows it.
+
+    Attributes:
+        name: Its id; None for what pytest says.
+        asked: The simulation that it is to repeat.
+        failed: Seed and choices of each `explore` that failed, by the number of its call.
+    """
+
+    name: str | None = None
+    asked: Token | None = None
+    failed: dict[str, list[Any]] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=partial(count, 1))
+
+    def next(self) -> tuple[int, Scenario | None]:
+        """Return the number of its next simulation, and the scenario if a token asks for it."""
+        call, asked = next(self.numbers), self.asked
+        return call, asked.scenario if asked is not None and asked.call == call else None
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Number the simulations of a block from 1."""
+        outer = _TEST.set(self)
+        try:
+            yield
+        finally:
+            _TEST.reset(outer)
 
 
-@contextmanager
-def counting(asked: Token | None) -> Iterator[None]:
-    """Number the simulations of a block from 1, and let one of them be as `asked`; for plugins."""
-    outer = _TEST.set((count(1), asked))
-    try:
-        yield
-    finally:
-        _TEST.reset(outer)
+_TEST: ContextVar[Test | None] = ContextVar("test", default=None)
 
 
-def _next_call() -> tuple[int, Scenario | None]:
-    """Return the number of a simulation in its test, and its scenario if a token asks for it."""
-    numbers, asked = _TEST.get((repeat(1), None))
-    call = next(numbers)
-    return call, asked.scenario if asked is not None and asked.call == call else None
+def _test() -> Test:
+    return _TEST.get() or Test()
 
 
 class _Case(Generic[T]):
@@ -339,6 +360,8 @@ class _Case(Generic[T]):
                     found = self._failure(fewest, trace)
                     assert found is not None, "it has failed in this order"
                     error, scenario = found, fewest
+                if repeats and scenario.choices is not None:
+                    _test().failed[str(self._call)] = [scenario.seed, scenario.choices]
         if not repeats:
             trace.clear()
             said = (
@@ -395,6 +418,7 @@ class _Case(Generic[T]):
     def _token(self, scenario: Scenario) -> Token:
         # pytest says which test is running: "tests/test_turn.py::test_turn (call)".
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or None
+        test = _test().name or test
         lost = DEFAULT_CODEC.lost("args", {"all": DEFAULT_CODEC.to_plain(list(self._args))})
         name = None if lost else name_of(self._main)
         return Token(scenario, name, () if name is None else self._args, test, self._call)
