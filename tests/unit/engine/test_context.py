@@ -55,19 +55,6 @@ def see(look: Any, ctx: PipelineContext | None = None, *, inputs: tuple[str, ...
     return seen[0]
 
 
-@pytest.mark.parametrize("deadline_s", [0, -1, math.inf, math.nan, "5", True])
-def test_a_deadline_is_a_positive_finite_number(deadline_s: Any) -> None:
-    """Anything else is refused when the context is made, naming the value."""
-    with pytest.raises(InvalidContextError, match=r"deadline_s is .*positive number"):
-        PipelineContext(deadline_s=deadline_s)
-
-
-def test_an_inputs_key_is_a_string() -> None:
-    """A key of another type is refused when the context is made."""
-    with pytest.raises(InvalidContextError, match="5"):
-        PipelineContext({5: "text"})  # type: ignore[dict-item]
-
-
 def test_a_context_keeps_its_own_read_only_copy_of_the_inputs() -> None:
     """Neither the caller's dict nor a stage can change what a run was given."""
     given = {"text": "hello"}
@@ -341,16 +328,28 @@ async def test_a_stage_can_emit_events_of_its_own() -> None:
     assert dict(result.events[2].data) == {"done": 5}
 
 
+_LIMIT = "give a positive number of seconds, or None"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "fix"),
-    [({"inputs": ["q"]}, "give a mapping"), ({"providers": {"llm": 1}}, "ProviderRegistry")],
+    ("given", "text"),
+    [
+        ({"inputs": ["q"]}, "inputs is ['q']; give a mapping of keys to values"),
+        ({"inputs": {5: 1}}, "the input 5 has no string as its key"),
+        ({"providers": {}}, "providers is a dict; give ProviderRegistry(llm=…, …)"),
+        ({"seed": [1]}, "seed is [1]; give an integer, or None"),
+        ({"seed": True}, "seed is True; give an integer, or None"),
+        *(
+            ({"deadline_s": limit_s}, f"deadline_s is {limit_s!r}; {_LIMIT}")
+            for limit_s in (0, -1, math.inf, math.nan, "5", True)
+        ),
+    ],
 )
-def test_a_context_refuses_inputs_and_providers_of_the_wrong_kind(
-    arguments: dict[str, Any], fix: str
-) -> None:
-    """The error is raised where the wrong value is given."""
-    with pytest.raises(InvalidContextError, match=fix):
-        PipelineContext(**arguments)
+def test_a_context_refuses_by_naming_what_was_given(given: dict[str, Any], text: str) -> None:
+    """When it is made, with the argument, its value, and what to give."""
+    with pytest.raises(InvalidContextError) as caught:
+        PipelineContext(**given)
+    assert str(caught.value) == text
 
 
 def test_a_status_reads_as_its_word() -> None:
@@ -358,22 +357,6 @@ def test_a_status_reads_as_its_word() -> None:
     words = ["created", "running", "completed", "failed", "cancelled"]
     assert [str(status) for status in RunStatus] == words
     assert str(PipelineContext().status) == "created"
-
-
-def test_a_context_refuses_by_naming_what_was_given() -> None:
-    """With the argument, its value, and what to give."""
-    given: Any
-    for given, text in (
-        ({"inputs": ["q"]}, "inputs is ['q']; give a mapping of keys to values"),
-        ({"inputs": {5: 1}}, "the input 5 has no string as its key"),
-        ({"providers": {}}, "providers is a dict; give ProviderRegistry(llm=…, …)"),
-        ({"deadline_s": -1}, "deadline_s is -1; give a positive number of seconds, or None"),
-        ({"seed": [1]}, "seed is [1]; give an integer, or None"),
-        ({"seed": True}, "seed is True; give an integer, or None"),
-    ):
-        with pytest.raises(InvalidContextError) as caught:
-            PipelineContext(**given)
-        assert str(caught.value) == text
 
 
 def test_the_error_of_a_word_that_cannot_be_emitted_lists_which_can() -> None:

@@ -22,10 +22,11 @@ SHOP = Pipeline("shop", [StageSpec("pay", do_nothing, inputs=("sum",))], inputs=
     [
         (5, "5", "give a list of interceptors"),
         (None, "None", "give a list of interceptors"),
+        (RetryInterceptor, repr(RetryInterceptor), "give a list of interceptors"),
         ([RetryInterceptor], repr(RetryInterceptor), "call it: interceptors=[RetryInterceptor()]"),
         ([7], "7", "give objects of a class that derives from Interceptor"),
     ],
-    ids=["number", "nothing", "class", "other"],
+    ids=["number", "nothing", "bare class", "class", "other"],
 )
 def test_a_value_that_is_not_an_interceptor_is_refused(
     interceptors: Any, shown: str, fix: str

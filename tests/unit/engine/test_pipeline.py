@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from stageflow import (
@@ -12,15 +10,12 @@ from stageflow import (
     Pipeline,
     PipelineContext,
     PipelineDefinitionError,
-    PipelineOrchestrator,
     RunStatus,
     StageContext,
     StageOutput,
-    StageSpec,
     StageStatus,
 )
 from stageflow.errors import InvalidConfigError, StageTimeoutError
-from stageflow.interceptors import RetryInterceptor
 from stageflow.testing import ScriptedError
 from tests.utils.assertions import types_of
 from tests.utils.factories import chain, make_pipeline, make_spec, names
@@ -238,33 +233,6 @@ def test_a_stage_that_does_not_exist_cannot_be_bound() -> None:
         chain(1).stage("ghost")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "field"),
-    [
-        ((5, []), "name"),
-        (("", []), "name"),
-        (("p", None), "specs"),
-        (("p", "specs"), "specs"),
-        (("p", [], "abc"), "inputs"),
-        (("p", [], [5]), "inputs"),
-        (("p", [], ["a", "a"]), "inputs"),
-    ],
-)
-def test_what_makes_no_pipeline_is_refused_by_name(arguments: tuple[Any, ...], field: str) -> None:
-    """A name, specs or inputs of the wrong kind are named, with the fix."""
-    name, specs, *inputs = arguments
-    with pytest.raises(InvalidConfigError, match=r"give|name each") as caught:
-        Pipeline(name, specs, inputs=inputs[0] if inputs else ())
-    assert caught.value.field == field
-
-
-def test_only_pipelines_compose() -> None:
-    """Composing with anything else says what to give."""
-    other: Any = None
-    with pytest.raises(InvalidConfigError, match="give a Pipeline"):
-        Pipeline("p", []).compose(other)
-
-
 def test_a_cycle_is_reported_beside_a_bad_timeout() -> None:
     """Problems of single stages do not hide those of the graph."""
     specs = [
@@ -276,38 +244,6 @@ def test_a_cycle_is_reported_beside_a_bad_timeout() -> None:
         Pipeline("p", specs)
     codes = [problem.code for problem in caught.value.problems]
     assert codes == ["invalid_timeout", "self_dependency", "cycle"]
-
-
-@pytest.mark.parametrize(
-    ("interceptors", "fix"),
-    [
-        (RetryInterceptor, "give a list"),
-        (RetryInterceptor(), "give a list"),
-        ([RetryInterceptor], "call it"),
-        ([print], "derives from Interceptor"),
-    ],
-)
-def test_a_value_that_is_not_a_list_of_interceptors_is_refused(interceptors: Any, fix: str) -> None:
-    """Interceptors of the wrong kind are named, with the fix."""
-    graph = Pipeline("p", []).build()
-    with pytest.raises(InvalidConfigError, match=fix):
-        PipelineOrchestrator(graph, interceptors=interceptors)
-
-
-@pytest.mark.simulate(order="asyncio")
-async def test_a_run_wants_a_context_or_inputs() -> None:
-    """The error for anything else says what to give."""
-    context: Any = ["question"]
-    with pytest.raises(InvalidConfigError, match="give the inputs by name"):
-        await Pipeline("p", []).run(context)
-
-
-def test_a_dependency_given_as_a_spec_says_which_name_to_write() -> None:
-    """`dependencies=[look_up]` is answered with `write 'look_up'`."""
-    look_up = make_spec("look_up")
-    wrong: Any = (look_up,)
-    with pytest.raises(PipelineDefinitionError, match="write 'look_up'"):
-        Pipeline("p", [look_up, StageSpec("answer", look_up.runner, dependencies=wrong)])
 
 
 def test_another_value_cannot_be_composed_and_equals_no_pipeline() -> None:

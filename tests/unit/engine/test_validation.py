@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gc
 import math
@@ -102,7 +101,7 @@ def test_whatever_can_be_awaited_is_a_runner(runner: Any) -> None:
     assert len(make_pipeline(StageSpec("a", runner)).build()) == 1
 
 
-@pytest.mark.parametrize("timeout_s", [-1, 0, 0.0, math.inf, math.nan, "1", True, [1]], ids=repr)
+@pytest.mark.parametrize("timeout_s", [-1, 0, 0.0, math.inf, math.nan, "1", True, [1], 10**400])
 def test_a_timeout_is_a_positive_finite_number(timeout_s: Any) -> None:
     """Anything else is refused before a run could meet it."""
     (problem,) = problems_of(make_spec("a", timeout_s=timeout_s))
@@ -116,29 +115,30 @@ def test_a_condition_is_a_plain_function(condition: Any) -> None:
     (problem,) = problems_of(make_spec("a", condition=condition))
     assert problem.code == "invalid_declaration"
     assert (problem.stage, problem.key) == ("a", "condition")
-    assert problem.text.startswith(f"condition is {condition!r}")
+    assert problem.text == f"condition is {condition!r}; give a plain function of the StageContext"
 
 
 @pytest.mark.parametrize("field", ["dependencies", "inputs", "outputs"])
-@pytest.mark.parametrize("given", ["abc", {"a"}, 5, {"a": 1}], ids=repr)
+@pytest.mark.parametrize("given", ["abc", {"a"}, 5, {"a": 1}, None, 0, "", {}, False], ids=repr)
 def test_names_come_in_a_list_or_a_tuple(field: str, given: Any) -> None:
-    """A lone string is not taken for a list of letters; a set has no order."""
+    """A lone string is not taken for a list of letters; a set has no order, and None no names."""
     (problem,) = problems_of(StageSpec("a", do_nothing, **{field: given}))
     assert problem.code == "invalid_declaration"
     assert (problem.stage, problem.key) == ("a", field)
-    assert problem.text.startswith(f"{field} is {given!r}")
+    assert problem.text == f"{field} is {given!r}; give a list of names"
 
 
 @pytest.mark.parametrize("field", ["dependencies", "inputs", "outputs"])
 def test_each_of_the_names_is_a_string_and_stands_there_once(field: str) -> None:
     """Both mistakes are reported, each with the name concerned."""
-    given: dict[str, Any] = {field: ("x", 5, "x", ["y"])}
+    given: dict[str, Any] = {field: ("x", 5, "x", ["y"], "z", "z", "z")}
     problems = problems_of(StageSpec("a", do_nothing, **given))
     declared = [p for p in problems if p.code == "invalid_declaration"]
     assert [p.text for p in declared] == [
         f"{field} is 5; names are strings",
         f"{field} is ['y']; names are strings",
         f"{field}: 'x' is listed twice; list it once",
+        f"{field}: 'z' is listed 3 times; list it once",
     ]
     assert {(p.stage, p.key) for p in declared} == {("a", field)}
 
@@ -350,27 +350,12 @@ def test_a_definition_error_names_all_problems_in_its_text() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("field", ["dependencies", "inputs", "outputs"])
-@pytest.mark.parametrize("nothing", [None, 0, "", {}, False], ids=repr)
-def test_what_is_empty_and_no_list_is_refused(field: str, nothing: object) -> None:
-    """Only an empty tuple or list says that there is none."""
-    spec = dataclasses.replace(StageSpec("a", do_nothing), **{field: nothing})  # type: ignore[arg-type]
-    with pytest.raises(PipelineDefinitionError) as caught:
-        Pipeline("p", [spec])
-    assert [problem.code for problem in caught.value.problems] == ["invalid_declaration"]
-
-
-def test_a_time_that_no_clock_can_hold_is_refused() -> None:
-    """An integer beyond all floats is not a number of seconds."""
-    with pytest.raises(PipelineDefinitionError):
-        Pipeline("p", [StageSpec("a", do_nothing, timeout_s=10**400)])
-
-
 @pytest.mark.parametrize(
     ("name", "specs", "inputs", "text"),
     [
         ("", [], [], "Pipeline: name is ''; give a text"),
         (5, [], [], "Pipeline: name is 5; give a text"),
+        ("p", None, [], "pipeline 'p': specs is None; give a list of StageSpecs"),
         ("p", 5, [], "pipeline 'p': specs is 5; give a list of StageSpecs"),
         ("p", "ab", [], "pipeline 'p': specs is 'ab'; give a list of StageSpecs"),
         ("p", [], "ab", "pipeline 'p': inputs is 'ab'; give a list of names"),
@@ -385,22 +370,6 @@ def test_what_makes_no_pipeline_at_all_is_refused(
     with pytest.raises(err.InvalidConfigError) as caught:
         Pipeline(name, specs, inputs=inputs)
     assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({"condition": 5}, "condition is 5; give a plain function of the StageContext"),
-        ({"inputs": 5}, "inputs is 5; give a list of names"),
-        ({"outputs": (5,)}, "outputs is 5; names are strings"),
-        ({"inputs": ("x", "x", "x")}, "inputs: 'x' is listed 3 times; list it once"),
-        ({"outputs": ("x", "x")}, "outputs: 'x' is listed twice; list it once"),
-    ],
-)
-def test_the_error_of_a_wrong_declaration_names_the_fix(fields: dict[str, Any], text: str) -> None:
-    """With the field, what it holds, and what to write."""
-    problem = problems_of(StageSpec("a", do_nothing, **fields))[0]
-    assert problem.text == text
 
 
 def test_the_error_of_a_spec_in_place_of_its_name_says_the_name() -> None:

@@ -312,32 +312,6 @@ async def test_five_failed_turns_and_the_next_is_short_circuited() -> None:
     assert "circuit breaker open" in result.error.lower()
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("failures", 0),
-        ("failures", 1.5),
-        ("minimum_calls", 0),
-        ("probes", 0),
-        ("probes", None),
-        ("successes", -1),
-        ("window_s", 0),
-        ("window_s", float("nan")),
-        ("cooldown_s", float("inf")),
-        ("cooldown_s", "1"),
-        ("failure_rate", 1),
-        ("failure_rate", -0.1),
-        ("failure_rate", "half"),
-        ("failures", None),
-    ],
-)
-def test_a_policy_that_makes_no_sense_is_refused(field: str, value: Any) -> None:
-    """Where it is made, naming the field and the value."""
-    with pytest.raises(InvalidConfigError, match=f"BreakerPolicy: {field} is ") as refused:
-        BreakerPolicy(**{field: value})
-    assert (refused.value.field, refused.value.found) == (field, value)
-
-
 @pytest.mark.simulate(order="asyncio")
 async def test_without_the_interceptor_there_is_no_breaker() -> None:
     """However often a provider fails."""
@@ -349,30 +323,37 @@ async def test_without_the_interceptor_there_is_no_breaker() -> None:
 
 
 _WHOLE = "give a positive integer"
-
 _SECONDS = "give a positive number of seconds"
-
+_FACTOR = "give a number of at least 1"
 _SHARE = "give a share of at least 0 and below 1"
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "fix"),
+    ("field", "values", "fix"),
     [
-        ("failures", 0, _WHOLE),
-        ("minimum_calls", "1", _WHOLE),
-        ("probes", None, _WHOLE),
-        ("successes", 0, _WHOLE),
-        ("window_s", -1, _SECONDS),
-        ("cooldown_s", 0, _SECONDS),
-        ("failure_rate", 1, _SHARE),
-        ("failures", None, "give it or failure_rate, or it never opens"),
+        ("failures", [0, 1.5], _WHOLE),
+        ("failures", [None], "give it or failure_rate, or it never opens"),
+        ("minimum_calls", [0, "1"], _WHOLE),
+        ("probes", [0, None], _WHOLE),
+        ("successes", [0, -1], _WHOLE),
+        ("window_s", [0, -1, float("nan")], _SECONDS),
+        ("cooldown_s", [0, "1", float("inf")], _SECONDS),
+        ("probe_timeout_s", [0, None], _SECONDS),
+        ("max_cooldown_s", [float("inf")], _SECONDS),
+        ("slow_call_s", [-1], _SECONDS),
+        ("failure_rate", [1, -0.1, "half"], _SHARE),
+        ("slow_call_rate", [1], _SHARE),
+        ("cooldown_jitter", [-0.1, 1.5], _SHARE),
+        ("cooldown_factor", [0.5, float("inf")], _FACTOR),
     ],
 )
-def test_the_error_of_an_invalid_policy_names_the_fix(field: str, value: Any, fix: str) -> None:
-    """Word for word: what was set up, its field, the value, and what to give."""
-    with pytest.raises(InvalidConfigError) as refused:
-        BreakerPolicy(**{field: value})
-    assert str(refused.value) == f"BreakerPolicy: {field} is {value!r}; {fix}"
+def test_a_policy_that_makes_no_sense_is_refused(field: str, values: list[Any], fix: str) -> None:
+    """Where it is made, word for word: what was set up, its field, the value, and what to give."""
+    for value in values:
+        with pytest.raises(InvalidConfigError) as refused:
+            BreakerPolicy(**{field: value})
+        assert str(refused.value) == f"BreakerPolicy: {field} is {value!r}; {fix}"
+        assert (refused.value.field, refused.value.found) == (field, value)
 
 
 def test_the_policy_that_is_given_to_nobody_is_the_documented_one() -> None:
