@@ -149,9 +149,3 @@ def test_an_interceptor_that_leaves_a_task_behind_is_found(real_io: bool) -> Non
     """By whichever test runs it."""
     with pytest.raises(LeftBehindError):
         contract(Untidy(), real_io=real_io).test_what_completes_completes()
-
-
-def test_a_subclass_has_to_say_which_interceptor() -> None:
-    """With the method to write."""
-    with pytest.raises(NotImplementedError, match="make_interceptors"):
-        InterceptorContractTest().test_what_raises_fails_alike()

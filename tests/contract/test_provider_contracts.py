@@ -411,11 +411,3 @@ def test_real_io_in_simulated_time_is_refused_with_the_fix() -> None:
     made = contract(LlmContractTest, Connected, real_io=False)
     with pytest.raises(RealIOError, match="real_io = True"):
         made.test_completes_with_text()
-
-
-@pytest.mark.parametrize("owner", WRONG, ids=lambda owner: str(owner.__name__))
-def test_a_subclass_has_to_say_which_provider(owner: Any) -> None:
-    """With the method to write."""
-    name = next(name for name in vars(owner) if name.startswith("test_"))
-    with pytest.raises(NotImplementedError, match="write make_"):
-        getattr(owner(), name)()

@@ -471,12 +471,6 @@ def test_a_replaced_test_has_to_be_declared() -> None:
         overrides_contract(reason=" ")
 
 
-def test_a_subclass_has_to_say_which_stage() -> None:
-    """With the method to write."""
-    with pytest.raises(NotImplementedError, match="make_stage"):
-        StageContractTest().test_emits_a_started_event()
-
-
 def test_only_a_reader_shows_what_is_swallowed_in_put() -> None:
     """Alone, the stage passes the test that the one beside a reader fails."""
     made = contract(streaming(swallows_while_it_puts))

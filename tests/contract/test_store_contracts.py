@@ -250,11 +250,3 @@ def test_a_wrong_sink_is_found(name: str) -> None:
     )()
     with pytest.raises((AssertionError, OSError)):
         getattr(made, name)()
-
-
-def test_a_subclass_has_to_say_which() -> None:
-    """With the method to write."""
-    with pytest.raises(NotImplementedError, match="open_store"):
-        StoreContractTest().test_keeps_letters_in_order()
-    with pytest.raises(NotImplementedError, match="make_sink"):
-        SinkContractTest().test_takes_an_empty_batch()

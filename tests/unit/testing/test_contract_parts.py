@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from stageflow.testing import (
     StageContractTest,
     StoreContractTest,
     SttContractTest,
+    ToolContractTest,
     TtsContractTest,
     do_nothing,
 )
@@ -49,6 +51,7 @@ from stageflow.testing.contracts.probes import (
     read_by,
 )
 from stageflow.testing.contracts.stage import _told
+from tests.utils.mocks import RecordingSink
 
 
 async def nothing() -> None: ...
@@ -203,6 +206,7 @@ async def test_what_fails_while_a_cancellation_is_aimed_fails_as_it_does() -> No
         (StoreContractTest, "keeps_letters_in_order", "open_store"),
         (SinkContractTest, "takes_an_empty_batch", "make_sink"),
         (LlmContractTest, "completes_with_text", "make_llm"),
+        (ToolContractTest, "is_described", "make_tool"),
         (SttContractTest, "gives_text", "make_stt"),
         (TtsContractTest, "gives_sound", "make_tts"),
         (SpeakerContractTest, "returns_when_it_has_sounded", "make_speaker"),
@@ -216,13 +220,20 @@ def test_a_contract_of_nothing_says_what_to_write(owner: Any, test: str, method:
         getattr(type("Empty", (owner,), {})(), f"test_{test}")()
 
 
-def test_a_contract_names_the_other_methods_that_it_needs() -> None:
+@pytest.mark.parametrize(
+    ("ask", "method"),
+    [
+        (lambda: SttContractTest().make_audio(), "make_audio"),
+        (lambda: ToolContractTest().make_arguments(), "make_arguments"),
+        (lambda: SinkContractTest().read(RecordingSink()), "read"),
+    ],
+)
+def test_a_contract_names_the_other_methods_that_it_needs(
+    ask: Callable[[], object], method: str
+) -> None:
     """The sound that is to be heard, and how to read what a sink has passed on."""
-    for owner, method in ((SttContractTest, "make_audio"), (SinkContractTest, "read")):
-        made = type("Empty", (owner,), {})()
-        arguments = [None] if method == "read" else []
-        with pytest.raises(NotImplementedError, match=f"write {method}"):
-            getattr(made, method)(*arguments)
+    with pytest.raises(NotImplementedError, match=f"write {method}"):
+        ask()
 
 
 @pytest.mark.simulate(order="asyncio")

@@ -32,10 +32,10 @@ def run(project: pytest.Pytester, tests: str) -> pytest.RunResult:
     return run_tests(project, PREAMBLE + tests)
 
 
-def test_marker_injects_into_sync_and_async_tests(project: pytest.Pytester) -> None:
-    """A marked test meets the fault however it runs its code; the next test does not."""
-    result = run(
-        project,
+_CASES = {
+    # A marked test meets the fault however it runs its code; the next test does not.
+    "marker_injects_into_sync_and_async_tests": (
+        {"passed": 3},
         """
 @pytest.mark.fault("llm", "disconnect")
 async def test_async(faults):
@@ -51,14 +51,10 @@ def test_unmarked(faults):
     assert asyncio.run(ask()) == "fine"
     assert not faults
 """,
-    )
-    result.assert_outcomes(passed=3)
-
-
-def test_nearest_marker_is_the_innermost(project: pytest.Pytester) -> None:
-    """A test's own marker wins over its class's; other providers keep theirs."""
-    result = run(
-        project,
+    ),
+    # A test's own marker wins over its class's; other providers keep theirs.
+    "nearest_marker_is_the_innermost": (
+        {"passed": 2},
         """
 @pytest.mark.fault("llm", "timeout", duration_ms=1)
 @pytest.mark.fault("stt", "empty", allow_unused=True)
@@ -72,14 +68,10 @@ class TestTurn:
     async def test_of_the_class(self):
         assert await ask() == "TimeoutError"
 """,
-    )
-    result.assert_outcomes(passed=2)
-
-
-def test_fixtures_are_left_in_peace(project: pytest.Pytester) -> None:
-    """A marker means the test: what its fixtures set up and tear down meets no fault."""
-    result = run(
-        project,
+    ),
+    # A marker means the test: what its fixtures set up and tear down meets no fault.
+    "fixtures_are_left_in_peace": (
+        {"passed": 1},
         """
 @pytest.fixture
 async def said():
@@ -91,14 +83,10 @@ async def test_turn(said):
     assert said == "fine"
     assert await ask() == "ConnectionResetError"
 """,
-    )
-    result.assert_outcomes(passed=1)
-
-
-def test_fixture_injects_within_a_block(project: pytest.Pytester) -> None:
-    """The fixture gives inject_fault to those who want a block of their own."""
-    result = run(
-        project,
+    ),
+    # The fixture gives inject_fault to those who want a block of their own.
+    "fixture_injects_within_a_block": (
+        {"passed": 1},
         """
 async def test_turn(faults):
     with faults.inject("llm", "disconnect") as llm:
@@ -106,8 +94,27 @@ async def test_turn(faults):
     assert await ask() == "fine"
     assert llm.injected == 1
 """,
-    )
-    result.assert_outcomes(passed=1)
+    ),
+    # A test that fails under its fault leaves nothing behind for the next.
+    "failing_test_takes_its_fault_along": (
+        {"failed": 1, "passed": 1},
+        """
+@pytest.mark.fault("llm", "disconnect")
+async def test_failing():
+    assert False
+
+async def test_next():
+    assert await ask() == "fine"
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_faults_meet_what_they_are_for(project: pytest.Pytester, name: str) -> None:
+    """Tests with markers and fixtures of faults end as each case says."""
+    outcomes, tests = _CASES[name]
+    run(project, tests).assert_outcomes(**outcomes)
 
 
 def test_what_does_not_fit_fails_the_test(project: pytest.Pytester) -> None:
@@ -122,22 +129,6 @@ def test_turn():
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*did you mean 'duration_ms'*"])
-
-
-def test_failing_test_takes_its_fault_along(project: pytest.Pytester) -> None:
-    """A test that fails under its fault leaves nothing behind for the next."""
-    result = run(
-        project,
-        """
-@pytest.mark.fault("llm", "disconnect")
-async def test_failing():
-    assert False
-
-async def test_next():
-    assert await ask() == "fine"
-""",
-    )
-    result.assert_outcomes(failed=1, passed=1)
 
 
 def test_marker_is_described(project: pytest.Pytester) -> None:
