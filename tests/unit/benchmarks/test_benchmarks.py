@@ -591,7 +591,7 @@ def test_compare_measures_every_group(
         "suspending_graphs": 0,
         "chains": 2,
         "interceptors": 2,
-        "building": 3,
+        "building": 4,
         "concurrent_runs": 3,
         "voice_turn_overhead": 1,
         "bag": 1,
