@@ -99,11 +99,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ScratchRepo:
     return repo
 
 
-def judged(repo: ScratchRepo, code: int) -> dict[str, dict[str, Any]]:
+def judged(repo: ScratchRepo, code: int, *options: str) -> dict[str, dict[str, Any]]:
     """Run the gate, which has to end with `code`, and return its verdicts by series."""
     report = repo.home / "report.json"
     project = ScratchRepo(repo.path / "perf", repo.home)
-    done = project.pulse("gate", "--json", str(report))
+    done = project.pulse("gate", "--json", str(report), *options)
     assert done.returncode == code, done.stdout
     verdicts = json.loads(report.read_text(encoding="utf-8"))["verdicts"]
     return {verdict["series"]: verdict for verdict in verdicts}
@@ -128,11 +128,11 @@ def test_a_commit_of_words_passes(toy: ScratchRepo) -> None:
 
 
 def test_what_became_dearer_is_named(toy: ScratchRepo, tmp_path: Path) -> None:
-    """Instructions, times and values that rose fail the gate, and nothing else does."""
+    """Instructions and values that rose fail the gate, and nothing else does."""
     repo = toy.copy(tmp_path)
     slower = _PACKAGE.format(work=3, size=9)
     repo.commit("Slower", {"src/toylib/__init__.py": slower})
-    found = judged(repo, 1)
+    found = judged(repo, 1, "--no-timed")
     risen = {series for series, verdict in found.items() if verdict["kind"] == "regression"}
     for kind in ('"a\'b"', "'c'"):
         assert f"value({f'suite.Suite.track_size(100, {kind})'!r})" in risen
