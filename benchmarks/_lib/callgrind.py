@@ -2,7 +2,7 @@
 
 The count is valgrind's: its tool callgrind runs a program on a processor of its own and counts what
 that executes. One process under valgrind counts everything, since its start takes longer than most
-of what it counts. Instrumentation is on only around the operations themselves.
+of what it counts. Instrumentation begins when all is imported and warmed up.
 
 What would make a count scatter is fixed: the hash seed, the addresses, the environment, the answer
 to signals, and when garbage is collected. Waiting, cache misses and the kernel's work are not
@@ -36,7 +36,7 @@ from benchmarks._lib.operations import Call, Operation, named
 #: Client requests of valgrind's tool callgrind: "CT", and a number (callgrind.h).
 _CALLGRIND = ord("C") << 24 | ord("T") << 16
 _ZERO_STATS, _DUMP_STATS_AT = _CALLGRIND + 1, _CALLGRIND + 3
-_START_INSTRUMENTATION, _STOP_INSTRUMENTATION = _CALLGRIND + 4, _CALLGRIND + 5
+_START_INSTRUMENTATION = _CALLGRIND + 4
 
 #: ``uint64_t ask(uint64_t *arguments)`` for x86-64. Its rotations come to nothing on a processor,
 #: and valgrind takes them for a request (valgrind.h, "The magic instruction sequence").
@@ -204,29 +204,48 @@ def serve() -> None:
     Ends the process without tidying up: what happens at an interpreter's end is not of interest.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    names = json.load(sys.stdin)
-    ask = _requests()
-    answers = {name: _execute(name, ask) for name in names}
-    sys.stdout.write(json.dumps(answers) + "\n")
+    sys.stdout.write(json.dumps(_answers(json.load(sys.stdin))) + "\n")
     sys.stdout.flush()
     os._exit(0)
 
 
-def _execute(name: str, ask: Callable[..., None]) -> dict[str, Any]:
-    operation = named(name)
+def _answers(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Warm up all operations, and then count each.
+
+    Instrumentation begins once: whenever it does, valgrind translates the interpreter anew, which
+    takes longer than most operations.
+    """
+    ask, loops = _requests(), {name: SteadyLoop() for name in names}
+    answers = {name: _warmed_up(named(name), loop) for name, loop in loops.items()}
+    # Objects of other operations are no part of a collection before a count.
+    gc.collect()
+    gc.freeze()
+    ask(_START_INSTRUMENTATION)
+    for name in names:
+        if "operations" in answers[name]:
+            try:
+                operation = named(name)
+                loops[name].run_until_complete(_counted(operation, operation.make(), ask))
+            except Exception as error:
+                answers[name] = _error(error)
+        loops[name].close()
+    return answers
+
+
+def _warmed_up(operation: Operation, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
     lacking = operation.missing()
     if lacking:
         return {"missing": lacking}
-    loop = SteadyLoop()
     try:
         for _ in range(WARM_UPS):
             loop.run_until_complete(operation.do(operation.make()))
-        loop.run_until_complete(_counted(operation, operation.make(), ask))
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    finally:
-        loop.close()
+        return _error(error)
     return {"operations": operation.per_block}
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    return {"error": f"{type(error).__name__}: {error}"}
 
 
 async def _counted(operation: Operation, call: Call, ask: Callable[..., None]) -> None:
@@ -234,11 +253,9 @@ async def _counted(operation: Operation, call: Call, ask: Callable[..., None]) -
     gc.collect()
     gc.disable()
     try:
-        ask(_START_INSTRUMENTATION)
         ask(_ZERO_STATS)
         await operation.do(call)
         ask(_DUMP_STATS_AT, ctypes.addressof(label))
-        ask(_STOP_INSTRUMENTATION)
     finally:
         gc.enable()
 

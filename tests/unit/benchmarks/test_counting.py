@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -75,6 +76,19 @@ def test_an_import_is_counted_alike_whether_it_was_compiled_before(tmp_path: Pat
 def test_counts_follow_the_work(counts: dict[str, Count]) -> None:
     """Twice the events are about twice the instructions, and a chain of ten more than one write."""
     assert 1.9 < counts["bag.writes@800"].value() / counts["bag.writes@400"].value() < 2.1
+
+
+def test_instrumentation_begins_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time, valgrind translates the interpreter anew, which takes longer than most counts."""
+    asked: list[int] = []
+    monkeypatch.setattr(callgrind, "_requests", lambda: lambda request, *_: asked.append(request))
+    try:
+        answers = callgrind._answers(["bag.write", "run.chain"])
+    finally:
+        gc.unfreeze()
+    assert all(answer["operations"] > 0 for answer in answers.values())
+    zero, dump = callgrind._ZERO_STATS, callgrind._DUMP_STATS_AT
+    assert asked == [callgrind._START_INSTRUMENTATION, zero, dump, zero, dump]
 
 
 @pytest.mark.slow
