@@ -1,5 +1,7 @@
 """Dead letters: what is kept of runs that failed for good, and how they are replayed."""
 
+# ruff: noqa: F403, F405 - the list below says which names are public
+
 from typing import TYPE_CHECKING
 
 from stageflow._utils.lazy import lazy_names
@@ -7,13 +9,7 @@ from stageflow.dlq.export import RecordedFault, RecordedStall, pytest_file, stag
 from stageflow.dlq.replay import check_fits, replay, replay_context
 from stageflow.dlq.sqlite import InMemoryDeadLetterStore, SQLiteDeadLetterStore
 from stageflow.dlq.store import Claim, DeadLetterStore, UnreadableDeadLetter
-from stageflow.engine.dead_letter import (
-    DeadLetter,
-    DeadLetterState,
-    FailureRecord,
-    StageRecord,
-    Unstorable,
-)
+from stageflow.engine.dead_letter import *
 
 if TYPE_CHECKING:
     from stageflow.dlq.postgres import PostgresDeadLetterStore

@@ -10,7 +10,6 @@ from contextlib import suppress
 import pytest
 
 from stageflow import (
-    Event,
     Pipeline,
     PipelineContext,
     RunStatus,
@@ -18,23 +17,19 @@ from stageflow import (
     StageOutput,
     StageSpec,
 )
-from tests.utils.assertions import assert_run_sound
-from tests.utils.driving import Body, both_ways, nothing, pipeline_of, rest_a_day
+from stageflow.testing import do_nothing
+from tests.utils.assertions import assert_run_sound, types_of
+from tests.utils.driving import (
+    Body,
+    both_ways,
+    cleaning_up_for,
+    pipeline_of,
+    rest_a_day,
+    resting,
+    this_task,
+)
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
-
-
-def cleaning_up_for(duration_s: float) -> Body:
-    """A stage that would take long, and takes some seconds to go when it is cancelled."""
-
-    async def body(ctx: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(1_000)
-        finally:
-            await asyncio.sleep(duration_s)
-        return StageOutput.ok()
-
-    return body
 
 
 def failing_after(duration_s: float) -> Body:
@@ -45,10 +40,6 @@ def failing_after(duration_s: float) -> Body:
         raise RuntimeError("broken")
 
     return body
-
-
-def types_of(events: tuple[Event, ...]) -> list[str]:
-    return [event.type for event in events]
 
 
 @both_ways
@@ -102,9 +93,7 @@ async def test_a_failing_sibling_cancels_at_once(siblings: int) -> None:
         Pipeline("failing", [StageSpec("failing", fail)])
     )
     result = await pipeline.run()
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    assert this_task().cancelling() == 0
     assert result.status is RunStatus.FAILED
     assert result.duration_ms == 7_000
     assert arrived_at == [3.0] * (siblings + 1)
@@ -170,7 +159,7 @@ async def test_a_stage_that_swallows_the_cancellation_does_not_save_the_run(sibl
 
     ctx = PipelineContext()
     pipeline = pipeline_of(stubborn, siblings, stubborn).compose(
-        Pipeline("next", [StageSpec("next", nothing, dependencies=("subject",))])
+        Pipeline("next", [StageSpec("next", do_nothing, dependencies=("subject",))])
     )
     run = asyncio.create_task(pipeline.run(ctx))
     await asyncio.sleep(2)
@@ -189,9 +178,7 @@ async def test_a_stage_that_cancels_its_own_task_cancels_the_run(siblings: int) 
     """A stage that cancels its current task cancels the run, wherever it is driven."""
 
     async def subject(ctx: StageContext) -> StageOutput:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
+        this_task().cancel()
         await asyncio.sleep(1)
         return StageOutput.ok()
 
@@ -199,10 +186,8 @@ async def test_a_stage_that_cancels_its_own_task_cancels_the_run(siblings: int) 
     with pytest.raises(asyncio.CancelledError):
         await pipeline_of(subject, siblings).run(ctx)
     assert ctx.status is RunStatus.CANCELLED
-    task = asyncio.current_task()
-    assert task is not None
-    while task.cancelling():
-        task.uncancel()
+    while this_task().cancelling():
+        this_task().uncancel()
 
 
 @both_ways
@@ -306,18 +291,8 @@ def test_a_stage_that_ends_the_process_ends_it(ending: type[BaseException]) -> N
 @pytest.mark.simulate(order="asyncio")
 async def test_a_timed_out_stage_is_cancelled_on_time(siblings: int) -> None:
     """A stage's timeout strikes at its moment, and the stage may clean up after it."""
-
-    async def subject(ctx: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(1_000)
-        finally:
-            await asyncio.sleep(2)
-        return StageOutput.ok()
-
-    result = await pipeline_of(subject, siblings, nothing, timeout_s=30.0).run()
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    result = await pipeline_of(cleaning_up_for(2), siblings, do_nothing, timeout_s=30.0).run()
+    assert this_task().cancelling() == 0
     assert result.error == "stage 'subject': timeout: not finished after 30 s"
     assert result.stages["subject"].duration_ms == 32_000
 
@@ -332,7 +307,9 @@ async def test_a_stage_that_swallows_its_timeout_has_failed_all_the_same(sibling
             await asyncio.sleep(1_000)
         return StageOutput.ok(answer=1)
 
-    result = await pipeline_of(subject, siblings, nothing, timeout_s=5.0, outputs=("answer",)).run()
+    result = await pipeline_of(
+        subject, siblings, do_nothing, timeout_s=5.0, outputs=("answer",)
+    ).run()
     assert result.failure is not None
     assert result.failure.code == "stage_timeout"
     assert result.outputs == {}
@@ -350,7 +327,7 @@ async def test_a_timeout_hides_no_crash(siblings: int) -> None:
             raise NoOrdinaryError
 
     with pytest.raises(NoOrdinaryError):
-        await pipeline_of(subject, siblings, nothing, timeout_s=5.0, outputs=("answer",)).run()
+        await pipeline_of(subject, siblings, do_nothing, timeout_s=5.0, outputs=("answer",)).run()
 
 
 @both_ways
@@ -358,9 +335,7 @@ async def test_a_timeout_hides_no_crash(siblings: int) -> None:
 async def test_the_deadline_bounds_the_run(siblings: int) -> None:
     """At its deadline a run cancels its stages and fails, naming the deadline."""
     result = await pipeline_of(rest_a_day, siblings).run(PipelineContext(deadline_s=60))
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    assert this_task().cancelling() == 0
     assert result.status is RunStatus.FAILED
     assert result.duration_ms == 60_000
     assert result.failure is not None
@@ -397,16 +372,11 @@ async def test_a_timeout_around_the_run_cancels_it() -> None:
 @pytest.mark.simulate(order="asyncio")
 async def test_a_cancellation_in_any_pass_of_the_loop_is_complete(after_passes: int) -> None:
     """Whenever a run is cancelled, it ends as cancelled or as done, and leaves no task."""
-
-    async def short(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(0)
-        return StageOutput.ok()
-
     ctx = PipelineContext()
     layers = [
         StageSpec(
             f"{layer}-{n}",
-            short,
+            resting(0),
             dependencies=tuple(f"{layer - 1}-{m}" for m in range(3)) if layer else (),
         )
         for layer in range(2)

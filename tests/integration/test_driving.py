@@ -10,9 +10,15 @@ from contextlib import suppress
 import pytest
 
 from stageflow import Pipeline, RunStatus, StageContext, StageOutput, StageSpec
-from tests.utils.driving import Body, both_ways, nothing, pipeline_of
+from stageflow.testing import do_nothing
+from tests.utils.driving import Body, both_ways, pipeline_of, resting, this_task
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+async def fail_within() -> None:
+    await asyncio.sleep(1)
+    raise ValueError("from within")
 
 
 @both_ways
@@ -27,7 +33,7 @@ async def test_current_task_is_the_same_from_the_first_step_to_the_last(siblings
         seen.append(asyncio.current_task())
         return StageOutput.ok()
 
-    result = await pipeline_of(subject, siblings, nothing).run()
+    result = await pipeline_of(subject, siblings, do_nothing).run()
     assert result.status is RunStatus.COMPLETED
     assert seen[0] is not None
     assert seen[0] is seen[1]
@@ -47,16 +53,10 @@ async def test_a_timeout_inside_a_stage_stays_inside(siblings: int) -> None:
                     await asyncio.sleep(3)  # a clean-up that itself takes time
         return StageOutput.ok()
 
-    async def sibling(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(10)
-        return StageOutput.ok()
-
-    result = await pipeline_of(subject, siblings, sibling).run()
+    result = await pipeline_of(subject, siblings, resting(10)).run()
     assert result.status is RunStatus.COMPLETED
     assert result.stages["subject"].duration_ms == 5_000
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    assert this_task().cancelling() == 0
 
 
 @both_ways
@@ -65,20 +65,16 @@ async def test_a_task_group_inside_a_stage_works(siblings: int) -> None:
     """A TaskGroup of a stage cancels its own tasks and raises its own error."""
     caught: list[float] = []
 
-    async def fail() -> None:
-        await asyncio.sleep(1)
-        raise ValueError("from within")
-
     async def subject(ctx: StageContext) -> StageOutput:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(fail())
+                group.create_task(fail_within())
                 group.create_task(asyncio.sleep(50))
         except* ValueError:
             caught.append(ctx.now())
         return StageOutput.ok()
 
-    result = await pipeline_of(subject, siblings, nothing).run()
+    result = await pipeline_of(subject, siblings, do_nothing).run()
     assert result.stages["subject"].duration_ms == 1_000
     assert caught == [1.0]
 
@@ -88,14 +84,10 @@ async def test_what_one_stage_leaves_of_a_cancellation_does_not_reach_the_next()
     """Two stages in a row whose TaskGroups fail both catch their own errors, and no more."""
     caught: list[str] = []
 
-    async def fail() -> None:
-        await asyncio.sleep(1)
-        raise ValueError("from within")
-
     async def grouping(ctx: StageContext) -> StageOutput:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(fail())
+                group.create_task(fail_within())
         except* ValueError:
             caught.append(ctx.name)
         return StageOutput.ok()
@@ -126,7 +118,7 @@ async def test_context_variables_do_not_leak_between_stages(siblings: int) -> No
         return StageOutput.ok()
 
     variable.set("caller")
-    base = pipeline_of(subject, siblings, nothing)
+    base = pipeline_of(subject, siblings, do_nothing)
     chain = [
         StageSpec("after", after, dependencies=("subject",)),
         StageSpec("last", after, dependencies=("after",)),
@@ -142,7 +134,8 @@ async def test_a_long_chain_does_not_starve_the_loop() -> None:
     turns = 0
 
     chain = [
-        StageSpec(f"s{n}", nothing, dependencies=(f"s{n - 1}",) if n else ()) for n in range(10_000)
+        StageSpec(f"s{n}", do_nothing, dependencies=(f"s{n - 1}",) if n else ())
+        for n in range(10_000)
     ]
     run = asyncio.create_task(Pipeline("chain", chain).run())
     while not run.done():
@@ -207,12 +200,7 @@ async def test_a_stage_starts_the_moment_its_last_dependency_ends() -> None:
 @pytest.mark.simulate(order="asyncio")
 async def test_ready_stages_that_suspend_overlap() -> None:
     """A hundred stages that wait ten seconds each take ten seconds together."""
-
-    async def wait(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(10)
-        return StageOutput.ok()
-
-    result = await Pipeline("wide", [StageSpec(f"s{n}", wait) for n in range(100)]).run()
+    result = await Pipeline("wide", [StageSpec(f"s{n}", resting(10)) for n in range(100)]).run()
     assert result.duration_ms == 10_000
 
 

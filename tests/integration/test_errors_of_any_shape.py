@@ -24,6 +24,7 @@ from stageflow.errors import StageflowError
 from stageflow.interceptors import InMemoryTracer, TracingInterceptor
 from stageflow.testing import SimulationLoop
 from tests.utils.assertions import assert_events_sound
+from tests.utils.driving import resting
 
 
 class Raises:
@@ -91,9 +92,7 @@ async def result_of(run: Awaitable[RunResult]) -> RunResult:
         raise AssertionError(f"run() raised {type(error).__name__}") from None
 
 
-async def beside(ctx: StageContext) -> StageOutput:
-    await asyncio.sleep(3)
-    return StageOutput.ok()
+beside = resting(3)
 
 
 @pytest.mark.parametrize("suspends", [True, False])

@@ -27,6 +27,7 @@ from stageflow import (
     subpipeline,
 )
 from stageflow.interceptors import InMemoryTracer, TracingInterceptor
+from tests.utils.driving import resting
 
 
 class Value:
@@ -57,14 +58,12 @@ async def failing_at_once(ctx: StageContext) -> StageOutput:
     raise ConnectionError
 
 
-async def resting(ctx: StageContext) -> StageOutput:
-    await asyncio.sleep(1_000)
-    return StageOutput.ok()
+rest = resting(1_000)
 
 
 async def held(ctx: StageContext) -> StageOutput:
     try:
-        return await resting(ctx)
+        return await rest(ctx)
     finally:
         await asyncio.Event().wait()
 
@@ -72,7 +71,7 @@ async def held(ctx: StageContext) -> StageOutput:
 async def limiting_itself(ctx: StageContext) -> StageOutput:
     try:
         async with asyncio.timeout(1):
-            return await resting(ctx)
+            return await rest(ctx)
     except TimeoutError:
         return StageOutput.skip("no time")
 
@@ -115,8 +114,8 @@ STAGES = {
     "failed": StageSpec("s", failing),
     "failed at once": StageSpec("s", failing_at_once),
     "optional and failed": StageSpec("s", failing, required=False),
-    "timed out": StageSpec("s", resting, timeout_s=1.0),
-    "cut by the deadline": StageSpec("s", resting),
+    "timed out": StageSpec("s", rest, timeout_s=1.0),
+    "cut by the deadline": StageSpec("s", rest),
     "limits itself": StageSpec("s", limiting_itself),
     "does not end": StageSpec("s", held),
 }
@@ -143,7 +142,7 @@ PIPELINES = {
             [
                 (StageSpec("write", breaking_off, streams=("parts",)), reading),
                 (StageSpec("write", breaking_off_in_a_child, streams=("parts",)), reading),
-                (parts, resting),
+                (parts, rest),
             ]
         )
     },

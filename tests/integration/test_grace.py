@@ -26,7 +26,7 @@ from stageflow.dlq import DeadLetter
 from stageflow.errors import DeadLetterStoreError, InvalidContextError
 from stageflow.interceptors import CallNext
 from tests.utils.assertions import assert_events_sound
-from tests.utils.driving import Body
+from tests.utils.driving import Body, cleaning_up_for
 
 
 async def hung_clean_up(ctx: StageContext) -> StageOutput:
@@ -69,14 +69,6 @@ HELD = [hung_clean_up, two_hung_clean_ups, swallowing, waiting_for_a_deaf_task]
 async def failing(ctx: StageContext) -> StageOutput:
     await asyncio.sleep(0.25)
     raise ConnectionError
-
-
-async def slow_clean_up(ctx: StageContext) -> StageOutput:
-    try:
-        await asyncio.sleep(1_000)
-    finally:
-        await asyncio.sleep(1)
-    return StageOutput.ok()
 
 
 def nested(pipeline: Pipeline, depth: int) -> Pipeline:
@@ -155,7 +147,7 @@ async def test_a_failed_run_ends_whatever_a_stage_does(
 @pytest.mark.simulate(order="asyncio")
 async def test_a_deadline_cuts_a_clean_up_at_any_depth(depth: int) -> None:
     """A child's clean-up after a failure ends with the deadline of the outermost run."""
-    flat = Pipeline("flat", [StageSpec("fails", failing), StageSpec("slow", slow_clean_up)])
+    flat = Pipeline("flat", [StageSpec("fails", failing), StageSpec("slow", cleaning_up_for(1))])
     await nested(flat, depth).run(PipelineContext(deadline_s=0.5))
     assert seconds() == 0.5
 
@@ -214,7 +206,7 @@ class Hanging(Interceptor):
 @pytest.mark.simulate(order="asyncio")
 async def test_an_interceptor_that_hangs_is_left_with_its_stage() -> None:
     """The run names the stage."""
-    pipeline = Pipeline("p", [StageSpec("held", slow_clean_up)])
+    pipeline = Pipeline("p", [StageSpec("held", cleaning_up_for(1))])
     ctx = PipelineContext(deadline_s=1, grace_s=2)
     result = await pipeline.run(ctx, interceptors=[Hanging()])
     assert seconds() == 3

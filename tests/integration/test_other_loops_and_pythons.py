@@ -15,6 +15,7 @@ import uvloop
 from stageflow import Pipeline, PipelineContext, RunStatus, StageContext, StageOutput, StageSpec
 from stageflow.testing import Scenario, Simulation, SimulationLoop, simulate
 from tests.utils.commands import run_command
+from tests.utils.driving import resting
 from tests.utils.pythons import interpreters
 from tests.utils.scenarios import play_all
 from tests.utils.task_factories import Factory, delaying, factories, first_step
@@ -89,14 +90,11 @@ async def test_stages_run_in_tasks_of_the_factory(factory: Factory) -> None:
 def test_a_loop_that_ends_early_ends_its_runs(factory: Factory, passes: int) -> None:
     """A loop that cancels all tasks ends a run, even one whose drivers have not begun."""
     ctx = PipelineContext()
-
-    async def rest(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(1_000)
-        return StageOutput.ok()
+    specs = [StageSpec(name, resting(1_000)) for name in "abc"]
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        run = loop.create_task(Pipeline("p", [StageSpec(name, rest) for name in "abc"]).run(ctx))
+        run = loop.create_task(Pipeline("p", specs).run(ctx))
         loop.set_task_factory(factory)
         for _ in range(passes):
             await asyncio.sleep(0)
@@ -117,13 +115,10 @@ async def test_a_run_ends_when_a_stranger_cancels_a_driver_before_it_begins() ->
         made.put_nowait(task)
         return task
 
-    async def wait(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(1)
-        return StageOutput.ok()
-
     loop = asyncio.get_running_loop()
     ctx = PipelineContext()
-    run = loop.create_task(Pipeline("p", [StageSpec(name, wait) for name in "abc"]).run(ctx))
+    specs = [StageSpec(name, resting(1)) for name in "abc"]
+    run = loop.create_task(Pipeline("p", specs).run(ctx))
     loop.set_task_factory(noting)
     (await made.get()).cancel()
     with pytest.raises(asyncio.CancelledError):

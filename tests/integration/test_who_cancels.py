@@ -27,7 +27,7 @@ from stageflow import (
 )
 from stageflow.providers import FakeLLM, Fallback
 from stageflow.testing import StageCase, StageContractTest
-from tests.utils.driving import Body
+from tests.utils.driving import Body, resting, this_task
 
 Fails = Callable[[], Awaitable[None]]
 
@@ -60,8 +60,7 @@ async def group_in_a_generator_fails() -> None:
 
 async def request_is_swallowed() -> None:
     """Cancel the own task, and go on."""
-    task = asyncio.current_task()
-    assert task is not None
+    task = this_task()
     task.cancel()
     with suppress(asyncio.CancelledError):
         await asyncio.sleep(0)
@@ -74,9 +73,7 @@ before = pytest.mark.parametrize(
 )
 
 
-async def beside(ctx: StageContext) -> StageOutput:
-    await asyncio.sleep(3)
-    return StageOutput.ok()
+beside = resting(3)
 
 
 async def outcome(
@@ -229,9 +226,7 @@ async def test_a_request_that_a_stage_leaves_does_not_reach_the_next(suspends: b
     async def leaving(ctx: StageContext) -> StageOutput:
         if suspends:
             await asyncio.sleep(1)
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
+        this_task().cancel()
         return StageOutput.ok()
 
     names = ["a", "b", "c"]
@@ -253,9 +248,7 @@ async def test_a_stage_that_does_cancel_its_task_cancels_the_run(fails: Fails) -
     async def ask(ctx: StageContext) -> StageOutput:
         await fails()
         helper = asyncio.create_task(asyncio.sleep(10))
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().call_later(1, task.cancel)
+        asyncio.get_running_loop().call_later(1, this_task().cancel)
         try:
             await asyncio.sleep(10)
         finally:

@@ -22,6 +22,7 @@ from stageflow import (
 from stageflow import errors as err
 from stageflow.dlq import DeadLetter, DeadLetterState, InMemoryDeadLetterStore, replay
 from tests.utils.dead_letters import NOON
+from tests.utils.driving import cleaning_up_for
 from tests.utils.errors import code_of
 from tests.utils.shop import BROKE, Shop, context
 from tests.utils.virtual_time import run_virtual
@@ -364,14 +365,7 @@ async def test_a_failed_run_leaves_a_letter_although_its_caller_was_cancelled() 
         await asyncio.sleep(1)
         raise BROKE
 
-    @stage()
-    async def tidy(ctx: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(9)
-        finally:
-            await asyncio.sleep(1)
-        return StageOutput.ok()
-
+    tidy = StageSpec("tidy", cleaning_up_for(1))
     orchestrator = PipelineOrchestrator(Pipeline("p", [fail, tidy]).build(), dead_letters=store)
     running = asyncio.ensure_future(orchestrator.run(ctx))
     await asyncio.sleep(1.5)

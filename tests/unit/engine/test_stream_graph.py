@@ -22,6 +22,7 @@ from stageflow import (
 )
 from stageflow.engine.stream import StreamRoute
 from stageflow.errors import StageDefectError
+from stageflow.testing import do_nothing
 from tests.utils.errors import code_of
 from tests.utils.streams import WORDS, at, hear, hear_words, run, say, say_words
 from tests.utils.virtual_time import run_virtual
@@ -113,16 +114,12 @@ def test_a_reader_starts_at_the_opening_and_everybody_else_at_the_end() -> None:
         say(text, outputs=("text",)),
         hear(),
         StageSpec("waiter", wait, waiter.dependencies, waiter.inputs, waiter.outputs),
-        StageSpec("plain", _nothing, ("say",)),
+        StageSpec("plain", do_nothing, ("say",)),
     )
     assert result.outputs["heard"] == result.outputs["heard2"] == list(WORDS)
     assert at(result, "stage.say.stream_opened") == at(result, "stage.hear.started") == 500.0
     assert at(result, "stage.say.completed") == at(result, "stage.waiter.started") == 3500.0
     assert at(result, "stage.plain.started") == 3500.0
-
-
-async def _nothing(ctx: StageContext) -> StageOutput:
-    return StageOutput.ok()
 
 
 def test_a_reader_waits_for_all_streams_that_it_reads() -> None:
@@ -173,7 +170,7 @@ def test_who_never_opens_lets_readers_start_at_its_end() -> None:
     assert asked == ["hear", "hear"]
 
 
-def test_who_completes_without_having_opened_fails_and_writes_nothing() -> None:
+def test_who_completes_without_having_opened_fails_and_writesdo_nothing() -> None:
     """A declared stream that was not opened is a missing output."""
 
     async def forget(ctx: StageContext) -> StageOutput:
@@ -195,14 +192,14 @@ def test_interceptors_see_a_stream_that_was_not_opened() -> None:
         def failed(self, ctx: StageContext, error: BaseException, /) -> None:
             told.append(str(code_of(error)))
 
-    result = run(say(_nothing), interceptors=[Told()])
+    result = run(say(do_nothing), interceptors=[Told()])
     assert told == ["output_mismatch"]
     assert result.stages["say"].status is StageStatus.FAILED
 
 
 def test_the_critical_path_runs_beside_a_producer() -> None:
     """A stream's reader begins with its producer: the heavier of both counts, not their sum."""
-    first = StageSpec("first", _nothing)
+    first = StageSpec("first", do_nothing)
     graph = Pipeline("test", [first, say(dependencies=("first",)), hear()]).build()
     weights = {"first": 1.0, "say": 5.0, "hear": 6.0}
     assert graph.critical_path(weights) == (("first", "hear"), 7.0)
@@ -211,7 +208,7 @@ def test_the_critical_path_runs_beside_a_producer() -> None:
 
 def test_a_drawing_tells_streams_from_other_edges() -> None:
     """A stream edge is thick and names its keys."""
-    drawn = Pipeline("test", [say(), hear(), StageSpec("plain", _nothing, ("say",))]).draw()
+    drawn = Pipeline("test", [say(), hear(), StageSpec("plain", do_nothing, ("say",))]).draw()
     assert "    s0 ==>|words| s1\n" in drawn
     assert "    s0 --> s2\n" in drawn
 

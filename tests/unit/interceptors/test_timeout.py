@@ -22,6 +22,7 @@ from stageflow.errors import InvalidConfigError
 from stageflow.interceptors import CallNext
 from stageflow.testing import ScriptedError, SimulationLoop
 from tests.utils.assertions import only
+from tests.utils.driving import cleaning_up_for, this_task
 from tests.utils.factories import make_pipeline, make_spec
 from tests.utils.virtual_time import run_virtual
 
@@ -101,9 +102,8 @@ class Again(Interceptor):
             try:
                 return await call_next(ctx)
             except StageTimeoutError:
-                task = asyncio.current_task()
-                assert task is not None
-                self.attempts.append(f"timeout at {ctx.now()}, {task.cancelling()} requests")
+                requests = this_task().cancelling()
+                self.attempts.append(f"timeout at {ctx.now()}, {requests} requests")
         return await call_next(ctx)
 
 
@@ -137,14 +137,7 @@ async def test_a_cancellation_on_top_of_a_timeout_is_not_swallowed() -> None:
     """While the stage cleans up after its timeout the run is cancelled: the run ends cancelled."""
     ctx = PipelineContext()
 
-    async def slow_to_clean_up(stage: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(9)
-        finally:
-            await asyncio.sleep(2)
-        return StageOutput.ok()
-
-    pipeline = make_pipeline(StageSpec("a", slow_to_clean_up))
+    pipeline = make_pipeline(StageSpec("a", cleaning_up_for(2)))
 
     task = asyncio.create_task(pipeline.run(ctx, interceptors=[TimeoutInterceptor(1)]))
     await asyncio.sleep(2)

@@ -11,6 +11,7 @@ import pytest
 from stageflow.errors import InvalidConfigError
 from stageflow.kernels import TurnLimiter, TurnLimitError, default_providers, streaming_voice
 from stageflow.providers import speech_of_text
+from tests.utils.driving import this_task
 from tests.utils.errors import raises_code
 
 
@@ -132,9 +133,7 @@ async def test_after_its_replacement_a_task_goes_on() -> None:
             await log.turn("a")
         resting.set()
         await asyncio.sleep(5.0)
-        task = asyncio.current_task()
-        assert task is not None
-        return task.cancelling()
+        return this_task().cancelling()
 
     going_on = asyncio.ensure_future(first())
     await asyncio.sleep(0.5)

@@ -25,6 +25,7 @@ from stageflow.providers import (
 )
 from stageflow.resilience import BreakerPolicy, BreakerState, RetryPolicy
 from tests.utils.assertions import assert_run_sound
+from tests.utils.driving import this_task
 from tests.utils.errors import raises_code
 from tests.utils.factories import make_pipeline
 from tests.utils.scripted import ASKED, ScriptedLLM, Step, asking, context, fails
@@ -416,9 +417,7 @@ async def test_what_a_provider_makes_of_its_cancellation(ending: str) -> None:
         assert isinstance(stalled.value.__cause__, ConnectionError)
     else:
         assert await call == "after all"
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    assert this_task().cancelling() == 0
 
 
 @pytest.mark.simulate(order="asyncio")
