@@ -14,7 +14,7 @@ from stageflow._utils.closing import closing_stream
 from stageflow._utils.tasks import cancel_all, shielded
 from stageflow.decorator import stage
 from stageflow.engine import StageContext, StageKind, StageSpec
-from stageflow.errors import NoAnswerError, ToolError, did_you_mean
+from stageflow.errors import NoAnswerError, StageDefectError, ToolError, did_you_mean
 from stageflow.errors.base import described
 from stageflow.kernels.history import Fitted
 from stageflow.providers.ports import (
@@ -150,7 +150,7 @@ class Agent:
         """Return what a call has in common with itself in another attempt of this turn."""
         try:
             arguments = json.dumps(json.loads(call.arguments), sort_keys=True)
-        except (ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError):
             arguments = call.arguments
         text = f"{self._run_id}/{self._path}/{call.name}/{arguments}"
         self._made[text] += 1
@@ -172,12 +172,16 @@ class Agent:
                 text = f"there is no tool {call.name!r}{hint or f'; use {list(self._tools)}'}"
                 raise ToolError(text, code="unknown_tool")
             result = await self._tried(tool, tool.read(call.arguments), key)
-        except asyncio.CancelledError:
-            ctx.emit("tool_cancelled", **data)
-            raise
-        except Exception as error:
-            failure = classify(error)
+        except BaseException as error:
+            stray = isinstance(error, asyncio.CancelledError)
+            task = asyncio.current_task()
+            if stray and (task is None or task.cancelling()):
+                ctx.emit("tool_cancelled", **data)
+                raise
+            failure = StageDefectError.stray_cancellation() if stray else classify(error)
             ctx.emit("tool_failed", **data, **described(failure))
+            if not stray and not isinstance(error, Exception):
+                raise
             if tool is not None and tool.on_error == "fail":
                 error.add_note(f"in the tool {call.name!r}, called by the language model")
                 raise

@@ -65,6 +65,17 @@ async def recall(ctx: StageContext, user_id: str) -> list[Turn]:
     if not isinstance(turns, list):
         text = f"the record of a conversation holds no list of turns: {shown(turns)}"
         raise InvalidReplyError(text)
+    return _checked(turns)
+
+
+def _checked(turns: History) -> list[Turn]:
+    """Return the turns; raise `InvalidReplyError` if one of them lacks its texts."""
+    for turn in turns:
+        names = ["summary"] if "summary" in (turn or ()) else ["user", "assistant"]
+        given: object = turn
+        if not isinstance(given, Mapping) or not all(isinstance(turn.get(n), str) for n in names):
+            text = f"a turn of the history is {shown(turn)}; give the texts {' and '.join(names)}"
+            raise InvalidReplyError(text)
     return list(turns)
 
 
@@ -117,7 +128,7 @@ def conversation(
     system_prompt: str = SYSTEM_PROMPT,
 ) -> list[Message]:
     """Return the prompt, the earlier turns that were not refused, and the newest text."""
-    history = history or ()
+    history = _checked(history or ())
     prompt, data = system_prompt, {}
     if profile:
         data = {name: line for name in PROFILE_FIELDS if (line := _line(profile.get(name)))}
@@ -127,7 +138,7 @@ def conversation(
         prompt += f"\n{DATA_FOLLOW}\n{json.dumps(data, ensure_ascii=False)}"
     messages = [Message("system", prompt)] if prompt else []
     for turn in history:
-        if "summary" not in turn and not turn["refused"]:
+        if "summary" not in turn and not turn.get("refused"):
             messages.append(Message("user", turn["user"]))
             cut = f" {INTERRUPTED}" if turn.get("interrupted") else ""
             messages.append(Message("assistant", f"{turn['assistant']}{cut}"))

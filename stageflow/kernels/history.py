@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from stageflow._utils.closing import closing_stream
-from stageflow.errors import InvalidConfigError
+from stageflow.errors import InvalidConfigError, NoAnswerError
 from stageflow.kernels.speech import ShownText
-from stageflow.providers.ports import Answer, Message, estimated_tokens, valid_answer
+from stageflow.providers.ports import (
+    Answer,
+    Message,
+    estimated_tokens,
+    invalid_reply,
+    valid_answer,
+)
 from stageflow.resilience.classification import classify
 
 #: Limit of the earlier messages if neither the user nor the model sets one: with a prompt and an
@@ -41,11 +47,11 @@ class Fitted:
         *longer, shortest = self._attempts(messages)
         for attempt in longer:
             try:
-                return _shown(await self._model.complete(attempt, **options))
+                return _shown(await self._model.complete(attempt, **options), options)
             except Exception as error:
                 if not _is_too_long(error):
                     raise
-        return _shown(await self._model.complete(shortest, **options))
+        return _shown(await self._model.complete(shortest, **options), options)
 
     async def stream(
         self, messages: Sequence[Message], **options: Any
@@ -53,17 +59,20 @@ class Fitted:
         """Yield the answer in pieces; raise as `complete`."""
         attempts = self._attempts(messages)
         for attempt in attempts:
-            begun, text, end = attempt is attempts[-1], ShownText(), None
+            begun, text, end, said = attempt is attempts[-1], ShownText(), None, False
             try:
                 async with closing_stream(self._model.stream(attempt, **options)) as pieces:
                     async for piece in pieces:
                         begun = True
                         if shown := text.feed(piece):
+                            said = said or bool(shown.strip())
                             yield shown
                         if isinstance(piece, Answer):
                             end = piece
                 if rest := text.feed("", last=True):
                     yield rest
+                if not said and not rest.strip():
+                    _require_said("" if end is None else end, options)
                 if end is not None:
                     yield end.with_text("")
                 return
@@ -116,9 +125,22 @@ def _with_questions(earlier: Sequence[Message], count: int) -> int:
     return count
 
 
-def _shown(answer: object) -> str:
+def _shown(answer: object, options: Mapping[str, Any]) -> str:
     text = ShownText().feed(valid_answer(answer), last=True)
-    return answer.with_text(text) if isinstance(answer, Answer) else text
+    shown = answer.with_text(text) if isinstance(answer, Answer) else text
+    if not text.strip():
+        _require_said(shown, options)
+    return shown
+
+
+def _require_said(end: str, options: Mapping[str, Any]) -> None:
+    """Raise for an answer without text, unless it calls tools that were offered."""
+    if isinstance(end, Answer) and (end.cut or end.tool_calls):
+        if end.tool_calls and options.get("tools"):
+            return
+        problem = f"it ended with {end.finish_reason!r} before its first word"
+        raise NoAnswerError(problem, end.finish_reason)
+    raise invalid_reply("the language model", str(end), "nothing that could be said")
 
 
 def _is_too_long(error: Exception) -> bool:

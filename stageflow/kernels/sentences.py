@@ -16,9 +16,9 @@ FIRST_PARTS = 3
 #: (e.g., U.S.) need no entry.
 _ABBREVIATED = """
 abs approx apr art aug av avda ave bd blvd bzw ca capt cf co corp dec dept dr dra ed eds ee ej env
-eq esp etc evtl exkl fa feb fig figs fr gen ggf gov hon hr hrs inc ing inkl jan jr lt ltd max messrs
-min mlle mme mr mrs ms mt nos nov nr núm oct op pág págs ph.d pp prof prov rd rep rev sec sen sept
-sgt sig sr sra srta st ste str tel tél ud uds univ usw vgl vol vols vs
+eq esp etc evtl exkl fa feb fig figs fr ft gen ggf gov hon hr hrs inc ing inkl jan jr kap lb lbs lt
+ltd max messrs mi min mio mlle mme mr mrd mrs ms mt nos nov nr núm oct op pág págs ph.d pp prof prov
+rd rep rev sec sen sept sgt sig sr sra srta st ste str tel tél ud uds univ usw vgl vol vols vs
 """
 ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 
@@ -31,7 +31,7 @@ _CLOSERS = "\"')\\]}*_~`»›”’」』】）〉》"  # noqa: RUF001 - they ar
 # text cannot move the end.
 _END = re.compile(
     rf"(?P<stop>[.!?…]+)[{_CLOSERS}“‘]*\s"  # noqa: RUF001 - German closes with them
-    rf"|[{_STOPS}]+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}]))"
+    rf"|(?:[{_STOPS}]|……)+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}…]))"
     r"|(?<=\S)[^\S\n]*\n"
     rf"|(?<=[.!?…][^\S\n])»[{_CLOSERS}]*\s"
 )
@@ -60,11 +60,14 @@ _CLAUSE_END = re.compile(
     rf".*\S(?:[,;:][{_CLOSERS}“‘]*\s|[、，；：]|\s[–—-]\s)",  # noqa: RUF001 - they are meant
     re.DOTALL,
 )
+#: Joins the consonants around it in scripts of India.
+_VIRAMA = 9
 _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 _QUOTES = ('"', "'", "”", "’", "»", "“", "‘", "」", "』")  # noqa: RUF001 - they are meant
 _OPEN_GUILLEMET = re.compile(r"«\s[^»]*$")  # of French, which has spaces within
 _ELISION = re.compile(r"^(?:[cdjlmnst]|qu)['’]", re.IGNORECASE)  # noqa: RUF001 - it is meant
-_LAST_WORD_END = re.compile(r".*\S\s", re.DOTALL)
+#: Not behind a number or an abbreviation, if possible, which belong to the next word.
+_LAST_WORD_ENDS = [re.compile(rf".*[^\s{less}]\s", re.DOTALL) for less in (r"\d.", "")]
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _OPENERS = "\"'([{«‹“‘„¿¡*_#-"  # noqa: RUF001 - they are meant
 
@@ -115,12 +118,12 @@ class SentenceSplitter:
 
     def _first_end(self) -> int | None:
         """Return where the first sentence ends; None if that depends on more text."""
-        text, most, cuts = self._rest, [self._max_chars], [_LAST_WORD_END]
+        text, most, cuts = self._rest, [self._max_chars], _LAST_WORD_ENDS
         if self._is_first and self._first_bytes is not None:
             encoded = text.encode("utf-8", "surrogatepass")
             parts = (encoded[: n * self._first_bytes] for n in range(1, FIRST_PARTS + 1))
             most = [min(*most, len(part.decode("utf-8", "ignore"))) for part in parts]
-            cuts = [_CLAUSE_END, _LAST_WORD_END]
+            cuts = [_CLAUSE_END, *_LAST_WORD_ENDS]
         for head in most:
             end = _end_within(text, head)
             if end != 0:
@@ -206,6 +209,9 @@ def _boundary(text: str, at: int) -> int:
         before, after = text[end - 1], text[end]
         joined = (
             unicodedata.category(after)[0] == "M"
+            or unicodedata.combining(before) == _VIRAMA
+            or "\u1160" <= after <= "\u11ff"  # vowels and ends of Korean syllables
+            or after in "\u0e33\u0eb3\uff9e\uff9f"  # vowels and marks that are letters in Unicode
             or "\u200d" in (before, after)
             or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
             or "\U000e0020" <= after <= "\U000e007f"  # tags of regional flags

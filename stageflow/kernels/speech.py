@@ -6,36 +6,51 @@ import functools
 import html
 import re
 
-#: The tags around what a model thinks.
-_THOUGHTS = ("think", "thinking", "thought", "reasoning")
+_NAME = r"(?:[a-z]{1,9}:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)"
+#: The tags around what a model thinks; in backticks, they are what it writes about.
+_BEGIN = re.compile(rf"(?<!`)(?:<({_NAME})(?:\s[^<>]{{0,80}})?>|\[THINK\]|◁think▷)", re.IGNORECASE)
+#: What may become one with more text.
+_BEGINNING = re.compile(
+    r"(?:`?(?:<(?:[a-z:]{0,24}(?:\s[^<>]{0,80})?)?)?|\[T?H?I?N?K?|◁\w{0,5})\Z", re.IGNORECASE
+)
+_MAX_END_CHARS = 40
 
 _EMOJI = (
-    "[0-9#*]\ufe0f?\u20e3|(?<![\\w:]):[a-z][a-z0-9_+-]+:(?!\\w)"
+    "[0-9#*]\ufe0f?\u20e3|[^\\w\\s]\ufe0f|[\u2139\u24c2\u3297\u3299]\ufe0f"
+    "|(?<![\\w:]):[a-z][a-z0-9_+-]+:(?!\\w)"
     "|[\u200d\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff\U000e0020-\U000e007f]"
 )
 #: What is replaced at the start of a line, and anywhere, before it is spoken.
 _AT_START = {
-    r"^\s*\|?(?:\s*:?-{3,}:?\s*\|)+[\s:|-]*$": "",  # the line below the head of a table
-    r"^\s*(?:[=*_]{3,}|(?:[-*_][^\S\n]+){2,}[-*_])[^\S\n]*(?=\n|$)": "",  # rules
-    r"^\s*\|\s*(.*?)\s*\|?[^\S\n]*$": r"\1",  # a row of a table
+    r"^\s*\|?(?:\s*:?-+:?\s*\|)+[\s:|-]*$": "",  # the line below the head of a table
+    r"^\s*(?:[=*_-]{3,}|(?:[-*_][^\S\n]+){2,}[-*_])[^\S\n]*(?=\n|$)": "",  # rules
+    r"^\s*\|(?:[^\S\n]|\|)*": "",  # before the first cell
     r"^\s*\[[^\]^]+\]:\s*<?https?:.*": "",  # the address of a link
     r"^\s*\[\^[^\]]+\]:\s*": "",  # the mark of a footnote
     r"^\s*(?:(?:#{1,6}|>|[-*+•])\s+)+(?:\[[ xX]\]\s)?": "",  # headings, quotes, items, tasks
 }
+_LINK = r"(?:\((?:[^()]|\([^()]*\))*\)|\[[^\]]*\])"
 _ANYWHERE = {
-    r"\\(?=[^\w\s]|$)": "",
+    r"\\(?=[^\w\s]|_|$)": "",
     r"<!--.*?-->": "",
-    r"(?<=\S)\s*\|\s*(?=\S)": ", ",  # between cells
-    r"!?\[([^\]]*)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\]]*\])": r"\1",  # links and pictures
+    _EMOJI: "",
+    r"(?:\s*\|)+[^\S\n]*$": "",  # behind the last cell
+    r"(?<=\S)(?:\s*\|)+\s*(?=\S)": ", ",  # between cells
+    rf"!\[([^\]]*)\]{_LINK}": r"\1",  # pictures, which may be links
+    rf"\[([^\]]*)\]{_LINK}": r"\1",
+    r"\]\((?:https?:|/|#)[^\s)]*\)": "",  # the end of a link that began in the part before
+    r"!?\[(?=[^\]]*\s$)": "",  # and its beginning
     r"\[\^?\d+\]|【[^】]*】": "",  # footnotes and sources
-    r"<?(?:https?://(?:www\.)?|\bwww\.)([^\s/)>\]]+)[^\s)>\]]*>?": r"\1",
+    r"<?(?:(?i:https?|ftp)://(?:www\.)?|\bwww\.)([^\s/)>\]]+)"
+    r"(?:\([^\s()]*\)|[^\s()>\]])*(?<![.,;:!?])>?": r"\1",
     r"<(?:mailto:)?([^\s<>@]+@[^\s<>]+)>": r"\1",
     r"</?[a-zA-Z][^>]*>": "",
     r"\*{2,}|`+|~~": "",  # bold, code, struck
     r"(?<![\w\s])\*|\*(?![\w\s])|(?<=\s)\*(?=\w)|(?<=\w)\*(?=\s)": "",  # not 2*3 or 2 * 3
     r"(?<!\w)_+(?=\S)|(?<=\S)_+(?!\w)": "",  # not snake_case
-    _EMOJI: "",
 }
+#: The begin or end of a block of code, which may be in a quote or an item.
+_FENCE = re.compile(r"[\s>]*(?:(?:[-*+]|\d+[.)])\s+)?(`{3,}(?=[^`]*$)|~{3,})\s*(\S?)")
 
 
 @functools.cache
@@ -45,7 +60,7 @@ def _rules(at_start: bool) -> list[tuple[re.Pattern[str], str]]:
 
 
 #: Text to which no rule applies.
-_PLAIN = re.compile(r"(?!\s*[-+]\s|.*www\.)(?:[^\W_]|[\s.,;?!'’()%$-]|:(?=\s))*")  # noqa: RUF001 - it is meant
+_PLAIN = re.compile(r"(?!\s*[-+][\s-]|.*www\.)(?:[^\W_]|[\s.,;?!'’()%$-]|:(?=\s))*")  # noqa: RUF001 - it is meant
 
 
 class SpokenForm:
@@ -55,15 +70,16 @@ class SpokenForm:
     """
 
     def __init__(self) -> None:
-        self._in_code, self._at_start = False, True
+        self._fence, self._at_start = "", True
 
     def of(self, text: str) -> str:
         """Return the spoken form of the next part of the answer, which may be blank."""
         spoken = ""
         for line in text.splitlines(keepends=True):
-            if line.lstrip().startswith(("```", "~~~")):
-                self._in_code = not self._in_code
-            elif not self._in_code:
+            fence = _FENCE.match(line)
+            if fence and fence[1].startswith(self._fence) and not (self._fence and fence[2]):
+                self._fence = "" if self._fence else fence[1]
+            elif not self._fence:
                 said = line
                 if not _PLAIN.fullmatch(line):
                     for form, by in _rules(self._at_start):
@@ -79,32 +95,28 @@ class ShownText:
 
     def __init__(self) -> None:
         self._rest, self._behind = "", False
-        self._end = ""  # the tag that ends a thought
+        self._end: re.Pattern[str] | None = None  # of the thought that has begun
 
     def feed(self, piece: str, *, last: bool = False) -> str:
         """Return what is shown of the next piece; of the `last` one, all that is left."""
         shown, self._rest = "", self._rest + piece
-        if not self._end and not self._behind and "<" not in self._rest:
-            shown, self._rest = self._rest, ""
-            return shown
         while True:
-            tags = (self._end,) if self._end else tuple(f"<{name}>" for name in _THOUGHTS)
-            tag = min(tags, key=lambda one: self._rest.find(one) % (len(self._rest) + 1))
-            before, found, after = self._rest.partition(tag)
-            if not found:
-                # The end may be the beginning of a tag.
-                most = 0 if last else min(len(before), max(map(len, tags)) - 1)
-                ends = (
-                    n for n in range(most, 0, -1) if any(t.startswith(before[-n:]) for t in tags)
-                )
-                kept = next(ends, 0)
-                before, after = before[: len(before) - kept], before[len(before) - kept :]
-            if not self._end:
-                before = before.lstrip() if self._behind else before
-                self._behind = self._behind and not before
-                shown += before
-            self._rest = after
-            if not found:
+            if self._end is not None:
+                closed = self._end.search(self._rest)
+                if closed is None:
+                    # The end may be the beginning of a tag.
+                    self._rest = self._rest[-_MAX_END_CHARS:]
+                    return shown
+                self._rest, self._end, self._behind = self._rest[closed.end() :], None, True
+            begin = _BEGIN.search(self._rest)
+            kept = begin or (None if last else _BEGINNING.search(self._rest))
+            said = self._rest if kept is None else self._rest[: kept.start()]
+            said = said.lstrip() if self._behind else said
+            self._behind = self._behind and not said
+            shown += said
+            if begin is None:
+                self._rest = kept[0] if kept is not None else ""
                 return shown
-            self._behind = bool(self._end)
-            self._end = "" if self._end else f"</{tag[1:]}"
+            self._rest = self._rest[begin.end() :]
+            end = rf"</{begin[1]}\s*>" if begin[1] else r"\[/THINK\]|◁/think▷"
+            self._end = re.compile(end, re.IGNORECASE)

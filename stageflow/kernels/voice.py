@@ -9,6 +9,7 @@ from typing import Any
 
 from stageflow.decorator import stage
 from stageflow.engine import Pipeline, StageContext, StageKind, StageOutput, StageSpec
+from stageflow.errors import InvalidContextError, shown
 from stageflow.events.log import FIRST_AUDIO
 from stageflow.kernels import conversation as any_turn
 from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage
@@ -40,6 +41,9 @@ NOTHING_HEARD = "Sorry, I did not hear anything. Please say it again."
 @stage(outputs=["transcript"], timeout_s=5.0, provider="stt")
 async def stt(ctx: StageContext, audio: Audio) -> str:
     """Return what the user says; "" for silence, or if the provider ``vad`` finds no speech."""
+    given: object = audio
+    if not isinstance(given, Audio):
+        raise InvalidContextError(f"the input 'audio' is {shown(given)}; give Audio")
     vad = ctx.run.providers.get("vad")
     if not audio.pcm.strip(b"\0") or (vad is not None and not await vad.speech(audio)):
         return ""
@@ -78,9 +82,6 @@ def llm_stage(
         return complete_text(ctx, valid_answer(await model.complete(messages)))
 
     return model_stage(answer, tools, timeout_s=15.0)
-
-
-llm = llm_stage(None, SYSTEM_PROMPT, None)
 
 
 @stage(outputs=["speech"], timeout_s=5.0, provider="tts")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 import struct
 import sys
 import wave
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -34,6 +36,24 @@ _WIDTHS = {_PCM: (1, 2, 3, 4), _FLOAT: (4, 8)}
 # Programs that stream write a size from here up, or 0 for the whole file, as they do not know it.
 _UNKNOWN_BYTES = 0x7FFF_0000
 _SIGNED = bytes((value - 128) % 256 for value in range(256))
+_PCM_TYPES = {"audio/pcm", "audio/x-pcm", "audio/l16", "audio/raw", "audio/x-raw"}
+_PCM_TYPES |= {"", "application/octet-stream", "binary/octet-stream"}
+_CODEC = r"pcm|(?:pcm_?)?s?(?:linear)?-?16(?:le)?|signed(?:-int(?:eger)?)?"
+_RATES = ("rate", "samplerate", "samplingrate", "samplefrequency", "frequency", "freq")
+#: What parameters of a content type may say; others do not matter.
+_PARAMETERS = {
+    **dict.fromkeys(_RATES, "[1-9][0-9]{3,5}"),
+    **dict.fromkeys(("bits", "bitdepth", "bitspersample"), "16"),
+    **dict.fromkeys(("encoding", "codec", "codecs", "format"), _CODEC),
+    **dict.fromkeys(("endian", "endianness"), "little.*"),
+    **dict.fromkeys(("channels", "ch", "layout"), "1|mono"),
+}
+#: How MP3, AAC, Ogg, FLAC, MP4, WebM, AMR, AIFF, CAF, AU, WMA and gzip begin, and texts.
+_FOREIGN = re.compile(
+    rb"ID3|\xff[\xe2\xe3\xf1-\xf3\xf9-\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3|#!AMR|FORM|caff|\.snd"
+    rb"|0&\xb2u\x8e|\x1f\x8b\x08|\s*[{<][\s\x20-\x7e]{8}|[\s\x20-\x7e]{16}",
+    re.DOTALL,
+)
 
 
 def audio_too_long(where: str, max_duration_s: float) -> InvalidAudioError:
@@ -102,14 +122,15 @@ def wav_audio(
     if b"data" not in chunks or chunks.get(b"fmt ", (0, 0))[1] < 16:
         raise refused(f"it is not a WAV file (it ends within its header); {_FIX}")
     start, _ = chunks[b"fmt "]
-    kind, channels, rate_hz, _, _, bits = struct.unpack_from("<HHIIHH", content, start)
+    kind, channels, rate_hz, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", content, start)
     if kind == _EXTENSIBLE:
         kind = int.from_bytes(content[start + 24 : start + 26], "little")
-    width = (bits + 7) // 8
+    # 24 bits may be the upper ones of four bytes.
+    width = max((bits + 7) // 8, frame_bytes // channels if channels else 0)
     if not (channels and rate_hz and width in _WIDTHS.get(kind, ())):
         found = f"{channels} channels of {bits} bits in format {kind:#x} at {rate_hz} Hz"
         raise refused(f"{found} cannot be read; {_FIX}", "unsupported_wav")
-    data, missing = _data(content, *chunks[b"data"])
+    data, missing = _data(content, chunks)
     if missing:
         raise refused(f"it ends {missing} bytes before its header says; copy it again")
     frames, rest = divmod(len(data), channels * width)
@@ -121,17 +142,33 @@ def wav_audio(
     return Audio(_little_endian(samples).tobytes(), rate_hz)
 
 
+def pcm_rate_hz(content: bytes, content_type: str, default_hz: int) -> int | None:
+    """Return the rate of a reply of PCM: 16 bits, one channel. None if it is something else."""
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    pairs = re.findall(r"([\w-]+)\s*=\s*\"?([\w-]+)", " ".join(parameters))
+    given = {re.sub("[^a-z]", "", name): value for name, value in pairs}
+    fits = all(re.fullmatch(_PARAMETERS.get(n, ".*"), value) for n, value in given.items())
+    if kind not in _PCM_TYPES or _FOREIGN.match(content) or not fits:
+        return None
+    return next((int(given[name]) for name in _RATES if name in given), default_hz)
+
+
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name, start and size of each chunk up to the samples."""
     name, start = b"", 12
     while name != b"data" and start + 8 <= len(content):
         name, size = struct.unpack_from("<4sI", content, start)
         yield name, start + 8, size
-        start += 8 + size + size % 2
+        start += 8 + size
+        if size % 2 and not content[start : start + 1].isalpha():  # some leave the padding out
+            start += 1
 
 
-def _data(content: bytes, start: int, promised: int) -> tuple[bytes, int]:
+def _data(content: bytes, chunks: Mapping[bytes, tuple[int, int]]) -> tuple[bytes, int]:
     """Return the bytes of the samples, and how many more the header promises."""
+    start, promised = chunks[b"data"]
+    if content[:4] == b"RF64" and b"ds64" in chunks:  # it has sizes of 64 bits
+        (promised,) = struct.unpack_from("<Q", content, chunks[b"ds64"][0] + 8)
     data, file_bytes = content[start:], int.from_bytes(content[4:8], "little")
     if 0 < promised <= len(data):
         return data[:promised], 0
@@ -144,8 +181,9 @@ def _samples(data: bytes, kind: int, width: int) -> array[int]:
     """Return samples of any width as 16 bits in the byte order of this machine."""
     if kind == _FLOAT:
         floats = _little_endian(array("f" if width == 4 else "d", data))
-        scaled = (max(-32_768.0, min(32_768.0 * value, 32_767.0)) for value in floats)
-        return array("h", map(round, scaled))
+        # What is not a number is silent.
+        scaled = (min(max(32_768.0 * v, -32_768.0), 32_767.0) for v in floats)
+        return array("h", (0 if math.isnan(value) else round(value) for value in scaled))
     wide = bytearray(2 * (len(data) // width))
     if width == 1:  # the only unsigned one
         wide[1::2] = data.translate(_SIGNED)

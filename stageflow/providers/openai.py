@@ -26,7 +26,7 @@ from stageflow.errors import (
     shown,
 )
 from stageflow.errors.data import require_durations
-from stageflow.providers.audio import wav_audio, wav_bytes
+from stageflow.providers.audio import pcm_rate_hz, wav_audio, wav_bytes
 from stageflow.providers.extras import missing_extra
 from stageflow.providers.ports import (
     Answer,
@@ -54,25 +54,19 @@ T = TypeVar("T")
 _Tools: TypeAlias = Sequence[Mapping[str, Any]]
 
 _SHOWN_CHARS = 300
-#: Why an answer may be incomplete, as `finish_reason` says it.
-_CUT = ("length", "content_filter")
-_PCM = {"audio/pcm", "audio/x-pcm", "audio/l16", "audio/raw", "audio/x-raw"}
-_PCM |= {"", "application/octet-stream", "binary/octet-stream"}
-_CODEC = r"pcm|(?:pcm_?)?s?(?:linear)?-?16(?:le)?|signed(?:-integer)?"
-#: What parameters of a content type may say; others do not matter.
-_PARAMETERS = {
-    **dict.fromkeys(("rate", "samplerate"), "[1-9][0-9]{3,5}"),
-    **dict.fromkeys(("bits", "bitdepth", "bitspersample"), "16"),
-    **dict.fromkeys(("encoding", "codec", "codecs", "format"), _CODEC),
-    **dict.fromkeys(("endian", "endianness"), "little.*"),
-    "channels": "1",
+#: What services call the end of an answer; any other `finish_reason` says why it was cut.
+_WHOLE = {
+    "",
+    "stop",
+    "eos",
+    "eos_token",
+    "end_turn",
+    "stop_sequence",
+    "tool_calls",
+    "function_call",
 }
-#: How MP3, AAC, Ogg, FLAC, MP4, WebM, AMR, AIFF and CAF begin, and texts.
-_FOREIGN = re.compile(
-    rb"ID3|\xff[\xe2\xe3\xf1-\xf3\xf9-\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3|#!AMR|FORM|caff"
-    rb"|\s*[{<][\s\x20-\x7e]{8}",
-    re.DOTALL,
-)
+_WHOLE |= {"tool_use", "complete", "completed", "unspecified", "finish_reason_unspecified"}
+_CUT = {"max_tokens": "length", "model_length": "length", "safety": "content_filter"}
 _FIXES = {
     "connection_failed": "; see that it is up and the URL is right",
     "credentials_rejected": f"; see the key in {KEY_VARIABLE}",
@@ -179,7 +173,7 @@ class OpenAIService(AsyncClosing):
         if isinstance(error, TimeoutError):
             error = TimeoutError(f"no part of an answer within {self._timeout_s:g} s")
         failure: Exception = error
-        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
             text = f"{self.base_url} answered with something that is not a reply: "
             failure = InvalidReplyError(text + self._shown(str(error)))
             failure.__cause__ = error
@@ -200,8 +194,10 @@ class OpenAIService(AsyncClosing):
         return text.replace(self._key, "…") if self._key else text
 
     def _without_key(self, text: str) -> tuple[str, str]:
-        """Return a part of a stream without the key, and its end if the key may begin there."""
+        """Return a part of a stream without the key, and its end if that may be half of it."""
         text, key = self._masked(text), self._key
+        if "\ud800" <= text[-1:] <= "\udbff":  # the first half of a character
+            return text[:-1], text[-1:]
         ends = range(min(len(key) - 1, len(text)), 0, -1)
         cut = len(text) - next((n for n in ends if text.endswith(key[:n])), 0)
         return text[:cut], text[cut:]
@@ -252,7 +248,7 @@ class _Model:
         if found is not None and not isinstance(found, str):
             text = self._service._shown(repr(found))
             raise InvalidReplyError(f"the service sent {text} in place of text")
-        return None if found is None else self._service._masked(found)
+        return None if found is None else self._service._masked(_paired(found))
 
 
 @dataclass(frozen=True)
@@ -320,12 +316,13 @@ class OpenAILLM(_Model):
                     continue  # a count of tokens, or a sign of life
                 choice = self._found(chunk, "choices", 0)
                 delta = self._found(choice, "delta")
-                self._found(choice, "finish_reason")
-                refusal, piece = reading.take(delta, choice), self._text(delta, "content") or ""
-                if not has_text and not piece.strip():
+                is_last = self._found(choice, "finish_reason") is not None
+                refusal = reading.take(delta, choice)
+                piece = "" if delta is None and is_last else self._text(delta, "content") or ""
+                if is_last and not has_text and not piece.strip():
                     reading.require_answer()
                 piece = piece or (refusal if tools else "")
-                piece, kept = self._service._without_key(kept + piece)
+                piece, kept = self._service._without_key(_paired(kept + piece))
                 has_text = has_text or bool(piece.strip())
                 if piece:
                     yield piece
@@ -344,14 +341,17 @@ class _Reading:
 
     def __init__(self, model: _Model, tools: bool) -> None:
         self._service, self._tools = model._service, tools
-        self._calls: dict[Any, list[Any]] = {}  # id, name and arguments
-        self.reason: str | None = None
+        self._calls: list[list[Any]] = []  # id, name and arguments
+        self._open: dict[str, list[Any]] = {}  # by index
+        self.reason = ""
         self.refusal = ""
         self.usage: Usage | None = None
 
     def take(self, message: Any, choice: Any) -> str:
         """Take a message, or the next part of one, and return the text of its refusal."""
-        self.reason = getattr(choice, "finish_reason", None) or self.reason
+        reason = getattr(choice, "finish_reason", None)
+        if isinstance(reason, str):
+            self.reason = _CUT.get(reason.lower(), reason) or self.reason
         refusal = self._service._masked(str(getattr(message, "refusal", None) or ""))
         self.refusal += refusal
         calls = getattr(message, "tool_calls", None) or getattr(message, "function_call", None)
@@ -360,14 +360,22 @@ class _Reading:
             arguments = getattr(function, "arguments", None) or ""
             if not isinstance(arguments, str):  # some services send the object
                 arguments = json.dumps(arguments, default=str)
-            # Parts of one call have its index; services that leave it out send whole calls.
-            index = getattr(part, "index", None)
-            key = f"whole {len(self._calls)}" if index is None else index
-            call = self._calls.setdefault(key, ["", "", ""])
-            call[0] = getattr(part, "id", None) or call[0]
-            call[1] = getattr(function, "name", None) or call[1]
+            # Parts of one call have its index, and none has two ids. Some services leave the index
+            # out, or send 0 for each call; what then has neither id nor name belongs to the last.
+            index, given = repr(getattr(part, "index", None)), getattr(part, "id", None) or ""
+            name = getattr(function, "name", None) or ""
+            call = self._open.get(index)
+            if call is None or (given and call[0] not in ("", given)) or (index == "None" and name):
+                self._calls.append(call := [given, name, ""])
+                self._open[index] = call
+            call[0], call[1] = given or call[0], name or call[1]
             call[2] += arguments
         return refusal
+
+    @property
+    def cut(self) -> bool:
+        """Whether the service ended the answer before the model did."""
+        return self.reason.lower() not in _WHOLE
 
     def require_answer(self) -> None:
         """Raise `NoAnswerError` for a message without text whose fields say why."""
@@ -376,23 +384,23 @@ class _Reading:
         if self.refusal:
             raise NoAnswerError(f"it refused: {self._service._shown(self.refusal)}", "refusal")
         reason = "tool_calls" if self._calls else self.reason
-        if reason in (*_CUT, "tool_calls", "function_call"):
+        if self.cut or reason in ("tool_calls", "function_call"):
             raise NoAnswerError(f"it ended with {reason!r} before its first word", reason)
 
     def answer(self, text: str) -> str:
         """Return the answer with this text."""
         calls: list[ToolCall] = []
-        for n, call in enumerate(self._calls.values() if self._tools else ()):
+        for n, call in enumerate(self._calls if self._tools else ()):
             if not all(isinstance(part, str) for part in call) or not call[1]:
                 found = self._service._shown(repr(call))
                 raise InvalidReplyError(f"the service called a tool without a name: {found}")
             # Ids distinguish results, and some services leave them out or repeat them.
-            fresh = call[0] not in ("", *(one.id for one in calls))
-            given = (call[0] if fresh else f"call_{n}", *call[1:])
-            calls.append(ToolCall(*map(self._service._masked, given)))
+            name, ids = call[0], {"", *(one.id for one in calls)}
+            while name in ids:
+                name, n = f"call_{n}", n + 1  # noqa: PLW2901 - the next number is free
+            calls.append(ToolCall(*map(self._service._masked, (name, *call[1:]))))
         reason = "tool_calls" if calls else "refusal" if self.refusal else "stop"
-        if self.reason in _CUT:
-            reason = self.reason
+        reason = self.reason if self.cut else reason
         if reason == "stop" and self.usage is None:
             return text
         return Answer(text, reason, tool_calls=tuple(calls), usage=self.usage)
@@ -432,25 +440,25 @@ class OpenAITTS(_Model):
 
     def _sound(self, reply: Any) -> Audio:
         content, content_type = reply.content, reply.response.headers.get("content-type", "")
-        if content[:4] == b"RIFF":
+        if content[:4] in (b"RIFF", b"RF64"):
             try:
                 return wav_audio(content, "the sound of the service")
             except InvalidAudioError as error:
                 raise InvalidReplyError(str(error)) from error
-        kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
-        pairs = re.findall(r"([\w-]+)\s*=\s*\"?([\w-]+)", " ".join(parameters))
-        given = {re.sub("[^a-z]", "", name): value for name, value in pairs}
-        rate_hz = given.get("rate") or given.get("samplerate", PCM_RATE_HZ)
-        if (
-            kind not in _PCM
-            or _FOREIGN.match(content)
-            or not all(re.fullmatch(_PARAMETERS.get(n, ".*"), value) for n, value in given.items())
-        ):
+        rate_hz = pcm_rate_hz(content, content_type, PCM_RATE_HZ)
+        if rate_hz is None:
             raise InvalidReplyError(
                 f"text to speech answered with {content_type or 'no content type'} in place of PCM"
                 f" of one channel: {self._service._shown(repr(content[:_SHOWN_CHARS]))}"
             )
-        return valid_sound(Audio(content, int(rate_hz)))
+        return valid_sound(Audio(content, rate_hz))
+
+
+def _paired(text: str) -> str:
+    """Join halves of surrogate pairs, which services may send in parts."""
+    if not re.search("[\ud800-\udbff][\udc00-\udfff]", text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _sendable(text: str) -> str:

@@ -82,7 +82,7 @@ class Answer(str):
 
     Attributes:
         finish_reason: ``stop``, ``tool_calls``, ``refusal`` (the text is the refusal), or why it
-            was cut: ``length``, ``content_filter``.
+            was cut: ``length``, ``content_filter``, or another word of the service.
         tool_calls: The calls that the model asks for.
         usage: Its tokens, if the service reports them.
     """
@@ -107,7 +107,7 @@ class Answer(str):
     @property
     def cut(self) -> bool:
         """Whether the service ended the answer before the model did."""
-        return self.finish_reason in ("length", "content_filter")
+        return self.finish_reason not in ("stop", "tool_calls", "refusal")
 
     def with_text(self, text: str) -> Answer:
         """Return the answer with another text."""

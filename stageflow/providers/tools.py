@@ -94,7 +94,7 @@ class Tool:
         """Return the arguments, as JSON holds them; raise `ToolError` if they do not fit."""
         try:
             found = json.loads(arguments or "{}", parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise self._misfit(f"they are not JSON ({error}); send one object") from error
         self._values(found)
         return typing.cast("dict[str, Any]", found)
@@ -154,6 +154,8 @@ class Tool:
         if not hasattr(function, "__annotations__"):
             function = type(function).__call__
         code = inspect.unwrap(getattr(function, "__func__", function))
+        if not inspect.isfunction(code):
+            raise TypeError("is not written in Python; call it in a function")
         if inspect.isasyncgenfunction(code) or inspect.isgeneratorfunction(code):
             raise TypeError("yields; return a list")
         # The type of a context may be imported for type checkers alone.

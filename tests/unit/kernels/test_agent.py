@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -43,6 +43,7 @@ from stageflow.providers import (
 from stageflow.providers.local import LocalLLM
 from stageflow.testing import FaultType, Recorder, Simulation, explore, inject_fault, recorded
 from tests.utils.assertions import assert_run_sound
+from tests.utils.mocks import RecordingSink
 from tests.utils.virtual_time import run_virtual
 
 KERNELS: list[Callable[..., Pipeline]] = [
@@ -193,6 +194,7 @@ def replies() -> dict[str, tuple[Any, str, str, list[str]]]:
         "a list": ([one("find_order", '["A7"]'), fine], "", fine, bad),
         "a wrong type": ([one("find_order", '{"number": 7}'), fine], "", fine, bad),
         "a wrong name": ([one("find_order", '{"numbr": "7"}'), fine], "", fine, bad),
+        "arguments of None": ([one("find_order", cast("str", None)), fine], "", fine, bad),
         "no arguments": ([one("find_order", ""), fine], "", fine, bad),
         "an unknown tool": ([one("find_ordr", "{}"), fine], "", fine, bad),
         "a tool without a name": ([one("", "{}"), fine], "", fine, bad),
@@ -270,6 +272,40 @@ def test_what_a_tool_raises_fails_the_turn_by_choice(kernel: Callable[..., Pipel
     assert code(result) == "connection_failed"
     assert words(result) == ["started", "started", "failed", "cancelled"]
     assert shop.at_once == 0
+
+
+async def cancelled(number: str) -> str:
+    """Await what somebody cancelled."""
+    waiting = asyncio.get_running_loop().create_future()
+    waiting.cancel()
+    return str(await waiting)
+
+
+def test_a_cancellation_within_a_tool_is_a_failure_of_the_tool() -> None:
+    """Nobody has cancelled the turn, so it goes on."""
+    model = Model(one("cancelled", '{"number": "A7"}'), "I cannot see it now.")
+    result = taken(chat(tools=[cancelled]), model)
+    assert result.unwrap()["answer"] == "I cannot see it now."
+    assert "stray_cancellation" in model.asked[1][-1].content
+    assert words(result) == ["started", "failed"]
+
+
+def test_what_is_not_an_exception_ends_the_run_with_an_event() -> None:
+    """As in a stage; no call is left without its end."""
+
+    class StopError(BaseException):
+        pass
+
+    async def stop() -> str:
+        raise StopError
+
+    async def run() -> list[str]:
+        sink = RecordingSink()
+        with pytest.raises(StopError), chat(tools=[stop]).bind(sinks=[sink]) as turn:
+            await turn.run(context(Model(one("stop", "{}"))))
+        return [event.what for event in sink.events if "tool" in event.what]
+
+    assert run_virtual(run) == ["tool_started", "tool_failed"]
 
 
 def test_each_call_has_its_own_time_and_retry() -> None:

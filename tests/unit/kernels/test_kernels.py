@@ -361,6 +361,29 @@ async def test_lost_memory_does_not_wipe_the_record(
     assert [turn["user"] for turn in third.outputs["history"]] == ["one", "two"]
 
 
+@both
+@pytest.mark.parametrize(
+    "turn", [None, "hi", {"user": "hi"}, {"user": 7, "assistant": "so"}, {"summary": 7}]
+)
+async def test_a_damaged_record_does_not_lock_a_conversation(
+    turn: Any, kernel: Callable[[], Pipeline], providers: ProviderRegistry
+) -> None:
+    """Its turns go on without a memory."""
+    await providers.db.put("conversations", "ada", {"turns": [turn]})
+    result = await take_turn(kernel(), "hi", providers)
+    assert result.unwrap()["answer"] == "You said: hi"
+    assert result.stages["memory"].detail["error_code"] == "invalid_reply"
+
+
+@pytest.mark.parametrize("audio", [b"abcd", None, "hi"])
+async def test_what_is_not_sound_is_named(audio: Any, providers: ProviderRegistry) -> None:
+    """The error says which input is wrong."""
+    ctx = PipelineContext({"audio": audio, "user_id": "ada"}, providers=providers)
+    result = await voice().run(ctx)
+    assert isinstance(result.failure, InvalidContextError)
+    assert "'audio' is " in str(result.failure)
+
+
 async def test_foreign_sound_fails_with_words_for_the_user(providers: ProviderRegistry) -> None:
     """Sound that nobody understands fails the turn, and tells the user to say it again."""
     ctx = PipelineContext({"audio": Audio(b"noise!"), "user_id": "ada"}, providers=providers)

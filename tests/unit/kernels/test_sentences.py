@@ -60,9 +60,7 @@ WRONG = {
     "Yahoo! is a company. | It is old.",
     "Heute ist der 5. | Morgen ist der 6.",
     "“你来吗？”他问。|“不来。”",  # noqa: RUF001 - it is meant
-    "等等……|我再想想。",
     "请稍等～|马上就好。",  # noqa: RUF001 - it is meant
-    "えっと……|わかりません。",
 }
 CASES = tomllib.loads(Path(__file__).with_name("sentence_cases.toml").read_text(encoding="utf-8"))
 
@@ -149,6 +147,19 @@ def test_a_sentence_that_never_ends_is_cut_between_words() -> None:
     assert sentences_of("   " + "a" * 12, 10) == ["   " + "a" * 7, "a" * 5]
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("It has 1 000 000 people", "It has "),
+        ("We ask Dr. Who now", "We ask "),
+        ("3 141 592 653 589", "3 141 592 "),
+    ],
+)
+def test_a_number_or_an_abbreviation_is_not_cut_from_its_word(text: str, first: str) -> None:
+    """Unless there is nothing else."""
+    assert sentences_of(text, 13)[0] == first
+
+
 def test_a_splitter_can_be_used_again() -> None:
     """Finishing leaves nothing behind."""
     splitter = SentenceSplitter()
@@ -169,6 +180,9 @@ FAMILY, FLAGS = "👩‍👩‍👧", "🇫🇷🇩🇪🇮🇹"
         ("aaa" + FLAGS, 6, "aaa🇫🇷"),
         ("aaa" + FLAGS, 7, "aaa🇫🇷🇩🇪"),
         ("नि" * 9, 3, "नि"),
+        ("aaa" + "क्ष" * 3, 5, "aaa"),
+        ("aaa" + "\u1112\u1161\u11ab" * 3, 5, "aaa"),  # Korean letters that form one syllable
+        ("aaa" + "กำ" * 3, 4, "aaa"),
         ("e" + "\u0301" * 9, 4, "e" + "\u0301" * 3),
     ],
 )

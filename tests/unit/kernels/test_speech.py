@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from stageflow import Pipeline, PipelineContext
 from stageflow.kernels import ShownText, SpokenForm, chat, default_providers, streaming_voice, voice
-from stageflow.providers import FakeLLM, speech_of_text, text_of_speech
+from stageflow.providers import Answer, FakeLLM, calling, speech_of_text, text_of_speech
 
 #: What is shown, and what is spoken of it; docs/guides/voice.md shows these as a table.
 SPOKEN = {
@@ -44,6 +45,18 @@ SPOKEN = {
         "It is 5:30, so  go"
     ),
     "---\n": "\n",
+    "A heading\n---\n": "A heading\n\n",
+    "|A|B|\n|:-:|-:|\n|1||\n||2|\na || b": "A, B\n1\n2\na, b",
+    "[![a badge](b.svg)](https://example.org) works": "a badge works",
+    "See https://example.org/a_(b).": "See example.org.",
+    "HTTP://EXAMPLE.ORG/a or ftp://example.org/b": "EXAMPLE.ORG or example.org",
+    "Use ```x``` here": "Use x here",
+    "```x``` is code\nSo": "x is code\nSo",
+    "````md\n```\na\n```\n````\nSo": "So",
+    "```\na\n~~~\n```py\n```\nSo": "So",
+    "- ```sh\n  make\n  ```\n> ~~~\n> a\n> ~~~\nSo": "So",
+    "\u2139\ufe0f *\ufe0f\u20e3 \u203c\ufe0f\u00a9\ufe0f Hi": "   Hi",
+    "a snake\\_case": "a snake_case",
     "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?": (
         "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?"
     ),
@@ -62,6 +75,20 @@ def test_code_over_several_sentences_is_not_spoken() -> None:
     form = SpokenForm()
     parts = ["So. ", "```sh\n", "make x. ", "make y\n", "```\n", "Done."]
     assert [form.of(part) for part in parts] == ["So. ", "", "", "", "", "Done."]
+
+
+@pytest.mark.parametrize(
+    ("parts", "spoken"),
+    [
+        (["See [what? ", "And why](https://example.org/a) so."], "See what? And why so."),
+        (["| Is it? ", "Yes. | No |\n", "| 1 | 2 |\n"], "Is it? Yes., No\n1, 2\n"),
+        (["**So. ", "It is.** ", "_Or. ", "Not._"], "So. It is. Or. Not."),
+    ],
+)
+def test_markup_extends_over_sentences(parts: list[str], spoken: str) -> None:
+    """A splitter ends sentences within links, tables and bold text."""
+    form = SpokenForm()
+    assert "".join(map(form.of, parts)) == spoken
 
 
 THOUGHT = "<think>Hm. Is it 4?</think>\n\nIt is **4**. <think>Sure.</think>Bye"
@@ -84,7 +111,27 @@ def test_thoughts_have_many_tags(name: str) -> None:
     assert pieces == ShownText().feed(text, last=True) == "So it is <thi"
 
 
-@pytest.mark.parametrize("text", ["a < b <thin", "<", "x</think>", "a <b> c"])
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "<THINK>a</Think>",
+        '<think id="1">a</think >',
+        "<thoughts>a < b</thoughts>\n",
+        "<seed:think>a</seed:think>",
+        "[THINK]a[/THINK] ",
+        "◁think▷a◁/think▷",
+    ],
+)
+def test_thoughts_have_many_forms(thought: str) -> None:
+    """As models write them, in whatever pieces."""
+    text, shown = f"So {thought}it is", ShownText()
+    pieces = "".join(map(shown.feed, text)) + shown.feed("", last=True)
+    assert pieces == ShownText().feed(text, last=True) == "So it is"
+
+
+@pytest.mark.parametrize(
+    "text", ["a < b <thin", "<", "x</think>", "a <b> c", "Write `<think>` first, [", "a`", "◁"]
+)
 def test_other_texts_are_shown_whole(text: str) -> None:
     """Also if they end like the beginning of a tag."""
     shown = ShownText()
@@ -108,3 +155,29 @@ async def test_a_turn_keeps_what_is_shown_and_speaks_words(
     assert record["turns"][0]["assistant"] == "It is **4**. Bye"
     if kernel is not chat:
         assert text_of_speech(result.outputs["speech"]) == "It is 4. Bye"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("<think>Hm.</think>", "invalid_reply"),
+        ("<think>Hm.", "invalid_reply"),
+        (Answer("<think>Hm.", "length"), "no_answer"),
+        (calling("a_tool_that_nobody_offers"), "no_answer"),
+    ],
+)
+@pytest.mark.parametrize("kernel", [chat, voice, streaming_voice, partial(chat, streaming=True)])
+async def test_a_turn_of_thoughts_alone_fails(
+    kernel: Callable[[], Pipeline], answer: str, code: str
+) -> None:
+    """An empty answer is not a turn: nothing is stored, and the user learns of it."""
+    providers = default_providers(scale=0)
+    providers.register("llm", FakeLLM(lambda _: answer))
+    given_ = {"text": "2 + 2?", "audio": speech_of_text("2 + 2?"), "user_id": "ada"}
+    turn = kernel()
+    inputs = {name: given_[name] for name in turn.inputs}
+    result = await turn.run(PipelineContext(inputs, providers=providers))
+    assert result.failure is not None
+    assert result.failure.code == code
+    assert result.user_message
+    assert await providers.db.get("conversations", "ada") is None

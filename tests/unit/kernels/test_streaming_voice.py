@@ -249,7 +249,7 @@ def test_white_space_is_never_said_by_itself() -> None:
     [
         ("Great, done! \U0001f60a", ["Great, done! "]),
         ("\U0001f60a\nGreat, done!", ["\nGreat, done!"]),
-        ("One.\n---\nTwo.", ["One.\n", "---\nTwo."]),
+        ("One.\n---\nTwo.", ["One.\n", "\nTwo."]),
         ("Well. … \n** \nYes. =", ["Well. ", "… \n \nYes. "]),
         ("```\nx = 1\n```", []),
         ("Yes! \U0001f1e9\U0001f1ea \u200d\n1\ufe0f\u20e3", ["Yes! "]),

@@ -155,6 +155,31 @@ def test_extensible_and_floating_point_samples(samples: bytes, kind: int, width:
     assert read_wav(wav(samples, kind=kind, width=width)).pcm == heard
 
 
+def test_what_is_not_a_number_is_silent() -> None:
+    assert read_wav(wav(struct.pack("<2f", math.nan, 0.5), kind=3, width=4)).pcm == pcm(0, 16_384)
+
+
+def test_24_bits_in_four_bytes() -> None:
+    """The size of a frame says how many bytes a sample has."""
+    padded = bytearray(wav(struct.pack("<3i", 0, -(1 << 30), 1 << 30), width=4).getvalue())
+    padded[34:36] = b"\x18\0"
+    assert read_wav(io.BytesIO(padded)).pcm == pcm(0, -16_384, 16_384)
+
+
+def test_a_chunk_without_its_padding() -> None:
+    """Some programs leave the byte out that makes a chunk's size even."""
+    plain = wav(pcm(1, 2)).getvalue()
+    assert read_wav(io.BytesIO(plain[:36] + b"note\3\0\0\0odd" + plain[36:])).pcm == pcm(1, 2)
+
+
+def test_a_file_with_sizes_of_64_bits() -> None:
+    """RF64: the size of the samples is in a chunk of its own; what follows is not sound."""
+    plain = header(0xFFFF_FFFF, riff_bytes=0xFFFF_FFFF)
+    sizes = b"ds64" + struct.pack("<IQQQI", 28, 0, 4, 2, 0)
+    content = b"RF64" + plain[4:12] + sizes + plain[12:] + pcm(1, 2) + b"LIST\4\0\0\0INFO"
+    assert read_wav(io.BytesIO(content)).pcm == pcm(1, 2)
+
+
 def test_floating_point_samples_beyond_full_scale_are_clipped() -> None:
     """Any number that is too large becomes the largest sample."""
     samples = struct.pack("<20f", 1.5, math.inf, *[0.0] * 18)

@@ -217,6 +217,7 @@ async def test_a_service_in_trouble(server: OpenAIServer, service: OpenAIService
     ("call", "reply"),
     [
         (complete, Reply(body="no JSON")),
+        (complete, Reply(body="[" * 100_000)),
         (complete, Reply(body="<html>", headers=HTML)),
         (complete, Reply(body="{}")),
         (complete, Reply(body="[]")),
@@ -254,6 +255,16 @@ async def test_a_long_page_is_shown_by_its_beginning(
     assert len(str(await failure(complete(service)))) < 600
 
 
+async def test_what_some_services_send(server: OpenAIServer, service: OpenAIService) -> None:
+    """No delta at the end, halves of a character in two pieces, a refusal in several."""
+    halves = [f'[{{"delta": {{"content": "{half}"}}}}]' for half in ("a\\ud83d", "\\ude0a")]
+    server.script.append(pieces(*halves, '[{"delta": null, "finish_reason": "stop"}]'))
+    assert await stream(service) == "a\N{SMILING FACE WITH SMILING EYES}"
+    parts = [f'[{{"delta": {{"refusal": "{part}"}}}}]' for part in ("I will ", "not.")]
+    server.script.append(pieces(*parts, '[{"delta": {}, "finish_reason": "stop"}]'))
+    assert "I will not." in str(await failure(stream(service)))
+
+
 @pytest.mark.parametrize("empty", ['data: {"choices": []}\n\n', ": alive\n\n"])
 async def test_a_piece_without_a_choice_says_nothing(
     empty: str, server: OpenAIServer, service: OpenAIService
@@ -272,6 +283,8 @@ async def test_a_piece_without_a_choice_says_nothing(
         ("audio/L16; rate=8000; channels=1", 8_000),
         ("audio/pcm;sample_rate=16000;encoding=pcm_s16le;bit-depth=16", 16_000),
         ('audio/x-raw; rate="44100"', 44_100),
+        ("audio/pcm; sampling-rate=16000; encoding=signed-int", 16_000),
+        ("audio/x-pcm; Freq=8000; layout=mono", 8_000),
         ("application/octet-stream", PCM_RATE_HZ),
     ],
 )
@@ -296,6 +309,10 @@ async def test_the_content_type_tells_the_rate(
         ("audio/pcm;encoding=mulaw", b"abcd"),
         ("audio/pcm;format=f32le", b"abcd"),
         ("audio/pcm;endian=big", b"abcd"),
+        ("audio/pcm;ch=2", b"abcd"),
+        ("audio/pcm", b".snd\0\0"),
+        ("audio/pcm", b"\x1f\x8b\x08\0"),
+        ("audio/pcm", b"Error: no such voice"),
         ("video/mp4", b"abcd"),
         ("application/octet-stream", b"ID3\x04\0\0"),
         ("application/octet-stream", b"\xff\xfb\x90\x64"),
@@ -321,19 +338,29 @@ def ended(reason: str, content: str = '"It is"', more: str = "") -> tuple[Reply,
     ), pieces(f'[{{"delta": {message}, "finish_reason": "{reason}"}}]')
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ("length", "length"),
+        ("content_filter", "content_filter"),
+        ("MAX_TOKENS", "length"),
+        ("SAFETY", "content_filter"),
+        ("insufficient_system_resource", "insufficient_system_resource"),
+    ],
+)
 async def test_an_answer_that_was_cut_says_so(
-    reason: str, server: OpenAIServer, service: OpenAIService
+    sent: str, reason: str, server: OpenAIServer, service: OpenAIService
 ) -> None:
-    """The answer, or the last piece of the stream, has the reason."""
-    server.script.extend(ended(reason))
+    """The answer, or the last piece of the stream, has the reason, in the protocol's words."""
+    server.script.extend(ended(sent))
     answer = await service.llm("echo").complete(ASKED)
     *words, last = [piece async for piece in service.llm("echo").stream(ASKED)]
     assert (answer, "".join(words), last) == ("It is", "It is", "")
     assert isinstance(answer, Answer)
     assert isinstance(last, Answer)
     assert answer.finish_reason == last.finish_reason == reason
-    server.script.extend(ended("stop"))
+    assert answer.cut
+    server.script.append(ended("end_turn")[0])
     assert type(await complete(service)) is str
 
 

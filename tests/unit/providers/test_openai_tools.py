@@ -140,14 +140,30 @@ async def test_what_services_leave_out_or_send_otherwise(
     assert answer.tool_calls == pieces[-1].tool_calls == (read,)
 
 
+@pytest.mark.parametrize(
+    ("sent", "read"), [(["1", "1"], ["1", "call_1"]), (["call_1", ""], ["call_1", "call_2"])]
+)
 async def test_calls_with_one_id_stay_distinct(
-    server: OpenAIServer, service: OpenAIService
+    sent: list[str], read: list[str], server: OpenAIServer, service: OpenAIService
 ) -> None:
-    calls = [{**CALL, "index": n} for n in range(2)]
+    calls = [{**CALL, "id": sent[n], "index": n} for n in range(2)]
     server.script += [whole({"tool_calls": calls}), streamed({"tool_calls": calls})]
     answer, pieces = await both(service)
     for found in (answer, pieces[-1]):
-        assert [call.id for call in found.tool_calls] == ["1", "call_1"]
+        assert [call.id for call in found.tool_calls] == read
+
+
+@pytest.mark.parametrize("index", [{"index": 0}, {"index": [0]}, {}])
+async def test_calls_come_apart_without_a_good_index(
+    index: Any, server: OpenAIServer, service: OpenAIService
+) -> None:
+    """A second id begins a second call; what has no id belongs to the call before."""
+    rest = {**index, "function": {"arguments": "{}"}}
+    begun = [{**CALL, **index, "id": i, "function": {"name": i, "arguments": ""}} for i in "ab"]
+    parts = [{"tool_calls": [part]} for part in (begun[0], rest, begun[1], rest)]
+    server.script.append(streamed(*parts))
+    found: list[Any] = [one async for one in service.llm("echo").stream(ASKED, tools=OFFERED)]
+    assert found[-1].tool_calls == (ToolCall("a", "a", "{}"), ToolCall("b", "b", "{}"))
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,7 @@ def yielding() -> Iterator[int]:
         (lambda: Tool(lambda: 1), "give up to 64 letters"),
         (lambda: Tool(Place), "give a function"),
         (lambda: Tool(7), "give a function"),  # type: ignore[arg-type]
+        (lambda: Tool(len), "not written in Python"),
         (lambda: Tool(find_order, timeout_s=0), "positive number of seconds"),
         (lambda: Tool(find_order, on_error="ignore"), "give 'report' or 'fail'"),  # type: ignore[arg-type]
         (lambda: Tool(find_order, retry=3), "give a RetryPolicy"),  # type: ignore[arg-type]
