@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial, wraps
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     add = parser.getgroup("stageflow").addoption
     add("--simulate-runs", type=int, metavar="N", help="run each simulated test in N orders")
+    text = "show a simulated test that fails as a page of HTML in this folder"
+    add("--simulate-pages", type=Path, metavar="FOLDER", help=text)
     text = "repeat only the simulation of this token; a simulation that fails prints its token"
     add("--simulate", metavar="TOKEN", help=text)
 
@@ -152,7 +155,8 @@ def _test(item: pytest.Item) -> Any:
 
     part = _PART.search(item.nodeid)
     name = _PART.sub("" if part and part[1] == "[" else "]", item.nodeid)
-    return Test(name, item.config.stash.get(_ASKED, None))
+    pages = item.config.getoption("--simulate-pages")
+    return Test(name, item.config.stash.get(_ASKED, None), pages)
 
 
 @contextmanager

@@ -72,12 +72,16 @@ class TokenError(SimulationError):
         self.token = token
 
 
+#: Frames of these modules are shown only if a task has no others.
+_OURS = ("asyncio.", "stageflow.engine.")
+
+
 def places(tasks: Collection[asyncio.Task[Any]]) -> list[str]:
     """Return a line for each task that says where it waits, for what, and who holds that."""
     lines = []
     for task in tasks:
         frames = list(_frames(task.get_coro()))
-        own = [frame for frame in frames if not _module(frame).startswith("asyncio.")] or frames
+        own = [frame for frame in frames if not _module(frame).startswith(_OURS)] or frames
         lines.append(f"{task.get_name()}: {place_of(own[-1]) if own else 'has not begun'}")
         used, awaited = _waited_for(task, frames)
         lines[-1] += f", in {used}" if used else ""
@@ -127,7 +131,12 @@ def _module(frame: FrameType) -> str:
 def _frames(awaited: object) -> Iterator[FrameType]:
     """Yield the frames of a coroutine, and of what it awaits, from the outside inwards."""
     while awaited is not None:
-        if (frame := _first(awaited, "cr_frame", "gi_frame")) is not None:
+        frame = _first(awaited, "cr_frame", "gi_frame")
+        main = frame.f_locals.get("main") if frame is not None and of_kit(frame) else None
+        if main is not None and _first(main, "cr_frame") is not None:
+            awaited = main  # what is simulated, instead of what checks it
+            continue
+        if frame is not None:
             yield frame
         if frame is not None and frame.f_code is resume_in_context.__code__:
             awaited = frame.f_locals["coroutine"]  # the engine steps a stage by hand

@@ -27,6 +27,7 @@ from stageflow.testing.simulation.orders import Entry, Lane, Order, Tried
 from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch, threads
 from stageflow.testing.simulation.properties import Properties
 from stageflow.testing.simulation.scenario import Schedule
+from stageflow.testing.simulation.trace import Trace
 
 _T = TypeVar("_T")
 Ts = TypeVarTuple("Ts")
@@ -51,7 +52,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         steps: How many callbacks have been called.
         order: What chooses the next callback.
         unhandled: What reached the loop's exception handler.
-        trace: A line for each step of a task; None if none are kept.
+        trace: The latest steps of tasks; None if none are kept.
         properties: What is checked after each callback; None if nothing is.
         chance: What times are drawn from, such as the latencies of fakes; None if nothing is drawn.
     """
@@ -65,7 +66,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.steps = self._count = 0
         self.unhandled: list[dict[str, Any]] = []
-        self.trace: deque[str] | None = None
+        self.trace: Trace | None = None
         self.properties: Properties | None = None
         self._now_s, self._left_in_pass = 0.0, 0
         #: How long a function of `run_in_executor` has slept while it runs.
@@ -128,6 +129,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         handle = _Handle(callback, args, self, context)
         if (task := _current(self)) is not None:
             self._woken = self.steps
+        if self.trace is not None:
+            self.trace.scheduled(handle)
         self._append(self._sender(task) if self._has_lanes else None, handle)
         return handle
 
@@ -167,7 +170,10 @@ class SimulationLoop(asyncio.BaseEventLoop):
             self.call_at(self._now_s + slept_s, done, *outcome)
 
         lane = self.order.lane() if self._has_lanes else None
-        self._append(lane, asyncio.Handle(work, (), self), lane)
+        handle = asyncio.Handle(work, (), self)
+        if self.trace is not None:
+            self.trace.scheduled(handle)
+        self._append(lane, handle, lane)
         return future
 
     def _sender(self, task: Any) -> Lane:
@@ -237,6 +243,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         if self._stretch and self.chance is not None:
             when += max(0.0, when - self._now_s) * self._stretch * self.chance.random()
         timer = asyncio.TimerHandle(when, callback, args, self, context)
+        if self.trace is not None:
+            self.trace.scheduled(timer)
         lane = self._sender(_current(self)) if self._has_lanes else None
         heapq.heappush(self._timers, (when, next(self._serials), lane, timer))
         return timer
@@ -263,7 +271,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
             handle = self._take()
             if not handle._cancelled:
                 if self.trace is not None:
-                    self._note(handle, "*" if len(chosen) > deviations else " ")
+                    passed = self.order.passed if len(chosen) > deviations else None
+                    self.trace.begun(handle, self._now_s, passed)
                 handle._run()
                 if self.properties is not None:
                     self.properties.check(handle)
@@ -272,11 +281,6 @@ class SimulationLoop(asyncio.BaseEventLoop):
         for callback in self._at_step.pop(self.steps, ()):
             self._lane = self._common
             callback()
-
-    def _note(self, handle: Any, mark: str) -> None:
-        task = getattr(handle._callback, "__self__", None)
-        if self.trace is not None and isinstance(task, asyncio.Task):
-            self.trace.append(f"{self._now_s:9.3f} s {mark}{errors.places([task])[0]}")
 
     def _look(self) -> None:
         """Raise `DeadlockError` if what is simulated waits, beside timers that repeat for ever."""
@@ -435,8 +439,10 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, _T]) -> _T:
     collects = gc.isenabled()
     gc.disable()
     forget_breakers()
+    work: Any = guarded()
+    work.__name__ = getattr(main, "__name__", "main")
     try:
-        value: _T = loop.run_until_complete(guarded())
+        value: _T = loop.run_until_complete(work)
     finally:
         _end(loop)
         if collects:

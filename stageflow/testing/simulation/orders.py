@@ -93,6 +93,7 @@ class Order:
         drawn: Whether the order is drawn or recorded; asyncio's own order needs no choice.
         deviations: The number of each choice that was not the first, and the position chosen.
         choices: How often there was more than one callback to choose from.
+        passed: The first callback of the latest choice that was not it.
         widths: How many there were at each choice; None if that is not recorded.
     """
 
@@ -101,6 +102,7 @@ class Order:
         self.drawn = given and schedule.order != "asyncio"
         self._tried = tried if schedule.switches is None else None
         self.deviations: list[tuple[int, int]] = []
+        self.passed: asyncio.Handle | None = None
         self.choices = 0
         self.widths: list[int] | None = None
         self._random = random.Random(schedule.seed)
@@ -144,6 +146,7 @@ class Order:
             chosen = self._tried.untried(chosen, len(ready), self._random)
         if chosen:
             self.deviations.append((self.choices, chosen))
+            self.passed = ready[0][2]
         if self.widths is not None:
             self.widths.append(len(ready))
         self.choices += 1

@@ -7,13 +7,13 @@ import os
 import random
 import re
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from stageflow.codec import DEFAULT_CODEC, canonical
@@ -28,10 +28,13 @@ from stageflow.testing.simulation.orders import Exploration, Tried, deepened, po
 from stageflow.testing.simulation.patches import EPOCH_S, following, owned
 from stageflow.testing.simulation.properties import Properties
 from stageflow.testing.simulation.scenario import Deviations, Scenario, Token, name_of, written
+from stageflow.testing.simulation.trace import Trace
 
 T = TypeVar("T")
 
 _FIRST = Scenario()
+#: So many of the latest steps a note shows at most, and a page.
+_LINES, _MOST_STEPS = 20, 2_000
 
 __tracebackhide__ = True  # for pytest
 
@@ -140,6 +143,7 @@ def simulate(
     seed: int | None = 0,
     scenario: Scenario | None = None,
     token: str | None = None,
+    page: str | Path | None = None,
 ) -> Outcome[T]:
     """Run an async function in a new event loop, in virtual time, in the order of a seed.
 
@@ -156,6 +160,7 @@ def simulate(
         seed: The order; the same seed gives the same run. None is asyncio's own order.
         scenario: All conditions, in place of `seed`: faults, cancellation, switches.
         token: The conditions of an earlier simulation, in place of both.
+        page: A file of HTML that shows a failure; none by default.
 
     Raises:
         SimulationError: It requests real I/O, does not end, or leaves tasks behind; or `token` is
@@ -166,7 +171,7 @@ def simulate(
         scenario = Token.parse(token).scenario
     call, asked = _test().next()
     given = asked or (Scenario(seed) if scenario is None else scenario)
-    return _Case(main, args, call, replays=(token or asked) is not None).run(given)
+    return _Case(main, args, call, page, replays=(token or asked) is not None).run(given)
 
 
 def explore(
@@ -175,6 +180,7 @@ def explore(
     runs: int | None = None,
     scenario: Scenario = _FIRST,
     deviations: int | None = None,
+    page: str | Path | None = None,
 ) -> Exploration[Outcome[T]]:
     """Do what `simulate` does, in many orders, until one fails.
 
@@ -188,6 +194,7 @@ def explore(
         scenario: The other conditions. Each run has the next seed.
         deviations: Try all orders with up to so many deviations from asyncio's own, all with the
             same seed; the result says whether these were all.
+        page: As in `simulate`.
 
     Raises:
         ValueError: The scenario has no seed to count from, or `runs` is below 1.
@@ -202,7 +209,7 @@ def explore(
         raise ValueError(f"deviations={deviations}: give at least 0, and an order that is drawn")
     test = _test()
     call, asked = test.next()
-    case: _Case[T] = _Case(main, args, call, replays=asked is not None)
+    case: _Case[T] = _Case(main, args, call, page, replays=asked is not None)
     if asked is not None:
         return Exploration([case.run(asked)])
     with owned():
@@ -248,15 +255,15 @@ def simulate_pipeline(
     return simulate(run, seed=seed, scenario=scenario, token=token)
 
 
-def replay(token: str) -> Outcome[Any]:
-    """Repeat the simulation of a token.
+def replay(token: str, *, page: str | Path | None = None) -> Outcome[Any]:
+    """Repeat the simulation of a token, and write a `page` as in `simulate`.
 
     Raises:
         TokenError: It is not a token, holds no function (see `simulate`), or one that is not there.
         BaseException: Whatever the function raises.
     """
     parsed = Token.parse(token)
-    return _Case(parsed.function(), parsed.args, 1, replays=True).run(parsed.scenario)
+    return _Case(parsed.function(), parsed.args, 1, page, replays=True).run(parsed.scenario)
 
 
 @dataclass
@@ -266,11 +273,13 @@ class Test:
     Attributes:
         name: Its id; None for what pytest says.
         asked: The simulation that it is to repeat.
+        pages: The folder for pages of failures; None if none are made.
         failed: Seed and choices of each `explore` that failed, by the number of its call.
     """
 
     name: str | None = None
     asked: Token | None = None
+    pages: Path | None = None
     failed: dict[str, list[Any]] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=partial(count, 1))
 
@@ -298,10 +307,24 @@ def _test() -> Test:
 
 class _Case(Generic[T]):
     loop: SimulationLoop
+    _sim: Simulation
 
-    def __init__(self, main: Any, args: tuple[Any, ...], call: int, *, replays: bool) -> None:
+    def __init__(
+        self,
+        main: Any,
+        args: tuple[Any, ...],
+        call: int,
+        page: str | Path | None,
+        *,
+        replays: bool,
+    ) -> None:
         self._main: Callable[..., Coroutine[Any, Any, T]] = main
         self._args, self._call, self._replays = args, call, replays
+        self._page = None if page is None else Path(page)
+        test = _test()
+        if page is None and test.pages is not None:
+            name = re.sub(r"[^\w.-]+", "-", test.name or "test").strip("-")
+            self._page = test.pages / f"{name}-{call}.html"
         self._given = True  # the simulation, before the other arguments
         with suppress(TypeError, ValueError):  # calling it says what is wrong
             signature = inspect.signature(main)
@@ -315,7 +338,7 @@ class _Case(Generic[T]):
         self, scenario: Scenario, *, tried: Tried | None = None, measures: bool = False
     ) -> Outcome[T]:
         """Run it once; explain a failure, and reduce it unless it replays another one."""
-        trace = deque[str](maxlen=20)
+        trace = Trace(_LINES if self._page is None else _MOST_STEPS)
         try:
             return self._attempt(scenario, tried, measures, trace if self._replays else None)
         except BaseException as failure:
@@ -334,16 +357,14 @@ class _Case(Generic[T]):
         finally:
             del error, shown  # they keep this frame, and so themselves
 
-    def _failure(self, scenario: Scenario, trace: deque[str] | None = None) -> Exception | None:
+    def _failure(self, scenario: Scenario, trace: Trace | None = None) -> Exception | None:
         try:
             self._attempt(scenario, None, measures=False, trace=trace)
         except Exception as error:
             return error
         return None
 
-    def _explained(
-        self, error: BaseException, scenario: Scenario, trace: deque[str]
-    ) -> BaseException:
+    def _explained(self, error: BaseException, scenario: Scenario, trace: Trace) -> BaseException:
         """Note how to run again what has failed, with as few deviations as possible."""
         hypothesis = sys.modules.get("hypothesis")  # another try must not draw from its example
         drawn = hypothesis is not None and hypothesis.currently_in_test_context()
@@ -356,14 +377,14 @@ class _Case(Generic[T]):
                 if repeats and deviations:
                     deviations = self._reduced(scenario, deviations, error)
                     fewest = _ordered(scenario, deviations)
-                    trace.clear()
+                    trace = Trace(trace.steps.maxlen or 0)
                     found = self._failure(fewest, trace)
                     assert found is not None, "it has failed in this order"
                     error, scenario = found, fewest
                 if repeats and scenario.choices is not None:
                     _test().failed[str(self._call)] = [scenario.seed, scenario.choices]
         if not repeats:
-            trace.clear()
+            trace.steps.clear()
             said = (
                 "This failure did not repeat: its cause is something that the seed does not decide,"
                 " such as state that an earlier run has left. To run it under the same conditions: "
@@ -379,12 +400,16 @@ class _Case(Generic[T]):
             ways.append(f"stageflow.testing.simulation.replay({text!r})")
         said += "\n  or: ".join(ways or [f"the same call of simulate with token={text!r}"])
         if repeats and self.loop.order.drawn:
+            own = "\nIt fails in asyncio's own order."
             left = "once" if len(deviations) == 1 else f"{len(deviations)} times"
-            left += ", at the lines with *" if trace and deviations else ""
-            said += f"\nIt leaves asyncio's own order {left}."
-        if trace:
+            left += ", at the lines with *" if trace.steps and deviations else ""
+            said += f"\nIt leaves asyncio's own order {left}." if deviations else own
+        if trace.steps and self._page is not None:
+            trace.page(self._page, error, said, self._sim.events)
+            said += f"\nThe same as a page: {self._page}"
+        if trace.steps:
             said += "\nWhat ran last (virtual time, task, where it went on):\n  "
-            said += "\n  ".join(trace)
+            said += "\n  ".join(trace.lines(_LINES))
         error.add_note(said)
         return error
 
@@ -396,7 +421,7 @@ class _Case(Generic[T]):
         return reduced(attempt, deviations, error)
 
     def _attempt(
-        self, scenario: Scenario, tried: Tried | None, measures: bool, trace: deque[str] | None
+        self, scenario: Scenario, tried: Tried | None, measures: bool, trace: Trace | None
     ) -> Outcome[T]:
         loop = self.loop = SimulationLoop(scenario, tried)
         loop.order.widths = [] if measures else None
@@ -404,7 +429,7 @@ class _Case(Generic[T]):
         under_way = SIMULATION.set(loop)
         try:
             with owned(), following(loop, scenario.seed), scenario.faults.injected() as injectors:
-                sim = Simulation(loop, scenario, injectors)
+                sim = self._sim = Simulation(loop, scenario, injectors)
                 main = self._main(sim, *self._args) if self._given else self._main(*self._args)
                 value = run_in(loop, main)
         finally:

@@ -40,9 +40,11 @@ def test_expected():
 """
 
 
-def run_rare(project: pytest.Pytester, *, runs: int, fixed: bool = False) -> pytest.RunResult:
+def run_rare(
+    project: pytest.Pytester, *options: str, runs: int, fixed: bool = False
+) -> pytest.RunResult:
     project.makepyfile(test_rare=RARE.replace("RUNS", str(runs)).replace("FIXED", str(fixed)))
-    return project.runpytest_inprocess(plugins=[pytest_asyncio.plugin, plugin])
+    return project.runpytest_inprocess(*options, plugins=[pytest_asyncio.plugin, plugin])
 
 
 def test_what_failed_is_tried_first_until_it_holds(project: pytest.Pytester) -> None:
@@ -57,6 +59,15 @@ def test_what_failed_is_tried_first_until_it_holds(project: pytest.Pytester) -> 
     run_rare(project, runs=1, fixed=True).assert_outcomes(passed=2)
     assert kept.read_text() == "{}"
     run_rare(project, runs=1).assert_outcomes(passed=2)
+
+
+def test_failures_are_pages_in_a_folder_if_an_option_asks_for_them(
+    project: pytest.Pytester,
+) -> None:
+    """One for each failed test, and none for a failure that a test expects."""
+    run_rare(project, "--simulate-pages=pages", runs=500).assert_outcomes(failed=1, passed=1)
+    pages = [path.name for path in (project.path / "pages").iterdir()]
+    assert "test_rare.py-test_rare-1.html" in pages
 
 
 SHARED = """

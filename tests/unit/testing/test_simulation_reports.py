@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import traceback
 from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +139,26 @@ def full() -> asyncio.Queue[int]:
     queue = asyncio.Queue[int]()
     queue.put_nowait(1)
     return queue
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_failure_is_a_page_on_request(tmp_path: Path, again: bool) -> None:
+    """It has the steps of the note, and by which each is woken, and needs no other file."""
+    path = tmp_path / "new" / "page.html"
+    token = re.findall(r"sf1-[\w-]+", failure().__notes__[-1])[-1]
+    run = partial(replay, token) if again else partial(simulate, lost_update)
+    with pytest.raises(AssertionError) as caught:
+        run(page=path)
+    text = path.read_text()
+    assert f"\nThe same as a page: {path}" in caught.value.__notes__[-1]
+    assert re.findall(r"https?://[^\"]*", text) == ["http://www.w3.org/2000/svg"]
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*)</script>', text)
+    steps = json.loads(data)["steps"]
+    assert [(s["task"], s["now_s"], s["source"]) for s in steps if s["task"] == "first"] == [
+        ("first", 0.0, "async def add() -> None:"),
+        ("first", 1.0, "await asyncio.sleep(1)"),
+    ]
+    woken = {steps[step["by"]]["task"] for step in steps[1:3]}
+    assert woken == {"Task-0"}
+    assert steps[0]["by"] is None
+    assert {bool(step["before"]) for step in steps} <= {False, True}
