@@ -16,9 +16,10 @@ from stageflow import (
     StageContext,
     StageOutput,
     StageSpec,
+    StageTimeoutError,
 )
 from stageflow.testing import do_nothing
-from tests.utils.assertions import assert_run_sound, types_of
+from tests.utils.assertions import assert_events_sound, assert_run_sound, only, types_of
 from tests.utils.driving import (
     Body,
     both_ways,
@@ -28,6 +29,7 @@ from tests.utils.driving import (
     resting,
     this_task,
 )
+from tests.utils.factories import make_pipeline, make_spec
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -40,6 +42,12 @@ def failing_after(duration_s: float) -> Body:
         raise RuntimeError("broken")
 
     return body
+
+
+def beside_a_failure(body: Body, siblings: int, after_s: float, **spec: object) -> Pipeline:
+    """Stages of this body, beside one that fails after some seconds."""
+    failing = Pipeline("failing", [StageSpec("failing", failing_after(after_s))])
+    return pipeline_of(body, siblings, body, **spec).compose(failing)
 
 
 @both_ways
@@ -59,24 +67,30 @@ async def test_cancelling_the_caller_reaches_every_stage_at_once(siblings: int) 
         return StageOutput.ok()
 
     ctx = PipelineContext()
-    run = asyncio.create_task(pipeline_of(body, siblings, body).run(ctx))
+    pipeline = pipeline_of(body, siblings, body)
+    run = asyncio.create_task(pipeline.run(ctx))
     await asyncio.sleep(2)
     run.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match="the run was cancelled"):
         await run
     assert len(arrived_at) == siblings + 1
     assert set(arrived_at.values()) == {2.0}
     assert set(cleaned_up_at.values()) == {9.0}
     assert ctx.status is RunStatus.CANCELLED
-    types = types_of(ctx.get_events())
-    assert types[-1] == "pipeline.cancelled"
-    assert sum(t.endswith(".cancelled") for t in types) == siblings + 2
+    events = ctx.get_events()
+    assert_events_sound(pipeline, events)
+    assert events[-1].type == "pipeline.cancelled"
+    assert sum(t.endswith(".cancelled") for t in types_of(events)) == siblings + 2
+    assert only(events, "stage.subject.cancelled").data["reason"] == "the run was cancelled"
 
 
 @both_ways
 @pytest.mark.simulate(order="asyncio")
 async def test_a_failing_sibling_cancels_at_once(siblings: int) -> None:
-    """When a required stage fails, the others are cancelled in that moment and awaited."""
+    """When a required stage fails, the others are cancelled in that moment and awaited.
+
+    The caller's task is left without a cancellation.
+    """
     arrived_at: list[float] = []
 
     async def body(ctx: StageContext) -> StageOutput:
@@ -87,44 +101,20 @@ async def test_a_failing_sibling_cancels_at_once(siblings: int) -> None:
             await asyncio.sleep(4)
         return StageOutput.ok()
 
-    fail = failing_after(3)
-
-    pipeline = pipeline_of(body, siblings, body).compose(
-        Pipeline("failing", [StageSpec("failing", fail)])
-    )
-    result = await pipeline.run()
+    result = await beside_a_failure(body, siblings, 3).run()
     assert this_task().cancelling() == 0
+    await asyncio.sleep(1)
     assert result.status is RunStatus.FAILED
     assert result.duration_ms == 7_000
     assert arrived_at == [3.0] * (siblings + 1)
-
-
-@pytest.mark.simulate(order="asyncio")
-async def test_the_caller_can_go_on_after_a_failed_run() -> None:
-    """A run that failed leaves no cancellation behind in the caller's task."""
-
-    async def fail(ctx: StageContext) -> StageOutput:
-        await asyncio.sleep(1)
-        raise RuntimeError("broken")
-
-    failing = Pipeline("failing", [StageSpec("failing", fail)])
-    result = await pipeline_of(rest_a_day, 0).compose(failing).run()
-    assert result.status is RunStatus.FAILED
-    await asyncio.sleep(1)
 
 
 @both_ways
 @pytest.mark.simulate(order="asyncio")
 async def test_a_cancelled_caller_stays_cancelled_when_the_run_fails_too(siblings: int) -> None:
     """A cancellation that arrives while a failed run cleans up is not lost."""
-    slow_to_go = cleaning_up_for(10)
-    fail = failing_after(1)
-
     ctx = PipelineContext()
-    pipeline = pipeline_of(slow_to_go, siblings, slow_to_go).compose(
-        Pipeline("failing", [StageSpec("failing", fail)])
-    )
-    run = asyncio.create_task(pipeline.run(ctx))
+    run = asyncio.create_task(beside_a_failure(cleaning_up_for(10), siblings, 1).run(ctx))
     await asyncio.sleep(5)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -134,16 +124,19 @@ async def test_a_cancelled_caller_stays_cancelled_when_the_run_fails_too(sibling
 
 
 @both_ways
+@pytest.mark.parametrize(
+    ("deadline_s", "duration_ms"), [(None, 25_000), (15, 15_000)], ids=["no deadline", "deadline"]
+)
 @pytest.mark.simulate(order="asyncio")
-async def test_a_clean_up_is_not_cut_short_by_the_timeout_of_the_work(siblings: int) -> None:
+async def test_only_the_deadline_cuts_a_clean_up_short(
+    siblings: int, deadline_s: float | None, duration_ms: float
+) -> None:
     """A stage that cleans up after a sibling's failure may take longer than its own timeout."""
-    slow_to_go = cleaning_up_for(20)
-    fail = failing_after(5)
-
-    pipeline = pipeline_of(slow_to_go, siblings, slow_to_go, timeout_s=10.0).compose(
-        Pipeline("failing", [StageSpec("failing", fail)])
-    )
-    assert (await pipeline.run()).duration_ms == 25_000
+    pipeline = beside_a_failure(cleaning_up_for(20), siblings, 5, timeout_s=10.0)
+    result = await pipeline.run(PipelineContext(deadline_s=deadline_s))
+    assert result.duration_ms == duration_ms
+    assert result.failure is not None
+    assert result.failure.stage == "failing"
 
 
 @both_ways
@@ -167,9 +160,9 @@ async def test_a_stage_that_swallows_the_cancellation_does_not_save_the_run(sibl
     with pytest.raises(asyncio.CancelledError):
         await run
     assert ctx.status is RunStatus.CANCELLED
-    types = types_of(ctx.get_events())
-    assert "stage.next.skipped" in types
-    assert "stage.next.started" not in types
+    events = ctx.get_events()
+    assert only(events, "stage.next.skipped").data["reason"] == "the run was cancelled"
+    assert "stage.next.started" not in types_of(events)
 
 
 @both_ways
@@ -293,6 +286,8 @@ async def test_a_timed_out_stage_is_cancelled_on_time(siblings: int) -> None:
     """A stage's timeout strikes at its moment, and the stage may clean up after it."""
     result = await pipeline_of(cleaning_up_for(2), siblings, do_nothing, timeout_s=30.0).run()
     assert this_task().cancelling() == 0
+    assert isinstance(result.failure, StageTimeoutError)
+    assert result.failure.timeout_s == 30.0
     assert result.error == "stage 'subject': timeout: not finished after 30 s"
     assert result.stages["subject"].duration_ms == 32_000
 
@@ -312,6 +307,7 @@ async def test_a_stage_that_swallows_its_timeout_has_failed_all_the_same(sibling
     ).run()
     assert result.failure is not None
     assert result.failure.code == "stage_timeout"
+    assert result.stages["subject"].detail["error_code"] == "stage_timeout"
     assert result.outputs == {}
 
 
@@ -330,42 +326,19 @@ async def test_a_timeout_hides_no_crash(siblings: int) -> None:
         await pipeline_of(subject, siblings, do_nothing, timeout_s=5.0, outputs=("answer",)).run()
 
 
-@both_ways
-@pytest.mark.simulate(order="asyncio")
-async def test_the_deadline_bounds_the_run(siblings: int) -> None:
-    """At its deadline a run cancels its stages and fails, naming the deadline."""
-    result = await pipeline_of(rest_a_day, siblings).run(PipelineContext(deadline_s=60))
-    assert this_task().cancelling() == 0
-    assert result.status is RunStatus.FAILED
-    assert result.duration_ms == 60_000
-    assert result.failure is not None
-    assert result.failure.code == "deadline_exceeded"
-
-
-@both_ways
-@pytest.mark.simulate(order="asyncio")
-async def test_the_deadline_also_ends_a_clean_up(siblings: int) -> None:
-    """A clean-up that takes too long after a failure is cut short at the run's deadline."""
-    slow_to_go = cleaning_up_for(500)
-    fail = failing_after(1)
-
-    pipeline = pipeline_of(slow_to_go, siblings, slow_to_go).compose(
-        Pipeline("failing", [StageSpec("failing", fail)])
-    )
-    result = await pipeline.run(PipelineContext(deadline_s=60))
-    assert result.duration_ms == 60_000
-    assert result.failure is not None
-    assert result.failure.stage == "failing"
-
-
 @pytest.mark.simulate(order="asyncio")
 async def test_a_timeout_around_the_run_cancels_it() -> None:
-    """asyncio.timeout around a run ends it, and becomes a TimeoutError as for anything else."""
+    """asyncio.timeout around a run ends it, and becomes a TimeoutError as for anything else.
+
+    What was done before stays readable on the context, for want of a result.
+    """
     ctx = PipelineContext()
+    pipeline = make_pipeline(make_spec("a", outputs=("x",)), make_spec("b", "a", pauses_s=(9.0,)))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(3):
-            await pipeline_of(rest_a_day, 2).run(ctx)
+            await pipeline.run(ctx)
     assert ctx.status is RunStatus.CANCELLED
+    assert dict(ctx.bag) == {"x": "x by a"}
 
 
 @pytest.mark.parametrize("after_passes", range(8))

@@ -18,13 +18,11 @@ from stageflow import (
     StageOutput,
     StageSpec,
     StageStatus,
-    StageTimeoutError,
 )
 from stageflow.dlq import StageRecord
 from stageflow.errors import StageFailedError
-from stageflow.testing import do_nothing
-from tests.utils.assertions import assert_events_sound, assert_run_sound, events_of, only, types_of
-from tests.utils.errors import raises_code
+from tests.utils.assertions import assert_events_sound, assert_run_sound, only, types_of
+from tests.utils.driving import both_ways, this_task
 from tests.utils.factories import chain, make_pipeline, make_spec
 from tests.utils.virtual_time import run_virtual
 
@@ -86,16 +84,9 @@ def test_the_first_event_says_what_runs_and_the_last_how_long_it_took() -> None:
     result = run(make_spec("a", pauses_s=(1.5,)), correlation_id="call-5")
     assert result.events[0].data == {"pipeline": "test", "correlation_id": "call-5"}
     assert result.events[-1].data == {"duration_ms": 1500.0}
-
-
-@pytest.mark.simulate(order="asyncio")
-async def test_a_run_needs_the_inputs_that_its_pipeline_declares() -> None:
-    """Without them it does not begin, and the error says how to pass them."""
-    ctx = PipelineContext({"txet": "hello"})
-    pipeline = make_pipeline(make_spec("a"), inputs=["text"])
-    with raises_code("missing_run_input", match="'txet' was given: rename it to 'text'"):
-        await pipeline.run(ctx)
-    assert ctx.status is RunStatus.CREATED
+    assert {event.pipeline_run_id for event in result.events} == {result.pipeline_run_id}
+    timestamps = [event.timestamp for event in result.events]
+    assert timestamps == sorted(timestamps)
 
 
 def test_a_context_runs_again_after_any_end() -> None:
@@ -318,15 +309,6 @@ def test_a_stage_that_starts_late_is_skipped_after_its_own_time() -> None:
     assert result.stages["b"].duration_ms == 500.0
 
 
-def test_a_stage_that_takes_too_long_fails_at_its_limit() -> None:
-    """Not later, and its error names the limit."""
-    result = run(make_spec("a", pauses_s=(9.0,), timeout_s=1.5))
-    assert isinstance(result.failure, StageTimeoutError)
-    assert result.failure.timeout_s == 1.5
-    assert result.duration_ms == 1500.0
-    assert only(result.events, "stage.a.failed").data["error_code"] == "stage_timeout"
-
-
 def test_an_optional_stage_that_takes_too_long_is_left_out() -> None:
     """The run goes on at the limit, without its output."""
     result = run(
@@ -347,21 +329,25 @@ def test_each_stage_has_a_limit_of_its_own() -> None:
     assert (result.status, result.duration_ms) == (RunStatus.COMPLETED, 5000.0)
 
 
-def test_a_deadline_bounds_the_whole_run() -> None:
+@both_ways
+@pytest.mark.simulate(order="asyncio")
+async def test_a_deadline_bounds_the_whole_run(siblings: int) -> None:
     """Running stages are cancelled, stages that have not started are skipped, the others stay."""
-    result = run(
+    result = await make_pipeline(
         make_spec("a", outputs=("x",), pauses_s=(1.0,)),
+        *[make_spec(f"sibling{n}", "a", pauses_s=(99.0,)) for n in range(siblings)],
         make_spec("b", "a", pauses_s=(9.0,)),
         make_spec("c", "b"),
-        deadline_s=3,
-    )
+    ).run(PipelineContext(deadline_s=3))
+    assert this_task().cancelling() == 0
     assert (result.status, result.duration_ms) == (RunStatus.FAILED, 3000.0)
     assert result.failure is not None
     assert (result.failure.code, result.failure.category) == (
         "deadline_exceeded",
         ErrorCategory.SYSTEMIC,
     )
-    assert statuses(result) == {"a": "completed", "b": "cancelled", "c": "skipped"}
+    others = {f"sibling{n}": "cancelled" for n in range(siblings)}
+    assert statuses(result) == {"a": "completed", "b": "cancelled", "c": "skipped"} | others
     assert result.outputs == {"x": "x by a"}
     assert "deadline" in result.stages["b"].detail["reason"]
     assert result.failure.pipeline_run_id == result.pipeline_run_id
@@ -388,49 +374,6 @@ async def test_a_deadline_holds_although_an_optional_stage_swallows_its_cancella
     assert_events_sound(pipeline, result.events)
 
 
-@pytest.mark.simulate(order="asyncio")
-async def test_a_cancelled_run_waits_for_the_clean_up_of_its_stages() -> None:
-    """Every stage has ended, with its event, before the caller has control again."""
-    cleaned: list[str] = []
-
-    async def careful(ctx: StageContext) -> StageOutput:
-        try:
-            await asyncio.sleep(9)
-        finally:
-            await asyncio.sleep(1)
-            cleaned.append(ctx.name)
-        return StageOutput.ok()
-
-    pipeline = make_pipeline(
-        StageSpec("a", careful), StageSpec("b", careful), make_spec("c", "a", "b")
-    )
-    ctx = PipelineContext()
-
-    task = asyncio.create_task(pipeline.run(ctx))
-    await asyncio.sleep(2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError, match="the run was cancelled"):
-        await task
-    assert asyncio.get_running_loop().time() == 3.0
-    assert sorted(cleaned) == ["a", "b"]
-    events = ctx.get_events()
-    assert_events_sound(pipeline, events)
-    assert (ctx.status, events[-1].type) == (RunStatus.CANCELLED, "pipeline.cancelled")
-    assert only(events, "stage.a.cancelled").data["reason"] == "the run was cancelled"
-    assert only(events, "stage.c.skipped").data["reason"] == "the run was cancelled"
-
-
-@pytest.mark.simulate(order="asyncio")
-async def test_what_was_done_before_a_cancellation_stays_readable() -> None:
-    """On the context, for want of a result."""
-    pipeline = make_pipeline(make_spec("a", outputs=("x",)), make_spec("b", "a", pauses_s=(9.0,)))
-    ctx = PipelineContext()
-
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(pipeline.run(ctx), 1)
-    assert dict(ctx.bag) == {"x": "x by a"}
-
-
 def test_a_run_with_the_same_seed_is_the_same_byte_for_byte() -> None:
     """Ids, random numbers, times and order: all come from the seed and the loop."""
 
@@ -451,16 +394,6 @@ def test_a_run_with_the_same_seed_is_the_same_byte_for_byte() -> None:
     assert replay(7) != replay(8)
 
 
-def test_events_of_a_stage_come_in_pairs_around_its_work() -> None:
-    """Started, then one end, each with run id and timestamp."""
-    result = run(make_spec("a", pauses_s=(1.0,)), StageSpec("b", do_nothing, ("a",)))
-    for name in ("a", "b"):
-        pair = events_of(result.events, name)
-        assert [event.what for event in pair] == ["started", "completed"]
-        assert {event.pipeline_run_id for event in pair} == {result.pipeline_run_id}
-        assert pair[0].timestamp <= pair[1].timestamp
-
-
 def test_a_failure_while_cleaning_up_does_not_replace_the_first_one() -> None:
     """A sibling's error during its cancellation is its own end, not the run's error."""
 
@@ -477,31 +410,15 @@ def test_a_failure_while_cleaning_up_does_not_replace_the_first_one() -> None:
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3], ids="after {} passes of the loop".format)
+@pytest.mark.parametrize("spared", [False, True], ids=["every task", "all but the caller"])
 @pytest.mark.simulate(order="asyncio")
-async def test_cancelling_every_task_that_there_is_ends_a_run_in_order(passes: int) -> None:
-    """As the end of asyncio.run does: before the first stage, between two, or within one."""
-    length = 1_000
-    pipeline = Pipeline(
-        "p", [StageSpec(f"s{n}", do_nothing, (f"s{n - 1}",) if n else ()) for n in range(length)]
-    )
-    ctx = PipelineContext()
+async def test_cancelling_every_task_that_there_is_ends_a_run_in_order(
+    passes: int, spared: bool
+) -> None:
+    """As the end of asyncio.run does: before the first stage, between two, or within one.
 
-    task = asyncio.create_task(pipeline.run(ctx))
-    for _ in range(passes):
-        await asyncio.sleep(0)
-    for other in asyncio.all_tasks() - {asyncio.current_task()}:
-        other.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert ctx.status is RunStatus.CANCELLED
-    assert_events_sound(pipeline, ctx.get_events())
-    assert only(ctx.get_events(), f"stage.s{length - 1}.skipped").data["reason"]
-
-
-@pytest.mark.parametrize("passes", [1, 2, 3], ids="after {} passes of the loop".format)
-@pytest.mark.simulate(order="asyncio")
-async def test_cancelling_the_engines_own_tasks_cancels_the_run(passes: int) -> None:
-    """Somebody who spares the caller has cancelled the run all the same, and it says so."""
+    Somebody who spares the caller has cancelled the run all the same, and it says so.
+    """
     length = 1_000
     pipeline = chain(length)
     ctx = PipelineContext()
@@ -509,11 +426,12 @@ async def test_cancelling_the_engines_own_tasks_cancels_the_run(passes: int) -> 
     task = asyncio.create_task(pipeline.run(ctx))
     for _ in range(passes):
         await asyncio.sleep(0)
-    for other in asyncio.all_tasks() - {asyncio.current_task(), task}:
+    for other in asyncio.all_tasks() - {asyncio.current_task(), task if spared else None}:
         other.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ctx.status is RunStatus.CANCELLED
+    assert_events_sound(pipeline, ctx.get_events())
     skipped = only(ctx.get_events(), f"stage.s{length - 1}.skipped")
     assert skipped.data["reason"] == "the run was cancelled"
 

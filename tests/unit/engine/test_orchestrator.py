@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from stageflow import EventDispatcher, Pipeline, PipelineContext, PipelineOrchestrator, StageSpec
+from stageflow import (
+    EventDispatcher,
+    Pipeline,
+    PipelineContext,
+    PipelineOrchestrator,
+    RunStatus,
+    StageSpec,
+)
 from stageflow.errors import InvalidConfigError, UnknownStageError
 from stageflow.interceptors import RetryInterceptor
 from stageflow.testing import do_nothing
@@ -48,9 +55,11 @@ def test_a_value_that_is_not_a_context_is_refused() -> None:
 
 
 def test_missing_inputs_are_named() -> None:
-    """With the pipeline that asks for them."""
-    with raises_code("missing_run_input", match=r"'shop'.*'sum'"):
-        asyncio.run(PipelineOrchestrator(SHOP.build()).run(PipelineContext({"total": 3})))
+    """With the pipeline that asks for them, and how to pass them; the run does not begin."""
+    ctx = PipelineContext({"summ": 3})
+    with raises_code("missing_run_input", match=r"'shop'.*'summ' was given: rename it to 'sum'"):
+        asyncio.run(PipelineOrchestrator(SHOP.build()).run(ctx))
+    assert ctx.status is RunStatus.CREATED
 
 
 def test_a_single_stage_runs_as_part_of_its_pipeline() -> None:
