@@ -20,7 +20,7 @@ from stageflow import (
     StageStatus,
 )
 from stageflow.engine.interceptor import fold
-from stageflow.errors import InvalidConfigError, StageFailedError, StageTimeoutError
+from stageflow.errors import InvalidConfigError, StageTimeoutError
 from stageflow.interceptors import CallNext
 from stageflow.testing import ScriptedError, do_nothing
 from tests.utils.errors import code_of
@@ -350,15 +350,6 @@ def test_an_observer_may_have_any_of_the_hooks() -> None:
     assert [type(error) for error in failed.errors] == [ScriptedError]
 
 
-def test_a_failure_that_a_stage_returns_reaches_interceptors_as_an_exception() -> None:
-    """There is one way to meet failures, however a stage expresses them."""
-    after, failed = AfterOnly(), FailedOnly()
-    result = run(make_spec("a", ending="fail"), [after, failed])
-    assert after.outputs == []
-    assert [type(error) for error in failed.errors] == [StageFailedError]
-    assert result.error == "stage 'a': as its script says"
-
-
 class Returning(Interceptor):
     def __init__(self, output: Any) -> None:
         self._output = output
@@ -367,28 +358,30 @@ class Returning(Interceptor):
         return self._output  # type: ignore[no-any-return]
 
 
+async def returning_no_output(ctx: StageContext) -> StageOutput:
+    return {"x": 1}  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize(
-    ("output", "code"), [(None, "invalid_output"), (StageOutput.fail("no"), "stage_failed")]
+    ("spec", "inside", "code"),
+    [
+        (make_spec("a", ending="fail"), [], "stage_failed"),
+        (make_spec("a", pauses_s=(9.0,), timeout_s=1), [], "stage_timeout"),
+        (StageSpec("a", returning_no_output), [], "invalid_output"),
+        (make_spec("a"), [Returning(None)], "invalid_output"),
+        (make_spec("a"), [Returning(StageOutput.fail("no"))], "stage_failed"),
+    ],
+    ids=["returned", "timeout", "no output", "no output of a wrapper", "returned by a wrapper"],
 )
-def test_what_a_wrapper_returns_is_judged_like_a_stages_output(output: Any, code: str) -> None:
-    """Interceptors outside of it never see an invalid success."""
+def test_however_a_stage_fails_interceptors_meet_an_exception(
+    spec: StageSpec, inside: list[Interceptor], code: str
+) -> None:
+    """Of what it is, and never an invalid success, or the cancellation behind a timeout."""
     after, failed = AfterOnly(), FailedOnly()
-    result = run(make_spec("a"), [after, failed, Returning(output)])
+    result = run(spec, [after, failed, *inside])
     assert after.outputs == []
     assert [code_of(error) for error in failed.errors] == [code]
     assert code_of(result.failure) == code
-
-
-def test_what_a_stage_returns_besides_an_output_does_not_reach_interceptors() -> None:
-    """They see an error about an invalid output, and not the value."""
-
-    async def wrong(ctx: StageContext) -> StageOutput:
-        return {"x": 1}  # type: ignore[return-value]
-
-    after, failed = AfterOnly(), FailedOnly()
-    run(StageSpec("a", wrong), [after, failed])
-    assert after.outputs == []
-    assert [code_of(error) for error in failed.errors] == ["invalid_output"]
 
 
 def test_a_wrapper_may_answer_in_the_stages_place() -> None:
@@ -440,10 +433,3 @@ async def test_one_instance_serves_stages_that_run_at_the_same_time() -> None:
     pipeline = Pipeline("p", [make_spec(f"s{n}", pauses_s=(3.0 - n,)) for n in range(3)])
     await pipeline.run(interceptors=[Noting()])
     assert lines == ["s0.before", "s1.before", "s2.before", "s2.after", "s1.after", "s0.after"]
-
-
-def test_the_timeout_of_its_stage_reaches_an_observer_as_a_timeout() -> None:
-    """And not as the cancellation by which it is carried out."""
-    failed = FailedOnly()
-    run(make_spec("a", pauses_s=(9.0,), timeout_s=1), [failed])
-    assert [type(error) for error in failed.errors] == [StageTimeoutError]

@@ -231,40 +231,20 @@ def test_what_is_not_a_policy_of_a_stage_is_refused(stages: Any, problem: str) -
     assert str(refused.value) == f"RetryInterceptor: {problem}"
 
 
-@pytest.mark.parametrize(("deadline_s", "calls"), [(6.0, 1), (7.0, 1), (8.0, 2)])
-def test_no_retry_would_begin_after_the_runs_deadline(deadline_s: float, calls: int) -> None:
-    """The failure is reported at once instead of waiting for nothing."""
-    llm = ScriptedLLM(HttpError(429, Retry_After="7"))
-    result = run(llm, RetryPolicy(attempts=2, base_delay_s=0.0), deadline_s=deadline_s)
-    assert llm.calls == calls
-    assert result.duration_ms == (7000.0 if calls == 2 else 0.0)
-    if calls == 1:
-        assert result.failure is not None
-        assert result.failure.code == "rate_limited"
-
-
-@pytest.mark.parametrize(("timeout_s", "calls"), [(7.0, 1), (8.0, 1), (8.5, 2)])
-def test_no_retry_would_begin_after_the_stages_timeout(timeout_s: float, calls: int) -> None:
-    """As for the deadline: one second is spent, seven more would be too many."""
-    llm = ScriptedLLM([1.0, HttpError(429, Retry_After="7")])
-    policy = RetryPolicy(attempts=2, base_delay_s=0.0)
-    result = run(llm, policy, fields={"timeout_s": timeout_s})
-    assert llm.calls == calls
-    assert result.duration_ms == (8000.0 if calls == 2 else 1000.0)
-    assert (result.failure.code if result.failure else None) == (
-        None if calls == 2 else "rate_limited"
-    )
-
-
-@pytest.mark.parametrize(("timeout_s", "calls"), [(1.0, 1), (7.0, 1), (7.5, 2)])
-def test_no_retry_would_begin_after_the_timeout_of_a_stage_that_failed_at_once(
-    timeout_s: float, calls: int
+@pytest.mark.parametrize("work_s", [0.0, 1.0], ids=["at once", "after a second"])
+@pytest.mark.parametrize("limit", ["deadline_s", "timeout_s"])
+@pytest.mark.parametrize(("beyond_s", "calls"), [(-1.0, 1), (0.0, 1), (0.5, 2)])
+def test_no_retry_would_begin_after_the_runs_deadline_or_the_stages_timeout(
+    work_s: float, limit: str, beyond_s: float, calls: int
 ) -> None:
-    """The timeout counts too where the first attempt has waited for nothing."""
-    llm = ScriptedLLM(HttpError(429, Retry_After="7"))
-    policy = RetryPolicy(attempts=2, base_delay_s=0.0)
-    result = run(llm, policy, fields={"timeout_s": timeout_s})
-    assert (llm.calls, result.duration_ms) == (calls, 7000.0 if calls == 2 else 0.0)
+    """The failure is reported at once instead of waiting seven seconds for nothing."""
+    refused = HttpError(429, Retry_After="7")
+    llm = ScriptedLLM([work_s, refused] if work_s else refused)
+    limited = {limit: work_s + 7.0 + beyond_s}
+    given = limited if limit == "deadline_s" else {"fields": limited}
+    result = run(llm, RetryPolicy(attempts=2, base_delay_s=0.0), **given)
+    waited_s = 7.0 if calls == 2 else 0.0
+    assert (llm.calls, result.duration_ms) == (calls, (work_s + waited_s) * 1000.0)
     assert (result.failure.code if result.failure else None) == (
         None if calls == 2 else "rate_limited"
     )
@@ -304,9 +284,12 @@ async def test_a_cancellation_ends_it_in_an_attempt_and_in_a_pause(at_s: float) 
     assert (str(ctx.status), llm.calls) == ("cancelled", 1)
 
 
+@pytest.mark.parametrize("in_group", [False, True], ids=["itself", "in a task group"])
 @pytest.mark.parametrize("limit", ["timeout", "cancellation"])
 @pytest.mark.simulate(order="asyncio")
-async def test_a_stage_that_makes_an_error_of_its_cancellation_is_not_retried(limit: str) -> None:
+async def test_a_stage_that_makes_an_error_of_its_cancellation_is_not_retried(
+    limit: str, in_group: bool
+) -> None:
     """The caller that cancelled it does not wait for another attempt."""
     llm = ScriptedLLM(9.0)
 
@@ -316,7 +299,13 @@ async def test_a_stage_that_makes_an_error_of_its_cancellation_is_not_retried(li
         except asyncio.CancelledError:
             raise ConnectionError("connection closed") from None
 
-    fields = {"runner": converting, "timeout_s": 1.0 if limit == "timeout" else None}
+    async def grouped(ctx: StageContext) -> StageOutput:
+        async with asyncio.TaskGroup() as group:
+            answer = group.create_task(converting(ctx))
+        return answer.result()
+
+    runner = grouped if in_group else converting
+    fields = {"runner": runner, "timeout_s": 1.0 if limit == "timeout" else None}
     pipeline = make_pipeline(asking(**fields))
     ctx = context(llm)
 
@@ -341,40 +330,6 @@ def test_a_stage_whose_task_group_fails_is_tried_again() -> None:
 
     result = run(llm, RetryPolicy(attempts=3, base_delay_s=0.0), fields={"runner": grouped})
     assert (result.status, llm.calls) == ("completed", 3)
-
-
-@pytest.mark.parametrize("limit", ["timeout", "cancellation"])
-@pytest.mark.simulate(order="asyncio")
-async def test_a_stage_whose_task_group_fails_of_its_cancellation_is_not_retried(
-    limit: str,
-) -> None:
-    """The caller that cancelled it does not wait for another attempt, group or not."""
-    calls = 0
-
-    async def converting(ctx: StageContext) -> None:
-        nonlocal calls
-        calls += 1
-        try:
-            await asyncio.sleep(9)
-        except asyncio.CancelledError:
-            raise ConnectionError("connection closed") from None
-
-    async def grouped(ctx: StageContext) -> StageOutput:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(converting(ctx))
-        return StageOutput.ok(answer="ok")
-
-    fields = {"runner": grouped, "timeout_s": 1.0 if limit == "timeout" else None}
-    pipeline = make_pipeline(asking(**fields))
-
-    ctx = context(ScriptedLLM())
-    task = asyncio.create_task(pipeline.run(ctx, interceptors=[RetryInterceptor()]))
-    await asyncio.sleep(1.0)
-    if limit == "cancellation":
-        task.cancel()
-    await asyncio.wait([task])
-    assert asyncio.get_running_loop().time() == 1.0
-    assert calls == 1
 
 
 @pytest.mark.simulate(order="asyncio")
