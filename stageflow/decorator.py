@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, cast, overload
@@ -19,7 +20,7 @@ from stageflow.engine.interceptor import Interceptor
 from stageflow.engine.stage import Condition, FunctionStage, StageFunction, StageKind, StageOutput
 from stageflow.engine.stage_context import REQUIRED, Argument, StageContext
 from stageflow.engine.stream import StreamWriter
-from stageflow.errors import InvalidConfigError, shown
+from stageflow.errors import InvalidConfigError, StageDefectError, shown
 
 if TYPE_CHECKING:
     from stageflow.interceptors.breaker import BreakerInterceptor
@@ -186,7 +187,7 @@ def stage(
             interceptors=around,
             function=function,
             problems=tuple(problems),
-            none_is_output=signature.returns_value and not _is_builtin(signature.returns),
+            none_is_output=signature.none_fits(output=bool(written)),
         )
 
     return declare(name) if callable(name) else declare
@@ -285,6 +286,13 @@ class _Signature(NamedTuple):
             return not self.alone
         return self.returns != "None" and not _ends(self.returns, "StageOutput")
 
+    def none_fits(self, *, output: bool) -> bool:
+        """Return whether the function may return None, as the value of an output or of none."""
+        if output:
+            return self.returns_value and not _is_builtin(self.returns)
+        may_be_none = "None" in self.returns or "Optional" in self.returns
+        return may_be_none or not _ends(self.returns, "StageOutput")
+
     def problems(self, thread: bool, outputs: bool, streams: int) -> Iterable[str]:
         """Return what is wrong with a function that is to be a stage."""
         if isinstance(self.function, FunctionStage | type):
@@ -296,6 +304,8 @@ class _Signature(NamedTuple):
             if outputs or streams > 1:
                 fix = "write streams=[…] instead of outputs=[…], with one key"
                 yield f"yields, so it writes a stream; {fix}"
+            if _is_builtin(self.returns):
+                yield f"yields, and is annotated to return {self.returns}; write AsyncIterator[…]"
         elif thread and not plain:
             yield "is async and needs no thread; remove thread=True"
         elif thread and inspect.isgeneratorfunction(self.function):
@@ -321,12 +331,15 @@ def _annotation(annotation: Any, function: Any) -> Any:
         text = annotation.strip("'\"")
         function = inspect.unwrap(getattr(function, "func", function))
         names = getattr(function, "__globals__", getattr(function.__call__, "__globals__", {}))
-        frame: Any = inspect.currentframe()
-        while frame.f_globals["__name__"] == __name__ and frame.f_back is not None:
-            frame = frame.f_back  # to where the stage is declared
-        try:
-            annotation = eval(text, names, frame.f_locals)  # noqa: S307 - as without the quotes
-        except Exception:
+        frame, scopes = inspect.currentframe(), []
+        while frame is not None:  # outwards from where the stage is declared
+            scopes += [frame.f_locals] if frame.f_globals is names else []
+            frame = frame.f_back
+        for scope in (*scopes, names):
+            with suppress(Exception):
+                annotation = eval(text, names, scope)  # noqa: S307 - as without the quotes
+                break
+        else:
             return text
     return getattr(annotation, "__value__", annotation)  # of an alias: ``type X = …``
 
@@ -398,6 +411,10 @@ async def _write(items: Any, writer: StreamWriter) -> StageOutput:
     try:
         while True:
             item = await step
+            if type(item) is StageOutput:
+                fix = "raise an error, or return the output and use ctx.open(key)"
+                problem = f"yielded {shown(item)}, which is not an item of a stream; {fix}"
+                raise StageDefectError(problem, code="invalid_output")
             try:
                 if not await writer.put(item):
                     break  # no reader is left

@@ -7,12 +7,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stageflow._utils.arguments import flag, option
+from stageflow._utils.arguments import flag, not_negative, option
 from stageflow._utils.postgres import is_postgres
 from stageflow._utils.text import printable, shown_address
 from stageflow.cli import common
@@ -108,7 +108,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = added.add_mutually_exclusive_group()
     option(what, "--state", "default: replayed", choices=states, default="replayed")
     flag(what, "--unreadable", "remove those that cannot be read")
-    option(added, "--older-than DAYS", "keep younger letters", type=float, default=0.0)
+    option(added, "--older-than DAYS", "keep younger letters", type=not_negative, default=0.0)
     flag(added, "--dry-run", "only print the ids")
 
 
@@ -172,7 +172,7 @@ def _list(arguments: argparse.Namespace) -> None:
     if not letters and not arguments.json:
         say("no dead letters")
     for lost in unreadable:
-        complain(printable(f"error: {lost.id}: {lost.problem}"))
+        complain(printable(f"error: {lost.problem}"))
     if unreadable:
         complain("`stageflow dlq export ID` writes what is stored, `dlq delete ID` removes it")
 
@@ -271,7 +271,7 @@ def _export(arguments: argparse.Namespace) -> None:
     if isinstance(letter, DeadLetter):
         text = _test_of(letter, arguments)
     else:
-        complain(printable(f"error: {letter.id}: {letter.problem}; this is what is stored"))
+        complain(printable(f"error: {letter.problem}; this is what is stored"))
         text = letter.body
     if arguments.output is not None:
         common.write_text(arguments.output, text)
@@ -304,9 +304,9 @@ def _purge(arguments: argparse.Namespace) -> int:
         if arguments.unreadable:
             ids = [letter.id for letter in await store.unreadable()]
         else:
-            before = datetime.now(UTC) - timedelta(days=arguments.older_than)
+            now, age_s = datetime.now(UTC), arguments.older_than * 86_400
             letters = await store.letters(DeadLetterState(arguments.state))
-            ids = [letter.id for letter in letters if letter.created_at <= before]
+            ids = [one.id for one in letters if (now - one.created_at).total_seconds() >= age_s]
         if arguments.dry_run:
             say("\n".join([*map(printable, ids), f"{len(ids)} dead letters would be deleted"]))
             return 0

@@ -26,6 +26,7 @@ from stageflow.codec import (
     check_fields,
     dumps,
     is_large,
+    loads,
     plain_failure,
 )
 from stageflow.engine.context import RunStatus
@@ -321,7 +322,7 @@ def _readable(what: str) -> Iterator[None]:
 
 def _read(what: str, body: bytes) -> dict[str, Any]:
     with _readable(what):
-        data = json.loads(body)
+        data = loads(body.decode(), large=is_large(body))
         protocol, version = data["protocol"], data.get("version", "unknown")
     if protocol != PROTOCOL:
         raise protocol_mismatch(f"the sender of {what} (stageflow {version!s:.40})", protocol)

@@ -22,5 +22,6 @@ __all__ = [
     "check_fields",
     "dumps",
     "is_large",
+    "loads",
     "plain_failure",
 ]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType, NoneType
 from typing import Any
 
-from stageflow.codec.values import ValueCodec, dumps
+from stageflow.codec.values import ValueCodec, dumps, loads
 from stageflow.engine.dead_letter import DeadLetter, DeadLetterState, FailureRecord, StageRecord
 from stageflow.errors import CorruptDeadLetterError, StageflowError
 from stageflow.events.log import Event, StageStatus
@@ -48,13 +48,13 @@ class Codec(ValueCodec):
             large=large,
         )
 
-    def decode(self, text: str) -> DeadLetter:
-        """Return the letter whose content `encode` wrote; its state is waiting.
+    def decode(self, text: str, *, large: bool = False) -> DeadLetter:
+        """Return the letter whose content `encode` wrote; its state is waiting. See `loads`.
 
         Raises `CorruptDeadLetterError`, which names the field, for text that it cannot read.
         """
         try:
-            data = check_fields("", json.loads(text), _LETTER)
+            data = check_fields("", loads(text, large=large), _LETTER)
             return DeadLetter(
                 **{name: data[name] for name in _COPIED},
                 created_at=_moment("created_at", data["created_at"]),

@@ -10,6 +10,8 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from json import scanner
+from types import MappingProxyType
 from typing import Any
 
 from stageflow.codec.types import (
@@ -253,10 +255,11 @@ def is_large(value: Any) -> bool:
         value = waiting.pop()
         if isinstance(value, str | bytes | bytearray):
             left -= len(value)
-        elif isinstance(value, list | tuple | set | frozenset | dict | deque):
+        elif isinstance(value, list | tuple | set | frozenset | deque | dict | MappingProxyType):
             left -= _PART_BYTES * len(value)
             if left > 0:
-                waiting += (*value, *value.values()) if isinstance(value, dict) else value
+                kinds = dict, MappingProxyType
+                waiting += (*value, *value.values()) if isinstance(value, kinds) else value
         elif value is not None and type(value) not in (int, float, bool):
             left -= _PART_BYTES
             try:
@@ -271,6 +274,14 @@ def is_large(value: Any) -> bool:
 def dumps(plain: Any, *, large: bool = False) -> str:
     """Return the JSON of a stored form; if it is large, yield to other threads meanwhile."""
     return "".join(_pieces(plain)) if large else json.dumps(plain)
+
+
+def loads(text: str, *, large: bool = False) -> Any:
+    """Return what JSON holds; if it is large, yield to other threads meanwhile."""
+    decoder: Any = json.JSONDecoder()
+    if large:  # the scanner written in C holds the interpreter until it is done
+        decoder.scan_once = scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
+    return decoder.decode(text)
 
 
 def _pieces(plain: Any) -> Iterator[str]:

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from stageflow._utils.tasks import shielded
+from stageflow._utils.tasks import off_loop, shielded
+from stageflow.codec import is_large
 from stageflow.dlq.store import Claim, DeadLetterStore
 from stageflow.engine.capture import dead_letter_of_run
 from stageflow.engine.context import PipelineContext
@@ -66,11 +67,11 @@ async def replay(
     )
     dead_letter_id = letter if isinstance(letter, str) else letter.id
     # Before anything is claimed: a letter that cannot be replayed counts no attempt.
-    check_fits(await store.get(dead_letter_id), orchestrator.graph)
+    await _check(await store.get(dead_letter_id), orchestrator.graph)
     claim = await store.claim(dead_letter_id, lease_s=lease_s)
     try:
         # What was claimed may be newer than what was checked.
-        check_fits(claim.letter, orchestrator.graph)
+        await _check(claim.letter, orchestrator.graph)
         context = (prepare or replay_context)(claim.letter, providers)
         context.resumes = claim.letter
         reason = f"restored from dead letter {dead_letter_id}"
@@ -101,6 +102,10 @@ async def replay(
     if cancelled:
         raise asyncio.CancelledError
     return result
+
+
+async def _check(letter: DeadLetter, graph: StageGraph) -> None:
+    await off_loop(lambda: check_fits(letter, graph), large=is_large(letter))
 
 
 def check_fits(letter: DeadLetter, graph: StageGraph) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import abstractmethod
 from collections import ChainMap
@@ -21,6 +20,7 @@ from stageflow.codec import (
     FieldTypes,
     check_fields,
     is_large,
+    loads,
 )
 from stageflow.engine.dead_letter import DeadLetter, DeadLetterState, Unstorable
 from stageflow.errors import (
@@ -38,9 +38,6 @@ T = TypeVar("T")
 Steps: TypeAlias = Generator[tuple[str, tuple[Any, ...]], list[Any], T]
 
 _log = logging.getLogger("stageflow.dlq")
-
-#: More than these take milliseconds to encode.
-_MANY_EVENTS = 500
 
 
 class Claim(NamedTuple):
@@ -114,13 +111,13 @@ async def encoded(codec: Codec, letter: DeadLetter) -> tuple[str, dict[str, Unst
 
     A large letter is encoded in a thread; its values must not change meanwhile.
     """
-    large = len(letter.events) > _MANY_EVENTS or is_large([letter.inputs, letter.outputs])
+    large = is_large(letter)
 
     def encode() -> tuple[str, dict[str, Unstorable]]:
         text = codec.encode(letter, large=large)
         if PLACEHOLDER not in text:
             return text, {}
-        stored = json.loads(text)
+        stored = loads(text, large=large)
         outputs = ChainMap(*(record["outputs"] for record in stored["stages"].values()))
         lost = {**codec.lost("inputs", stored["inputs"]), **codec.lost("outputs", outputs)}
         for path, value in lost.items():
@@ -130,36 +127,47 @@ async def encoded(codec: Codec, letter: DeadLetter) -> tuple[str, dict[str, Unst
     return await off_loop(encode, large=large)
 
 
-def restore_dead_letter(codec: Codec, body: str, *standing: Any) -> DeadLetter:
-    """Return a stored letter from its content and the columns beside it."""
-    state, attempts, lease_until, replay_run_id = standing
-    letter = codec.decode(body)
+def restore_dead_letter(codec: Codec, row: Sequence[Any], *, large: bool = False) -> DeadLetter:
+    """Return the letter of a row; of a large one, yield to other threads meanwhile."""
+    dead_letter_id, body, *_ = row
     try:
-        check_fields("", dict(zip(_STANDING, standing[1:], strict=True)), _STANDING)
+        letter = codec.decode(body, large=large)
+        if letter.id != dead_letter_id:
+            raise CorruptDeadLetterError(f"its content has the id {letter.id!r}")
+    except CorruptDeadLetterError as error:
+        raise CorruptDeadLetterError(error.problem, dead_letter_id) from error
+    return _with_standing(letter, row)
+
+
+def _with_standing(letter: DeadLetter, row: Sequence[Any]) -> DeadLetter:
+    """Return a letter with the columns beside its content."""
+    _, _, state, attempts, lease_until, replay_run_id = row
+    try:
+        check_fields("", dict(zip(_STANDING, row[3:], strict=True)), _STANDING)
+        expires = None if lease_until is None else datetime.fromtimestamp(lease_until, UTC)
         return replace(
             letter,
             state=DeadLetterState(state),
             attempts=attempts,
-            lease_expires_at=None
-            if lease_until is None
-            else datetime.fromtimestamp(lease_until, UTC),
+            lease_expires_at=expires,
             replay_run_id=replay_run_id,
         )
     except (ValueError, TypeError, OverflowError) as error:
-        raise CorruptDeadLetterError(f"{type(error).__name__}: {error}") from error
+        raise CorruptDeadLetterError(f"{type(error).__name__}: {error}", letter.id) from error
 
 
-def read_all(
-    codec: Codec, rows: Iterable[Sequence[Any]]
-) -> tuple[tuple[DeadLetter, ...], tuple[UnreadableDeadLetter, ...]]:
+_Listed: TypeAlias = tuple[tuple[DeadLetter, ...], tuple[UnreadableDeadLetter, ...]]
+
+
+def _read_all(codec: Codec, rows: Iterable[Sequence[Any]], large: bool) -> _Listed:
     """Return the readable letters and the unreadable ones of rows from the table."""
     letters, unreadable = [], []
-    for dead_letter_id, body, *standing in rows:
+    for row in rows:
         try:
-            letters.append(restore_dead_letter(codec, body, *standing))
+            letters.append(restore_dead_letter(codec, row, large=large))
         except CorruptDeadLetterError as error:
-            _log.warning("dead letter %s: %s", dead_letter_id, error)
-            unreadable.append(UnreadableDeadLetter(str(dead_letter_id), str(error), str(body)))
+            _log.warning("%s", error)
+            unreadable.append(UnreadableDeadLetter(str(row[0]), str(error), str(row[1])))
     return tuple(letters), tuple(unreadable)
 
 
@@ -202,17 +210,24 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
             raise DuplicateDeadLetterError(dead_letter_id, self.where)
 
     async def get(self, dead_letter_id: str) -> DeadLetter:
-        return await self._call("read", self._get(dead_letter_id))
+        return await self._restored(await self._call("read", self._found(dead_letter_id)))
 
-    def _get(self, dead_letter_id: str) -> Steps[DeadLetter]:
-        row = yield from self._found(dead_letter_id)
-        return restore_dead_letter(self._codec, *row[1:])
+    async def _restored(self, row: Sequence[Any]) -> DeadLetter:
+        large = is_large(row[1])
+        return await off_loop(
+            lambda: restore_dead_letter(self._codec, row, large=large), large=large
+        )
 
     async def letters(self, state: DeadLetterState | None = None) -> tuple[DeadLetter, ...]:
-        return read_all(self._codec, await self._call("read", _listed(state)))[0]
+        return (await self._read_all(state))[0]
 
     async def unreadable(self) -> tuple[UnreadableDeadLetter, ...]:
-        return read_all(self._codec, await self._call("read", _listed(None)))[1]
+        return (await self._read_all(None))[1]
+
+    async def _read_all(self, state: DeadLetterState | None) -> _Listed:
+        rows = await self._call("read", _listed(state))
+        large = is_large(rows)
+        return await off_loop(lambda: _read_all(self._codec, rows, large), large=large)
 
     async def delete(self, dead_letter_id: str) -> None:
         await self._call("write", self._delete(dead_letter_id))
@@ -222,13 +237,17 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
         yield "DELETE FROM dead_letters WHERE id = ?", (dead_letter_id,)
 
     async def claim(self, dead_letter_id: str, *, lease_s: float) -> Claim:
-        return await self._call("write", self._claim(dead_letter_id, lease_s))
+        before = await self._call("write", self._found(dead_letter_id))
+        letter = await self._restored(before)  # one that cannot be read is not claimed
+        row = await self._call("write", self._claim(dead_letter_id, lease_s))
+        if row[1] != before[1]:
+            letter = await self._restored(row)
+        return Claim(_with_standing(letter, row), row[3])
 
-    def _claim(self, dead_letter_id: str, lease_s: float) -> Steps[Claim]:
+    def _claim(self, dead_letter_id: str, lease_s: float) -> Steps[Sequence[Any]]:
         now_s = yield from self._check(dead_letter_id)
         yield _CLAIM, (now_s + lease_s, dead_letter_id)
-        letter = yield from self._get(dead_letter_id)
-        return Claim(letter, letter.attempts)
+        return (yield from self._found(dead_letter_id))
 
     async def renew(self, claim: Claim, *, lease_s: float) -> None:
         await self._call("write", self._update(claim, "lease_until = wall_clock() + ?", lease_s))

@@ -18,6 +18,8 @@ _SHOWN_CHARS = 120
 DATA_MARKS = ("__dataclass_fields__", "__pydantic_fields_set__", "__attrs_attrs__")
 #: Objects of subclasses of these may have attributes that are stored.
 _OPEN = (str, int, float, bytes, tuple, list, dict, set, frozenset, SimpleNamespace)
+#: Their objects have no parts.
+_PLAIN = frozenset([str, int, float, bool, bytes, type(None)])
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -150,7 +152,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple | deque | Stream):
         items = value if not isinstance(value, Stream) else value.items() if value.whole else ()
-        yield from ((f"[{number}]", item) for number, item in enumerate(items))
+        if not _PLAIN.issuperset(map(type, items)):
+            yield from ((f"[{number}]", item) for number, item in enumerate(items))
     elif isinstance(value, set | frozenset):
         yield from (("[…]", item) for item in value)
     cls = type(value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from dataclasses import fields as fields_of
 from enum import StrEnum
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from stageflow import errors as err
@@ -30,6 +31,9 @@ class StageKind(StrEnum):
     WORK = "work"
     AGENT = "agent"
 
+
+#: What a stage has to await, or to iterate.
+_UNFINISHED = frozenset([CoroutineType, AsyncGeneratorType, asyncio.Task, asyncio.Future])
 
 # A look-up of an enumeration's member costs several times as much as one of a global name.
 _COMPLETED = StageStatus.COMPLETED
@@ -113,7 +117,7 @@ class OutputKeys(frozenset[str]):
         """Return what a stage returned as a `StageOutput`; raise if it cannot be one."""
         if isinstance(returned, StageOutput):
             return returned
-        if not self.bare or type(returned) is CoroutineType or (returned is None and not self.none):
+        if not self.bare or type(returned) in _UNFINISHED or (returned is None and not self.none):
             raise self._misfit(returned)
         if len(self) == 1:
             for key in self:
@@ -133,9 +137,14 @@ class OutputKeys(frozenset[str]):
 
     def _misfit(self, found: object) -> err.StageDefectError:
         fix = "write 'return StageOutput.ok(key=value)'"
-        if isinstance(found, CoroutineType):
-            found.close()  # avoids Python's warning later
+        if isinstance(found, AsyncGeneratorType):
+            fix = "write 'async for item in …: yield item'"
+        elif type(found) in _UNFINISHED:
+            if isinstance(found, CoroutineType):
+                found.close()  # avoids Python's warning later
             fix = "write 'return await …'"
+        elif self.bare and len(self) == 1:
+            fix = f"return the value of {min(self)!r}"
         elif len(self) > 1:
             fix += f", or a mapping, dataclass or NamedTuple with the keys {sorted(self)}"
         elif not self and found is not None:
@@ -304,5 +313,5 @@ class FunctionStage(StageSpec, Generic[P, R]):
     def output_keys(self) -> OutputKeys:
         """The declared outputs; the function may return their values without a `StageOutput`."""
         keys = OutputKeys(self.outputs)
-        keys.bare, keys.none = True, self.none_is_output or not self.outputs
+        keys.bare, keys.none = True, self.none_is_output
         return keys

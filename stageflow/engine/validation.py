@@ -7,12 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from types import FunctionType
-from typing import Any, get_type_hints
+from types import FunctionType, NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from stageflow._utils.checks import is_async, is_duration
 from stageflow.engine.graph import StageGraph
 from stageflow.engine.stage import FunctionStage, StageKind, StageOutput, StageSpec
+from stageflow.engine.stream import StreamReader
 from stageflow.errors import InvalidConfigError, Problem, did_you_mean, nearest, shown
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -292,41 +293,57 @@ def _type_problems(graph: StageGraph) -> Iterator[Problem]:
         return
     hints = {spec.name: _plain_hints(spec.function) for spec in functions}
     producers = {spec.outputs[0]: spec for spec in functions if len(spec.outputs) == 1}
+    streams = {key: spec.name for spec in graph.specs for key in spec.streams}
     for reader in functions:
         optional = inspect.signature(reader.function).parameters if reader.optional else {}
-        for key, parameter in optional.items():
-            wanted, default = hints[reader.name].get(key), parameter.default
-            if wanted is None or default is None or default is inspect.Parameter.empty:
-                continue
-            if not _fits(type(default), wanted):
-                text = f"takes {key!r} as {wanted.__name__}, and its default is {shown(default)};"
-                text += " change the default or the annotation"
-                yield Problem(graph.name, reader.name, "invalid_declaration", text, key)
         for key, wanted in hints[reader.name].items():
-            producer = producers.get(key)
-            if producer is None or key not in reader.inputs:
-                continue
-            returned = hints[producer.name].get("return")
-            if returned is not None and not _fits(returned, wanted):
-                text = f"takes {key!r} as {wanted.__name__}, and stage {producer.name!r} returns"
-                text += f" {returned.__name__}; change one of the annotations"
+            default = optional[key].default if key in optional else None
+            given = default is not None and default is not inspect.Parameter.empty
+            producer = producers.get(key) if key in reader.inputs else None
+            returned = hints[producer.name].get("return", ()) if producer is not None else ()
+            why = []
+            if given and not _fits((type(default),), wanted, narrowed=type(default) is object):
+                why += [f"its default is {shown(default)}; change the default or the annotation"]
+            if producer is not None and returned and not _fits(returned, wanted):
+                names = _names_of(returned)
+                why += [f"stage {producer.name!r} returns {names}; change one of the annotations"]
+            if key in streams and key in reader.inputs and not _fits((StreamReader,), wanted):
+                why += [f"stage {streams[key]!r} streams it; write AsyncIterator[…]"]
+            for reason in why:
+                text = f"takes {key!r} as {_names_of(wanted)}, and {reason}"
                 yield Problem(graph.name, reader.name, "invalid_declaration", text, key)
 
 
-def _plain_hints(function: Any) -> dict[str, type]:
+def _names_of(classes: tuple[type, ...]) -> str:
+    return " or ".join("None" if cls is NoneType else cls.__name__ for cls in classes)
+
+
+def _plain_hints(function: Any) -> dict[str, tuple[type, ...]]:
     try:
         hints = get_type_hints(function)
     except Exception:
         return {}
+    return {name: classes for name, hint in hints.items() if (classes := _plain_classes(hint))}
+
+
+def _plain_classes(hint: Any) -> tuple[type, ...]:
+    """Return the plain classes that an annotation allows; none if it also allows something else."""
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        parts = [_plain_classes(part) for part in get_args(hint)]
+        return sum(parts, ()) if all(parts) else ()
+    root = get_origin(hint) or hint
     # A StageOutput has the values of outputs, whose types its annotation does not say.
-    plain = ((name, hint) for name, hint in hints.items() if hint is not StageOutput)
-    return {name: hint for name, hint in plain if type(hint) is type}
+    return (root,) if type(root) is type and root is not StageOutput else ()
 
 
-def _fits(returned: type, wanted: type) -> bool:
+def _fits(found: tuple[type, ...], wanted: tuple[type, ...], *, narrowed: bool = True) -> bool:
     """Return whether a value may be of both classes; numbers widen as PEP 484 says."""
-    widened = {float: (int,), complex: (int, float)}.get(wanted, ())
-    return issubclass(returned, (wanted, *widened)) or issubclass(wanted, returned)
+    widened = {float: (int,), complex: (int, float)}
+    return any(
+        issubclass(one, (other, *widened.get(other, ()))) or (narrowed and issubclass(other, one))
+        for one in found
+        for other in wanted
+    )
 
 
 def _why_missing(graph: StageGraph, key: str, itself: bool, known: set[str]) -> str:

@@ -443,11 +443,13 @@ class DeadLetterLeaseLostError(
 class CorruptDeadLetterError(DeadLetterError, code="corrupt_dead_letter", traits=base.SYSTEMIC):
     """A stored dead letter, or a value of one, cannot be read."""
 
-    def __init__(self, problem: str) -> None:
+    def __init__(self, problem: str, dead_letter_id: str | None = None) -> None:
+        which = f"dead letter {dead_letter_id}" if dead_letter_id else "a stored dead letter"
         super().__init__(
-            f"a stored dead letter cannot be read: {problem}; it was written by another version,"
-            " or with a codec that knows more types"
+            f"{which} cannot be read: {problem}; it was written by another version, or with a codec"
+            " that knows more types"
         )
+        self.problem, self.dead_letter_id = problem, dead_letter_id
 
 
 class RecordedError(StageflowError, code="recorded_error"):

@@ -93,6 +93,41 @@ def words_in_a_thread(question: str) -> Any:
     yield from question.split()
 
 
+async def misnamed(question: str) -> int:  # type: ignore[misc]
+    yield 1
+
+
+async def left_open(question: str) -> Any:
+    return Teller()(question)
+
+
+async def left_running(question: str) -> Any:
+    return asyncio.ensure_future(use(question))
+
+
+async def fails_in_an_item(question: str) -> AsyncIterator[Any]:
+    yield StageOutput.fail("no")
+
+
+async def forgets(question: str) -> StageOutput:  # type: ignore[empty-body]
+    pass
+
+
+@pytest.mark.parametrize(
+    ("function", "fix"),
+    [
+        (left_open, "write 'async for item in …: yield item'"),
+        (left_running, "write 'return await …'"),
+        (fails_in_an_item, "which is not an item of a stream; raise an error"),
+        (forgets, "write 'return StageOutput.ok(key=value)'"),
+    ],
+)
+async def test_what_is_not_an_output_fails_the_stage(function: Any, fix: str) -> None:
+    """Work that nobody awaits, an output as an item, or no output at all."""
+    result = await Pipeline("p", [stage(function)]).run(question="q")
+    assert fix in str(result.error)
+
+
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
@@ -105,6 +140,7 @@ def words_in_a_thread(question: str) -> Any:
         (stage(outputs=["class"])(use), "the key 'class' of use() is not an identifier"),
         (stage("it", streams=["a", "b"])(Teller()), "with one key"),
         (stage(when=lambda *a: True)(use), "its condition takes *a"),
+        (DECORATE(misnamed), "yields, and is annotated to return int; write AsyncIterator[…]"),
     ],
 )
 def test_what_cannot_be_a_stage_is_named_when_the_pipeline_is_built(spec: Any, text: str) -> None:
@@ -112,6 +148,38 @@ def test_what_cannot_be_a_stage_is_named_when_the_pipeline_is_built(spec: Any, t
     found = problem(spec)
     assert text in found
     assert "its function its" not in found
+
+
+DEFAULTS: Any = {"a": 3, "b": "x", "c": (1,), "d": object(), "e": 2}
+
+
+@stage
+async def picky(
+    a: bool = DEFAULTS["a"],
+    b: int | None = DEFAULTS["b"],
+    c: list[int] = DEFAULTS["c"],
+    d: str = DEFAULTS["d"],
+    e: float = DEFAULTS["e"],
+) -> int | None:
+    """Have defaults of other classes; the last two may be."""
+
+
+@stage
+async def takes_a_list(words_said: list[int], picky: str, e: int) -> None:
+    """Take a stream for a list, and a number for a text."""
+
+
+def test_defaults_streams_and_unions_that_cannot_fit_are_named() -> None:
+    """With the classes of both sides."""
+    with pytest.raises(PipelineDefinitionError) as caught:
+        Pipeline("p", [picky, stage("words_said")(Teller()), takes_a_list]).build()
+    assert [problem.text.rpartition(";")[0] for problem in caught.value.problems] == [
+        "takes 'a' as bool, and its default is 3",
+        "takes 'b' as int or None, and its default is 'x'",
+        "takes 'c' as list, and its default is (1,)",
+        "takes 'words_said' as list, and stage 'words_said' streams it",
+        "takes 'picky' as str, and stage 'picky' returns int or None",
+    ]
 
 
 async def annotated(context: Annotated[StageContext, "the context"]) -> str:
@@ -168,7 +236,15 @@ def test_an_alias_where_the_stage_is_declared_is_seen_through() -> None:
     async def local(context: "Local", ctx: "str") -> "typing.Any":
         return context.name
 
+    def declare() -> Any:
+        @stage
+        async def inner(context: "Local", text: "str") -> "None":
+            pass
+
+        return inner
+
     assert (local.inputs, local.outputs) == (("ctx",), ("local",))
+    assert declare().inputs == ("text",)
     assert stage("part")(partial(renamed, text="t")).outputs == ()
 
 

@@ -223,7 +223,7 @@ def test_an_unreadable_letter_hides_no_other(here: Path, capsys: Capture) -> Non
     code, out, complaint = run(capsys, "dlq", "list")
     assert (code, len(out.splitlines())) == (0, 1)
     assert make_letter(2).id in out
-    assert f"error: {broken}: a stored dead letter cannot be read: JSONDecodeError" in complaint
+    assert f"error: dead letter {broken} cannot be read: JSONDecodeError" in complaint
     assert "dlq delete ID" in complaint
     code, _, complaint = run(capsys, "dlq", "show", broken)
     assert (code, "cannot be read" in complaint) == (1, True)
@@ -253,7 +253,9 @@ def test_a_purge_removes_the_letters_of_a_state(here: Path, capsys: Capture) -> 
     assert run(capsys, "dlq", "replay", replayed, "--scale", "0")[0] == 0
     code, out, _ = run(capsys, "dlq", "purge", "--dry-run")
     assert (code, out) == (0, f"{replayed}\n1 dead letters would be deleted\n")
-    assert run(capsys, "dlq", "purge", "--older-than", "1")[1] == "0 dead letters deleted\n"
+    for days in ("1", "1e300"):
+        assert run(capsys, "dlq", "purge", "--older-than", days)[1] == "0 dead letters deleted\n"
+    assert run(capsys, "dlq", "purge", "--older-than", "nan")[0] == 2
     assert run(capsys, "dlq", "purge")[1] == "1 dead letters deleted\n"
     assert run(capsys, "dlq", "list")[1].startswith(waiting)
     assert run(capsys, "dlq", "purge", "--state", "waiting")[1] == "1 dead letters deleted\n"

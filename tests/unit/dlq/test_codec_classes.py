@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time as clock
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from enum import Enum, Flag, IntEnum, IntFlag, StrEnum
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import Mock
 from zoneinfo import ZoneInfo
@@ -25,7 +27,7 @@ from pydantic import BaseModel, PrivateAttr, RootModel
 
 from stageflow import errors as err
 from stageflow.codec import DEFAULT_CODEC, Codec, StoredType, canonical, dumps
-from stageflow.codec.values import is_large
+from stageflow.codec.values import is_large, loads
 from stageflow.dlq import Unstorable
 from tests.utils.dead_letters import make_letter
 
@@ -379,6 +381,24 @@ def test_the_digest_of_a_job_is_the_same_in_every_process() -> None:
 def test_text_in_pieces_is_the_same_text(plain: Any) -> None:
     """Sign by sign that of `json.dumps`: stores compare it."""
     assert dumps(plain, large=True) == json.dumps(plain)
+    assert loads(json.dumps(plain), large=True) == json.loads(json.dumps(plain))
+
+
+def test_reading_large_text_does_not_hold_the_interpreter() -> None:
+    """Else no other thread runs meanwhile, and a loop stands still."""
+    text = f"[{'1.5, ' * 500_000}2]"
+    reading = threading.Thread(target=loads, args=(text,), kwargs={"large": True})
+    reading.start()
+    turns = 0
+    while reading.is_alive():
+        turns += 1
+        clock.sleep(0)
+    assert turns > 10
+
+
+def test_events_count_for_the_size_of_a_letter() -> None:
+    """A stage may emit more than it returns."""
+    assert is_large(MappingProxyType({"values": [1.5] * 300_000}))
 
 
 class Closed:

@@ -263,7 +263,7 @@ def test_what_a_store_keeps_beside_a_letter_is_checked(
 ) -> None:
     """All stores read letters by this function."""
     with pytest.raises(err.CorruptDeadLetterError, match=rf"TypeError: {field} is "):
-        restore_dead_letter(DEFAULT_CODEC, LETTER, *standing)
+        restore_dead_letter(DEFAULT_CODEC, (make_letter().id, LETTER, *standing))
 
 
 async def test_stores_refuse_a_letter_of_the_wrong_types(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ async def test_stores_refuse_a_letter_of_the_wrong_types(tmp_path: Path) -> None
     async with SQLiteDeadLetterStore(tmp_path / "letters.db") as sqlite:
         for store in (memory, sqlite):
             await store.put(hostile)
-            with pytest.raises(err.CorruptDeadLetterError, match="seed is str"):
+            with pytest.raises(err.CorruptDeadLetterError, match=f"{hostile.id} .*seed is str"):
                 await store.get(hostile.id)
             await store.put(make_letter(2))
             assert await store.letters() == (make_letter(2),)

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from stageflow import Pipeline, PipelineContext, StageSpec
 from stageflow import errors as err
 from stageflow.codec import DEFAULT_CODEC, Codec, StoredType
-from stageflow.dlq import DeadLetterState, DeadLetterStore
+from stageflow.dlq import DeadLetterState, DeadLetterStore, InMemoryDeadLetterStore, replay
 from stageflow.dlq.store import restore_dead_letter
+from stageflow.testing import ScriptedStage
 from tests.utils.dead_letters import NOON, STORES, Clock, make_letter, opened
 
 
@@ -67,9 +69,10 @@ def test_a_letter_that_stands_in_no_known_way_is_refused(
     standing: tuple[Any, ...], problem: str
 ) -> None:
     """The fields that a store keeps beside a letter's content are checked as well."""
+    row = make_letter().id, DEFAULT_CODEC.encode(make_letter()), *standing
     with pytest.raises(err.CorruptDeadLetterError) as caught:
-        restore_dead_letter(DEFAULT_CODEC, DEFAULT_CODEC.encode(make_letter()), *standing)
-    assert str(caught.value).startswith(f"a stored dead letter cannot be read: {problem}")
+        restore_dead_letter(DEFAULT_CODEC, row)
+    assert str(caught.value).startswith(f"dead letter {row[0]} cannot be read: {problem}")
 
 
 async def test_letters_are_listed_by_state(store: DeadLetterStore) -> None:
@@ -129,24 +132,44 @@ async def test_a_letter_that_is_put_back_waits_with_its_new_content(store: DeadL
 
 @pytest.mark.parametrize(("size", "elsewhere"), [(1_000, False), (300_000, True)])
 @pytest.mark.parametrize("kind", STORES)
-async def test_a_large_letter_is_encoded_off_the_loop(
+async def test_a_large_letter_is_encoded_and_decoded_off_the_loop(
     kind: str, tmp_path: Path, size: int, elsewhere: bool
 ) -> None:
-    """In another thread, when it is put and when it is put back."""
+    """In another thread, when it is put, claimed, put back and listed."""
     threads = []
 
-    def to_plain(text: Text) -> str:
+    def noted(text: object) -> str:
         threads.append(threading.get_ident())
         return str(text)
 
-    codec = Codec([StoredType("text", Text, to_plain, Text)])
+    codec = Codec([StoredType("text", Text, noted, lambda plain: Text(noted(plain)))])
     letter = make_letter(inputs={"items": [Text(size * "x")]})
     async with opened(kind, tmp_path, codec=codec) as store:
         await store.put(letter)
         claim = await store.claim(letter.id, lease_s=60)
         await store.put_back(claim, letter)
         assert await store.letters() == (replace(letter, attempts=1),)
-    assert [thread != threading.get_ident() for thread in threads] == [elsewhere, elsewhere]
+    assert [thread != threading.get_ident() for thread in threads] == [elsewhere] * 4
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_large_letter_is_checked_off_the_loop(
+    monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """A replay searches all of its values for those that could not be stored."""
+    threads = []
+
+    def noted(*_: object) -> None:
+        threads.append(threading.get_ident())
+
+    monkeypatch.setitem(replay.__globals__, "check_fits", noted)
+    store = InMemoryDeadLetterStore()
+    ctx = PipelineContext({"a": "x" * (300_000 if large else 1)}, dead_letters=store)
+    pipeline = Pipeline("p", [StageSpec("fail", ScriptedStage(ending="raise"))])
+    await pipeline.run(ctx)
+    assert ctx.dlq_entry is not None
+    await replay(ctx.dlq_entry, pipeline.orchestrator, store)
+    assert [thread != threading.get_ident() for thread in threads] == [large] * 2
 
 
 class Text(str):

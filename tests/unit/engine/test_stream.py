@@ -57,6 +57,26 @@ def test_puts_that_wait_are_let_in_in_their_order() -> None:
     assert run(say(many), hear()).outputs["heard"] == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_stage_that_only_puts_gives_control_to_the_loop() -> None:
+    """So a deadline stops it, and its caller can leave it."""
+
+    async def endless(ctx: StageContext) -> StageOutput:
+        words = ctx.open("words")
+        for number in range(500_000):
+            await words.put(number)
+        return StageOutput.ok()
+
+    pipeline = Pipeline("p", [say(endless)])
+
+    async def main() -> int:
+        await pipeline.run(context := PipelineContext(deadline_s=0.001))
+        async with pipeline.stream() as run:
+            assert await anext(aiter(run["words"])) == 0
+        return int(max(context.bag["words"].count, run["words"].count))
+
+    assert asyncio.run(main()) < 500_000
+
+
 def test_a_put_that_was_let_in_is_not_overtaken_before_it_comes() -> None:
     """There is room for one put, and one has been granted it: a new put queues behind it."""
 
