@@ -20,6 +20,7 @@ FOLDER = "repository"
 _TAKEN = (
     *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
     *("benchmarks/README.md", "benchmarks/*.toml", "tests/README.md", "examples/*"),
+    "stageflow/pulse/alerts/default.toml",
 )
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)")
 

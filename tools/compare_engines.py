@@ -32,7 +32,7 @@ from benchmarks._lib.interleaved import Spread, Work, interleaved, spread
 from benchmarks._lib.workloads import SHAPES, Shape, layered, output_of
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ROOT / "docs" / "comparison.md"
+PROGRAMS = ROOT / "docs" / "comparison-programs.md"
 REQUIREMENTS = Path(__file__).with_suffix(".txt")
 ENVIRONMENT = ROOT / ".asv" / "engines"
 GRAPHS = ("chain of 10", "fan 1+10+1", "layered 10x10")
@@ -309,7 +309,7 @@ def _elapsed_s(once: Once) -> float:
 
 
 def programs() -> dict[str, dict[str, str]]:
-    """Return the programs of docs/comparison.md, by pipeline and engine."""
+    """Return the programs of docs/comparison-programs.md, by pipeline and engine."""
     found: dict[str, dict[str, str]] = {}
     listing = r"^```python\n# ([\w-]+): ([\w-]+)\n(.*?)^```$"
     text = PROGRAMS.read_text(encoding="utf-8")

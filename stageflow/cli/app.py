@@ -125,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
     except StageflowError as error:
-        complain(f"error: {error}")
+        lines = f"error: {error}".split("\n") if hasattr(error, "problems") else [f"error: {error}"]
+        for line in lines:
+            complain(line)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except BrokenPipeError:
         # Buffered output must not raise again when the interpreter ends.

@@ -1,4 +1,4 @@
-"""The tutorial works: its listings and commands, one after another, as a reader does them."""
+"""The tutorial works: its listings and commands, one after another, as a reader types them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.utils.commands import run_command
 
 pytestmark = pytest.mark.slow
 
-TUTORIAL = ROOT / "docs" / "tutorial.md"
+PAGES = [ROOT / "docs" / name for name in ("tutorial.md", "tutorial-benchmark.md")]
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
 
@@ -30,8 +30,13 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """All of the page, in order."""
-    return [Block(*found) for found in _BLOCK.findall(TUTORIAL.read_text(encoding="utf-8"))]
+    """All of both pages, in order."""
+    return [Block(*found) for found in _BLOCK.findall(text())]
+
+
+def text() -> str:
+    """Return the text of both pages."""
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 class Reader:
@@ -135,7 +140,7 @@ def test_the_tutorial_works(tmp_path: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_no_block_is_overlooked() -> None:
     """The number of fences is twice the number of blocks that are run."""
-    assert TUTORIAL.read_text(encoding="utf-8").count("```") == 2 * len(blocks())
+    assert text().count("```") == 2 * len(blocks())
 
 
 @pytest.mark.parametrize("wrong", ["66 passed", "price: 3.15", "40 passed in", "5 kept"])

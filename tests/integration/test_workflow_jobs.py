@@ -153,9 +153,9 @@ def test_the_first_push_of_a_branch_is_compared_with_main(runner: Runner, tmp_pa
 def test_a_main_without_a_past_is_compared_with_nothing(
     runner: Runner, tmp_path: Path, before: str, forced: bool
 ) -> None:
-    """Where main is new, or its past was replaced, the report says that only budgets are held."""
+    """Where main is new, or its past was replaced, the report says that only budgets are judged."""
     event = Event("push", "refs/heads/main", before=before, forced=forced)
-    assert "the same commit: only budgets are held" in judged(runner, event, tmp_path / "clone")
+    assert "the same commit: only budgets are judged" in judged(runner, event, tmp_path / "clone")
 
 
 def test_a_shallow_clone_does_not_pass(runner: Runner, tmp_path: Path) -> None:

@@ -108,3 +108,22 @@ def test_dialect_is_found(text: str) -> None:
 def test_plain_words_pass(text: str) -> None:
     """Code, and what is plain in its place."""
     assert dialect(text) == []
+
+
+#: Pages to look things up in, which may be long.
+REFERENCE = {"errors.md", "fault-matrix.md", "first-mistakes.md", "runbook.md", "gate-selftest.md"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in sorted((ROOT / "docs").rglob("*.md"))
+        if path.name not in REFERENCE and path.parent.name != "reference"
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_a_page_is_short(path: Path) -> None:
+    """At most 1,200 words beside its listings; a longer page answers two questions."""
+    prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(prose.split()) <= 1_200

@@ -94,12 +94,12 @@ class Mailbox:
 
 
 @contextmanager
-def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
-    """A mail server in a thread of its own, that speaks TLS from the start or when asked to.
+def mailbox(password: str, *, starttls: bool | None) -> Iterator[Mailbox]:
+    """A mail server in a thread of its own, with TLS from the start, on request, or without it.
 
     Args:
         password: The password of `USER`.
-        starttls: Whether TLS begins only with STARTTLS.
+        starttls: Whether TLS begins only with STARTTLS; None for a server without TLS.
     """
     box = Mailbox(trustme.CA(), password)
     certificate = box.ca.issue_cert("127.0.0.1")
@@ -115,9 +115,9 @@ def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
             loop=loop,
             hostname="mail.example.org",
             tls_context=context if starttls else None,
-            require_starttls=starttls,
+            require_starttls=bool(starttls),
             # It knows of no TLS but its own; from the start it is asyncio's.
-            auth_require_tls=starttls,
+            auth_require_tls=bool(starttls),
             authenticator=box.authenticate,
             # Its prompts for LOGIN are not those that Alertmanager waits for.
             auth_exclude_mechanism=["LOGIN"],
@@ -126,7 +126,7 @@ def mailbox(password: str, *, starttls: bool) -> Iterator[Mailbox]:
         return made
 
     async def serve() -> None:
-        secured = None if starttls else context
+        secured = context if starttls is False else None
         server = await loop.create_server(session, "127.0.0.1", 0, ssl=secured)
         box.port = server.sockets[0].getsockname()[1]
         ready.set()

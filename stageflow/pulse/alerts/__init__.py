@@ -1,4 +1,4 @@
-"""Call somebody when a rule is exceeded: on telemetry, and on the history of benchmarks.
+"""Notify a person when telemetry, or the history of benchmarks, exceeds the limit of a rule.
 
 Rules are data. They become files for Prometheus, or are evaluated here without it.
 """

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from stageflow.pulse.alerts.notice import Message, Notice, Status
-from stageflow.pulse.alerts.rules import Email, Tls
+from stageflow.pulse.alerts.rules import LOOPBACK, Email, Tls
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.errors import PulseError
 from stageflow.resilience.classification import retry_after_s
@@ -165,7 +165,7 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 def _is_safe(webhook: Secret) -> bool:
     try:
         parts = urlsplit(webhook.text)
-        local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        local = parts.hostname in LOOPBACK
     except ValueError:
         return False
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and local))
@@ -198,7 +198,7 @@ escaped = partial(html.escape, quote=False)
 
 
 class EmailChannel:
-    """A `Channel` to e-mail addresses, over SMTP with TLS."""
+    """A `Channel` to e-mail addresses, over SMTP, with TLS unless the server is on this machine."""
 
     name = "email"
 

@@ -20,7 +20,7 @@ from stageflow.pulse.alerts.evaluator import Evaluator
 from stageflow.pulse.alerts.notice import Message, Notice, Status
 from stageflow.pulse.alerts.prometheus import files
 from stageflow.pulse.alerts.regressions import HistoryWatch
-from stageflow.pulse.alerts.rules import ALERTS_FILE, Alerts, load_alerts, moment
+from stageflow.pulse.alerts.rules import ALERTS_FILE, DEFAULT, Alerts, load_alerts, moment
 from stageflow.pulse.alerts.state import AlertState, state_of
 from stageflow.pulse.arguments import Add, add_store, emit
 from stageflow.pulse.errors import PulseError
@@ -50,7 +50,7 @@ exit codes:
   1    the telemetry, the rules, the state or a secret cannot be read; the last line names the fix
   2    bad arguments
   3    something fires
-  4    a message could not be delivered, and was given up: see --dead, and --resend
+  4    --test failed, or a message was given up: see --dead, and --resend
   130  interrupted
 """
 _RULES_HELP = """\
@@ -87,6 +87,8 @@ def add_commands(add: Add) -> None:
     def run(arguments: argparse.Namespace) -> int:
         if not (arguments.store or arguments.benchmarks):
             parser.error("name what to evaluate: --store FILE, --benchmarks, or both")
+        if arguments.test and not arguments.to:
+            parser.error("--test sends a message: add --to email or --to slack")
         return _alert(arguments)
 
     parser = add("alert", "evaluate alert rules and notify", _ALERT_HELP, run)
@@ -100,7 +102,7 @@ def add_commands(add: Add) -> None:
     option(often, "--every S", "evaluate each S seconds, until interrupted", type=_seconds)
     flag(often, "--dead", "print messages that were given up")
     flag(often, "--resend", "deliver them now")
-    flag(often, "--test", "send a test message")
+    flag(often, "--test", "send a test message, once")
     channels, text = ("slack", "email"), "notify there, too; may be repeated"
     option(parser, "--to", text, action="append", choices=channels, default=[])
 
@@ -108,12 +110,14 @@ def add_commands(add: Add) -> None:
 def _alert(arguments: argparse.Namespace) -> int:
     alerts = load_alerts(_rules_of(arguments))
     channels = _channels(alerts, arguments.to)
+    if arguments.test:
+        return _test(alerts, channels)
     stop = threading.Event()
     if arguments.every:
         for number in (signal.SIGINT, signal.SIGTERM):
             # What is under way is completed first.
             signal.signal(number, lambda *_: stop.set())
-    manages = arguments.dead or arguments.resend or arguments.test
+    manages = arguments.dead or arguments.resend
     with ExitStack() as opened:
         store = None
         if arguments.store and not manages:
@@ -128,11 +132,6 @@ def _alert(arguments: argparse.Namespace) -> int:
             return _code(state)
         if arguments.resend:
             emit(f"{state.revive(time.time())} messages wait again")
-        elif arguments.test:
-            about = "Test", "warning", "you", "this is a test, nothing is wrong", time.time(), None
-            links = alerts.links.page, alerts.links.runbook
-            test = Message((Notice(Status.FIRING, *about, "", *links),))
-            state.put(test, [channel.name for channel in channels], time.time())
         else:
             for rule in (alerts.benchmark, *alerts.rules):
                 if rule is not None and time.time() < rule.silent_until_s:
@@ -145,9 +144,26 @@ def _alert(arguments: argparse.Namespace) -> int:
         return _code(state)
 
 
+def _test(alerts: Alerts, channels: Sequence[Channel]) -> int:
+    """Send a test message by each channel, without the state: a failure is not tried again."""
+    about = "Test", "warning", "you", "this is a test, nothing is wrong", time.time(), None
+    links = alerts.links.page, alerts.links.runbook
+    message = Message((Notice(Status.FIRING, *about, "", *links),))
+    code = AlertExit.QUIET
+    for channel in channels:
+        try:
+            channel.send(message, 0, delivery.DeliveryPolicy().step_s)
+        except delivery.DeliveryError as error:
+            emit(f"not delivered by {channel.name} ({error})")
+            code = AlertExit.UNDELIVERED
+        else:
+            emit(f"delivered by {channel.name}: {message.title}")
+    return code
+
+
 def _rules_of(arguments: argparse.Namespace) -> Path:
     given = arguments.rules or Path("benchmarks", ALERTS_FILE)
-    return given if arguments.rules or given.exists() else Path(__file__).with_name("default.toml")
+    return given if arguments.rules or given.exists() else DEFAULT
 
 
 def _state_of(arguments: argparse.Namespace) -> Path:

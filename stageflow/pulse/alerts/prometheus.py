@@ -279,7 +279,7 @@ def _email(email: model.Email) -> dict[str, Any]:
         "to": email.to,
         "from": email.sender,
         "smarthost": f"{email.host}:{email.port}",
-        "require_tls": True,
+        "require_tls": email.tls is not model.Tls.NONE,
         **{name: value for name, value in login.items() if value is not None},
         "send_resolved": True,
         "headers": {"Subject": f"[stageflow] {_TITLE}"},

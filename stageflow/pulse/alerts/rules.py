@@ -17,6 +17,9 @@ from stageflow.telemetry.database import MINUTE_S
 
 ALERTS_FILE = "alerts.toml"
 BUDGETS_FILE = "budgets.toml"
+#: The rules of the package, which hold for every pipeline.
+DEFAULT = Path(__file__).with_name("default.toml")
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 #: The port of mail servers that use TLS from the start.
 SMTPS_PORT = 465
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
@@ -49,10 +52,11 @@ class Severity(StrEnum):
 
 
 class Tls(StrEnum):
-    """How a connection to a mail server is encrypted: from the start, or after STARTTLS."""
+    """How a connection to a mail server is encrypted: from the start, after STARTTLS, or not."""
 
     TLS = "tls"
     STARTTLS = "starttls"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,7 @@ _EMAIL = keys_of(Email, "sender") | {"from": Key(str)}
 def load_alerts(path: Path) -> Alerts:
     """Read and check the rules, with limits from ``budgets.toml`` beside them.
 
+    A file without an alert gets those of the package, so that it need hold only addresses.
     Raise `GateSettingsError`, with each problem's line and fix, if anything is wrong.
     """
     settings = Settings(path)
@@ -203,11 +208,16 @@ def load_alerts(path: Path) -> Alerts:
     if email and email.values.get("tls") is Tls.TLS and email.values.get("port") != SMTPS_PORT:
         text = f"Alertmanager speaks TLS from the start at port {SMTPS_PORT} alone"
         email.complain(f'{text}: write that port, or tls = "{Tls.STARTTLS}"', "tls")
+    if email and email.values.get("tls") is Tls.NONE and email.values.get("host") not in LOOPBACK:
+        text = f"{Tls.NONE} is for a mail server on this machine, such as 127.0.0.1"
+        email.complain(f'{text}: write "{Tls.STARTTLS}"', "tls")
     settings.finish()
     assert links is not None  # or there was a problem
+    ready = None if tables or path == DEFAULT else load_alerts(DEFAULT)
+    benchmark = next((rule for rule in found if isinstance(rule, BenchmarkRule)), None)
     return Alerts(
-        rules=tuple(rule for rule in found if isinstance(rule, Rule)),
-        benchmark=next((rule for rule in found if isinstance(rule, BenchmarkRule)), None),
+        rules=ready.rules if ready else tuple(rule for rule in found if isinstance(rule, Rule)),
+        benchmark=ready.benchmark if ready else benchmark,
         links=Links(**links.values),
         slack=Slack(**slack.values) if slack else None,
         email=Email(sender=email.values.pop("from"), **email.values) if email else None,

@@ -78,7 +78,10 @@ def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
     )
     if base is not None and evidence.edited:
         evidence = replace(evidence, removed=_removed(setting, base, options, remarks))
-    emit(f"Looking at {len(series)} series of {head[:10]}" + (f" and {base[:10]}" if base else ""))
+    against = f" against {base[:10]}" if base else ""
+    if base == head:
+        against = ", which is the base, too: only budgets are judged (--base names another commit)"
+    emit(f"Judging {len(series)} series of {head[:10]}{against}")
     evidence = _measured(setting, evidence, held, emit)
     evidence = _timed(setting, evidence, held, emit)
     judgement = judge(evidence, setting.budgets.limits, held, setting.accepted, measuring.today())

@@ -439,9 +439,9 @@ def _notes(
     if not evidence.units:
         yield "Nothing was measured: no benchmark matches."
     if evidence.base is None:
-        yield "This is the first commit: nothing to compare it with, only budgets are held."
+        yield "This is the first commit: there is no base, so only budgets are judged."
     elif not evidence.comparable:
-        yield "Base and head are the same commit: only budgets are held (name another base)."
+        yield "Base and head are the same commit: only budgets are judged (see --base)."
     elif evidence.base.machine != evidence.head.machine:
         where = f"the base on {evidence.base.machine}, the head on {evidence.head.machine}."
         yield f"Not compared, as they were measured on different machines: {where}"

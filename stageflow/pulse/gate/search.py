@@ -47,8 +47,8 @@ def bisect(project: AsvProject, part: str, base: str | None, head: str, emit: Em
     ratio = f", {after / before:.3f} times" if before > 0 else ""
     several = " one of (those between cannot be measured)" if high - low > 1 else ""
     emit(
-        f"{series} went from {before:g} to {after:g} {unit}{ratio}, "
-        f"by {len(search.values)} commits measured, in{several}"
+        f"{series} changed from {before:g} to {after:g} {unit}{ratio} "
+        f"({len(search.values)} commits measured), in{several}"
     )
     for commit in row[low + 1 : high + 1]:
         emit(f"  {project.title(commit, '%h %an %as %s')}")

@@ -207,7 +207,7 @@ class Exploration(list[_T]):
 
     def __str__(self) -> str:
         """Return how many runs there were, and what they show."""
-        text = f"{len(self):,} runs, {self.orders:,} orders"
+        text = f"{len(self):,} runs, {self.orders:,} order{'s' * (self.orders != 1)}"
         return f"{text}: {self.proven} hold" if self.proven else text
 
 

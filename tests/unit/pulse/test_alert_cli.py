@@ -99,6 +99,20 @@ def test_test_message_says_what_it_is(receiver: Webhook, tmp_path: Path) -> None
     assert "this is a test, nothing is wrong" in payload["attachments"][0]["text"]
 
 
+def test_a_test_that_fails_is_not_tried_again(
+    receiver: Webhook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code says so at once, and a later call delivers only its own message."""
+    receiver.answers = [(503, {})]
+    assert alert(tmp_path / "runs.db", "--test", "--to", "slack") == AlertExit.UNDELIVERED
+    assert capsys.readouterr().out == "not delivered by slack (HTTP 503)\n"
+    assert alert(tmp_path / "runs.db", "--test", "--to", "slack") == AlertExit.QUIET
+    assert len(receiver.payloads) == 2
+    with pytest.raises(SystemExit):
+        main(["pulse", "alert", "--store", "runs.db", "--test"])
+    assert "add --to email or --to slack" in capsys.readouterr().err
+
+
 def test_an_empty_folder_is_enough(
     receiver: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +125,19 @@ def test_an_empty_folder_is_enough(
     alerts = load_alerts(Path(cli.__file__).with_name("default.toml"))
     wanted = {rule.runbook for rule in (*alerts.rules, alerts.benchmark) if rule}
     assert [name for name in sorted(wanted) if f'<section id="{name}">' not in shown] == []
+
+
+def test_each_mistake_in_the_rules_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two mistakes in one file are two lines of the error, each with its place."""
+    (tmp_path / "budgets.toml").write_text(BUDGETS)
+    rules = tmp_path / "rules.toml"
+    rules.write_text(ALERTS.replace('"critical"', '"loud"').replace("for_s = 300", "for_s = 1.5"))
+    assert alert(tmp_path / "runs.db", "--rules", str(rules)) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: {rules}:")
+    assert second.startswith(f"{rules}:")
 
 
 def test_mistakes_are_reported(

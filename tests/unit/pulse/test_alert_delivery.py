@@ -196,9 +196,11 @@ def test_what_is_due_later_is_left(receiver: Webhook, tmp_path: Path) -> None:
     assert [line.partition(" by")[0] for line in said] == ["not delivered", "delivered"]
 
 
-@pytest.mark.parametrize(("starttls", "tls"), [(True, Tls.STARTTLS), (False, Tls.TLS)])
-def test_email_arrives(tmp_path: Path, starttls: bool, tls: Tls) -> None:
-    """Over TLS of either kind, with a password; the letter says everything."""
+@pytest.mark.parametrize(
+    ("starttls", "tls"), [(True, Tls.STARTTLS), (False, Tls.TLS), (None, Tls.NONE)]
+)
+def test_email_arrives(tmp_path: Path, starttls: bool | None, tls: Tls) -> None:
+    """With TLS of either kind or without it, with a password; the letter says everything."""
     with mailbox(PASSWORD, starttls=starttls) as box:
         _, said, state = delivered(tmp_path, email_channel(box, tls=tls))
         state.close()

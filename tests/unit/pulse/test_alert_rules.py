@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from stageflow.pulse import GateSettingsError
 from stageflow.pulse.alerts import Alerts, Kind, Severity, Tls, load_alerts
+from stageflow.pulse.alerts.rules import DEFAULT
 
 ROOT = Path(__file__).parents[3]
 
@@ -142,6 +144,48 @@ def test_mistakes_are_reported(
         loaded(tmp_path, ALERTS.replace(wrong, right))
     assert f"{tmp_path}/alerts.toml:{line}: " in str(raised.value)
     assert problem in str(raised.value)
+
+
+#: Addresses without a rule: those of the package apply.
+ADDRESSES = """\
+version = 1
+
+[links]
+page = "https://example.org/central.html"
+runbook = "https://example.org/runbook.html"
+
+[email]
+host = "127.0.0.1"
+port = 25
+tls = "none"
+from = "alerts@example.org"
+to = "on-call@example.org"
+"""
+
+
+def test_a_file_of_addresses_has_the_rules_of_the_package(tmp_path: Path) -> None:
+    """Without an alert in the file, what is evaluated is not nothing."""
+    (tmp_path / "alerts.toml").write_text(ADDRESSES, encoding="utf-8")
+    ours, packaged = load_alerts(tmp_path / "alerts.toml"), load_alerts(DEFAULT)
+    assert (ours.rules, ours.benchmark) == (packaged.rules, packaged.benchmark)
+    assert ours.rules
+    assert ours.email is not None
+    assert (ours.links.page, ours.email.tls) == ("https://example.org/central.html", Tls.NONE)
+
+
+def test_the_listing_of_the_guide_is_a_complete_file(tmp_path: Path) -> None:
+    """The file of addresses, and the file with a silence, load as they are printed."""
+    page = (ROOT / "docs/operations/alerts.md").read_text(encoding="utf-8")
+    addresses, silence = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert loaded(tmp_path, addresses).rules
+    (silent,) = loaded(tmp_path, addresses + silence).rules
+    assert silent.silent_because
+
+
+def test_mail_leaves_the_machine_only_with_tls(tmp_path: Path) -> None:
+    """A server elsewhere needs TLS."""
+    with pytest.raises(GateSettingsError, match=r"alerts.toml:10: none is for a mail server on"):
+        loaded(tmp_path, ADDRESSES.replace("127.0.0.1", "mail.example.org"))
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
