@@ -141,7 +141,6 @@ def _described(error: Exception) -> str:
 PROVIDERS = ("fake", "local", "openai")
 #: How long a stage may take whose provider computes on this machine, in seconds.
 _LOCAL_S = 60.0
-#: Defaults of OpenAI's own service.
 _MODELS = {"model": "gpt-4o-mini", "stt_model": "whisper-1", "tts_model": "tts-1"}
 
 

@@ -55,7 +55,6 @@ class RedisBroker(AsyncClosing, Broker):
     ) -> None:
         self._link = RedisLink(url, namespace, patience_s=patience_s)
         self._prefix = self._link.prefix
-        #: Address of the server, without the password.
         self.where = self._link.where
         self._keep_s = keep_s
 

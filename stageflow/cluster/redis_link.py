@@ -55,7 +55,6 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 #: How long `close` waits for calls under way, in seconds.
 _CLOSE_S = 1.0
-#: How many scripts to send at once.
 _BATCH = 256
 #: How long to wait for replicas to confirm a batch, in milliseconds.
 _REPLICAS_WAIT_MS = 1_000

@@ -60,7 +60,6 @@ _TAKE_WAIT_S = 0.2
 _CLEAN_UP_S = 5.0
 #: Pauses between attempts to store a dead letter, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
-#: Why a worker cancels a run.
 _WHY = {
     "cancelled": "its sender has called it off",
     "lost": "another worker has reclaimed or completed it",

@@ -183,7 +183,6 @@ def plain_failure(error: FailureRecord | StageflowError) -> dict[str, Any]:
     return {**texts, "retryable": bool(error.retryable)}
 
 
-#: The default codec of stores.
 DEFAULT_CODEC = Codec()
 
 

@@ -56,7 +56,6 @@ class Run:
         self._waiting = list(plan.counts)
         #: For each latch, the stages that may start when it opens.
         self._opens = plan.opens
-        #: Stages that may start now.
         self._ready = deque(plan.roots)
         self._base = contextvars.copy_context()
         #: The drivers' tasks, each under a token, and how many of them have not begun.

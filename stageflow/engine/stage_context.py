@@ -82,7 +82,6 @@ class StageContext:
         #: Name of the provider that the spec declares; None if it declares none.
         self.provider_name = provider_name
         self._timeout: Timer | None = None
-        #: The stage's name.
         self.name = name
         #: When the stage started, in seconds of the loop's clock.
         self.started_at = started_at

@@ -29,7 +29,6 @@ from stageflow.providers.registry import adapt
 from stageflow.providers.tools import Tool, Toolbox
 from stageflow.resilience import RetryPolicy, classify
 
-#: What a kernel takes as its tools.
 Tools: TypeAlias = Toolbox | Iterable[Tool | Callable[..., Any]] | None
 
 #: How many stages with settings of their own a kernel keeps, so that equal settings share one.

@@ -16,7 +16,6 @@ from stageflow.telemetry import BreakerNote, First, Latency, TelemetryStore, Win
 
 #: The argument `stage` for runs.
 RUNS = ""
-#: The share of durations above a P99.
 _ABOVE_P99 = 0.01
 #: How many of the stages that the first audio waited for are named, slowest first.
 SUSPECTS = 3

@@ -20,7 +20,6 @@ BUDGETS_FILE = "budgets.toml"
 #: The rules of the package, which hold for every pipeline.
 DEFAULT = Path(__file__).with_name("default.toml")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-#: The port of mail servers that use TLS from the start.
 SMTPS_PORT = 465
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 

@@ -249,7 +249,6 @@ def visible(values: Sequence[float | None], columns: int = COLUMNS) -> list[int]
     return sorted(kept)
 
 
-#: The address of the live data.
 ADDRESS = "/central/live.json"
 #: A file of the site that a live server replaces, to make the page refresh.
 SWITCH = "/central/live.js"

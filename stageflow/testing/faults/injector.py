@@ -73,7 +73,6 @@ class FaultInjector:
         InvalidConfigError: The fault does not fit the provider, or an option the fault.
     """
 
-    #: The faults that fit.
     kinds: ClassVar[Mapping[FaultType, type[Fault]]] = _kinds()
 
     def __init__(
