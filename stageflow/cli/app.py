@@ -24,22 +24,15 @@ _HELP = """\
 Run voice and chat turns as a graph of stages, and see where their time goes.
 
 examples:
-  stageflow init shop                       create a project with tests and benchmarks
-  stageflow doctor                          check what is installed
-  stageflow run voice                       run a turn with fake providers, draw its timeline
-  stageflow run chat --text "Hi" --json     run a chat turn, print JSON
-  stageflow say "Hi" --out hi.wav           make a question for: run voice --in hi.wav
-  stageflow run shop.turns:order            run your own Pipeline
-  stageflow graph voice                     draw the graph as a Mermaid flowchart
-  stageflow dlq list --store letters.db     list failed runs (stored by run --dlq)
-  stageflow worker voice --broker URL       run jobs from Redis (sent by dispatch)
-  stageflow pulse bench                     measure the newest commits of this repository
+  stageflow init shop                    create a project with tests and benchmarks
+  stageflow run voice                    run a turn with fake providers, draw its timeline
+  stageflow run shop.turns:order         run your own Pipeline
+  stageflow dlq list --store letters.db  list failed runs (stored by run --dlq)
+  stageflow worker voice --broker URL    run jobs from Redis (sent by dispatch)
+  stageflow pulse bench                  measure the newest commits of this repository
 
-exit codes:
-  0    success
-  1    the run failed, or a file could not be read or written
-  2    bad arguments
-  130  interrupted
+exit codes: 0 success, 1 the run failed, or a file could not be read or written,
+2 bad arguments, 130 interrupted
 """
 
 
@@ -76,33 +69,61 @@ _HEADINGS = {next(c.name for c in COMMANDS if c.group == g): g for g in (_RUN, _
 
 
 class _Parser(argparse.ArgumentParser):
-    """Suggests the nearest command for one that does not exist; subparsers are of this class."""
+    """Suggests the nearest command or option; subparsers are of this class."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Help} | options)
 
     def error(self, message: str) -> NoReturn:
         """Show a usage error without the passwords of addresses, which may be anywhere in it."""
-        super().error(" ".join(map(shown_address, message.split(" "))))
+        text = " ".join(map(shown_address, message.split(" ")))
+        self.exit(EXIT_USAGE, f"error: {text}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown arguments here, where the options of the command are known."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            hint = did_you_mean(left[0], self._option_string_actions)
+            self.error(f"there is no argument {left[0]!r}{hint}")
+        return found, left
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             hint = did_you_mean(str(value), action.choices)
-            self.error(f"there is no command {value!r}{hint or f'; see {self.prog} --help'}")
+            self.error(f"there is no command {value!r}{hint}")
         super()._check_value(action, value)
 
 
-class _ByGroup(argparse.RawDescriptionHelpFormatter):
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the usage to a line, and fills paragraphs that have no lines of their own."""
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        named = [action for action in actions if action.required]
+        text = super()._format_usage(usage, named, [], prefix)
+        if prefix == "":  # the name of the program for subparsers, which is no usage
+            return text
+        return text.replace(self._prog, f"{self._prog} [options]", 1)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = argparse.HelpFormatter._fill_text
+        parts = text.strip().split("\n\n")
+        return "\n\n".join(p if "\n " in p else fill(self, p, width, indent) for p in parts)
+
+
+class _ByGroup(_Help):
     def _format_action(self, action: argparse.Action) -> str:
+        self._action_max_length = max(self._action_max_length, 14)  # of the longest command
         heading = _HEADINGS.get(action.dest)
         return (f"  {heading}:\n" if heading else "") + super()._format_action(action)
 
 
 def make_parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
     """Return the parser, with the arguments only of commands among `words`, or of all."""
-    raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog="stageflow", description=_HELP, formatter_class=_ByGroup)
     parser.add_argument("--version", action="version", version=f"stageflow {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, summary, _, configure in COMMANDS:
-        added = commands.add_parser(name, help=summary, formatter_class=raw)
+        added = commands.add_parser(name, help=summary)
         added.description = f"{summary[0].upper()}{summary[1:]}."
         if words is None or name in words:
             module, _, function = configure.partition(":")

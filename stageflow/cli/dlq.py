@@ -60,13 +60,12 @@ _EXPORT_EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the commands of ``stageflow dlq``."""
-    raw = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(
         name: str, summary: str, examples: str, run: Callable[[argparse.Namespace], int | None]
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=summary, formatter_class=raw)
+        added = commands.add_parser(name, help=summary)
         added.description = f"{summary[0].upper()}{summary[1:]}."
         added.epilog = f"examples:\n{examples}"
         parser.epilog = (parser.epilog or "examples:\n") + examples

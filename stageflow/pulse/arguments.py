@@ -29,8 +29,7 @@ def add_command(
     `run` gets the parsed arguments and returns the exit code, or None for 0. It raises
     `PulseError` for what the user can fix.
     """
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = subparsers.add_parser(name, help=short, description=description, formatter_class=raw)
+    parser = subparsers.add_parser(name, help=short, description=description)
     if in_repository:
         text = "the clone with asv.conf.json (default: the current folder)"
         option(parser, "--repository FOLDER", text, type=Path, default=Path())

@@ -325,7 +325,7 @@ def test_pipeline_that_is_not_there(
         (["voice", "--scale", "x"], "--scale: invalid not_negative value: 'x'"),
         (["voice", "--deadline-s", "0"], "--deadline-s: give a number above 0"),
         (["voice", "--seed", "1.5"], "--seed: invalid int value"),
-        (["voice", "--colour"], "unrecognized arguments: --colour"),
+        (["voice", "--colour"], "there is no argument '--colour'; did you mean '--color'"),
         ([], "required: PIPELINE"),
     ],
 )

@@ -53,13 +53,20 @@ def test_help_has_examples_that_parse() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["rnu"], "stageflow: error: there is no command 'rnu'; did you mean 'run'?"),
-        (["dlq", "lst"], "stageflow dlq: error: there is no command 'lst'; did you mean 'list'?"),
+        (["rnu"], "error: there is no command 'rnu'; did you mean 'run'?; see stageflow --help"),
+        (
+            ["dlq", "lst"],
+            "error: there is no command 'lst'; did you mean 'list'?; see stageflow dlq",
+        ),
+        (
+            ["run", "voice", "--txet", "x"],
+            "error: there is no argument '--txet'; did you mean '--text'",
+        ),
         (["zzz"], "there is no command 'zzz'; see stageflow --help"),
     ],
 )
 def test_a_mistyped_command(argv: list[str], message: str, capsys: Capture) -> None:
-    """The nearest command is suggested, at any depth."""
+    """The nearest command or option is suggested, at any depth."""
     code, out, err = run(capsys, *argv)
     assert (code, out) == (2, "")
     assert message in err
@@ -88,10 +95,10 @@ def test_the_documents_name_commands_of_the_table() -> None:
 
 
 def test_no_command(capsys: Capture) -> None:
-    """Without a command the usage is shown, and the code is 2."""
+    """Without a command the help is named, and the code is 2."""
     code, _, err = run(capsys)
     assert code == 2
-    assert "usage: stageflow" in err
+    assert "see stageflow --help" in err
     assert "COMMAND" in err
 
 
