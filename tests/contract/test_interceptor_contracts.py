@@ -148,4 +148,4 @@ class Untidy(Interceptor):
 def test_an_interceptor_that_leaves_a_task_behind_is_found(real_io: bool) -> None:
     """By whichever test runs it."""
     with pytest.raises(LeftBehindError):
-        contract(Untidy(), real_io=real_io).test_what_completes_completes()
+        contract(Untidy(), real_io=real_io).test_a_completed_stage_stays_completed()

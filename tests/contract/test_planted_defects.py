@@ -216,11 +216,15 @@ DEFECTS: list[tuple[Any, str, dict[str, Any], str]] = [
     *(
         (DatabaseContractTest, name, {"base": cls}, said)
         for name, cls, said in (
-            ("what_is_not_there_is_none", Inventive, r"gave \{\} for a key that nobody has put"),
-            ("what_was_put_is_got", ForgetsLongKeys, "not what was put under 'xxx"),
-            ("a_later_record_takes_the_place", Merges, r"\{'a': 3, 'b': 2\} is there after"),
-            ("collections_are_apart", Mixes, r"two collections have \[\{'b': 2\}, \{'b': 2\}\]"),
-            ("collections_are_apart", ForgetsTheFirst, r"collections have \[None, \{'b': 2\}\]"),
+            ("a_missing_record_is_none", Inventive, r"gave \{\} for a key that nobody has put"),
+            ("a_stored_record_is_returned", ForgetsLongKeys, "not what was put under 'xxx"),
+            (
+                "a_later_record_replaces_the_earlier_one",
+                Merges,
+                r"\{'a': 3, 'b': 2\} is there after",
+            ),
+            ("collections_are_separate", Mixes, r"two collections have \[\{'b': 2\}, \{'b': 2\}\]"),
+            ("collections_are_separate", ForgetsTheFirst, r"collections have \[None, \{'b': 2\}\]"),
             ("records_are_copies", KeepsWhatIsPut, "what was put is kept, and not a copy"),
             ("records_are_copies", GivesWhatIsKept, "what was got is what is kept"),
             ("writes_at_once_are_all_kept", LosesWritesAtOnce, "twenty writes at once left"),
@@ -386,11 +390,14 @@ class Tires(Interceptor):
 WITHOUT = "ends as .*, and without it as"
 WRONG: list[tuple[Any, dict[str, str]]] = [
     (lets_pass, {}),
-    (changes_what_waited, {"what_completes_completes": WITHOUT, "runs_at_once_do_not_mix": "0"}),
-    (changes_what_did_not_wait, {"what_does_not_suspend_completes": WITHOUT}),
-    (raises_otherwise, {"what_raises_fails_alike": WITHOUT}),
-    (fails_otherwise, {"what_fails_fails_alike": WITHOUT}),
-    (skips_otherwise, {"what_is_skipped_is_skipped": WITHOUT}),
+    (
+        changes_what_waited,
+        {"a_completed_stage_stays_completed": WITHOUT, "runs_at_once_do_not_mix": "0"},
+    ),
+    (changes_what_did_not_wait, {"a_stage_that_never_suspends_completes": WITHOUT}),
+    (raises_otherwise, {"a_stage_that_raises_fails_the_same_way": WITHOUT}),
+    (fails_otherwise, {"a_failed_output_fails_the_same_way": WITHOUT}),
+    (skips_otherwise, {"a_skipped_stage_stays_skipped": WITHOUT}),
     (comes_back, {"a_cancellation_passes": "a cancelled stage came back: let Cancelled"}),
     (makes_it_a_failure, {"a_cancellation_passes": "a cancelled stage came back"}),
     (Mixed, {"runs_at_once_do_not_mix": "runs 0 to 4 ended with"}),
@@ -461,6 +468,6 @@ def test_a_run_without_a_start_is_found(real_io: bool, monkeypatch: pytest.Monke
     snapshot = EventLog.snapshot
     monkeypatch.setattr(EventLog, "snapshot", lambda self: snapshot(self)[1:])
     made = of_interceptor(lets_pass, real_io=real_io)
-    for name in ("test_what_completes_completes", "test_a_cancellation_passes"):
+    for name in ("test_a_completed_stage_stays_completed", "test_a_cancellation_passes"):
         with pytest.raises(AssertionError):
             getattr(made, name)()

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.untraced
 Bug = Callable[[tuple[Event, ...]], tuple[Event, ...]]
 
 STARTED = "test_emits_a_started_event"
-COMPLETED = "test_emits_a_completed_event_when_all_goes_well"
+COMPLETED = "test_emits_a_completed_event_when_it_succeeds"
 FAILED = "test_emits_a_failed_event_when_it_fails"
-WORDS = "test_a_failure_can_be_told_to_the_user"
+WORDS = "test_a_failure_has_a_message_for_the_user"
 CANNOT_FAIL = "test_cannot_fail_only_if_it_says_so"
 SECOND = dt.timedelta(seconds=1)
 

@@ -106,8 +106,8 @@ STORES: list[tuple[Any, dict[str, str]]] = [
         },
     ),
     (ClaimsNothing, {"an_unknown_letter_is_refused": "UnknownDeadLetterError was due"}),
-    (ClaimsForAll, {"of_many_who_claim_one_succeeds": "10 claimed it"}),
-    (CountsTwice, {"of_many_who_claim_one_succeeds": "one claim counts as 2 attempts"}),
+    (ClaimsForAll, {"one_of_many_claims_succeeds": "10 claimed it"}),
+    (CountsTwice, {"one_of_many_claims_succeeds": "one claim counts as 2 attempts"}),
     (ReplaysAgain, {"a_replayed_letter_is_not_replayed_again": "DeadLetterReplayedError was due"}),
     (ForgetsTheRun, {"a_replayed_letter_is_not_replayed_again": "a replay by 'run-9' left"}),
 ]

@@ -281,7 +281,7 @@ WRONG: dict[Any, dict[str, Any]] = {
     SpeakerContractTest: {"test_can_be_cancelled": Stubborn, "": Odd},
     DatabaseContractTest: {
         # Of the keys that it is put, only the first hundred signs count.
-        "test_what_was_put_is_got": type(
+        "test_a_stored_record_is_returned": type(
             "Forgetful", (Sloppy,), {"put": lambda self, *_: asyncio.sleep(0)}
         ),
         "test_can_be_cancelled": Halving,

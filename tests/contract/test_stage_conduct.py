@@ -278,7 +278,7 @@ WRONG: dict[tuple[str, str], list[Any]] = {
         fails_when_anything_is_raised,
     ],
 }
-_CLOCK = "reads_no_clock_but_the_loops"
+_CLOCK = "reads_only_the_clock_of_the_loop"
 _PROCESS = "leaves_the_process_as_it_is"
 #: As above, in simulated time alone: a stage that does real I/O may need the real date.
 WRONG_IN_SIMULATED_TIME: dict[tuple[str, str], list[Any]] = {

@@ -227,7 +227,7 @@ async def insists_on_being_read(ctx: StageContext) -> StageOutput:
 
 
 WRONG: dict[str, list[Callable[[], StageCase]]] = {
-    "test_emits_a_completed_event_when_all_goes_well": [declared(raises), declared(skips)],
+    "test_emits_a_completed_event_when_it_succeeds": [declared(raises), declared(skips)],
     "test_emits_a_failed_event_when_it_fails": [declared(never_fails)],
     "test_returns_an_output_with_a_valid_status": [declared(returns_nothing), declared(skips)],
     "test_returns_the_outputs_that_it_declares": [declared(writes_less), declared(skips)],
@@ -240,7 +240,7 @@ WRONG: dict[str, list[Callable[[], StageCase]]] = {
         declared(leaves_a_task),
     ],
     "test_can_be_cancelled_while_its_reader_is_slow": [streaming(swallows_while_it_puts)],
-    "test_ends_well_when_its_reader_has_enough": [streaming(insists_on_being_read)],
+    "test_ends_when_its_reader_stops": [streaming(insists_on_being_read)],
     "test_does_not_hold_the_loop": [declared(holds_the_loop), declared(holds_the_loop_in_pieces)],
     "test_two_runs_at_once_do_not_mix": [declared(KeepsState), declared(CountsRuns)],
 }
@@ -251,11 +251,11 @@ OTHERWISE = {
     "test_keeps_no_context",
     "test_leaves_its_providers_open",
     "test_leaves_the_process_as_it_is",
-    "test_reads_no_clock_but_the_loops",
+    "test_reads_only_the_clock_of_the_loop",
     "test_returns_objects_of_its_own",
     "test_emits_a_started_event",
     "test_cannot_fail_only_if_it_says_so",
-    "test_a_failure_can_be_told_to_the_user",
+    "test_a_failure_has_a_message_for_the_user",
 }
 
 
@@ -373,7 +373,7 @@ OWED_IN_FAILURE = {
     "test_emits_a_started_event",
     "test_emits_a_failed_event_when_it_fails",
     "test_cannot_fail_only_if_it_says_so",
-    "test_a_failure_can_be_told_to_the_user",
+    "test_a_failure_has_a_message_for_the_user",
 }
 
 
@@ -403,7 +403,7 @@ def test_real_io_in_simulated_time_is_refused_with_the_fix() -> None:
 
     made = contract(declared(connects))
     with pytest.raises(AssertionError, match="real_io = True"):
-        made.test_emits_a_completed_event_when_all_goes_well()
+        made.test_emits_a_completed_event_when_it_succeeds()
 
 
 def test_where_a_real_stage_hangs_is_named() -> None:

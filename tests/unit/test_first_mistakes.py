@@ -477,7 +477,7 @@ def _() -> Any:
         ctx.llm.complete(ASKED)  # type: ignore[unused-coroutine]
         return StageOutput.ok(answer="Hello!")
 
-    return held(answer).test_emits_a_completed_event_when_all_goes_well()
+    return held(answer).test_emits_a_completed_event_when_it_succeeds()
 
 
 @mistake("awaited a stream")

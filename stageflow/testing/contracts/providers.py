@@ -253,13 +253,13 @@ class DatabaseContractTest(ProviderContractTest):
     _maker = "make_database"
 
     @on_subject
-    async def test_what_is_not_there_is_none(self, db: Database) -> None:
+    async def test_a_missing_record_is_none(self, db: Database) -> None:
         """It is not an error."""
         got = await db.get("users", "nobody")
         assert got is None, f"get() gave {got!r} for a key that nobody has put"
 
     @on_subject
-    async def test_what_was_put_is_got(self, db: Database) -> None:
+    async def test_a_stored_record_is_returned(self, db: Database) -> None:
         """Equal, whatever JSON can hold, under whatever key."""
         record = {"name": "Ada", "turns": [1, 2.5, None, {"ü": True}], "": "empty"}
         for key in ("ada", "Ünï cödé", "a'b\"c;--", "x" * 200):
@@ -267,7 +267,7 @@ class DatabaseContractTest(ProviderContractTest):
             assert await db.get("users", key) == record, f"not what was put under {key!r}"
 
     @on_subject
-    async def test_a_later_record_takes_the_place(self, db: Database) -> None:
+    async def test_a_later_record_replaces_the_earlier_one(self, db: Database) -> None:
         """Of the earlier one, as a whole."""
         await db.put("users", "ada", {"a": 1, "b": 2})
         await db.put("users", "ada", {"a": 3})
@@ -275,7 +275,7 @@ class DatabaseContractTest(ProviderContractTest):
         assert got == {"a": 3}, f"{got!r} is there after {{'a': 3}} was put in its place"
 
     @on_subject
-    async def test_collections_are_apart(self, db: Database) -> None:
+    async def test_collections_are_separate(self, db: Database) -> None:
         """The same key in two of them is two records."""
         await db.put("users", "ada", {"a": 1})
         await db.put("turns", "ada", {"b": 2})

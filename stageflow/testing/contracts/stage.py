@@ -145,7 +145,7 @@ class StageContractTest(LoopContract):
         first = next(event for event in self.get_emitted_events() if event.stage == case.name)
         assert first == started, f"{case.name} begins with {first.type}"
 
-    def test_emits_a_completed_event_when_all_goes_well(self) -> None:
+    def test_emits_a_completed_event_when_it_succeeds(self) -> None:
         """With its duration, and as its only end."""
         case = self.make_stage()
         outcome = self._execute(case, self.create_test_context(case))
@@ -177,7 +177,7 @@ class StageContractTest(LoopContract):
             assert isinstance(outcome, StageOutput), f"{case.name} failed after all: {outcome}"
             assert outcome.status is not StageStatus.FAILED, f"{case.name} failed after all"
 
-    def test_a_failure_can_be_told_to_the_user(self) -> None:
+    def test_a_failure_has_a_message_for_the_user(self) -> None:
         """In words that do not show internals."""
         case = self.make_stage()
         self._fail(case)
@@ -247,7 +247,7 @@ class StageContractTest(LoopContract):
         closed = self._seen(lambda seen: seen.closed)
         assert not closed, f"it closes {closed}: let the code that opened a provider close it"
 
-    def test_reads_no_clock_but_the_loops(self) -> None:
+    def test_reads_only_the_clock_of_the_loop(self) -> None:
         """Simulated and repeated runs have a time of their own."""
         clocks = self._seen(lambda seen: seen.clocks)
         assert self.real_io or not clocks, (
@@ -271,7 +271,7 @@ class StageContractTest(LoopContract):
         if self.make_stage().spec.streams:
             self._cancel_everywhere(functools.partial(self._cancelled, slowly=True))
 
-    def test_ends_well_when_its_reader_has_enough(self) -> None:
+    def test_ends_when_its_reader_stops(self) -> None:
         """A stage that streams does not fail when its reader stops."""
         self._completed()
         case = self.make_stage()
@@ -305,7 +305,7 @@ class StageContractTest(LoopContract):
         """Each ends as it would alone, whichever runs first."""
         self._completed()
         for seed in range(self.orders):
-            alone = [_told(self._execute(*self._one_of_two(number))) for number in (0, 1)]
+            alone = [_comparable(self._execute(*self._one_of_two(number))) for number in (0, 1)]
             both = self._together(seed)
             assert probes.Picture(alone).shows(both), (
                 f"two runs of {self.make_stage().name} at once ended as {both}, and alone as"
@@ -406,7 +406,7 @@ class StageContractTest(LoopContract):
 
         async def main() -> list[Any]:
             runs = [bound.execute(ctx) for ctx in (first, second)]
-            return [_told(end) for end in await asyncio.gather(*runs, return_exceptions=True)]
+            return [_comparable(end) for end in await asyncio.gather(*runs, return_exceptions=True)]
 
         return self._run(main(), Schedule(seed))
 
@@ -417,7 +417,7 @@ def _went_well(case: StageCase, outcome: Outcome) -> StageOutput:
     return outcome
 
 
-def _told(outcome: Any) -> Any:
+def _comparable(outcome: Any) -> Any:
     if isinstance(outcome, StageOutput):
         return str(outcome.status), dict(outcome.outputs)
     if isinstance(outcome, StageflowError):

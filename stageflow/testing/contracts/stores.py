@@ -78,7 +78,7 @@ class StoreContractTest(LoopContract):
         await _refused(store.claim("nobody", lease_s=1.0), errors.UnknownDeadLetterError)
 
     @on_subject
-    async def test_of_many_who_claim_one_succeeds(self, store: DeadLetterStore) -> None:
+    async def test_one_of_many_claims_succeeds(self, store: DeadLetterStore) -> None:
         """And the letter says that it is being replayed."""
         await store.put(_letter(1))
         tries = (store.claim(_letter(1).id, lease_s=60.0) for _ in range(10))
@@ -173,23 +173,23 @@ class InterceptorContractTest(LoopContract):
         """Return what is under test, the outermost first, configured to let everything pass."""
         raise self._unwritten("make_interceptors")
 
-    def test_what_completes_completes(self) -> None:
+    def test_a_completed_stage_stays_completed(self) -> None:
         """With the stage's outputs."""
         self._ends_as_without(ScriptedStage(("k",), self._pauses_s, "ok"))
 
-    def test_what_does_not_suspend_completes(self) -> None:
+    def test_a_stage_that_never_suspends_completes(self) -> None:
         """Also a stage that never gives the loop its turn."""
         self._ends_as_without(ScriptedStage(("k",)))
 
-    def test_what_raises_fails_alike(self) -> None:
+    def test_a_stage_that_raises_fails_the_same_way(self) -> None:
         """With the same code and text."""
         self._ends_as_without(ScriptedStage(("k",), self._pauses_s, "raise"))
 
-    def test_what_fails_fails_alike(self) -> None:
+    def test_a_failed_output_fails_the_same_way(self) -> None:
         """Also a failure that the stage returns."""
         self._ends_as_without(ScriptedStage(("k",), (), "fail"))
 
-    def test_what_is_skipped_is_skipped(self) -> None:
+    def test_a_skipped_stage_stays_skipped(self) -> None:
         """For the stage's own reason."""
         self._ends_as_without(ScriptedStage((), self._pauses_s, "skip"))
 
@@ -215,7 +215,7 @@ class InterceptorContractTest(LoopContract):
         interceptors = self.make_interceptors()
 
         async def main() -> list[Any]:
-            return [await self._told(pipeline, interceptors) for _ in range(6)]
+            return [await self._outcome(pipeline, interceptors) for _ in range(6)]
 
         first, *others = self._run(main())
         assert others == [first] * 5, f"the first run ended as {first}, the others as {others}"
@@ -255,11 +255,11 @@ class InterceptorContractTest(LoopContract):
 
     def _ends_as_without(self, runner: ScriptedStage) -> None:
         pipeline = _pipeline(runner)
-        without = self._run(self._told(pipeline, ()))
-        within = self._run(self._told(pipeline, self.make_interceptors()))
+        without = self._run(self._outcome(pipeline, ()))
+        within = self._run(self._outcome(pipeline, self.make_interceptors()))
         assert within == without, f"ends as {within}, and without it as {without}"
 
-    async def _told(
+    async def _outcome(
         self, pipeline: engine.Pipeline, interceptors: Sequence[engine.Interceptor]
     ) -> Any:
         context = engine.PipelineContext(seed=1, wall_clock=lambda: EPOCH_S)

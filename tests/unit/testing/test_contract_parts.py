@@ -202,7 +202,7 @@ async def test_what_fails_while_a_cancellation_is_aimed_fails_as_it_does() -> No
     ("owner", "test", "method"),
     [
         (StageContractTest, "emits_a_started_event", "def make_stage"),
-        (InterceptorContractTest, "what_completes_completes", "make_interceptors"),
+        (InterceptorContractTest, "a_completed_stage_stays_completed", "make_interceptors"),
         (StoreContractTest, "keeps_letters_in_order", "open_store"),
         (SinkContractTest, "takes_an_empty_batch", "make_sink"),
         (LlmContractTest, "completes_with_text", "make_llm"),
@@ -210,7 +210,7 @@ async def test_what_fails_while_a_cancellation_is_aimed_fails_as_it_does() -> No
         (SttContractTest, "gives_text", "make_stt"),
         (TtsContractTest, "gives_sound", "make_tts"),
         (SpeakerContractTest, "returns_when_it_has_sounded", "make_speaker"),
-        (DatabaseContractTest, "what_was_put_is_got", "make_database"),
+        (DatabaseContractTest, "a_stored_record_is_returned", "make_database"),
     ],
 )
 def test_a_contract_of_nothing_says_what_to_write(owner: Any, test: str, method: str) -> None:

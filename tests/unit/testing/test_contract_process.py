@@ -56,4 +56,4 @@ def test_a_clock_of_the_system_is_found(clock: Callable[[int], float]) -> None:
         return await counted(ctx)
 
     with pytest.raises(AssertionError, match=rf"it calls {clock.__name__}\(\) at"):
-        contract(declared(looking)).test_reads_no_clock_but_the_loops()
+        contract(declared(looking)).test_reads_only_the_clock_of_the_loop()
