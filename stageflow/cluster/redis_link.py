@@ -70,10 +70,7 @@ class RedisLink:
     def __init__(
         self, url: str, namespace: str, *, patience_s: float, call_timeout_s: float = 5.0
     ) -> None:
-        """Prepare a client; it connects at the first call.
-
-        `call_timeout_s` limits one attempt; a call retries for `patience_s`.
-        """
+        """Prepare a client, which connects at the first call; a call retries for `patience_s`."""
         check_name("Redis", "namespace", namespace)
         #: Prefix of all keys. Its braces put them into one slot of a cluster.
         self.prefix = f"{{{namespace}}}"

@@ -1,7 +1,4 @@
-"""The ports of models, speech services and databases, and checks of their replies.
-
-A port is a protocol: any object with its methods can be registered under its name.
-"""
+"""The protocols of models, speech services and databases, and checks of their replies."""
 
 from __future__ import annotations
 

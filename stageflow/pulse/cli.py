@@ -32,7 +32,6 @@ examples:
 exit codes:
   0    measured and published; failures on older commits are only reported
   1    nothing could be measured or published; the last line says why and what to do
-  2    bad arguments
   3    published, but the newest commit measured now did not build or has failed benchmarks
   130  interrupted or terminated; what was measured until then is published
 """
@@ -44,7 +43,7 @@ one is kept; nothing is changed unless everything can be merged.
 examples:
   stageflow pulse merge shards/1 shards/2 shards/3 shards/4
 
-exit codes: 0 merged, 1 a file is not sound or belongs to something else, 2 bad arguments
+exit codes: 0 merged, 1 a file is not sound or belongs to something else
 """
 _BUILD_HELP = """\
 Publish the present results as a site, without measuring anything: asv's pages, and Central Pulse
@@ -55,7 +54,7 @@ examples:
   stageflow pulse build
   stageflow pulse build --store telemetry.db
 
-exit codes: 0 published, 1 nothing could be published (the last line says why), 2 bad arguments
+exit codes: 0 published, 1 nothing could be published (the last line says why)
 """
 _SERVE_HELP = """\
 Serve the published site on the loopback address, until interrupted. With --store, Central Pulse

@@ -1,7 +1,4 @@
-"""Telemetry in PostgreSQL, for processes of many machines (extra ``db``).
-
-Tables, statements and versions are those of the SQLite file, in a schema of their own.
-"""
+"""Write the tables of the SQLite file into a schema of PostgreSQL (needs the extra ``db``)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Write telemetry into a SQLite file, from any number of processes.
 
 A batch is one transaction: even if the process is killed, it is stored as a whole or not at all.
-Counts by minute and hour are added up while events are written, so that
-dashboards and alerts need not read events.
+Counts by minute and hour are added up while events are written: dashboards read no events.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Notify a person when telemetry, or the history of benchmarks, exceeds the limit of a rule.
-
-Rules are data. They become files for Prometheus, or are evaluated here without it.
-"""
+"""Notify a person when telemetry, or the history of benchmarks, exceeds the limit of a rule."""
 
 # ruff: noqa: F403, F405 - the list below says which names are public
 

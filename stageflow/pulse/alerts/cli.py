@@ -48,10 +48,8 @@ examples:
 exit codes:
   0    nothing fires
   1    the telemetry, the rules, the state or a secret cannot be read; the last line names the fix
-  2    bad arguments
   3    something fires
   4    --test failed, or a message was given up: see --dead, and --resend
-  130  interrupted
 """
 _RULES_HELP = """\
 Write the files that follow from benchmarks/alerts.toml: rules.yml and prometheus.yml for
@@ -62,7 +60,7 @@ examples:
   stageflow pulse rules
   stageflow pulse rules --check                     for CI: are the files up to date?
 
-exit codes: 0 written or up to date, 1 a file is wrong, missing or outdated, 2 bad arguments
+exit codes: 0 written or up to date, 1 a file is wrong, missing or outdated
 """
 
 

@@ -37,7 +37,6 @@ examples:
 exit codes:
   0    nothing is wrong
   1    something could not be read; the last line names it
-  2    bad arguments
   3    something is wrong
   4    nothing is known: no commit is measured, and there is no telemetry
 """
@@ -49,7 +48,7 @@ examples:
   stageflow pulse export > measurements.jsonl
   stageflow pulse export --into measurements.jsonl
 
-exit codes: 0 written, 1 nothing is measured, or it could not be written, 2 bad arguments
+exit codes: 0 written, 1 nothing is measured, or it could not be written
 """
 
 

@@ -1,7 +1,4 @@
-"""Export all measurements, one JSON object a line, in a versioned schema.
-
-Unlike asv's files, each line is complete. docs/operations/export.md documents all fields.
-"""
+"""Export all measurements, a JSON object a line, in the schema of docs/operations/export.md."""
 
 from __future__ import annotations
 

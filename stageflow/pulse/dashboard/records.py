@@ -1,7 +1,6 @@
 """Settings of the page, and panels of what programs of the project have recorded.
 
-The settings are in the optional file ``benchmarks/pulse.toml``. The page has the panels that it
-names.
+The optional file ``benchmarks/pulse.toml`` has the settings, and names the panels.
 """
 
 from __future__ import annotations

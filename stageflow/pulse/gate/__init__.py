@@ -1,7 +1,4 @@
-"""Judge what a commit costs compared with another one, and with budgets.
-
-`judge` is pure; `Asv` (asv's results) and `time_pairs` (interleaved timings) give its evidence.
-"""
+"""Judge what a commit costs compared with another one, and with budgets."""
 
 # ruff: noqa: F403, F405 - the list below says which names are public
 

@@ -30,12 +30,10 @@ examples:
 exit codes (of several that hold, the first in the order 6, 5, 4, 1, 3):
   0    OK
   1    regression: something became slower that is not accepted in benchmarks/accepted.toml
-  2    bad arguments
   3    over budget
   4    insufficient data to judge
   5    a benchmark broke, or the head lacks what it measures and the base had
   6    the set-up failed; the last lines say why and what to do
-  130  interrupted
 """
 _BISECT_HELP = """\
 Find the commit that made a series slower between two commits. Only that series is measured, in a
@@ -61,7 +59,7 @@ examples:
   stageflow pulse compare main HEAD
   stageflow pulse compare v0.1.0 HEAD --only exact
 
-exit codes: 0 printed, 2 bad arguments, 4 nothing was measured on both, 6 the set-up failed
+exit codes: 0 printed, 4 nothing was measured on both, 6 the set-up failed
 """
 _BUDGETS_HELP = """\
 Check benchmarks/budgets.toml and benchmarks/accepted.toml, and print every budget beside what was
@@ -71,7 +69,7 @@ examples:
   stageflow pulse budgets
   stageflow pulse budgets --head main
 
-exit codes: 0 OK, 2 bad arguments, 3 over budget, 4 nothing was measured, 6 a file is wrong, or the
+exit codes: 0 OK, 3 over budget, 4 nothing was measured, 6 a file is wrong, or the
 set-up failed
 """
 #: Runs a command and returns its exit code; None for 0.

@@ -1,7 +1,4 @@
-"""From what was measured of two commits to a verdict on each series, and to one exit code.
-
-`judge` is pure: the same evidence on the same day gives the same judgement.
-"""
+"""Judge each series of two commits; the same evidence gives the same verdicts and exit code."""
 
 from __future__ import annotations
 

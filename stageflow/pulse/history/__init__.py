@@ -1,7 +1,4 @@
-"""Measure commits with asv, keep what was measured, and publish it as a site.
-
-The other packages of `stageflow.pulse` build on this one; it imports none of them.
-"""
+"""Measure commits with asv, keep what was measured, and publish it as a site."""
 
 # ruff: noqa: F403, F405 - the list below says which names are public
 

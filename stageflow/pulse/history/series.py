@@ -1,7 +1,4 @@
-"""The series of each commit: names of series, their signals, and numbers of samples.
-
-Nothing here assumes how samples scatter.
-"""
+"""The series of each commit: names of series, their signals, and numbers of samples."""
 
 from __future__ import annotations
 

@@ -148,10 +148,7 @@ class RecordedTurn:
     def _take(
         self, provider: str, method: str, arguments: Sequence[Any], options: Mapping[str, Any]
     ) -> recorder.RecordedCall:
-        """Remove and return the first recorded call with these arguments; raise if there is none.
-
-        So stages may call in another order.
-        """
+        """Remove and return the first call with these arguments; stages may call in any order."""
         asked = [self._codec.to_plain(argument) for argument in arguments]
         named = self._codec.plain_items(options)
         alike = [c for c in self._waiting if (c.provider, c.method) == (provider, method)]
