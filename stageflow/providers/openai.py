@@ -351,7 +351,8 @@ class _Reading:
         """Take a message, or the next part of one, and return the text of its refusal."""
         reason = getattr(choice, "finish_reason", None)
         if isinstance(reason, str):
-            self.reason = _CUT.get(reason.lower(), reason) or self.reason
+            known = _CUT.get(reason.lower(), reason)
+            self.reason = self._service._shown(known) or self.reason
         refusal = self._service._masked(str(getattr(message, "refusal", None) or ""))
         self.refusal += refusal
         calls = getattr(message, "tool_calls", None) or getattr(message, "function_call", None)
@@ -439,7 +440,8 @@ class OpenAITTS(_Model):
         )
 
     def _sound(self, reply: Any) -> Audio:
-        content, content_type = reply.content, reply.response.headers.get("content-type", "")
+        content, show = reply.content, self._service._shown
+        content_type = reply.response.headers.get("content-type", "")
         if content[:4] in (b"RIFF", b"RF64"):
             try:
                 return wav_audio(content, "the sound of the service")
@@ -448,8 +450,8 @@ class OpenAITTS(_Model):
         rate_hz = pcm_rate_hz(content, content_type, PCM_RATE_HZ)
         if rate_hz is None:
             raise InvalidReplyError(
-                f"text to speech answered with {content_type or 'no content type'} in place of PCM"
-                f" of one channel: {self._service._shown(repr(content[:_SHOWN_CHARS]))}"
+                f"text to speech answered with {show(content_type) or 'no content type'} in place"
+                f" of PCM of one channel: {show(repr(content[:_SHOWN_CHARS]))}"
             )
         return valid_sound(Audio(content, rate_hz))
 

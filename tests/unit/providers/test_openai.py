@@ -162,6 +162,8 @@ BEARER = f"Authorization: Bearer {KEY}"
         Reply(body=f'data: {{"error": {{"message": "{BEARER}"}}}}\n\n', headers=EVENTS),
         Reply(body=f'data: {{"{BEARER}\n\n', headers=EVENTS),
         pieces(f'[{{"delta": {{"content": ["{BEARER}"]}}}}]'),
+        pieces(f'[{{"delta": {{}}, "finish_reason": "{BEARER}"}}]'),
+        Reply(body="abcd", headers={"Content-Type": f"audio/mpeg; {BEARER}"}),
     ],
 )
 async def test_an_error_never_holds_the_key(
@@ -257,11 +259,12 @@ async def test_a_long_page_is_shown_by_its_beginning(
 
 async def test_what_some_services_send(server: OpenAIServer, service: OpenAIService) -> None:
     """No delta at the end, halves of a character in two pieces, a refusal in several."""
+    last = '[{"delta": null, "finish_reason": "stop"}]'
     halves = [f'[{{"delta": {{"content": "{half}"}}}}]' for half in ("a\\ud83d", "\\ude0a")]
-    server.script.append(pieces(*halves, '[{"delta": null, "finish_reason": "stop"}]'))
+    server.script.append(pieces(*halves, last))
     assert await stream(service) == "a\N{SMILING FACE WITH SMILING EYES}"
     parts = [f'[{{"delta": {{"refusal": "{part}"}}}}]' for part in ("I will ", "not.")]
-    server.script.append(pieces(*parts, '[{"delta": {}, "finish_reason": "stop"}]'))
+    server.script.append(pieces(*parts, last))
     assert "I will not." in str(await failure(stream(service)))
 
 
