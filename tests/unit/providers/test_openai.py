@@ -257,17 +257,6 @@ async def test_a_long_page_is_shown_by_its_beginning(
     assert len(str(await failure(complete(service)))) < 600
 
 
-async def test_what_some_services_send(server: OpenAIServer, service: OpenAIService) -> None:
-    """No delta at the end, halves of a character in two pieces, a refusal in several."""
-    last = '[{"delta": null, "finish_reason": "stop"}]'
-    halves = [f'[{{"delta": {{"content": "{half}"}}}}]' for half in ("a\\ud83d", "\\ude0a")]
-    server.script.append(pieces(*halves, last))
-    assert await stream(service) == "a\N{SMILING FACE WITH SMILING EYES}"
-    parts = [f'[{{"delta": {{"refusal": "{part}"}}}}]' for part in ("I will ", "not.")]
-    server.script.append(pieces(*parts, last))
-    assert "I will not." in str(await failure(stream(service)))
-
-
 @pytest.mark.parametrize("empty", ['data: {"choices": []}\n\n', ": alive\n\n"])
 async def test_a_piece_without_a_choice_says_nothing(
     empty: str, server: OpenAIServer, service: OpenAIService

@@ -206,6 +206,20 @@ async def test_a_refusal_is_an_answer_where_tools_are_given(
     assert answer.finish_reason == last.finish_reason == "refusal"
 
 
+async def test_what_some_services_send(server: OpenAIServer, service: OpenAIService) -> None:
+    """Halves of a character in two pieces, no delta at the end, a refusal in several pieces."""
+    halves = str(streamed({"content": "a\ud83d"}, {"content": "\ude0a"}, reason="stop").body)
+    server.script.append(Reply(headers=EVENTS, body=halves.replace('"delta": {}', '"delta": null')))
+    server.script.append(streamed({"refusal": "I will "}, {"refusal": "not."}, reason="stop"))
+    llm = service.llm("echo")
+    assert [piece async for piece in llm.stream(ASKED)] == [
+        "a",
+        "\N{SMILING FACE WITH SMILING EYES}",
+    ]
+    with pytest.raises(NoAnswerError, match="I will not"):
+        await anext(llm.stream(ASKED))
+
+
 @pytest.mark.parametrize("reason", ["tool_calls", "function_call", "length"])
 async def test_a_reason_without_calls_is_not_an_answer(
     reason: str, server: OpenAIServer, service: OpenAIService
