@@ -55,19 +55,6 @@ def user_key(user_id: object) -> str | None:
     return user_id or None
 
 
-async def recall(ctx: StageContext, user_id: str) -> list[Turn]:
-    """Return the newest turns of a user, oldest first; raise `InvalidReplyError` for other data."""
-    key = user_key(user_id)
-    record = None if key is None else valid_record(await ctx.db.get(CONVERSATIONS, key))
-    if record is None:
-        return []
-    turns = record.get("turns")
-    if not isinstance(turns, list):
-        text = f"the record of a conversation holds no list of turns: {shown(turns)}"
-        raise InvalidReplyError(text)
-    return _checked(turns)
-
-
 def _checked(turns: History) -> list[Turn]:
     """Return the turns; raise `InvalidReplyError` if one of them lacks its texts."""
     for turn in turns:
@@ -81,8 +68,16 @@ def _checked(turns: History) -> list[Turn]:
 
 @stage(outputs=["history"], kind=StageKind.ENRICH, required=False, timeout_s=1.0, provider="db")
 async def memory(ctx: StageContext, user_id: str) -> History:
-    """Return the earlier turns."""
-    return await recall(ctx, user_id)
+    """Return the newest turns of a user, oldest first."""
+    key = user_key(user_id)
+    record = None if key is None else valid_record(await ctx.db.get(CONVERSATIONS, key))
+    if record is None:
+        return []
+    turns = record.get("turns")
+    if not isinstance(turns, list):
+        text = f"the record of a conversation holds no list of turns: {shown(turns)}"
+        raise InvalidReplyError(text)
+    return _checked(turns)
 
 
 async def remember(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Literal, get_args
+from uuid import UUID
 
 from stageflow.errors import ErrorCategory, InvalidConfigError, StageflowError, Traits, shown
 from stageflow.errors.data import require_counts
@@ -65,12 +66,20 @@ class TurnLimiter:
     async def turn(self, conversation: Hashable) -> AsyncIterator[None]:
         """Run the block as a turn of a conversation, such as the user's id.
 
+        As in the kernels, 42 and ``"42"`` are one user, and None or ``""`` is an anonymous one,
+        whose turns do not wait for each other.
+
         Raises:
             TurnLimitError: The turn is refused (``conversation_busy``), or a later one has replaced
                 it (``turn_replaced``).
         """
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
+        if conversation in (None, ""):
+            yield
+            return
+        if isinstance(conversation, int | UUID):
+            conversation = str(conversation)
         turns = self._turns.get(conversation, [])
         if len(turns) >= self._most or any(earlier.task is task for earlier in turns):
             text = f"a turn of the conversation {shown(conversation)} is running; wait for its end"

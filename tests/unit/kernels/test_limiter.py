@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -52,6 +53,19 @@ async def test_turns_wait_in_order() -> None:
     log = Log(TurnLimiter())
     assert await log.all("a", "b", "c") == ["a", "b", "c"]
     assert log.told == ["a begins", "a ends", "b begins", "b ends", "c begins", "c ends"]
+
+
+@pytest.mark.simulate(order="asyncio")
+@pytest.mark.parametrize(
+    ("users", "at_once"),
+    [((None, None), True), (("", ""), True), ((42, "42"), False), ((UUID(int=1),) * 2, False)],
+)
+async def test_a_user_is_one_as_in_the_kernels(users: tuple[Any, Any], at_once: bool) -> None:
+    """Anonymous users are many, and an id is one user whatever its type."""
+    log = Log(TurnLimiter())
+    await asyncio.gather(log.turn("a", users[0]), log.turn("b", users[1]))
+    assert (log.told[1] == "b begins") is at_once
+    assert not log.limiter._turns
 
 
 @pytest.mark.simulate(order="asyncio")
