@@ -9,13 +9,7 @@ from typing import Any
 from stageflow._utils.closing import closing_stream
 from stageflow.errors import InvalidConfigError, NoAnswerError
 from stageflow.kernels.speech import ShownText
-from stageflow.providers.ports import (
-    Answer,
-    Message,
-    estimated_tokens,
-    invalid_reply,
-    valid_answer,
-)
+from stageflow.providers.ports import Answer, Message, estimated_tokens, invalid_reply, valid_answer
 from stageflow.resilience.classification import classify
 
 #: Limit of the earlier messages if neither the user nor the model sets one: with a prompt and an

@@ -191,6 +191,9 @@ class OpenAIService(AsyncClosing):
         return failure
 
     def _masked(self, text: str) -> str:
+        """Return a text without the key; join halves of characters, which may come in parts."""
+        if re.search("[\ud800-\udbff][\udc00-\udfff]", text):
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         return text.replace(self._key, "…") if self._key else text
 
     def _without_key(self, text: str) -> tuple[str, str]:
@@ -248,7 +251,7 @@ class _Model:
         if found is not None and not isinstance(found, str):
             text = self._service._shown(repr(found))
             raise InvalidReplyError(f"the service sent {text} in place of text")
-        return None if found is None else self._service._masked(_paired(found))
+        return None if found is None else self._service._masked(found)
 
 
 @dataclass(frozen=True)
@@ -322,7 +325,7 @@ class OpenAILLM(_Model):
                 if is_last and not has_text and not piece.strip():
                     reading.require_answer()
                 piece = piece or (refusal if tools else "")
-                piece, kept = self._service._without_key(_paired(kept + piece))
+                piece, kept = self._service._without_key(kept + piece)
                 has_text = has_text or bool(piece.strip())
                 if piece:
                     yield piece
@@ -454,13 +457,6 @@ class OpenAITTS(_Model):
                 f" of PCM of one channel: {show(repr(content[:_SHOWN_CHARS]))}"
             )
         return valid_sound(Audio(content, rate_hz))
-
-
-def _paired(text: str) -> str:
-    """Join halves of surrogate pairs, which services may send in parts."""
-    if not re.search("[\ud800-\udbff][\udc00-\udfff]", text):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _sendable(text: str) -> str:
