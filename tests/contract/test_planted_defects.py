@@ -6,6 +6,7 @@ import asyncio
 import copy
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -15,6 +16,7 @@ from stageflow import Audio, Event, Interceptor, PipelineContext, StageContext, 
 from stageflow.errors import StageFailedError
 from stageflow.events import EventLog
 from stageflow.interceptors import CallNext
+from stageflow.providers import Tool
 from stageflow.testing import (
     DatabaseContractTest,
     InterceptorContractTest,
@@ -22,6 +24,7 @@ from stageflow.testing import (
     ScriptedError,
     SpeakerContractTest,
     SttContractTest,
+    ToolContractTest,
     TtsContractTest,
 )
 from tests.utils.stage_cases import both_loops, names_of_tests
@@ -276,6 +279,80 @@ def test_a_speaker_may_be_a_tenth_too_early(scale: float) -> None:
         else:
             with pytest.raises(AssertionError, match="the sound"):
                 made.test_returns_when_it_has_sounded()
+
+
+# ── tools ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def finds(query: str) -> str:
+    """Find something."""
+    await asyncio.sleep(0.001)
+    return query
+
+
+async def finds_in_silence(query: str) -> str:
+    await asyncio.sleep(0.001)
+    return query
+
+
+async def finds_another(query: str) -> str:
+    """Find something else each time."""
+    await asyncio.sleep(0.001)
+    return f"{query} {asyncio.get_running_loop().time()}"
+
+
+async def finds_at_all_costs(query: str) -> str:
+    """Find something."""
+    found = await swallows(None)
+    return f"{found}"
+
+
+class OfTuples(Tool):
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "names": ("query",)}
+
+
+class TakesAnything(Tool):
+    def read(self, arguments: str) -> dict[str, Any]:
+        return {"query": "tea"}
+
+
+class GivesNumbers(Tool):
+    async def call(self, *given: Any, **options: Any) -> Any:
+        return len(await super().call(*given, **options))
+
+
+TOOLS: list[tuple[Any, dict[str, str]]] = [
+    (finds, {}),
+    (finds_in_silence, {"is_described": "finds_in_silence has no docstring and no description"}),
+    (OfTuples(finds), {"is_described": "its schema is not JSON"}),
+    (
+        TakesAnything(finds),
+        {"refuses_other_arguments": r"it takes \{\"query\": \"tea\", \"no_such\""},
+    ),
+    (
+        finds_another,
+        {"a_call_made_again_has_the_same_result": "the first call returned 'tea .*', the second"},
+    ),
+    (GivesNumbers(finds), {"calls_at_once_have_results": r"several got \[3, 3, 3, 3, 3\]"}),
+    (finds_at_all_costs, {"can_be_cancelled": "went on: let CancelledError pass"}),
+]
+
+
+@both_loops
+@pytest.mark.parametrize(("tool", "expected"), TOOLS)
+def test_a_defect_of_a_tool_is_found(tool: Any, expected: dict[str, str], real_io: bool) -> None:
+    """By exactly the test that is there for it."""
+
+    async def make_tool(self: object) -> Any:
+        return tool
+
+    fields = {"make_tool": make_tool, "make_arguments": lambda self: {"query": "tea"}}
+    made = type("Made", (ToolContractTest,), {**fields, "real_io": real_io})()
+    for name in sorted(names_of_tests(ToolContractTest)):
+        said = expected.get(name.removeprefix("test_"))
+        with pytest.raises(AssertionError, match=said) if said else nullcontext():
+            getattr(made, name)()
 
 
 # ── interceptors ────────────────────────────────────────────────────────────────────────────────

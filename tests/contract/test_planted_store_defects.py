@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from stageflow.dlq import Claim, InMemoryDeadLetterStore
-from stageflow.errors import DeadLetterClaimedError
+from stageflow.dlq import Claim, InMemoryDeadLetterStore, UnreadableDeadLetter
+from stageflow.errors import DeadLetterClaimedError, UnknownDeadLetterError
 from stageflow.testing import SinkContractTest, StoreContractTest
 from tests.utils.mocks import RecordingSink
 from tests.utils.stage_cases import names_of_tests
@@ -83,6 +83,34 @@ class ForgetsTheRun(InMemoryDeadLetterStore):
         return dataclasses.replace(await super().get(dead_letter_id), replay_run_id=None)
 
 
+class DeletesInSilence(InMemoryDeadLetterStore):
+    silent: type[Exception] = DeadLetterClaimedError
+
+    async def delete(self, dead_letter_id: str) -> None:
+        with suppress(self.silent):
+            await super().delete(dead_letter_id)
+
+
+class DeletesWhatNobodyPut(DeletesInSilence):
+    silent = UnknownDeadLetterError
+
+
+class DeletesNothing(InMemoryDeadLetterStore):
+    left: tuple[Any, ...] = ()
+
+    async def delete(self, dead_letter_id: str) -> None:
+        self.left += tuple(one for one in await self.letters() if one.id == dead_letter_id)
+        await super().delete(dead_letter_id)
+
+    async def letters(self, state: Any = None) -> Any:
+        return await super().letters(state) + self.left
+
+
+class ReadsNothing(InMemoryDeadLetterStore):
+    async def unreadable(self) -> Any:
+        return tuple(UnreadableDeadLetter(one.id, "?", "?") for one in await self.letters())
+
+
 STORES: list[tuple[Any, dict[str, str]]] = [
     (InMemoryDeadLetterStore, {}),
     (Reverses, {"keeps_letters_in_order": r"letters\(\) gave"}),
@@ -109,6 +137,10 @@ STORES: list[tuple[Any, dict[str, str]]] = [
     (ClaimsForAll, {"one_of_many_claims_succeeds": "10 claimed it"}),
     (CountsTwice, {"one_of_many_claims_succeeds": "one claim counts as 2 attempts"}),
     (ReplaysAgain, {"a_replayed_letter_is_not_replayed_again": "DeadLetterReplayedError was due"}),
+    (DeletesInSilence, {"a_deleted_letter_is_gone": "allowed, and DeadLetterClaimedError was due"}),
+    (DeletesWhatNobodyPut, {"a_deleted_letter_is_gone": "UnknownDeadLetterError was due"}),
+    (DeletesNothing, {"a_deleted_letter_is_gone": "0002"}),
+    (ReadsNothing, {"a_deleted_letter_is_gone": "UnreadableDeadLetter"}),
     (ForgetsTheRun, {"a_replayed_letter_is_not_replayed_again": "a replay by 'run-9' left"}),
 ]
 
