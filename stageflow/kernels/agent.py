@@ -173,8 +173,7 @@ class Agent:
             result = await self._tried(tool, tool.read(call.arguments), key)
         except BaseException as error:
             stray = isinstance(error, asyncio.CancelledError)
-            task = asyncio.current_task()
-            if stray and (task is None or task.cancelling()):
+            if stray and asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 ctx.emit("tool_cancelled", **data)
                 raise
             failure = StageDefectError.stray_cancellation() if stray else classify(error)

@@ -55,12 +55,11 @@ def user_key(user_id: object) -> str | None:
     return user_id or None
 
 
-def _checked(turns: History) -> list[Turn]:
+def _checked(turns: Sequence[Any]) -> list[Turn]:
     """Return the turns; raise `InvalidReplyError` if one of them lacks its texts."""
     for turn in turns:
         names = ["summary"] if "summary" in (turn or ()) else ["user", "assistant"]
-        given: object = turn
-        if not isinstance(given, Mapping) or not all(isinstance(turn.get(n), str) for n in names):
+        if not isinstance(turn, Mapping) or not all(isinstance(turn.get(n), str) for n in names):
             text = f"a turn of the history is {shown(turn)}; give the texts {' and '.join(names)}"
             raise InvalidReplyError(text)
     return list(turns)

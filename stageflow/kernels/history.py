@@ -22,6 +22,8 @@ PROMPT_SHARE = 0.75
 #: Tokens that a model adds to each message.
 MESSAGE_TOKENS = 5
 
+_TOO_LONG = "request_too_long"
+
 
 class Fitted:
     """A language model that receives as much of a conversation as it takes.
@@ -43,7 +45,7 @@ class Fitted:
             try:
                 return _shown(await self._model.complete(attempt, **options), options)
             except Exception as error:
-                if not _is_too_long(error):
+                if classify(error).code != _TOO_LONG:
                     raise
         return _shown(await self._model.complete(shortest, **options), options)
 
@@ -66,12 +68,12 @@ class Fitted:
                 if rest := text.feed("", last=True):
                     yield rest
                 if not said and not rest.strip():
-                    _require_said("" if end is None else end, options)
+                    _without_text("" if end is None else end, options)
                 if end is not None:
                     yield end.with_text("")
                 return
             except Exception as error:
-                if begun or not _is_too_long(error):
+                if begun or classify(error).code != _TOO_LONG:
                     raise
 
     def _attempts(self, messages: Sequence[Message]) -> list[Sequence[Message]]:
@@ -122,20 +124,14 @@ def _with_questions(earlier: Sequence[Message], count: int) -> int:
 def _shown(answer: object, options: Mapping[str, Any]) -> str:
     text = ShownText().feed(valid_answer(answer), last=True)
     shown = answer.with_text(text) if isinstance(answer, Answer) else text
-    if not text.strip():
-        _require_said(shown, options)
-    return shown
+    return shown if text.strip() else _without_text(shown, options)
 
 
-def _require_said(end: str, options: Mapping[str, Any]) -> None:
-    """Raise for an answer without text, unless it calls tools that were offered."""
+def _without_text(end: str, options: Mapping[str, Any]) -> str:
+    """Return an answer without text if it calls tools that were offered, else raise."""
     if isinstance(end, Answer) and (end.cut or end.tool_calls):
         if end.tool_calls and options.get("tools"):
-            return
+            return end
         problem = f"it ended with {end.finish_reason!r} before its first word"
         raise NoAnswerError(problem, end.finish_reason)
     raise invalid_reply("the language model", str(end), "nothing that could be said")
-
-
-def _is_too_long(error: Exception) -> bool:
-    return classify(error).code == "request_too_long"

@@ -66,8 +66,7 @@ class TurnLimiter:
     async def turn(self, conversation: Hashable) -> AsyncIterator[None]:
         """Run the block as a turn of a conversation, such as the user's id.
 
-        As in the kernels, 42 and ``"42"`` are one user, and None or ``""`` is an anonymous one,
-        whose turns do not wait for each other.
+        42 and ``"42"`` are one user. Turns of anonymous users (None or ``""``) do not wait.
 
         Raises:
             TurnLimitError: The turn is refused (``conversation_busy``), or a later one has replaced

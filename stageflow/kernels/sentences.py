@@ -60,8 +60,6 @@ _CLAUSE_END = re.compile(
     rf".*\S(?:[,;:][{_CLOSERS}“‘]*\s|[、，；：]|\s[–—-]\s)",  # noqa: RUF001 - they are meant
     re.DOTALL,
 )
-#: Joins the consonants around it in scripts of India.
-_VIRAMA = 9
 _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 _QUOTES = ('"', "'", "”", "’", "»", "“", "‘", "」", "』")  # noqa: RUF001 - they are meant
 _OPEN_GUILLEMET = re.compile(r"«\s[^»]*$")  # of French, which has spaces within
@@ -209,7 +207,7 @@ def _boundary(text: str, at: int) -> int:
         before, after = text[end - 1], text[end]
         joined = (
             unicodedata.category(after)[0] == "M"
-            or unicodedata.combining(before) == _VIRAMA
+            or unicodedata.combining(before) == 9  # virama, which joins consonants
             or "\u1160" <= after <= "\u11ff"  # vowels and ends of Korean syllables
             or after in "\u0e33\u0eb3\uff9e\uff9f"  # vowels and marks that are letters in Unicode
             or "\u200d" in (before, after)

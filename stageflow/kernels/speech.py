@@ -13,7 +13,6 @@ _BEGIN = re.compile(rf"(?<!`)(?:<({_NAME})(?:\s[^<>]{{0,80}})?>|\[THINK\]|◁thi
 _BEGINNING = re.compile(
     r"(?:`?(?:<(?:[a-z:]{0,24}(?:\s[^<>]{0,80})?)?)?|\[T?H?I?N?K?|◁\w{0,5})\Z", re.IGNORECASE
 )
-_MAX_END_CHARS = 40
 
 _EMOJI = (
     "[0-9#*]\ufe0f?\u20e3|[^\\w\\s]\ufe0f|[\u2139\u24c2\u3297\u3299]\ufe0f"
@@ -105,7 +104,7 @@ class ShownText:
                 closed = self._end.search(self._rest)
                 if closed is None:
                     # The end may be the beginning of a tag.
-                    self._rest = self._rest[-_MAX_END_CHARS:]
+                    self._rest = self._rest[-40:]
                     return shown
                 self._rest, self._end, self._behind = self._rest[closed.end() :], None, True
             begin = _BEGIN.search(self._rest)

@@ -117,13 +117,7 @@ def voice(
 
     Inputs of a run: ``audio`` (`Audio`) and ``user_id`` (see `chat`). Outputs: ``transcript``,
     ``profile`` (absent if there is none), ``history``, ``answer`` and ``speech`` (`Audio`, without
-    samples for an answer such as "😊"). If the database fails, the turn has no memory.
-
-    Args:
-        history_tokens: The most tokens of earlier messages to send, 0 or more; see `Fitted`.
-        system_prompt: The instructions of the model; "" for none.
-        memory: The stage that writes ``history``, such as one that summarises earlier turns.
-        tools: Functions that the model may call, `Tool` or `Toolbox`; see `Agent`.
+    samples for an answer such as "😊"). Its arguments are those of `chat`.
     """
     answer = llm_stage(history_tokens, system_prompt, Toolbox.of(tools))
     stages = (stt, profile, memory, answer, tts, persist)

@@ -65,7 +65,6 @@ _WHOLE = {
     "tool_calls",
     "function_call",
 }
-_WHOLE |= {"tool_use", "complete", "completed", "unspecified", "finish_reason_unspecified"}
 _CUT = {"max_tokens": "length", "model_length": "length", "safety": "content_filter"}
 _FIXES = {
     "connection_failed": "; see that it is up and the URL is right",
@@ -354,8 +353,7 @@ class _Reading:
         """Take a message, or the next part of one, and return the text of its refusal."""
         reason = getattr(choice, "finish_reason", None)
         if isinstance(reason, str):
-            known = _CUT.get(reason.lower(), reason)
-            self.reason = self._service._shown(known) or self.reason
+            self.reason = self._service._shown(_CUT.get(reason.lower(), reason)) or self.reason
         refusal = self._service._masked(str(getattr(message, "refusal", None) or ""))
         self.refusal += refusal
         calls = getattr(message, "tool_calls", None) or getattr(message, "function_call", None)

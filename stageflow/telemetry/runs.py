@@ -14,6 +14,8 @@ UNKNOWN = "unknown"
 MEASURED = frozenset({COMPLETED, FAILED})
 #: Stored as the outcome of a stream's first item, as `FIRST_AUDIO` is for runs.
 FIRST_ITEM = "first_item"
+#: Usage is counted in millionths of its units.
+USAGE_PARTS = 1_000_000
 #: The events of circuit breakers' transitions, and the number of the new state in metrics.
 BREAKER_STATES = {"breaker_closed": 0, "breaker_half_open": 1, "breaker_open": 2}
 

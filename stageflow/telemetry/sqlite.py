@@ -22,7 +22,14 @@ from stageflow.telemetry.database import HOUR_S, MINUTE_S, Database, SqliteDatab
 from stageflow.telemetry.dead_letters import DEAD_LETTER_REPLAYED, DEAD_LETTER_WAITING
 from stageflow.telemetry.jsonl import to_json
 from stageflow.telemetry.readings import bucket_of
-from stageflow.telemetry.runs import BREAKER_STATES, FIRST_ITEM, UNKNOWN, OpenRun, OpenRuns
+from stageflow.telemetry.runs import (
+    BREAKER_STATES,
+    FIRST_ITEM,
+    UNKNOWN,
+    USAGE_PARTS,
+    OpenRun,
+    OpenRuns,
+)
 
 _Data: TypeAlias = Mapping[str, Any]
 #: Run id, sequence, type, stage, start of the run in seconds since the epoch, offset in ms, and
@@ -39,6 +46,7 @@ class _Role(IntEnum):
     LETTER = 5
     FIRST_ITEM = 6
     FIRST_AUDIO = 7
+    USAGE = 8
 
 
 _ROLES = {
@@ -46,6 +54,7 @@ _ROLES = {
     **dict.fromkeys(BREAKER_STATES, _Role.BREAKER),
     ev.STREAM_FIRST_ITEM: _Role.FIRST_ITEM,
     FIRST_AUDIO: _Role.FIRST_AUDIO,
+    ev.USAGE: _Role.USAGE,
 }
 
 
@@ -79,10 +88,10 @@ class _Batch:
         default_factory=lambda: defaultdict(lambda: [0, 0])
     )
 
-    def count(self, at_s: float, series: int, duration_ms: float | None, run: int) -> None:
+    def count(self, at_s: float, series: int, took_ms: float | None, run: int, n: int = 1) -> None:
         minute = int(at_s) // MINUTE_S * MINUTE_S
-        counted = self.counts[minute, series, bucket_of(duration_ms or 0.0)]
-        counted[0] += 1
+        counted = self.counts[minute, series, bucket_of(took_ms or 0.0)]
+        counted[0] += n
         counted[1] = run
 
     def rollups(self) -> list[int]:
@@ -238,6 +247,12 @@ class SqlSink:
         elif kind.role is _Role.FIRST_ITEM:
             first = self._number((run.pipeline, stage, text(data["stream"]), FIRST_ITEM, ""))
             batch.count(at_s, first, data["elapsed_ms"], run.id)
+        elif kind.role is _Role.USAGE:
+            for unit in ev.USAGE_UNITS:
+                used, key = data.get(unit), (run.pipeline, text(data.get("provider", "")), unit)
+                if isinstance(used, int | float) and 0 < used < 1e12:
+                    n, series = round(used * USAGE_PARTS), self._number((*key, ev.USAGE, ""))
+                    batch.count(at_s, series, None, run.id, n)
         elif run.begins_to_sound(kind.what):
             first = self._number((run.pipeline, "", "", FIRST_AUDIO, ""))
             batch.count(at_s, first, offset_ms, run.id)

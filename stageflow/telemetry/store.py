@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 from stageflow._utils.closing import Closing
 from stageflow._utils.extras import install_command
 from stageflow._utils.postgres import is_postgres
-from stageflow.events.log import FAILED, FIRST_AUDIO, Event
+from stageflow.events.log import FAILED, FIRST_AUDIO, USAGE, Event
 from stageflow.telemetry import readings
 from stageflow.telemetry.database import HOUR_S, MINUTE_S, Database, SqliteDatabase, TelemetryError
 from stageflow.telemetry.readings import Histogram, RunNote, Window
-from stageflow.telemetry.runs import FIRST_ITEM, MEASURED
+from stageflow.telemetry.runs import FIRST_ITEM, MEASURED, USAGE_PARTS
 
 #: `TelemetryStore.sources` looks at this many of the newest runs.
 NEWEST_RUNS = 1000
@@ -31,6 +31,7 @@ NEWEST_RUNS = 1000
 _RUNS_AT_ONCE = 200
 _FACTS = "run_id, pipeline, source, started_s, status, duration_ms, failed_stage, error_code"
 _FIRSTS = (FIRST_ITEM, FIRST_AUDIO)
+_NO_ENDS = (*_FIRSTS, USAGE)
 _COUNT = "CAST(sum(count) AS BIGINT)"
 
 
@@ -61,10 +62,10 @@ class TelemetryStore(Closing):
     def known(self) -> tuple[tuple[str, str | None], ...]:
         """Return every pipeline with None, for its runs, then with each stage that has ended."""
         query = (
-            "SELECT DISTINCT pipeline, stage FROM series WHERE outcome NOT IN (?, ?)"
+            "SELECT DISTINCT pipeline, stage FROM series WHERE outcome NOT IN (?, ?, ?)"
             " ORDER BY pipeline, stage"
         )
-        return tuple((pipeline, stage or None) for pipeline, stage in self._rows(query, *_FIRSTS))
+        return tuple((pipeline, stage or None) for pipeline, stage in self._rows(query, *_NO_ENDS))
 
     def covered(self) -> Window | None:
         """Return the window of all minutes in which something ended; None if there is none."""
@@ -109,6 +110,11 @@ class TelemetryStore(Closing):
             for (step, where, stage_name, stream), histogram in found
         )
 
+    def usage(self, window: Window) -> Mapping[tuple[int, str, str, str], float]:
+        """Return what a `UsageInterceptor` reported, by step, pipeline, provider and unit."""
+        found = self._histograms(window, None, None, (USAGE,))
+        return {key: histogram.count / USAGE_PARTS for key, histogram in found}
+
     def errors(
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
     ) -> tuple[readings.Errors, ...]:
@@ -120,7 +126,7 @@ class TelemetryStore(Closing):
         series = self._series(pipeline, stage)
         for step, number, _, count in self._sums(window, "0", series):
             where, stage_name, _, outcome, code = series[number]
-            if outcome in _FIRSTS:
+            if outcome in _NO_ENDS:
                 continue
             outcomes[step, where, stage_name][outcome] += count
             if outcome == FAILED:

@@ -142,6 +142,8 @@ def test_every_view_is_drawn(visit: Visit) -> None:
     coloured(show(page, "live"), 3)
     expect(page.locator("#runs .run li")).to_have_count(12)
     expect(page.locator("#breakers .lane .open")).to_have_count(1)
+    tokens = page.locator("#usage").get_by_role("row", name="prompt tokens")
+    expect(tokens).to_contain_text(re.compile(r"voicellmprompt tokens.*\d k$"))
     coloured(show(page, "trust"), 2)
     gate = page.locator("#gate")
     expect(gate).to_contain_text("1 OK, 1 regression")

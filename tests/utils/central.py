@@ -404,6 +404,8 @@ def _turn(
         happened.append((ends[stage], -1, completed))
     for _, _, event in sorted(happened):
         log.append(event)
+    used = {"provider": "llm", "prompt_tokens": 150, "completion_tokens": 20, "cost": 0.0001}
+    log.append(("stage.llm.usage", ends["llm"], "llm", used))
     end = max(ends.values())
     ending: dict[str, Any] = {"duration_ms": end * 1000}
     if fails:

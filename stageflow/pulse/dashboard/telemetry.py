@@ -1,4 +1,4 @@
-"""Data of the panels on telemetry: latency, errors, breakers and dead letters of pipelines."""
+"""Data of the panels on telemetry: latency, errors, usage, breakers and dead letters."""
 
 from __future__ import annotations
 
@@ -112,6 +112,7 @@ def telemetry(
             }
             for name in pipelines
         ],
+        "usage": [[*key, step_of[at], n] for (at, *key), n in store.usage(whole).items()],
         "breakers": timelines(changes, (start_s, end_s), STEPS),
         "letters": _letters(letters, start_s, step_s),
     }

@@ -76,6 +76,9 @@ def test_every_end_is_counted(store: Path) -> None:
         assert sum(count for _, count in stages[name]["ended"]) == RUNS
         assert sum(stages[name]["heat"]["cells"][2::3]) == RUNS
     assert stages["tts"]["outcomes"] == {"completed": RUNS - len(failed)}
+    used = [row for row in shown["usage"] if row[:3] == ["voice", "llm", "prompt_tokens"]]
+    assert sum(amount for *_, amount in used) == 150 * RUNS
+    assert {step for *_, step, _ in used} <= set(range(shown["steps"]))
 
 
 def test_percentiles_stand_within_the_cells_of_the_heat_map(store: Path) -> None:

@@ -254,6 +254,31 @@ def test_first_items_and_first_audio(path: Path, opened: Callable[[], TelemetryS
     assert store.known() == tuple(("streaming_voice", name) for name in names)
 
 
+def test_usage(path: Path, opened: Callable[[], TelemetryStore]) -> None:
+    """Sums by step, pipeline, provider and unit, beside all else; other values do not count."""
+    log = EventLog("run", 0.0, NOON_S)
+    log.append(("pipeline.started", 0.0, None, {"pipeline": "chat"}))
+    for used in (
+        {"provider": "llm", "prompt_tokens": 5, "cost": 0.000005},
+        {"provider": "llm", "prompt_tokens": 7, "completion_tokens": 1e9},
+        {"provider": 7, "audio_s": 0.5, "characters": "9", "cost": float("nan")},
+        {"audio_s": -1, "characters": 1e300},
+    ):
+        log.append(("stage.llm.usage", 0.0, "llm", used))
+    log.append(("stage.llm.completed", 1.0, "llm", 0.0))
+    log.append(("pipeline.completed", 1.0, None, {"duration_ms": 1000.0}))
+    sink_of(path, [log]).close()
+    store, window = opened(), Window(NOON_S, NOON_S + 60)
+    assert store.usage(window) == {
+        (NOON, "chat", "7", "audio_s"): 0.5,
+        (NOON, "chat", "llm", "completion_tokens"): 1e9,
+        (NOON, "chat", "llm", "cost"): 0.000005,
+        (NOON, "chat", "llm", "prompt_tokens"): 12,
+    }
+    assert store.known() == (("chat", None), ("chat", "llm"))
+    assert [sum(errors.outcomes.values()) for errors in store.errors(window)] == [1, 1]
+
+
 def test_a_turn_that_does_not_stream_is_heard_when_its_sound_is_made(
     path: Path, opened: Callable[[], TelemetryStore]
 ) -> None:

@@ -46,6 +46,7 @@
     charts.push(errors());
     const firsts = t.firsts.filter((f) => f.pipeline === stage.pipeline && f.percentiles[0] !== null);
     if (firsts.length) charts.push(first(firsts));
+    usage();
     breakers();
     charts.forEach((chart) => chart && chart.start());
 
@@ -227,6 +228,24 @@
         cells: (f) => [el("a", { href: c.link(view, { ...c.params(), first: c.key(f) }) }, c.firstNamed(f)), c.count(f.count), c.percentile(f.percentiles[0], f.count, 50), c.percentile(f.percentiles[1], f.count, 95), c.percentile(f.percentiles[2], f.count, 99), budget(f), verdict(f)],
       }));
       return chart;
+    }
+
+    // ── usage of models and speech ──
+
+    function usage() {
+      const sums = new Map();
+      t.usage.forEach(([pipeline, provider, unit, at, amount]) => {
+        const key = [pipeline, provider, unit].join(" · ");
+        if (!sums.has(key)) sums.set(key, { key, pipeline, provider, unit, all: 0, course: new Array(t.steps).fill(0) });
+        sums.get(key).all += amount;
+        sums.get(key).course[at] += amount;
+      });
+      if (!sums.size) return;
+      c.section(place, "usage", "Usage").append(c.grid({
+        label: "Usage", caption: "What a UsageInterceptor has reported in the time shown. The cost is in the currency of its prices.", rows: [...sums.values()], page: 12,
+        columns: [{ title: "Pipeline", sort: (u) => u.key }, { title: "Provider" }, { title: "Unit" }, { title: "Course" }, { title: "Used", number: true, sort: (u) => u.all }],
+        cells: (u) => [u.pipeline, u.provider, { audio_s: "seconds of sound" }[u.unit] || u.unit.replace("_", " "), c.spark(u.course.slice(-60)), logic.number(u.all, "")],
+      }));
     }
 
     // ── breakers and dead letters ──
