@@ -23,10 +23,27 @@ from stageflow.engine.stream import StreamWriter
 from stageflow.errors import InvalidConfigError, StageDefectError, shown
 
 if TYPE_CHECKING:
+    from typing import TypedDict, Unpack
+
     from stageflow.interceptors.breaker import BreakerInterceptor
     from stageflow.interceptors.retry import RetryInterceptor
     from stageflow.resilience.circuit_breaker import BreakerPolicy, BreakerRegistry
     from stageflow.resilience.retry import RetryPolicy
+
+    class _Options(TypedDict, total=False):
+        inputs: Sequence[str]
+        outputs: Sequence[str] | None
+        streams: Sequence[str]
+        dependencies: Sequence[str]
+        after: Sequence[str]
+        kind: StageKind
+        required: bool
+        timeout_s: float | None
+        when: Callable[..., bool] | None
+        provider: str | None
+        retry: RetryPolicy | RetryInterceptor | None
+        breaker: BreakerPolicy | BreakerRegistry | BreakerInterceptor | None
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,41 +61,13 @@ def stage(name: Callable[P, A], /) -> FunctionStage[P, A]: ...
 
 @overload
 def stage(
-    name: str | None = None,
-    *,
-    inputs: Sequence[str] = (),
-    outputs: Sequence[str] | None = None,
-    streams: Sequence[str] = (),
-    dependencies: Sequence[str] = (),
-    after: Sequence[str] = (),
-    kind: StageKind = StageKind.TRANSFORM,
-    required: bool = True,
-    timeout_s: float | None = None,
-    when: Callable[..., bool] | None = None,
-    provider: str | None = None,
-    retry: RetryPolicy | RetryInterceptor | None = None,
-    breaker: BreakerPolicy | BreakerRegistry | BreakerInterceptor | None = None,
-    thread: Literal[False] = False,
+    name: str | None = None, *, thread: Literal[False] = False, **options: Unpack[_Options]
 ) -> Callable[[Callable[P, A]], FunctionStage[P, A]]: ...
 
 
 @overload
 def stage(
-    name: str | None = None,
-    *,
-    inputs: Sequence[str] = (),
-    outputs: Sequence[str] | None = None,
-    streams: Sequence[str] = (),
-    dependencies: Sequence[str] = (),
-    after: Sequence[str] = (),
-    kind: StageKind = StageKind.TRANSFORM,
-    required: bool = True,
-    timeout_s: float | None = None,
-    when: Callable[..., bool] | None = None,
-    provider: str | None = None,
-    retry: RetryPolicy | RetryInterceptor | None = None,
-    breaker: BreakerPolicy | BreakerRegistry | BreakerInterceptor | None = None,
-    thread: Literal[True],
+    name: str | None = None, *, thread: Literal[True], **options: Unpack[_Options]
 ) -> Callable[[Callable[P, R]], FunctionStage[P, R]]: ...
 
 
@@ -290,8 +279,10 @@ class _Signature(NamedTuple):
         """Return whether the function may return None, as the value of an output or of none."""
         if output:
             return self.returns_value and not _is_builtin(self.returns)
-        may_be_none = "None" in self.returns or "Optional" in self.returns
-        return may_be_none or not _ends(self.returns, "StageOutput")
+        return (
+            not _ends(self.returns, "StageOutput")
+            or re.search("None|Opt", self.returns) is not None
+        )
 
     def problems(self, thread: bool, outputs: bool, streams: int) -> Iterable[str]:
         """Return what is wrong with a function that is to be a stage."""
@@ -412,8 +403,7 @@ async def _write(items: Any, writer: StreamWriter) -> StageOutput:
         while True:
             item = await step
             if type(item) is StageOutput:
-                fix = "raise an error, or return the output and use ctx.open(key)"
-                problem = f"yielded {shown(item)}, which is not an item of a stream; {fix}"
+                problem = f"yielded {shown(item)}, which is not an item; raise an error instead"
                 raise StageDefectError(problem, code="invalid_output")
             try:
                 if not await writer.put(item):

@@ -8,6 +8,7 @@ from collections import ChainMap
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from stageflow._utils.closing import AsyncClosing
@@ -127,33 +128,30 @@ async def encoded(codec: Codec, letter: DeadLetter) -> tuple[str, dict[str, Unst
     return await off_loop(encode, large=large)
 
 
-def restore_dead_letter(codec: Codec, row: Sequence[Any], *, large: bool = False) -> DeadLetter:
-    """Return the letter of a row; of a large one, yield to other threads meanwhile."""
-    dead_letter_id, body, *_ = row
+def restore_dead_letter(
+    codec: Codec, row: Sequence[Any], *, large: bool = False, known: DeadLetter | None = None
+) -> DeadLetter:
+    """Return the letter of a row, with the content of `known` if that is given; see `loads`."""
+    dead_letter_id, body, state, attempts, lease_until, replay_run_id = row
     try:
-        letter = codec.decode(body, large=large)
+        letter = known if known is not None else codec.decode(body, large=large)
         if letter.id != dead_letter_id:
-            raise CorruptDeadLetterError(f"its content has the id {letter.id!r}")
-    except CorruptDeadLetterError as error:
-        raise CorruptDeadLetterError(error.problem, dead_letter_id) from error
-    return _with_standing(letter, row)
-
-
-def _with_standing(letter: DeadLetter, row: Sequence[Any]) -> DeadLetter:
-    """Return a letter with the columns beside its content."""
-    _, _, state, attempts, lease_until, replay_run_id = row
-    try:
+            raise ValueError(f"its content has the id {letter.id!r}")
         check_fields("", dict(zip(_STANDING, row[3:], strict=True)), _STANDING)
-        expires = None if lease_until is None else datetime.fromtimestamp(lease_until, UTC)
         return replace(
             letter,
             state=DeadLetterState(state),
             attempts=attempts,
-            lease_expires_at=expires,
+            lease_expires_at=None
+            if lease_until is None
+            else datetime.fromtimestamp(lease_until, UTC),
             replay_run_id=replay_run_id,
         )
+    except CorruptDeadLetterError as error:
+        raise CorruptDeadLetterError(error.problem, dead_letter_id) from error
     except (ValueError, TypeError, OverflowError) as error:
-        raise CorruptDeadLetterError(f"{type(error).__name__}: {error}", letter.id) from error
+        problem = f"{type(error).__name__}: {error}"
+        raise CorruptDeadLetterError(problem, dead_letter_id) from error
 
 
 _Listed: TypeAlias = tuple[tuple[DeadLetter, ...], tuple[UnreadableDeadLetter, ...]]
@@ -214,9 +212,8 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
 
     async def _restored(self, row: Sequence[Any]) -> DeadLetter:
         large = is_large(row[1])
-        return await off_loop(
-            lambda: restore_dead_letter(self._codec, row, large=large), large=large
-        )
+        restore = partial(restore_dead_letter, self._codec, row, large=large)
+        return await off_loop(restore, large=large)
 
     async def letters(self, state: DeadLetterState | None = None) -> tuple[DeadLetter, ...]:
         return (await self._read_all(state))[0]
@@ -242,7 +239,7 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
         row = await self._call("write", self._claim(dead_letter_id, lease_s))
         if row[1] != before[1]:
             letter = await self._restored(row)
-        return Claim(_with_standing(letter, row), row[3])
+        return Claim(restore_dead_letter(self._codec, row, known=letter), row[3])
 
     def _claim(self, dead_letter_id: str, lease_s: float) -> Steps[Sequence[Any]]:
         now_s = yield from self._check(dead_letter_id)

@@ -64,14 +64,14 @@ def _go_on(
     call: Coroutine[Any, Any, StageOutput], awaited: Any
 ) -> Generator[Any, Any, StageOutput]:
     """Continue a call that has made its first step and waits for `awaited`."""
+    thrown: BaseException | None
     while True:
-        thrown: BaseException | None = None
         try:
             yield awaited
         except BaseException as error:
             thrown = error
-        if thrown is None:
-            break
+        else:
+            return (yield from call)  # type: ignore[no-any-return]
         # Outside of the handler, or `thrown` would be the context of the stage's later errors.
         try:
             awaited = call.throw(thrown)
@@ -79,4 +79,3 @@ def _go_on(
             return stop.value  # type: ignore[no-any-return]
         finally:
             thrown = None  # the traceback of an error that passes keeps this frame
-    return (yield from call)  # type: ignore[no-any-return]

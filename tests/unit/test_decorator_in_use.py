@@ -118,7 +118,7 @@ async def forgets(question: str) -> StageOutput:  # type: ignore[empty-body]
     [
         (left_open, "write 'async for item in …: yield item'"),
         (left_running, "write 'return await …'"),
-        (fails_in_an_item, "which is not an item of a stream; raise an error"),
+        (fails_in_an_item, "which is not an item; raise an error"),
         (forgets, "write 'return StageOutput.ok(key=value)'"),
     ],
 )
