@@ -183,7 +183,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         known = type(task) is NumberedTask
         lane: Lane | None = task.lane if known else self._lanes.get(task)
         if lane is None:
-            lane = self.order.lane()
+            lane = self.order.lane(task)
             if known:
                 task.lane = lane
             else:

@@ -108,7 +108,10 @@ class Order:
         self._random = random.Random(schedule.seed)
         self._ranked = schedule.strategy in ("pct2", "pct3", "pct4")
         self._lowest = 0.0
-        self._speeds = schedule.strategy in (None, "speeds") and schedule.order == "tasks"
+        fitting = (None, "speeds", "kinds") if schedule.order == "tasks" else ()
+        self._speeds = schedule.strategy in fitting
+        #: The speed of the tasks of each function; None if each task has its own.
+        self._kinds: dict[str, float] | None = {} if schedule.strategy == "kinds" else None
         self._pick = self._strategy(schedule)
 
     def _strategy(self, schedule: Schedule) -> Pick:
@@ -129,15 +132,17 @@ class Order:
             draw = partial(self._random.randrange, horizon or 100)
             self._change_at = {draw() for _ in range(int(str(schedule.strategy)[-1]) - 1)}
             return self._by_priority
-        return self._by_speed if self._speeds else self._uniform
+        return self._by_speed if self._speeds and self._kinds is None else self._uniform
 
-    def lane(self) -> Lane:
-        """Return the lane of a task that has not scheduled anything yet."""
+    def lane(self, task: asyncio.Task[Any] | None = None) -> Lane:
+        """Return the lane of a task, or thread, that has not scheduled anything yet."""
         if self._ranked:
             return Lane(priority=self._random.random())
-        if self._speeds and self._random.random() < 0.5:
-            return Lane(1 / _SPEED)
-        return Lane()
+        speed = 1 / _SPEED if self._speeds and self._random.random() < 0.5 else 1.0
+        if self._kinds is not None and task is not None:
+            function = getattr(task.get_coro(), "__qualname__", "")
+            speed = self._kinds.setdefault(function, speed)
+        return Lane(speed)
 
     def position(self, ready: Sequence[Entry]) -> int:
         """Return the position of the next of at least two callbacks."""
@@ -153,9 +158,14 @@ class Order:
         return chosen
 
     def _uniform(self, ready: Sequence[Entry]) -> int:
-        """Draw a lane that is as likely as it is long: all orders are about as likely then."""
-        weights = [1 + len(lane.behind or ()) if lane else 1 for _, lane, _, _ in ready]
-        position, at = 0, int(self._random.random() * sum(weights))
+        """Draw a lane that is as likely as it is fast, and as it is long.
+
+        With equal speeds, all orders are about as likely then.
+        """
+        weights = [
+            owner.speed * (1 + len(lane.behind or ()) if lane else 1) for _, lane, _, owner in ready
+        ]
+        position, at = 0, self._random.random() * sum(weights)
         while at >= weights[position]:
             at -= weights[position]
             position += 1
@@ -187,7 +197,10 @@ class Order:
 _T = TypeVar("_T")
 
 #: After asyncio's own order; no strategy finds everything.
-_IN_TURN = [name for pct in ("pct3", "pct4", "pct2") for name in ("speeds", "uniform", pct)]
+_IN_TURN = [
+    *("pct3", "speeds", "kinds", "pct2", "speeds", "kinds"),
+    *("pct3", "speeds", "kinds", "pct4", "speeds", "kinds", "uniform"),
+]
 #: A failure is tried again this often at most, and for so many callbacks, to reduce it.
 _MOST_TRIES, _MOST_STEPS = 400, 100_000
 

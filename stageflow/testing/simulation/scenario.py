@@ -28,7 +28,7 @@ from stageflow.testing.simulation.errors import TokenError
 #: The number of each choice of another than the first callback, and the position chosen.
 Deviations: TypeAlias = Sequence[tuple[int, int]]
 Order: TypeAlias = Literal["tasks", "asyncio", "any"]
-Strategy: TypeAlias = Literal["asyncio", "speeds", "uniform", "pct2", "pct3", "pct4"]
+Strategy: TypeAlias = Literal["asyncio", "speeds", "kinds", "uniform", "pct2", "pct3", "pct4"]
 
 _PREFIX = "sf1-"
 #: The text in a token may have this many bytes.
@@ -66,9 +66,10 @@ class Schedule:
         stretch: By which share of its delay a timer may be late; 0.1 lets ``sleep(1)`` take up to
             1.1 s, so that timers close to each other fire in any order.
         strategy: How an order is drawn. "asyncio": asyncio's own. "speeds": half of the tasks are
-            slow. "uniform": each task is as likely as another. "pct2" to "pct4": the task of the
-            highest priority, and priorities change at one to three choices. None takes all of these
-            in turn in `explore`, and "speeds" in `simulate`.
+            slow. "kinds": all tasks of half of the functions are slow. "uniform": each task is as
+            likely as another. "pct2" to "pct4": the task of the highest priority, and priorities
+            change at one to three choices. None takes all of these in turn in `explore`, and
+            "speeds" in `simulate`.
         horizon: How many choices a run has, if that is known; where priorities change is drawn
             from these.
         choices: A recorded order, in place of a drawn one, as `Outcome.choices` returns it.

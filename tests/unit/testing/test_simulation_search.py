@@ -62,7 +62,9 @@ def test_the_first_order_is_asyncio_s_own() -> None:
     assert str(found) == f"30 runs, {found.orders} orders"
 
 
-@pytest.mark.parametrize("strategy", ["asyncio", "speeds", "uniform", "pct2", "pct3", "pct4"])
+@pytest.mark.parametrize(
+    "strategy", ["asyncio", "speeds", "kinds", "uniform", "pct2", "pct3", "pct4"]
+)
 def test_a_strategy_alone_can_be_chosen(strategy: str) -> None:
     """The token of each run repeats it, whatever was tried before."""
     for outcome in explore(pair, runs=5, scenario=Scenario(strategy=strategy)):  # type: ignore[arg-type]
