@@ -18,9 +18,10 @@ _NAMES = """
     faults: TtsFaultInjector inject_fault
     invariants: check_events check_run
     recording: RecordedTurn Recorder RecordingError RecordingMismatchError recorded
-    simulation: EPOCH_S DeadlockError Exploration LeftBehindError LivelockError Outcome
-    simulation: PropertyError RealIOError Scenario Schedule Simulation SimulationError
-    simulation: SimulationLoop Token TokenError explore replay run_in simulate simulate_pipeline
+    simulation: EPOCH_S DeadlockError Exploration Host LeftBehindError LivelockError Network
+    simulation: NetworkPlan Outcome PropertyError RealIOError Scenario Schedule Simulation
+    simulation: SimulationError SimulationLoop Token TokenError explore replay run_in simulate
+    simulation: simulate_pipeline
     scripted: ScriptedError ScriptedStage do_nothing
 """
 

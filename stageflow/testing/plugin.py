@@ -30,9 +30,10 @@ _FAULT_MARKER = (
     " a test whose calls never meet the fault fails, unless allow_unused=True"
 )
 _SIMULATE_MARKER = (
-    "simulate(runs=100, seed=0, order='tasks', stretch=0.0): run an async test in virtual time,"
-    " once for each seed from `seed` upwards, each time in another order; its fixtures are made"
-    " once for all of these runs; simulate(order='asyncio'): run it once, in asyncio's own order"
+    "simulate(runs=100, seed=0, order='tasks', stretch=0.0, network=…): run an async test in"
+    " virtual time, once for each seed from `seed` upwards, each time in another order; its"
+    " fixtures are made once for all of these runs; simulate(order='asyncio'): run it once, in"
+    " asyncio's own order"
 )
 _KIT = "stageflow.testing.simulation"
 
@@ -205,10 +206,10 @@ def _marked_to_be_simulated(item: pytest.Item, tested: object) -> tuple[int, tes
     marker = item.get_closest_marker("simulate")
     assert marker is not None, "only marked tests come here"
     given: dict[str, Any] = dict(marker.kwargs)
-    unknown = given.keys() - {"runs", "seed", "order", "stretch"}
+    unknown = given.keys() - {"runs", "seed", "order", "stretch", "network"}
     if marker.args or unknown:
         text = ", ".join(sorted(unknown)) or repr(marker.args[0])
-        raise refused(f": simulate takes runs, seed, order and stretch, not {text}")
+        raise refused(f": simulate takes network, runs, seed, order and stretch, not {text}")
     drawn = _is_drawn(marker)
     runs = given.pop("runs", 100 if drawn else 1)
     if drawn:

@@ -9,6 +9,7 @@ run that fails says how to repeat it::
 # ruff: noqa: F403, F405 - a type checker takes the list below
 
 from stageflow.testing.simulation.errors import *
+from stageflow.testing.simulation.hosts import *
 from stageflow.testing.simulation.loop import *
 from stageflow.testing.simulation.orders import *
 from stageflow.testing.simulation.patches import *
@@ -19,8 +20,11 @@ __all__ = [
     "EPOCH_S",
     "DeadlockError",
     "Exploration",
+    "Host",
     "LeftBehindError",
     "LivelockError",
+    "Network",
+    "NetworkPlan",
     "Outcome",
     "PropertyError",
     "RealIOError",

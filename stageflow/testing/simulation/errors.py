@@ -14,12 +14,16 @@ class SimulationError(Portable, RuntimeError):
 
 
 class RealIOError(SimulationError):
-    """A simulation requested real I/O: `operation` is a method of the loop, or a function."""
+    """A simulation requested real I/O: `operation` is a method of the loop, or a function.
 
-    def __init__(self, operation: str) -> None:
+    `address` is a name or an address that no simulated host has.
+    """
+
+    def __init__(self, operation: str, address: str | None = None) -> None:
         called = operation if "." in operation else f"loop.{operation}"
+        host = "" if address is None else f" simulate that host, sim.host({address!r}, serve), or"
         super().__init__(
-            f"{called}() is real I/O, and time in a simulation is virtual: put a fake"
+            f"{called}() is real I/O, and time in a simulation is virtual:{host} put a fake"
             " provider in its place (stageflow.providers.fake), or test this with a real loop (in a"
             " contract test: real_io = True)"
         )

@@ -23,10 +23,12 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from stageflow.resilience.circuit_breaker import forget_breakers
 from stageflow.testing.simulation import errors
+from stageflow.testing.simulation.hosts import PROCESS, is_gone, is_of_killed
 from stageflow.testing.simulation.orders import Entry, Lane, Order, Tried
 from stageflow.testing.simulation.patches import NumberedFuture, NumberedTask, patch, threads
 from stageflow.testing.simulation.properties import Properties
 from stageflow.testing.simulation.scenario import Schedule
+from stageflow.testing.simulation.sockets import NetworkLoop
 from stageflow.testing.simulation.trace import Trace
 
 _T = TypeVar("_T")
@@ -45,7 +47,7 @@ _current, _Task, _Handle = asyncio.current_task, asyncio.Task, asyncio.Handle
 _FIFO = Schedule()
 
 
-class SimulationLoop(asyncio.BaseEventLoop):
+class SimulationLoop(NetworkLoop):
     """The loop. Its clock starts at 0 s, and jumps to the next timer when nothing is ready.
 
     Attributes:
@@ -269,7 +271,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
                 self._interrupt()
             deviations = len(chosen)
             handle = self._take()
-            if not handle._cancelled:
+            if not handle._cancelled and not (self.killed and is_of_killed(handle)):
                 if self.trace is not None:
                     passed = self.order.passed if len(chosen) > deviations else None
                     self.trace.begun(handle, self._now_s, passed)
@@ -298,7 +300,10 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def _raise_deadlock(self, steps: int = 0) -> NoReturn:
         tasks = self._tasks()
-        raise errors.DeadlockError(errors.places(tasks), steps, errors.cycle(tasks))
+        error = errors.DeadlockError(errors.places(tasks), steps, errors.cycle(tasks))
+        for failed in [*self.unhandled, *self.unseen()]:
+            error.add_note(f"Before that, nobody handled {failed.get('exception')!r}")
+        raise error
 
     def _fire_timers(self) -> None:
         timers = self._timers
@@ -343,6 +348,13 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def _tasks(self) -> list[asyncio.Task[Any]]:
         return sorted(asyncio.all_tasks(self), key=hash)
 
+    def unseen(self) -> list[dict[str, Any]]:
+        """Return what tasks raised and nobody has looked at; servers log that a client has gone."""
+        made: list[Any] = sorted(self._made, key=hash)
+        failed = [task for task in made if task.done() and getattr(task, "_log_traceback", False)]
+        found = [(task.exception(), self.hosts.get(task)) for task in failed]
+        return [{"exception": error} for error, host in found if not is_gone(error, host)]
+
     def check_nothing_left(self) -> None:
         """Raise `LeftBehindError` if another task than the current one still runs."""
         if left := [task for task in self._tasks() if task is not asyncio.current_task(self)]:
@@ -374,10 +386,15 @@ class SimulationLoop(asyncio.BaseEventLoop):
             if hasattr(task, "set_name") and (name is not None or _UNNAMED.match(task.get_name())):
                 task.set_name(shown)
         self._made.add(task)
+        process = PROCESS.get() if context is None else context.get(PROCESS)
+        if process is not None:
+            self.hosts[task] = process[0]
         return task
 
     def _asyncgen_firstiter_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._generators[next(self._serials)] = generator
+        if (process := PROCESS.get()) is not None:
+            process[0].generators.add(generator)
 
     def _asyncgen_finalizer_hook(self, generator: AsyncGenerator[Any, Any]) -> None:
         if not self.is_closed():
@@ -393,19 +410,18 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """Keep what nobody handled, for `run_in` to raise."""
-        self.unhandled.append(context)
+        handle: Any = context.get("handle")
+        process = PROCESS.get() if handle is None else handle._context.get(PROCESS)
+        if not is_gone(context.get("exception"), process):
+            self.unhandled.append(context)
 
     #: Work that another loop does in a thread is done at once.
     has_threads = False
 
 
 _REAL_IO = """
-    set_default_executor getaddrinfo getnameinfo
-    create_connection create_server create_unix_connection create_unix_server sendfile start_tls
-    connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe
-    subprocess_shell subprocess_exec add_signal_handler remove_signal_handler add_reader
-    remove_reader add_writer remove_writer sock_connect sock_accept sock_recv sock_recv_into
-    sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_sendfile
+    set_default_executor create_unix_connection create_unix_server connect_read_pipe
+    connect_write_pipe subprocess_shell subprocess_exec add_signal_handler remove_signal_handler
 """
 
 
@@ -431,6 +447,7 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, _T]) -> _T:
         value = await main
         while loop._closing:  # generators that were left in their middle clean up
             await asyncio.wait([loop._closing.pop()])
+        await loop.end_processes()
         loop.check_nothing_left()
         if loop.properties is not None:
             loop.properties.end()
@@ -447,10 +464,7 @@ def run_in(loop: SimulationLoop, main: Coroutine[Any, Any, _T]) -> _T:
         _end(loop)
         if collects:
             gc.enable()
-    made: list[Any] = sorted(loop._made, key=hash)
-    # What failed, and what nobody has looked at.
-    unseen = [task for task in made if task.done() and getattr(task, "_log_traceback", False)]
-    raise_unhandled([*loop.unhandled, *({"exception": task.exception()} for task in unseen)])
+    raise_unhandled([*loop.unhandled, *loop.unseen()])
     return value
 
 

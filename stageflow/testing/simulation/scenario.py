@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from stageflow._utils.files import decompressed
 from stageflow.codec import DEFAULT_CODEC
 from stageflow.errors import CorruptDeadLetterError, StageflowError
+from stageflow.providers import LatencyProfile
 from stageflow.testing.faults import FaultPlan
 from stageflow.testing.simulation.errors import TokenError
 
@@ -102,12 +103,51 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class NetworkPlan:
+    """How a simulated network behaves; all of it is drawn from the seed.
+
+    Attributes:
+        latency_ms: P50 and P99 of the time from one host to another, in milliseconds. Nothing takes
+            longer than the P99.
+        split: The chance that what is written at once arrives in two parts.
+        loss: The chance that a datagram is lost.
+        resets: The chance, at each write, that the connection is reset.
+        cuts: The chance, at each write, that nothing passes between the two hosts for `cut_s`:
+            connections wait, datagrams are lost.
+        cut_s: How long that is, in seconds.
+
+    Raises:
+        InvalidConfigError: A latency is not positive, or the P99 is below the P50.
+        ValueError: Another field is out of its range.
+    """
+
+    latency_ms: tuple[float, float] = (2.0, 250.0)
+    split: float = 0.3
+    loss: float = 0.0
+    resets: float = 0.0
+    cuts: float = 0.0
+    cut_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        LatencyProfile(*self.latency_ms)
+        for name in ("split", "loss", "resets", "cuts"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a chance from 0 to 1")
+        if not 0 <= self.cut_s < math.inf:
+            raise ValueError(f"cut_s={self.cut_s!r}: give seconds, 0 or more")
+
+
+_NETWORK = NetworkPlan()
+
+
+@dataclass(frozen=True)
 class Scenario(Schedule):
-    """The conditions of a simulation: a `Schedule`, faults and a cancellation.
+    """The conditions of a simulation: a `Schedule`, faults, a network and a cancellation.
 
     Attributes:
         seed: As in `Schedule`; the ids of `Simulation.context` are drawn from it, too.
         faults: What is injected.
+        network: How the simulated network behaves.
         cancel_at_step: The number of the callback, from 1, before which `Simulation.interruptible`
             is cancelled; None for never.
 
@@ -117,6 +157,7 @@ class Scenario(Schedule):
 
     seed: int | None = 0
     faults: FaultPlan = _NO_FAULTS
+    network: NetworkPlan = _NETWORK
     cancel_at_step: int | None = None
 
     def __post_init__(self) -> None:
@@ -126,13 +167,16 @@ class Scenario(Schedule):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scenario as a mapping; the codec stores it if it knows the faults' options."""
-        return {**vars(self), **self.faults.to_dict()}
+        network = None if self.network == _NETWORK else vars(self.network)
+        return {**vars(self), "network": network, **self.faults.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Scenario:
         """Return the scenario that `to_dict` has written."""
         names = {field.name for field in fields(cls)} & plain.keys()
-        return cls(**{**{n: plain[n] for n in names}, "faults": FaultPlan.from_dict(plain)})
+        network = NetworkPlan(**(plain.get("network") or {}))
+        given = {"faults": FaultPlan.from_dict(plain), "network": network}
+        return cls(**{**{n: plain[n] for n in names}, **given})
 
 
 @dataclass(frozen=True)

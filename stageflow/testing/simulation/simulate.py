@@ -23,6 +23,7 @@ from stageflow.providers.registry import ProviderRegistry
 from stageflow.testing.faults import FaultInjector
 from stageflow.testing.faults.injector import SIMULATION
 from stageflow.testing.simulation.errors import TokenError, of_kit
+from stageflow.testing.simulation.hosts import Network
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
 from stageflow.testing.simulation.orders import Exploration, Tried, deepened, portfolio, reduced
 from stageflow.testing.simulation.patches import EPOCH_S, following, owned
@@ -45,12 +46,16 @@ class Simulation:
     Attributes:
         random: Random numbers from the seed.
         faults: The injectors of the scenario's faults, in order.
+        network: The simulated network.
+        host: Its method `Network.host`.
     """
 
     def __init__(
         self, loop: SimulationLoop, scenario: Scenario, faults: tuple[FaultInjector, ...] = ()
     ) -> None:
         self.loop, self.faults = loop, faults
+        self.network = loop.network = Network(loop, scenario.network)
+        self.host = self.network.host
         self.random = random.Random(f"contexts of {scenario.seed}")
         self._cancel_at_step = scenario.cancel_at_step
         self._contexts: list[PipelineContext] = []

@@ -75,14 +75,14 @@ async def busy_callbacks(seed: int) -> list[str]:
 @pytest.mark.parametrize(
     ("operation", "ask"),
     [
-        ("getnameinfo", lambda: asyncio.get_running_loop().getnameinfo(("127.0.0.1", 9))),
-        ("create_connection", lambda: asyncio.open_connection("127.0.0.1", 9)),
+        ("getnameinfo", lambda: asyncio.get_running_loop().getnameinfo(("192.0.2.1", 9))),
+        ("sock_connect", lambda: asyncio.open_connection("192.0.2.1", 9)),
         ("subprocess_exec", lambda: asyncio.create_subprocess_exec("true")),
-        ("getaddrinfo", lambda: asyncio.get_running_loop().getaddrinfo("localhost", 80)),
+        ("getaddrinfo", lambda: asyncio.get_running_loop().getaddrinfo("example.com", 80)),
     ],
 )
 def test_real_io_is_refused(operation: str, ask: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """With an error that names what was asked for."""
+    """With an error that names what was asked for, such as a host that is not simulated."""
 
     async def asks(sim: Simulation) -> None:
         await ask()
@@ -114,7 +114,7 @@ REAL: dict[str, Callable[[], object]] = {
     "os.fork": os.fork,
     "os.system": lambda: os.system("true"),
     "os.posix_spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
-    "socket.socket": socket.socket,
+    "socket.accept": lambda: socket.create_server(("127.0.0.1", 0)).accept(),
     "socket.getaddrinfo": lambda: socket.create_connection(("localhost", 9)),
     "socket.gethostbyname": lambda: socket.gethostbyname("localhost"),
     "socket.connect": lambda: OUTSIDE.connect(("127.0.0.1", 9)),
@@ -191,6 +191,12 @@ def test_no_method_of_a_loop_is_left_undone() -> None:
         *("set_task_factory", "get_task_factory", "shutdown_default_executor"),
         *("set_exception_handler", "get_exception_handler", "call_exception_handler"),
         *("get_debug", "set_debug"),
+        # By sockets of the simulation.
+        *("create_connection", "create_server", "create_datagram_endpoint", "start_tls"),
+        *("connect_accepted_socket", "sendfile", "getaddrinfo", "getnameinfo"),
+        *("add_reader", "remove_reader", "add_writer", "remove_writer"),
+        *("sock_connect", "sock_accept", "sock_recv", "sock_recv_into", "sock_recvfrom"),
+        *("sock_recvfrom_into", "sock_sendall", "sock_sendto", "sock_sendfile"),
     }
 
 

@@ -133,7 +133,7 @@ async def test_left_behind():
     test_left_behind.task = asyncio.create_task(asyncio.sleep(1), name="forgotten")
 
 async def test_thread():
-    await asyncio.open_connection("127.0.0.1", 9)
+    await asyncio.open_connection("192.0.2.1", 9)
 
 async def test_callback():
     asyncio.get_running_loop().call_soon(lambda: 1 / 0)
@@ -149,7 +149,7 @@ def test_a_deadlock_a_task_left_behind_and_real_io_fail(project: pytest.Pytester
         [
             "*DeadlockError: every task waits*",
             "*LeftBehindError: tasks were left behind:*",
-            "*RealIOError: loop.create_connection() is real I/O*",
+            "*RealIOError: loop.sock_connect() is real I/O*",
             "*ZeroDivisionError*",
         ]
     )
