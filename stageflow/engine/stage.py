@@ -147,7 +147,7 @@ class OutputKeys(frozenset[str]):
             fix = f"return the value of {min(self)!r}"
         elif len(self) > 1:
             fix += f", or a mapping, dataclass or NamedTuple with the keys {sorted(self)}"
-        elif not self and found is not None:
+        elif self.bare and not self and found is not None:
             fix = "declare an output: outputs=[…]"
         problem = f"returned {err.shown(found)} of type {type(found).__name__} instead of a"
         return err.StageDefectError(f"{problem} StageOutput; {fix}", code="invalid_output")

@@ -128,6 +128,16 @@ async def test_what_is_not_an_output_fails_the_stage(function: Any, fix: str) ->
     assert fix in str(result.error)
 
 
+async def test_the_error_of_a_spec_names_the_output_to_return() -> None:
+    """Its runner has to return a `StageOutput` all the same."""
+
+    async def give(ctx: StageContext) -> Any:
+        return 5
+
+    result = await Pipeline("p", [StageSpec("give", give)]).run()
+    assert str(result.error).endswith("write 'return StageOutput.ok(key=value)'")
+
+
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
