@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
+from weakref import ref
 
 from stageflow import errors as err
 from stageflow._utils.closing import Closing
@@ -262,11 +263,13 @@ class RunHandle:
             await self._changed.wait()
 
     def _follow(self, log: EventLog) -> None:
-        keep = log.append
+        # The traceback of a failure leads here, and the handle has the failure.
+        keep, handle = log.append, ref(self)
 
         def append(raw: RawEvent) -> None:
             keep(raw)
-            self._wake()
+            if (found := handle()) is not None:
+                found._wake()
 
         self._log, log.append = log, append
 

@@ -199,6 +199,21 @@ async def test_nothing_is_left_of_a_run(
     assert left(await run_once(orchestrator, cancelled=cancelled)) == []
 
 
+@pytest.mark.parametrize("name", [name for name in PIPELINES if "streaming" not in name])
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.simulate(order="asyncio")
+async def test_nothing_is_left_of_a_run_that_its_caller_follows(name: str) -> None:
+    """Also of one that failed, whose error leads to all that the run had."""
+    value = Value()
+    ctx = PipelineContext({"value": value}, deadline_s=5, grace_s=1)
+    async with PIPELINES[name].stream(ctx) as run:
+        await run.result()
+    watched: list[Any] = [weakref.ref(value), weakref.ref(ctx)]
+    del value, ctx, run
+    await asyncio.sleep(10)
+    assert left(watched) == []
+
+
 @pytest.mark.usefixtures("uncollected")
 def test_nothing_is_left_of_a_run_whose_events_a_sink_has_taken() -> None:
     """The dispatcher keeps no log once its events are written."""
