@@ -178,9 +178,7 @@ class Agent:
                 raise
             failure = StageDefectError.stray_cancellation() if stray else classify(error)
             ctx.emit("tool_failed", **data, **described(failure))
-            if not stray and not isinstance(error, Exception):
-                raise
-            if tool is not None and tool.on_error == "fail":
+            if not (stray or isinstance(error, Exception)) or (tool and tool.on_error == "fail"):
                 error.add_note(f"in the tool {call.name!r}, called by the language model")
                 raise
             # What other errors say may be secret.

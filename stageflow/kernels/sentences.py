@@ -31,7 +31,8 @@ _CLOSERS = "\"')\\]}*_~`»›”’」』】）〉》"  # noqa: RUF001 - they ar
 # text cannot move the end.
 _END = re.compile(
     rf"(?P<stop>[.!?…]+)[{_CLOSERS}“‘]*\s"  # noqa: RUF001 - German closes with them
-    rf"|(?:[{_STOPS}]|……)+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}…]))"
+    rf"|[{_STOPS}]+[{_CLOSERS}]*(?:\s|(?=[^{_STOPS}{_CLOSERS}]))"
+    rf"|……+[{_CLOSERS}]*(?=[^\s{_STOPS}{_CLOSERS}…])"
     r"|(?<=\S)[^\S\n]*\n"
     rf"|(?<=[.!?…][^\S\n])»[{_CLOSERS}]*\s"
 )

@@ -9,8 +9,8 @@ import re
 _NAME = r"(?:[a-z]{1,9}:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)"
 #: The tags around what a model thinks; in backticks, they are what it writes about.
 _BEGIN = re.compile(rf"(?<!`)(?:<({_NAME})(?:\s[^<>]{{0,80}})?>|\[THINK\]|◁think▷)", re.IGNORECASE)
-#: What may become one with more text.
-_BEGINNING = re.compile(
+_WITHOUT = re.compile(r"[^<\[◁`]*")
+_MAY_BEGIN = re.compile(
     r"(?:`?(?:<(?:[a-z:]{0,24}(?:\s[^<>]{0,80})?)?)?|\[T?H?I?N?K?|◁\w{0,5})\Z", re.IGNORECASE
 )
 
@@ -99,6 +99,9 @@ class ShownText:
     def feed(self, piece: str, *, last: bool = False) -> str:
         """Return what is shown of the next piece; of the `last` one, all that is left."""
         shown, self._rest = "", self._rest + piece
+        if self._end is None and not self._behind and _WITHOUT.fullmatch(self._rest):
+            shown, self._rest = self._rest, ""
+            return shown
         while True:
             if self._end is not None:
                 closed = self._end.search(self._rest)
@@ -108,7 +111,7 @@ class ShownText:
                     return shown
                 self._rest, self._end, self._behind = self._rest[closed.end() :], None, True
             begin = _BEGIN.search(self._rest)
-            kept = begin or (None if last else _BEGINNING.search(self._rest))
+            kept = begin or (None if last else _MAY_BEGIN.search(self._rest))
             said = self._rest if kept is None else self._rest[: kept.start()]
             said = said.lstrip() if self._behind else said
             self._behind = self._behind and not said

@@ -50,9 +50,8 @@ _PARAMETERS = {
 }
 #: How MP3, AAC, Ogg, FLAC, MP4, WebM, AMR, AIFF, CAF, AU, WMA and gzip begin, and texts.
 _FOREIGN = re.compile(
-    rb"ID3|\xff[\xe2\xe3\xf1-\xf3\xf9-\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3|#!AMR|FORM|caff|\.snd"
-    rb"|0&\xb2u\x8e|\x1f\x8b\x08|\s*[{<][\s\x20-\x7e]{8}|[\s\x20-\x7e]{16}",
-    re.DOTALL,
+    rb"(?s)ID3|\xff[\xe2\xe3\xf1-\xf3\xf9-\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3|#!AMR|FORM|caff|\.snd"
+    rb"|0&\xb2u\x8e|\x1f\x8b\x08|\s*[{<][\s\x20-\x7e]{8}|[\s\x20-\x7e]{16}"
 )
 
 
@@ -160,8 +159,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         name, size = struct.unpack_from("<4sI", content, start)
         yield name, start + 8, size
         start += 8 + size
-        if size % 2 and not content[start : start + 1].isalpha():  # some leave the padding out
-            start += 1
+        start += size % 2 and not content[start : start + 1].isalpha()  # some leave padding out
 
 
 def _data(content: bytes, chunks: Mapping[bytes, tuple[int, int]]) -> tuple[bytes, int]:

@@ -473,7 +473,7 @@ def _checked_url(url: str) -> tuple[str, bool]:
     if not host:
         fix = "give http:// or https://, host and version, such as http://127.0.0.1:8080/v1"
         raise _misfit("base_url", url, fix)
-    return url.rstrip("/"), bool(re.fullmatch(r"localhost|::1|127(\.\d{1,3}){3}", host))
+    return url.rstrip("/"), bool(re.fullmatch(r"localhost|::1?|0\.0\.0\.0|127(\.\d{1,3}){3}", host))
 
 
 def _checked_key(given: str | None, *, needed: bool) -> str:

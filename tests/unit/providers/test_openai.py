@@ -530,7 +530,7 @@ def test_a_service_on_this_machine_needs_no_key(monkeypatch: pytest.MonkeyPatch)
     """And is called directly, whatever proxy the environment names."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
-    for host in ("127.0.0.1", "localhost", "[::1]"):
+    for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0"):
         OpenAIService(f"http://{host}:8080/v1")
     with pytest.raises(InvalidConfigError, match="api_key"):
         OpenAIService("http://127.evil.example/v1", trust_env=False)
