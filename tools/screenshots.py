@@ -63,8 +63,12 @@ def main() -> int:
         site_dir = (arguments.site or _site(Path(scratch))).resolve()
         places = {name: f"{PAGE}#{view}" for name, view in VIEWS.items()}
         if not arguments.all:
-            for name, place in places.items():
-                _picture(browser, site_dir, place, into / f"central-{name}.png", 1440)
+            for (name, place), dark in itertools.product(places.items(), (False, True)):
+                path, scheme = (
+                    into / f"central-{name}{'-dark' * dark}.png",
+                    "dark" if dark else "light",
+                )
+                _picture(browser, site_dir, place, path, 1440, color_scheme=scheme)
             phone = into / "central-phone-dark.png"
             _picture(browser, site_dir, places["status"], phone, 390, color_scheme="dark")
             return 0

@@ -42,7 +42,7 @@ def test_a_listing_works(name: str, printed: str) -> None:
 
 def test_the_picture_shows_each_stage() -> None:
     """It is a timeline of this kernel, with a row for each of its stages."""
-    (path,) = re.findall(r"\]\((\.\./images/[\w-]+\.svg)\)", TEXT)
+    (path,) = re.findall(r"\]\((\.\./images/streaming-[\w-]+\.svg)\)", TEXT)
     drawn = (GUIDE.parent / path).read_text(encoding="utf-8")
     assert "streaming_voice: completed" in drawn
     rows = set(re.findall(r">[✓ ]*([a-z]+)</text>", drawn))
