@@ -15,8 +15,6 @@ from stageflow.events.log import CANCELLED, COMPLETED, FAILED
 
 #: How many items a producer may be ahead of its slowest back-pressured reader by default.
 CAPACITY = 16
-#: How many items a stage may put before the loop has control again.
-SLICE_ITEMS = 256
 #: Name of the reader that is the caller of the run.
 CALLER = ""
 _ENDED = {FAILED: "failed", CANCELLED: "was cancelled"}
@@ -335,8 +333,9 @@ class StreamWriter:
     async def _put(self, item: Any) -> bool:
         stream = self._stream
         full = stream._back_pressured and stream.count - stream._floor >= stream.capacity
-        if stream.count % SLICE_ITEMS == SLICE_ITEMS - 1 and not stream._putting:
-            # A stage that only puts would keep the loop from its deadline and from its readers.
+        if stream.count & 1023 == 1023 and not stream._putting:
+            # A stage that only puts would keep the loop from its deadline and from its readers, so
+            # each 1,024th item waits. A constant, as a look-up would cost each item.
             full = True
             asyncio.get_running_loop().call_soon(stream._let_in)
         if (full or stream._putting) and self.wanted:
