@@ -23,7 +23,7 @@ from stageflow.pulse.history import GATE_DIR, AsvProject, Emit, Signal, signal_o
 from tools.gate_selftest.plants import LOST_OVERLAP, SLOWDOWNS, TIMED_SLOWDOWN
 from tools.gate_selftest.report import markdown
 from tools.gate_selftest.rounds import Pool
-from tools.gate_selftest.trials import Planter, faults, identical
+from tools.gate_selftest.trials import Planter, faults, identical, under_measuring
 
 _HELP = """\
 Try the gate on code whose truth is known: identical code, which must not alarm; planted slowdowns
@@ -94,7 +94,6 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
                 emit,
             )
         pools = [pool for pool in pools if pool.rounds]
-        same = [identical(pool, units, limits, options.draws, chance) for pool in pools]
         planter = Planter(
             project.benchmarks_dir,
             clean,
@@ -104,9 +103,15 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
             options.repeats,
         )
         emit(f"Planting {len(SLOWDOWNS)} slowdowns of {len(RISES)} sizes, and losing an overlap")
-        detected = [planter.slowdown(plant, rise) for plant in SLOWDOWNS for rise in RISES]
+        detected = [one for plant in SLOWDOWNS for one in planter.slowdowns(plant, RISES)]
         detected.append(planter.lost(LOST_OVERLAP))
         detected.append(planter.timed(TIMED_SLOWDOWN, TIMED_STATEMENTS))
+        others = [planter.tail(setting.budgets.held(nightly=True))]
+    with tree(project, head, "benchmarks", "tests", "pyproject.toml") as all_of_it:
+        others.append(under_measuring(all_of_it))
+    for pool in pools:  # others may have recorded more
+        pool.take_kept()
+    same = [identical(pool, units, limits, options.draws, chance) for pool in pools]
     held = setting.budgets.held(nightly=False)
     found = {
         "version": VERSION,
@@ -122,6 +127,7 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
         "series": len(units),
         "identical": [_plain(one) for one in same],
         "planted": [_plain(one) for one in detected],
+        "others": [_plain(one) for one in others],
         "faults": [_plain(one) for one in faults(pools[0], units, limits, held)],
     }
     text = markdown(found)
@@ -136,11 +142,11 @@ def _record(pool: Pool, rounds: int, record: Callable[[Pool], None], emit: Emit)
     before = len(pool.rounds)
     if before:
         emit(f"{before} {pool.condition} rounds of this commit were recorded before")
-    for number in range(before, rounds):
+    while len(pool.rounds) < rounds:
         record(pool)
-        each = (time.monotonic() - started) / (number + 1 - before)
-        left = each * (rounds - number - 1) / 60
-        emit(f"{pool.condition} round {number + 1} of {rounds}, about {left:.0f} min to go")
+        done = len(pool.rounds)
+        left = (time.monotonic() - started) / (done - before) * (rounds - done) / 60
+        emit(f"{pool.condition} round {done} of {rounds}, about {left:.0f} min to go")
 
 
 def _copier(package: Path, scratch: Path) -> Callable[[Callable[[Path], None]], Path]:

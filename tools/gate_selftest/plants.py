@@ -21,12 +21,14 @@ class Slowdown:
         file: The module, below the package.
         function: The function in it, with its class.
         series: The series that has to show it.
+        statement: The statement that is planted.
     """
 
     layer: str
     file: str
     function: str
     series: str
+    statement: str = _FILLER
 
     def into(self, package: Path, statements: int) -> None:
         """Plant `statements` idle statements at the function's beginning.
@@ -39,7 +41,7 @@ class Slowdown:
         body = _function(ast.parse(text), self.function.split("."), f"{self.file}: {self.function}")
         lines = text.splitlines(keepends=True)
         indent = " " * body.col_offset
-        lines.insert(body.lineno - 1, f"{indent}{_FILLER}\n" * statements)
+        lines.insert(body.lineno - 1, f"{indent}{self.statement}\n" * statements)
         path.write_text("".join(lines), encoding="utf-8")
 
 
@@ -121,6 +123,25 @@ SLOWDOWNS = (
 #: What timing in pairs has to find without the help of counts.
 TIMED_SLOWDOWN = Slowdown(
     "bag write, by time alone", "engine/bag.py", "ContextBag.write", "timed('bag.write')"
+)
+
+#: A wait in one call of 25.
+RARE_WAIT = Slowdown(
+    "tail of a voice turn",
+    "kernels/voice.py",
+    "stt",
+    "simulation.VirtualLatency.track_voice_turn",
+    "import asyncio as a, itertools as i; await a.sleep({seconds} * (next("
+    "globals().setdefault('_n', i.count())) % 25 == 0))",
+)
+
+#: A benchmark that no longer does what its name says.
+HALF_THE_WORK = LostOverlap(
+    "a benchmark that writes half of what it says",
+    "_lib/operations.py",
+    '"one write: what a stage pays an output", _bag_write, 1_000, 1, bag',
+    '"one write: what a stage pays an output", _bag_write, 500, 2, bag',
+    (),
 )
 
 LOST_OVERLAP = LostOverlap(

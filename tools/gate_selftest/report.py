@@ -9,6 +9,7 @@ from stageflow.pulse.gate import Exit
 
 #: At most this share of comparisons of identical code may fail.
 FALSE_ALARMS = 0.01
+_CONDITIONS = {"quiet": "as it was", "loaded": "every processor kept busy"}
 #: The least share of planted rises that has to be caught, by the rise.
 CAUGHT = {0.05: 0.80, 0.10: 0.99, 0.20: 0.99}
 
@@ -32,7 +33,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## Identical code"
     yield ""
     rows = [
-        ("machine", "load", "real comparisons that alarmed", "resampled ones that alarmed",
+        ("machine", "load average", "real comparisons that alarmed", "resampled ones that alarmed",
          "named something slower", "goal: alarms below 1 %", "scatter of counts"),
         *map(_identical, found["identical"]),
     ]  # fmt: skip
@@ -59,6 +60,12 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"timing alone fails above {found['limits']['timed_fail']:g} times, if confirmed."
     )
     yield ""
+    yield "## Other planted defects"
+    yield ""
+    yield from _table(
+        [("planted", "must be found by", "which said"), *map(_other, found["others"])]
+    )
+    yield ""
     yield "## Faults of the gate's own"
     yield ""
     yield from _table(
@@ -70,7 +77,7 @@ def _identical(one: Mapping[str, Any]) -> tuple[str, ...]:
     alarms = one["alarms"]["happened"] + one["resampled"]["happened"]
     share = alarms / (one["alarms"]["of"] + one["resampled"]["of"])
     return (
-        one["condition"],
+        _CONDITIONS[one["condition"]],
         f"{one['load']:.1f}",
         _rate(one["alarms"]),
         _rate(one["resampled"]),
@@ -106,6 +113,10 @@ def _fault(one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{expected} ({expected.name})",
         words if found is expected else f"MISSED: {words}",
     )
+
+
+def _other(one: Mapping[str, Any]) -> tuple[str, ...]:
+    return one["what"], one["by"], one["found"] if one["caught"] else f"MISSED: {one['found']}"
 
 
 def _rate(rate: Mapping[str, Any]) -> str:

@@ -7,12 +7,14 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stageflow._utils.files import atomic_write
 from stageflow.pulse import PulseError
 from stageflow.pulse.gate import (
     PROCESSES,
@@ -53,8 +55,8 @@ class Pool:
 
     Attributes:
         condition: ``quiet`` or ``loaded``.
-        folder: Where rounds are kept, so that an interruption costs one; those that are there
-            already are taken.
+        folder: Where rounds are kept, so that an interruption costs one. Those that are there are
+            taken, so that several processes can record at once.
         rounds: The rounds.
         loads: The machine's load average after each round.
     """
@@ -63,11 +65,10 @@ class Pool:
     folder: Path | None = None
     rounds: list[Round] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
+    _taken: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        if self.folder is not None and self.folder.exists():
-            for path in sorted(self.folder.glob(f"{self.condition}-*.json")):
-                self._take(json.loads(path.read_text(encoding="utf-8")))
+        self.take_kept()
 
     def record(self, benchmarks: Path, tree: Path, found: Catalogue) -> None:
         """Record one more round, and keep it in the folder."""
@@ -88,15 +89,21 @@ class Pool:
                     for measured in processes
                 ],
             }
-        self._keep(content)
-        self._take(content)
-
-    def _keep(self, content: Mapping[str, Any]) -> None:
         if self.folder is None:
+            self._take(content)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self.condition}-{len(self.rounds):04d}.json"
-        path.write_text(json.dumps(content), encoding="utf-8")
+        name = f"{self.condition}-{time.time_ns()}-{os.getpid()}.json"
+        with atomic_write(self.folder / name) as file:
+            json.dump(content, file)
+        self.take_kept()
+
+    def take_kept(self) -> None:
+        """Take the rounds in the folder that are not taken yet."""
+        for path in sorted(self.folder.glob(f"{self.condition}-*.json")) if self.folder else ():
+            if path not in self._taken:
+                self._taken.add(path)
+                self._take(json.loads(path.read_text(encoding="utf-8")))
 
     def _take(self, content: Mapping[str, Any]) -> None:
         timed = [

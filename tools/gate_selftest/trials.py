@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +29,13 @@ from stageflow.pulse.gate import (
     judge,
     time_pairs,
 )
-from stageflow.pulse.history import Signal, operation_of, signal_of
-from tools.gate_selftest.plants import LostOverlap, Slowdown
+from stageflow.pulse.history import Signal, operation_of, percentile, signal_of
+from tools.gate_selftest.plants import HALF_THE_WORK, RARE_WAIT, LostOverlap, Slowdown
 from tools.gate_selftest.rounds import Pool, Round, evidence, values_of
 
 TODAY = dt.date(2000, 1, 1)
+#: What knows how much each benchmark does.
+WORK_DONE = "tests/unit/benchmarks/test_work_done.py"
 #: Two-sided 95 %.
 _Z = 1.959963984540054
 
@@ -120,6 +126,16 @@ class Fault:
     found: Exit
 
 
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Another planted defect: what it is, by what it has to be found, what that said, and if so."""
+
+    what: str
+    by: str
+    found: str
+    caught: bool
+
+
 def identical(
     pool: Pool, units: dict[str, str], limits: Limits, draws: int, chance: random.Random
 ) -> Identical:
@@ -186,13 +202,18 @@ class Planter:
     limits: Limits
     repeats: int
 
-    def slowdown(self, plant: Slowdown, rise: float) -> Detected:
-        """Slow a function down so that its series rises by `rise`, or hardly more."""
-        series = plant.series
+    def slowdowns(self, plant: Slowdown, rises: Sequence[float]) -> Iterator[Detected]:
+        """Slow a function down so that its series rises by each of `rises`, or hardly more."""
         before, hundred = (self._value(plant, statements) for statements in (0, 100))
         each = (hundred - before) / 100
         if each <= 0:
-            raise PulseError(f"what is planted into {plant.function} does not show in {series}")
+            raise PulseError(
+                f"what is planted into {plant.function} does not show in {plant.series}"
+            )
+        yield from (self._slowdown(plant, rise, before, each) for rise in rises)
+
+    def _slowdown(self, plant: Slowdown, rise: float, before: float, each: float) -> Detected:
+        series = plant.series
         statements = math.ceil(before * rise / each)
         tree = self.copied(lambda package: plant.into(package, statements))
         heads = [values_of(self.benchmarks, tree, [series]) for _ in range(self.repeats)]
@@ -234,6 +255,26 @@ class Planter:
             rises.append((verdict.ratio or math.nan) - 1)
         return _detected(plant.layer, plant.series, sorted(rises)[len(rises) // 2], kinds)
 
+    def tail(self, held: Sequence[Budget]) -> Other:
+        """Let one turn in 25 wait for as long as the slowest ones take; the median stays."""
+        before = _turns_s(self.benchmarks, self.clean)
+        worst = percentile(before, 99)
+        plant = replace(RARE_WAIT, statement=RARE_WAIT.statement.format(seconds=1.3 * worst))
+        after = _turns_s(self.benchmarks, self.copied(lambda package: plant.into(package, 1)))
+        sides = [
+            Measured(name, "here", {plant.series: Value(percentile(samples, 50), tuple(samples))})
+            for name, samples in (("base", before), ("head", after))
+        ]
+        found = Evidence(units={plant.series: "seconds"}, base=sides[0], head=sides[1])
+        code = judge(found, self.limits, held, (), TODAY).exit
+        p50, p99 = (percentile(after, of) / percentile(before, of) for of in (50, 99))
+        return Other(
+            f"P99 of a voice turn {p99:.2f} times, its P50 {p50:.2f} times",
+            "the gate's nightly budgets",
+            f"{code:d} ({code.name})",
+            code is Exit.OVER_BUDGET,
+        )
+
     def _value(self, plant: Slowdown, statements: int) -> float:
         tree = self.copied(lambda package: plant.into(package, statements))
         return values_of(self.benchmarks, tree, [plant.series])[plant.series]
@@ -250,6 +291,36 @@ def _detected(layer: str, series: str, planted: float, kinds: Sequence[Kind]) ->
     return Detected(
         layer, series, planted, Rate(failed, len(kinds)), Rate(failed + named, len(kinds))
     )
+
+
+_TURNS = """\
+import json
+from benchmarks.simulation import VirtualLatency
+print(json.dumps(VirtualLatency().track_voice_turn()["samples"]))
+"""
+
+
+def _turns_s(benchmarks: Path, tree: Path) -> list[float]:
+    """Return how long 200 voice turns take in virtual time, with the package in `tree`."""
+    env = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{benchmarks.parent}"}
+    command = [sys.executable, "-P", "-c", _TURNS]
+    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    found: list[float] = json.loads(done.stdout)
+    return found
+
+
+def under_measuring(root: Path) -> Other:
+    """Let a benchmark do half its work, which no limit from above can notice, but its test.
+
+    Args:
+        root: A copy of the package, the benchmarks and the tests.
+    """
+    HALF_THE_WORK.into(root / "benchmarks")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", WORK_DONE]
+    done = subprocess.run(command, cwd=root, check=False, stdout=subprocess.PIPE, text=True)
+    last = done.stdout.strip().splitlines()[-1]
+    what = f"{HALF_THE_WORK.layer}, which makes it cheaper"
+    return Other(what, f"`{WORK_DONE}`", last, done.returncode == 1)
 
 
 # ── faults of the gate's own ────────────────────────────────────────────────────────────────

@@ -72,7 +72,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         try:
-            self._text = self.path.read_text(encoding="utf-8")
+            self._text = self.path.read_text(encoding="utf-8-sig")
             self._content = tomllib.loads(self._text)
         except OSError as error:
             raise GateSettingsError(self.path, [f"{self.path}: {error.strerror}"]) from error

@@ -59,8 +59,8 @@ def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
             "this clone is shallow, so the commit to compare with may be missing: fetch its whole "
             "history with git fetch --unshallow, in a workflow with fetch-depth: 0"
         )
-    setting = measuring.set_up(project, options.machine, emit)
     base, head = _commits(project, options)
+    setting = measuring.set_up(project, options.machine, emit)
     held = setting.budgets.held(nightly=options.nightly)
     series = _asked(setting.asv.catalogue, held, options)
     package, untracked, remarks = project.package, "normal", []
@@ -199,8 +199,8 @@ def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: E
                 into.update(found)
                 kept.save(base, head, setting.asv.machine)
 
-        new = [operation for operation in operations if operation not in kept.first]
-        measure(new, kept.first)
+        done = {name for name, both in kept.first.items() if not any(run.error for run in both)}
+        measure([operation for operation in operations if operation not in done], kept.first)
         evidence = replace(evidence, timings=kept.timings())
         doubtful = to_confirm(evidence, setting.budgets.limits, held)
         measure([hist.operation_of(series) for series in doubtful], kept.second)

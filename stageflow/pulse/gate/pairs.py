@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow._utils.files import atomic_write
-from stageflow.pulse.errors import TooFewSamplesError
+from stageflow.pulse.errors import TooFewSamplesError, WorkerFailedError
 from stageflow.pulse.gate.judge import Side, Timing
 from stageflow.pulse.gate.worker import Block, Worker
 from stageflow.pulse.history import UNREADABLE, Interval, median_interval, timed
@@ -109,7 +109,11 @@ def time_pairs(
     found: dict[str, Both] = {operation: (TimedSide(), TimedSide()) for operation in operations}
     for process in range(processes):
         emit(f"Timing {len(operations)} operations in pairs, process {process + 1} of {processes}")
-        with Worker(benchmarks, trees[0]) as base, Worker(benchmarks, trees[1]) as head:
+        with (
+            Worker(benchmarks, trees[0]) as base,
+            Worker(benchmarks, trees[1]) as head,
+            suppress(WorkerFailedError),  # kept as the error of the operation that ended it
+        ):
             for operation in operations:
                 for run, worker in zip(found[operation], (base, head), strict=True):
                     run.missing = worker.missing.get(operation, ())
@@ -124,11 +128,15 @@ def _pair(
 ) -> None:
     if any(run.error is not None for run in both):
         return
+    failed: WorkerFailedError | None = None
     for index in order:
         run = both[index]
         if run.missing:
             continue
-        answer = workers[index].run(operation, BLOCK_S)
+        try:
+            answer = workers[index].run(operation, BLOCK_S)
+        except WorkerFailedError as error:
+            answer, failed = str(error).splitlines()[-1], error
         if isinstance(answer, str):
             run.error = answer
             continue
@@ -139,6 +147,8 @@ def _pair(
         beside_head = beside and index
         lost = lost_ns(statistics.median(thinned), len(thinned)) if beside_head else ()
         run.blocks.append(Block(thinned, answer.cpu_ns, lost))
+    if failed:
+        raise failed
 
 
 def lost_ns(length_ns: float, count: int) -> tuple[float, ...]:

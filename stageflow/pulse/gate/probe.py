@@ -11,9 +11,11 @@ from __future__ import annotations
 import ast
 import ctypes
 import gc
+import inspect
 import io
 import itertools
 import json
+import math
 import mmap
 import os
 import pickle
@@ -49,6 +51,8 @@ _VALGRIND = "valgrind --tool=callgrind --instr-atstart=no --fair-sched=yes --qui
 #: Bodies that take longer under valgrind before it counts are not counted; a body without setup is
 #: counted so often at once.
 _LONGEST_S, _CALLS = 10.0, 10
+#: A benchmark hangs that takes longer than this, its setup included.
+_HANGS_S = 120.0
 #: Imports take fifty times as long under valgrind, and as much again on a busy machine.
 _START_S = 300.0
 #: Prints the wall and CPU time of code in a fresh interpreter, in nanoseconds.
@@ -63,16 +67,19 @@ print(*(end - start for start, end in zip(began, clocks())))
 _CACHES: dict[str, bytes] = {}
 
 
-def prepared(folder: str, name: str) -> Any:
+def prepared(folder: str, name: str, limit_s: float = 0) -> Any:
     """Return a benchmark after its setup, which raises `NotImplementedError` to skip it."""
     benchmark = get_benchmark_from_name(folder, name.partition("(")[0])
     _check_origin(Path(folder).resolve())
+    if inspect.iscoroutinefunction(benchmark.func):
+        raise NotImplementedError("a coroutine function, which is never awaited")
     if name != benchmark.name:
         benchmark.set_param_idx(_names(benchmark).index(name))
     if (key := benchmark.setup_cache_key) is not None:
         if key not in _CACHES:
             _CACHES[key] = pickle.dumps(benchmark.do_setup_cache())
         benchmark.set_cache(pickle.loads(_CACHES[key]))  # noqa: S301 - our own
+    signal.setitimer(signal.ITIMER_REAL, limit_s or _HANGS_S)
     if benchmark.do_setup():
         raise NotImplementedError("its setup skips it")
     return benchmark
@@ -105,7 +112,7 @@ def timed(folder: str, name: str, seconds: float) -> dict[str, Any]:
     gc.disable()
     wall_ns: list[float] = []
     cpu_ns, until = 0, time.perf_counter() + seconds
-    while not wall_ns or time.perf_counter() < until:
+    while len(wall_ns) < 2 or time.perf_counter() < until:  # a P50 needs 20 of 12 blocks
         wall, cpu = once(benchmark, number)
         if wall < 200_000 and not benchmark._setups:
             number, wall_ns, cpu_ns = number * 2, [], 0  # too short for the clocks
@@ -120,7 +127,13 @@ def timed(folder: str, name: str, seconds: float) -> dict[str, Any]:
 def single(folder: str, name: str) -> dict[str, Any]:
     """Return the value of a benchmark, measured in this process, which then ends."""
     found = prepared(folder, name).do_run()
-    return {"value": statistics.median(found["samples"]) if isinstance(found, dict) else found}
+    found = statistics.median(found["samples"]) if isinstance(found, dict) else found
+    try:
+        if math.isinf(number := float(found)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"it returns {str(found)[:40]}, which is not a finite number") from None
+    return {"value": number}
 
 
 def value(folder: str, name: str) -> dict[str, Any]:
@@ -181,7 +194,7 @@ def count(folder: str, *names: str) -> dict[str, Any]:
         benchmark: Any = None
         call: Callable[[], object] = lambda: None  # noqa: E731
         if name:
-            benchmark = prepared(folder, name)
+            benchmark = prepared(folder, name, _START_S)
             took_s = max(once(benchmark)[0] for _ in range(2)) / 1e9  # caches are filled
             if took_s > _LONGEST_S:
                 raise NotImplementedError(f"it takes {took_s:.0f} s before it is counted")
@@ -217,17 +230,27 @@ def _tried(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, An
         return {"missing": [str(error) or "it is skipped"]}
     except subprocess.TimeoutExpired as error:
         return {"late": f"not counted within {error.timeout:.0f} s: run nothing beside it"}
-    except Exception as error:
+    except subprocess.CalledProcessError as error:
+        return {"error": f"its process ended with code {error.returncode}"}
+    except (Exception, SystemExit) as error:
         return {"error": f"{type(error).__name__}: {error}"}
+    finally:
+        signal.alarm(0)
+
+
+def _hangs(*_: object) -> None:
+    raise TimeoutError("it takes too long")
 
 
 def main() -> None:
     """Answer one request of the command line, or those of the standard input until it ends."""
     folder, *arguments = sys.argv[1:]
     update_sys_path(folder)
-    # What benchmarks print must not come between the answers.
-    answers = os.fdopen(os.dup(1), "w")
+    # What benchmarks print must not come between the answers, and they must not read the questions.
+    questions, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    signal.signal(signal.SIGALRM, _hangs)
 
     def tell(found: dict[str, Any]) -> None:
         answers.write(f"{json.dumps(found)}\n")
@@ -244,7 +267,7 @@ def main() -> None:
         timed(folder, arguments[1], float(arguments[2]))
         return
     tell({})
-    for line in sys.stdin:
+    for line in questions:
         asked = json.loads(line)
         if "operation" in asked:
             tell(_tried(timed, folder, asked["operation"], asked["seconds"]))
@@ -283,6 +306,9 @@ def _measured(folder: str, series: Sequence[str]) -> dict[str, Any]:
     wanted = [(one, way == "instructions", ast.literal_eval(name)) for one, way, name in named]
     to_count = [i for _, is_count, i in wanted if is_count]
     counts = _tried(counted, folder, to_count) if to_count else {}
+    if "error" in counts and len(to_count) > 1:  # one has ended the process of all
+        alone = {i: _tried(counted, folder, [i]) for i in to_count}
+        counts = {i: found.get(i, found) for i, found in alone.items()}
     return {
         one: counts.get(i, counts) if is_count else _tried(value, folder, i)
         for one, is_count, i in wanted

@@ -144,11 +144,16 @@ class Worker(Closing):
         return answer
 
     def _failed(self, how: str) -> WorkerFailedError:
+        with suppress(subprocess.TimeoutExpired):  # it has closed its output, and may be ending
+            self._process.wait(1.0)
         self._kill()
-        self._process.wait()
+        how += f" (exit code {self._process.wait()})"
         self._errors.seek(0)
-        tail = "\n".join(self._errors.read().strip().splitlines()[-15:])
-        return WorkerFailedError(f"the worker of the timed operations {how}:\n{tail}")
+        tail = [
+            f"the worker of the timed operations {how}",
+            *self._errors.read().splitlines()[-15:],
+        ]
+        return WorkerFailedError("\n".join(tail).rstrip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,8 @@ def discover(benchmarks: Path, tree: Path) -> Catalogue:
     )
     if done.returncode != 0:
         tail = "\n".join(done.stderr.strip().splitlines()[-15:])
-        raise PulseError(f"the benchmarks in {benchmarks} cannot be listed:\n{tail}")
+        ended = f"cannot be listed (exit code {done.returncode})"
+        raise PulseError(f"the benchmarks in {benchmarks} {ended}:\n{tail}")
     found = json.loads(done.stdout)
     operations, apart = tuple(found["operations"]), found["apart"]
     if has_worker(benchmarks):

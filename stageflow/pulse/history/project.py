@@ -336,7 +336,8 @@ class AsvProject:
     def commit(self, revision: str) -> str | None:
         """Return the full hash of the commit that a revision names; None if it names none."""
         asked = ("--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-        return self.git("rev-parse", *asked, answers=(0, 1)).strip() or None
+        found = self.git("rev-parse", *asked, answers=(0, 1)).strip()
+        return found if found.isalnum() else None  # a range is two commits
 
     def is_shallow(self) -> bool:
         """Return whether this clone lacks the older part of its history."""

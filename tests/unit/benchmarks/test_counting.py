@@ -358,7 +358,7 @@ def test_the_worker_answers_in_turn() -> None:
     ready, first, unknown, second = _ask(
         {"operation": "bag.write", "seconds": 0.0},
         {"operation": "nonsense", "seconds": 0.0},
-        {"operation": "run.chain", "seconds": 0.01},
+        {"operation": "run.concurrent", "seconds": 0.0},
     )
     assert ready["ready"] is True
     assert ready["package"] == str(ROOT / "stageflow")
@@ -371,7 +371,8 @@ def test_the_worker_answers_in_turn() -> None:
     assert min(first["wall_ns"]) > 0
     assert first["cpu_ns"] > 0
     assert "nonsense" in unknown["error"]
-    assert second["count"] >= operations.OPERATIONS["run.chain"].per_block
+    # A P99 needs a hundred samples of the gate's twelve blocks, however busy the machine is.
+    assert second["count"] == 9 * operations.OPERATIONS["run.concurrent"].per_block
 
 
 def test_the_worker_measures_the_package_that_comes_first(tmp_path: Path) -> None:

@@ -96,6 +96,12 @@ def test_sound_budgets(tmp_path: Path) -> None:
     assert (tasks.p99, tasks.gate, tasks.factor, tasks.line) == (None, Gate.NIGHTLY, 1, 19)
 
 
+def test_a_file_as_other_editors_save_it(tmp_path: Path) -> None:
+    """A mark of the byte order and carriage returns change nothing."""
+    found = load(tmp_path, "\ufeff" + BUDGETS.replace("\n", "\r\n"))
+    assert found == load(tmp_path, BUDGETS)
+
+
 def test_without_a_runbook_any_section_may_be_named(tmp_path: Path) -> None:
     """A project may keep it elsewhere."""
     path = tmp_path / "budgets.toml"

@@ -135,7 +135,9 @@ def test_a_repository_of_somebody_else(
     assert circumstances(project.root)["commit"] is None
 
 
-@pytest.mark.parametrize("revision", ["nowhere", "--help", "-n", "main:stageflow", "v1^{tree}", ""])
+@pytest.mark.parametrize(
+    "revision", ["nowhere", "--help", "-n", "main:stageflow", "v1^{tree}", "HEAD~1..HEAD", ""]
+)
 def test_no_commit(project: AsvProject, revision: str) -> None:
     """The error repeats the wrong name, be it an option of git or a folder."""
     with pytest.raises(PulseError, match=f"no commit '{re.escape(revision)}'"):

@@ -8,6 +8,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -20,7 +21,9 @@ from stageflow.pulse.gate import Both, Budget, Catalogue, Exit, Gate, Limits, Ti
 from stageflow.pulse.gate.worker import Block
 from tools.gate_selftest import report
 from tools.gate_selftest.plants import (
+    HALF_THE_WORK,
     LOST_OVERLAP,
+    RARE_WAIT,
     SLOWDOWNS,
     TIMED_SLOWDOWN,
     LostOverlap,
@@ -85,11 +88,13 @@ def package(tmp_path: Path) -> Path:
     )
 
 
-@pytest.mark.parametrize("plant", [*SLOWDOWNS, TIMED_SLOWDOWN], ids=lambda plant: plant.layer)
+@pytest.mark.parametrize(
+    "plant", [*SLOWDOWNS, TIMED_SLOWDOWN, RARE_WAIT], ids=lambda plant: plant.layer
+)
 def test_slowdowns_fit_the_code(plant: Slowdown, package: Path) -> None:
     """Each is planted into the function that it names, behind the docstring, and nowhere else."""
     before = (package / plant.file).read_text(encoding="utf-8").splitlines()
-    plant.into(package, 3)
+    replace(plant, statement="_ = None").into(package, 3)
     after = (package / plant.file).read_text(encoding="utf-8")
     assert [line for line in after.splitlines() if line.strip() != "_ = None"] == before
     name = plant.function.rpartition(".")[2]
@@ -105,6 +110,7 @@ def test_slowdowns_fit_the_code(plant: Slowdown, package: Path) -> None:
 
 def test_the_lost_overlap_fits_the_code(package: Path) -> None:
     """Where it is planted, memory waits for the profile that it ran beside."""
+    HALF_THE_WORK.into(Path(shutil.copytree("benchmarks", package.parent / "benchmarks")))
     LOST_OVERLAP.into(package)
     assert 'dependencies=("profile",)' in (package / LOST_OVERLAP.file).read_text(encoding="utf-8")
 
@@ -226,6 +232,7 @@ def _found(**changed: Any) -> dict[str, Any]:
                 "caught": caught,
             }
         ],
+        "others": [{"what": "a tail", "by": "budgets", "found": "3", "caught": True}],
         "faults": [{"what": "nothing matched", "expected": 4, "found": 4}],
         **changed,
     }
@@ -244,6 +251,7 @@ def test_the_page_says_what_was_met() -> None:
     "changed",
     [
         {"faults": [{"what": "nothing matched", "expected": 4, "found": 0}]},
+        {"others": [{"what": "a tail", "by": "budgets", "found": "0", "caught": False}]},
         {
             "planted": [
                 {
