@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,10 +11,8 @@ from stageflow.dlq import InMemoryDeadLetterStore, SQLiteDeadLetterStore
 from stageflow.kernels import NOTHING_HEARD, voice
 from stageflow.providers import text_of_speech
 from stageflow.testing import FaultType, inject_fault
-from tests.fault.turns import HEALTHY_MS, context, is_fit_for_users, statuses, taken
+from tests.fault.turns import context, statuses, taken
 from tests.utils.assertions import assert_run_sound, only
-
-LIMIT_MS = 5_000.0  # the kernel's own limit for speech to text
 
 
 def test_pipeline_handles_stt_error() -> None:
@@ -74,39 +71,9 @@ async def test_no_dlq_entry_for_a_turn_that_is_answered() -> None:
     assert await store.letters() == ()
 
 
-@pytest.mark.parametrize(
-    ("fault_type", "options", "code", "after_ms"),
-    [
-        (FaultType.TIMEOUT, {"duration_ms": 2000}, "operation_timeout", 2000),
-        (FaultType.TIMEOUT, {"duration_ms": 9000}, "stage_timeout", LIMIT_MS),
-        (FaultType.STALL, {}, "stage_timeout", LIMIT_MS),
-        (FaultType.RATE_LIMITED, {}, "rate_limited", 0),
-        (FaultType.DISCONNECT, {}, "connection_failed", 0),
-        (FaultType.INVALID, {}, "invalid_reply", 0),
-        (FaultType.INVALID, {"reply": None}, "invalid_reply", 0),
-    ],
-)
-def test_each_fault_has_its_code_its_time_and_words_for_the_user(
-    fault_type: FaultType, options: dict[str, Any], code: str, after_ms: float
-) -> None:
-    """For each fault, the run fails with its code, within its time, with a friendly message."""
-    result = taken(inject_fault("stt", fault_type, **options))
-    assert_run_sound(voice(), result)
-    assert result.failure is not None
-    assert (result.failure.code, result.failure.stage) == (code, "stt")
-    assert result.duration_ms == pytest.approx(after_ms)
-    assert is_fit_for_users(result.user_message)
-
-
 def test_an_empty_transcript_is_answered() -> None:
     """Where nothing was heard the user is asked, by voice, to say it again."""
     result = taken(inject_fault("stt", FaultType.EMPTY))
     assert result.unwrap()["answer"] == NOTHING_HEARD
     assert text_of_speech(result.outputs["speech"]) == NOTHING_HEARD
     assert statuses(result)["persist"] == "skipped"
-
-
-def test_slow_speech_to_text_costs_only_time() -> None:
-    """A service that is slow within its limit makes the turn late by as much."""
-    result = taken(inject_fault("stt", FaultType.SLOW, duration_ms=900))
-    assert result.duration_ms == pytest.approx(HEALTHY_MS + 900)

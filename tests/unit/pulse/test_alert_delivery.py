@@ -357,6 +357,19 @@ def test_message_that_is_on_its_way_is_not_sent_by_another(tmp_path: Path) -> No
     assert meddler.given == [None]
 
 
+def assert_hidden(
+    error: DeliveryError, channel: Channel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The secret is neither in an error and all its context, nor in what is said and kept."""
+    assert error.__context__ is None
+    _, said, state = delivered(tmp_path, channel, until_s=0.0)
+    state.close()
+    shown = [*map(str, (error, channel.__dict__, said, caplog.text)), repr(error)]
+    shown += traceback.format_exception(error)
+    shown += [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
+    assert not [text for text in shown if "sEcReT" in text]
+
+
 @pytest.mark.parametrize("answer", [(500, {}), (404, {}), (302, {"Location": SECRET_PATH}), None])
 def test_webhook_never_shows(
     receiver: Webhook,
@@ -371,14 +384,8 @@ def test_webhook_never_shows(
     channel = SlackChannel(Secret(url), "#alerts")
     with pytest.raises(DeliveryError) as raised:
         channel.send(MESSAGE, 1, 10.0)
-    assert raised.value.__context__ is None
     receiver.answers = [answer] if answer else []
-    _, said, state = delivered(tmp_path, channel, until_s=0.0)
-    state.close()
-    shown = [*map(str, (raised.value, channel.__dict__, said, caplog.text)), repr(raised.value)]
-    shown += traceback.format_exception(raised.value)
-    shown += [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
-    assert not [text for text in shown if "sEcReT" in text]
+    assert_hidden(raised.value, channel, tmp_path, caplog)
 
 
 @pytest.mark.parametrize("problem", ["wrong password", "password that cannot be sent", "no server"])
@@ -393,14 +400,8 @@ def test_password_never_shows(
         channel = EmailChannel(replace(EMAIL, port=free_port()), Secret(password))
     with pytest.raises(DeliveryError) as raised:
         channel.send(MESSAGE, 1, 10.0)
-    assert raised.value.__context__ is None
     assert raised.value.final is (problem != "no server")
-    _, said, state = delivered(tmp_path, channel, until_s=0.0)
-    state.close()
-    shown = [*map(str, (raised.value, channel.__dict__, said, caplog.text)), repr(raised.value)]
-    shown += traceback.format_exception(raised.value)
-    shown += [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
-    assert not [text for text in shown if "sEcReT" in text]
+    assert_hidden(raised.value, channel, tmp_path, caplog)
 
 
 def test_secrets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
