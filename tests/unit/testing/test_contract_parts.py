@@ -50,7 +50,7 @@ from stageflow.testing.contracts.probes import (
     copied,
     read_by,
 )
-from stageflow.testing.contracts.stage import _told
+from stageflow.testing.contracts.stage import _comparable
 from tests.utils.mocks import RecordingSink
 
 
@@ -94,10 +94,10 @@ def test_the_error_of_a_block_precedes_those_of_its_calls() -> None:
 def test_ends_are_compared_without_addresses() -> None:
     """Of an error code and text, of an output status and values; anything else as it is."""
     error = StageDefectError("<a at 0x7f00> <b at 0xaf>", code="invalid_output")
-    assert _told(error) == ("invalid_output", "<a at 0x…> <b at 0x…>")
-    assert _told(StageOutput.ok(a=1)) == ("completed", {"a": 1})
-    assert _told(StageOutput.skip("x")) == ("skipped", {})
-    assert _told(7) == 7
+    assert _comparable(error) == ("invalid_output", "<a at 0x…> <b at 0x…>")
+    assert _comparable(StageOutput.ok(a=1)) == ("completed", {"a": 1})
+    assert _comparable(StageOutput.skip("x")) == ("skipped", {})
+    assert _comparable(7) == 7
 
 
 def test_surroundings_show_what_is_shared() -> None:
