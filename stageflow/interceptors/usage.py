@@ -61,7 +61,7 @@ class UsageInterceptor(Interceptor):
         used = usage_of(ctx.scope.log) if self._budget else {}
         for unit, limit in self._budget.items():
             if used.get(unit, 0) >= limit:
-                text = f"the run has used {used[unit]:g} {unit}, and its budget is {limit:g}"
+                text = f"the run has used {used.get(unit, 0):g} {unit}, and its budget is {limit:g}"
                 raise ProviderError(text, code="budget_exceeded")
 
 
@@ -74,8 +74,8 @@ def usage_of(events: Iterable[Event]) -> dict[str, float]:
     return dict(sums)
 
 
-def _require(field: str, amounts: Mapping[str, float], units: Iterable[str]) -> None:
-    for unit, amount in amounts.items():
+def _require(field: str, amounts: Any, units: Iterable[str]) -> None:
+    for unit, amount in amounts.items() if isinstance(amounts, Mapping) else [("", amounts)]:
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
         if unit not in units or not number or not amount >= 0:
             fix = f"give a number, 0 or more, of {', '.join(units) or 'a port that is counted'}"

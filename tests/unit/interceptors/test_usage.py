@@ -63,9 +63,18 @@ async def test_a_run_ends_where_its_budget_does() -> None:
     assert llm.calls == 2
 
 
+async def test_a_budget_of_nothing_refuses_the_first_call() -> None:
+    llm = FakeLLM("Never said.")
+    result = await taken(chat(), UsageInterceptor(budget={"prompt_tokens": 0}), llm)
+    assert result.failure is not None
+    assert (result.failure.code, llm.calls) == ("budget_exceeded", 0)
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"prices": {"llm": 1}},
+        {"budget": 1},
         {"prices": {"llm": {"characters": 1}}},
         {"prices": {"llmm": {"prompt_tokens": 1}}},
         {"prices": {"llm": {"prompt_tokens": -1}}},
