@@ -261,6 +261,6 @@ def _calls_for_another(error: Exception) -> bool:
 
 async def _next_piece(pieces: AsyncIterator[Any]) -> Any:
     async for piece in pieces:
-        if piece or isinstance(piece, Answer):
+        if piece != "" or isinstance(piece, Answer):
             return piece
     return _END

@@ -9,7 +9,7 @@ import pytest
 
 from stageflow import Audio
 from stageflow.errors import InvalidReplyError
-from stageflow.providers import Checked, FakeDatabase, FakeLLM
+from stageflow.providers import Checked, FakeDatabase, FakeLLM, IdleTimeout
 from stageflow.providers.ports import CHECKS
 
 SOUND = Audio(b"\x00\x01")
@@ -101,11 +101,12 @@ class WithoutClose:
 @pytest.mark.parametrize("pieces", [[], ["", " "], ["hi", None], [None]])
 async def test_a_stream_is_checked_piece_by_piece(pieces: list[Any]) -> None:
     """A stream fails at the first piece that is not text, or at its end if it was empty."""
-    llm = Streaming(pieces)
-    checked = Checked(llm)
-    with pytest.raises(InvalidReplyError):
-        assert None not in [piece async for piece in checked.stream([])]
-    assert llm.closed
+    for wrapped in (Streaming, lambda given: IdleTimeout(Streaming(given), 1.0)):
+        llm = wrapped(pieces)
+        checked = Checked(llm)
+        with pytest.raises(InvalidReplyError):
+            assert None not in [piece async for piece in checked.stream([])]
+        assert llm.closed
 
 
 async def test_a_stream_with_words_passes() -> None:
