@@ -26,9 +26,10 @@ from tools.gate_selftest.rounds import Pool
 from tools.gate_selftest.trials import Planter, faults, identical, under_measuring
 
 _HELP = """\
-Try the gate on code whose truth is known: identical code, which must not alarm; planted slowdowns
-and a lost overlap, which must; and faults of the gate itself, none of which may read as a verdict.
-The findings are written to two files, and printed.
+Try the gate on code whose truth is known: identical code, which must not alarm; planted slowdowns,
+a lost overlap, a longer tail and a benchmark that does half its work, which must; and faults of the gate itself, none of which may read as a verdict.
+The findings are written to two files, and printed. Rounds of a commit are kept: the next run goes
+on from them, and several runs can record at once.
 
 examples:
   python -m tools.gate_selftest                                      takes an hour

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stageflow._utils.files import atomic_write
 from stageflow.pulse import PulseError
 from stageflow.pulse.gate import (
     PROCESSES,
@@ -93,9 +92,9 @@ class Pool:
             self._take(content)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"{self.condition}-{time.time_ns()}-{os.getpid()}.json"
-        with atomic_write(self.folder / name) as file:
-            json.dump(content, file)
+        path = self.folder / f"{self.condition}-{time.time_ns()}-{os.getpid()}.part"
+        path.write_text(json.dumps(content), encoding="utf-8")
+        path.rename(path.with_suffix(".json"))
         self.take_kept()
 
     def take_kept(self) -> None:

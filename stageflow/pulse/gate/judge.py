@@ -257,8 +257,9 @@ class _Status(StrEnum):
 
 
 def _verdict(series: str, evidence: Evidence, limits: Limits) -> Verdict:
-    base, head = _standing(series, evidence, of_head=False), _standing(series, evidence)
-    kind, unit = _kind(series, base.status, head.status, evidence), evidence.units[series]
+    before, base = _standing(series, evidence, of_head=False)
+    now, head = _standing(series, evidence)
+    kind, unit = _kind(series, before, now, evidence), evidence.units[series]
     verdict = Verdict(series, signal_of(series), kind, unit, base.value, head.value)
     verdict = replace(verdict, note=head.note or base.note)
     if verdict.kind is not Kind.UNCHANGED or base.value is None or head.value is None:
@@ -305,42 +306,34 @@ _KINDS: Mapping[tuple[_Status, _Status | None], Kind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    status: _Status
-    value: float | None = None
-    samples: tuple[float, ...] = ()
-    note: str = ""
-    repeats: tuple[float, ...] = ()
+_ABSENT, _LACKING = (_Status.ABSENT, Value(None)), (_Status.LACKING, Value(None))
 
 
-def _standing(series: str, evidence: Evidence, *, of_head: bool = True) -> _Standing:
-    if not of_head and not evidence.comparable:
-        return _Standing(_Status.ABSENT)
+def _standing(series: str, evidence: Evidence, *, of_head: bool = True) -> tuple[_Status, Value]:
+    side = evidence.head if of_head else evidence.base
+    if side is None or not (of_head or evidence.comparable):
+        return _ABSENT
     if signal_of(series) is Signal.TIMED:
         timing = evidence.timings.get(series)
-        return _of_side(None if timing is None else timing.head if of_head else timing.base)
-    measured = evidence.head if of_head else evidence.base
-    found = measured.values.get(series) if measured else None
+        return _of_side(Side() if timing is None else timing.head if of_head else timing.base)
+    found = side.values.get(series)
     if found is None:
-        return _Standing(_Status.ABSENT)
+        return _ABSENT
     if found.value is None:
-        status = _Status.LATE if found.late else _Status.BROKEN
-        return _Standing(status, note=found.note or ("asv says above how" if of_head else ""))
-    if math.isnan(found.value):
-        return _Standing(_Status.LACKING)
-    return _Standing(_Status.VALUE, found.value, found.samples, repeats=found.repeats)
+        note = found.note or ("asv says above how" if of_head else "")
+        return _Status.LATE if found.late else _Status.BROKEN, replace(found, note=note)
+    return _LACKING if math.isnan(found.value) else (_Status.VALUE, found)
 
 
-def _of_side(side: Side | None) -> _Standing:
-    if side is not None and side.error is not None:
-        return _Standing(_Status.BROKEN, note=side.error)
-    if side is not None and side.missing:
-        return _Standing(_Status.LACKING, note=f"lacks {', '.join(side.missing)}")
-    if side is None or not side.wall_ns:
-        return _Standing(_Status.ABSENT)
+def _of_side(side: Side) -> tuple[_Status, Value]:
+    if side.error is not None:
+        return _Status.BROKEN, Value(None, note=side.error)
+    if side.missing:
+        return _Status.LACKING, Value(None, note=f"lacks {', '.join(side.missing)}")
+    if not side.wall_ns:
+        return _ABSENT
     middle = sorted(side.wall_ns)[(len(side.wall_ns) - 1) // 2]
-    return _Standing(_Status.VALUE, middle, side.wall_ns)
+    return _Status.VALUE, Value(middle, side.wall_ns)
 
 
 def _scalar(verdict: Verdict, base: float, head: float, limits: Limits) -> Verdict:
@@ -389,14 +382,14 @@ def _accept(verdict: Verdict, accepted: Sequence[Accepted], today: dt.date) -> V
 
 def _check(budget: Budget, percent: int, limit: float, evidence: Evidence) -> Check:
     """Compare one figure of a budget with the head's samples, or with its one value."""
-    head = _standing(budget.series, evidence)
+    status, head = _standing(budget.series, evidence)
     figure = f"P{percent}"
     if head.value is None:
-        note = f"{head.status}: {head.note}" if head.note else str(head.status)
+        note = f"{status}: {head.note}" if head.note else str(status)
         return Check(budget, figure, limit, None, State.UNKNOWN, note)
     if budget.reference is not None:
         series, value = budget.reference
-        here = _standing(series, evidence).value
+        here = _standing(series, evidence)[1].value
         if here is None:
             note = f"{series}, which it is relative to, has no value"
             return Check(budget, figure, limit, None, State.UNKNOWN, note)

@@ -128,11 +128,8 @@ def single(folder: str, name: str) -> dict[str, Any]:
     """Return the value of a benchmark, measured in this process, which then ends."""
     found = prepared(folder, name).do_run()
     found = statistics.median(found["samples"]) if isinstance(found, dict) else found
-    try:
-        if math.isinf(number := float(found)):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"it returns {str(found)[:40]}, which is not a finite number") from None
+    if math.isinf(number := math.fsum([found])):
+        raise ValueError(f"{number} is not a finite number")
     return {"value": number}
 
 

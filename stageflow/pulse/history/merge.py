@@ -65,13 +65,8 @@ def _files(folder: Path) -> Iterator[Path]:
     if not found:
         raise PulseError(f"{folder} holds no results: name a folder like .asv/results")
     for path in found:
-        wrong = (
-            results.defect(path)
-            if path.suffix == ".json"
-            else None
-            if path.is_file()
-            else "not a file"
-        )
+        wrong = None if path.is_file() else "not a file"
+        wrong = results.defect(path) if path.suffix == ".json" else wrong
         if wrong is not None:
             raise PulseError(f"{path} cannot be merged: {wrong}; take it out, or fetch it again")
         yield path
