@@ -27,9 +27,9 @@ from tools.gate_selftest.trials import Planter, faults, identical, under_measuri
 
 _HELP = """\
 Try the gate on code whose truth is known: identical code, which must not alarm; planted slowdowns,
-a lost overlap, a longer tail and a benchmark that does half its work, which must; and faults of the gate itself, none of which may read as a verdict.
-The findings are written to two files, and printed. Rounds of a commit are kept: the next run goes
-on from them, and several runs can record at once.
+a lost overlap, a longer tail and a benchmark that does half its work, which must; and faults of the
+gate itself, none of which may read as a verdict. The findings are written to two files, and
+printed. Rounds of a commit are kept: the next run goes on from them, and several runs can record.
 
 examples:
   python -m tools.gate_selftest                                      takes an hour
