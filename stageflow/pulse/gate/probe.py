@@ -67,7 +67,7 @@ print(*(end - start for start, end in zip(began, clocks())))
 _CACHES: dict[str, bytes] = {}
 
 
-def prepared(folder: str, name: str, limit_s: float = 0) -> Any:
+def prepared(folder: str, name: str, limit_s: float) -> Any:
     """Return a benchmark after its setup, which raises `NotImplementedError` to skip it."""
     benchmark = get_benchmark_from_name(folder, name.partition("(")[0])
     _check_origin(Path(folder).resolve())
@@ -79,7 +79,7 @@ def prepared(folder: str, name: str, limit_s: float = 0) -> Any:
         if key not in _CACHES:
             _CACHES[key] = pickle.dumps(benchmark.do_setup_cache())
         benchmark.set_cache(pickle.loads(_CACHES[key]))  # noqa: S301 - our own
-    signal.setitimer(signal.ITIMER_REAL, limit_s or _HANGS_S)
+    signal.setitimer(signal.ITIMER_REAL, max(limit_s, benchmark.timeout or 0))
     if benchmark.do_setup():
         raise NotImplementedError("its setup skips it")
     return benchmark
@@ -106,7 +106,7 @@ def once(benchmark: Any, number: int = 1) -> tuple[int, int]:
 
 def timed(folder: str, name: str, seconds: float) -> dict[str, Any]:
     """Repeat a body for about so many seconds of wall time."""
-    benchmark, number = prepared(folder, name), 1
+    benchmark, number = prepared(folder, name, _HANGS_S + seconds), 1
     once(benchmark)  # caches are filled
     gc.collect()
     gc.disable()
@@ -126,7 +126,7 @@ def timed(folder: str, name: str, seconds: float) -> dict[str, Any]:
 
 def single(folder: str, name: str) -> dict[str, Any]:
     """Return the value of a benchmark, measured in this process, which then ends."""
-    found = prepared(folder, name).do_run()
+    found = prepared(folder, name, _HANGS_S).do_run()
     found = statistics.median(found["samples"]) if isinstance(found, dict) else found
     if math.isinf(number := math.fsum([found])):
         raise ValueError(f"{number} is not a finite number")
