@@ -147,7 +147,7 @@ class PrometheusSink:
                 self._stage_s.labels(pipeline, stage).observe(duration_s)
         elif what == USAGE:
             for unit in set(ev.USAGE_UNITS).intersection(event.data):
-                used = self._used.labels(pipeline, stage, event.data["provider"], unit)
+                used = self._used.labels(pipeline, stage, event.data.get("provider", UNKNOWN), unit)
                 used.inc(event.data[unit])
         elif what in BREAKER_STATES:
             self._breakers.labels(event.data.get("provider", UNKNOWN)).set(BREAKER_STATES[what])

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from stageflow import PipelineContext, PipelineOrchestrator, ProviderRegistry, RunResult
 from stageflow.errors import InvalidConfigError
+from stageflow.events import EventLog
 from stageflow.interceptors import UsageInterceptor, usage_of
 from stageflow.kernels import chat, default_providers, streaming_voice, voice
 from stageflow.providers import Answer, FakeLLM, Usage, calling, speech_of_text
@@ -96,6 +97,11 @@ async def test_prometheus_counts_what_is_used() -> None:
     for unit, amount in (("prompt_tokens", 12), ("completion_tokens", 3), ("cost", 6.0)):
         labels = {"pipeline": "chat", "stage": "llm", "provider": "llm", "unit": unit}
         assert registry.get_sample_value("stageflow_usage_total", labels) == amount
+    log = EventLog("own", 0.0, 0.0)
+    log.append(("stage.llm.usage", 0.0, "llm", {"characters": 2}))  # of a stage of one's own
+    sink.write(log.snapshot())
+    labels = {"pipeline": "unknown", "stage": "llm", "provider": "unknown", "unit": "characters"}
+    assert registry.get_sample_value("stageflow_usage_total", labels) == 2
 
 
 async def test_a_failed_call_uses_nothing() -> None:
