@@ -1,4 +1,4 @@
-"""Measure Central Pulse on much data: building, opening, and redrawing it in a real Chromium.
+"""Measure Central Pulse on much data: publish, open, redraw and pan it in a real Chromium.
 
 A figure a line, as JSON, with the machine's load before it was measured.
 """
@@ -6,6 +6,7 @@ A figure a line, as JSON, with the machine's load before it was measured.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -17,8 +18,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from stageflow.pulse.dashboard import PAGE, write_central
-from stageflow.pulse.history import copy_libraries
+from stageflow.pulse.dashboard import PAGE, publish_with_dashboard
 from tests.utils import central
 from tests.utils.browser import started
 from tests.utils.telemetry import run_log, sink_of
@@ -41,16 +41,18 @@ def main() -> int:
         central.write_telemetry(folder / "t.db", given.runs)
         stages = {f"stage_{number}": 1.0 for number in range(given.stages)}
         sink_of(folder / "t.db", [run_log("wide", stages, pipeline="wide")]).close()
-        copy_libraries(folder / "site")
         began = time.perf_counter()
-        write_central(project, folder / "site", lambda _: None, store=folder / "t.db")
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        publish_with_dashboard(project, lambda _: None, store=folder / "t.db")
+        # The larger one of this process and asv's, which run one after the other.
+        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        peak_mb = max(resource.getrusage(one).ru_maxrss for one in who) / 1024
         _say(what="build", seconds=time.perf_counter() - began, peak_mb=peak_mb)
         with started() as browser:
             page = browser.new_page()
             for view in VIEWS:
-                _open(page, f"{(folder / 'site' / PAGE).as_uri()}#{view}", view)
+                _open(page, f"{(project.html_dir / PAGE).as_uri()}#{view}", view)
             _redraw(page)
+            _pan(page)
     return 0
 
 
@@ -79,6 +81,28 @@ def _redraw(page: Page) -> None:
         found = {metric["name"]: metric["value"] for metric in metrics}
         names = ("Nodes", "JSEventListeners", "JSHeapUsedSize")
         _say(what="redraw", times=redraws, seconds=seconds, **{name: found[name] for name in names})
+
+
+def _pan(page: Page) -> None:
+    """Pan a chart of the live view for three seconds, and print how long the frames took."""
+    frames = page.evaluate(
+        """() => new Promise((done) => {
+            const group = central.group, [low, high] = group.members[0].u.data[0].reduce(
+                ([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
+            const width = (high - low) / 4, times = [], began = performance.now();
+            requestAnimationFrame(function step(now) {
+                times.push(now);
+                const share = (now - began) / 3000;
+                if (share >= 1) return void done(times);
+                const at = low + share * (high - low - width);
+                group.set(at, at + width);
+                requestAnimationFrame(step);
+            });
+        })"""
+    )
+    took_ms = sorted(after - before for before, after in itertools.pairwise(frames))
+    slow = took_ms[int(len(took_ms) * 0.95)]
+    _say(what="pan", frames_a_second=len(took_ms) / 3, p95_ms=slow, longest_ms=took_ms[-1])
 
 
 def _say(**figures: Any) -> None:

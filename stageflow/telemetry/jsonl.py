@@ -125,10 +125,14 @@ def read_events(path: str | Path) -> Iterator[Event]:
     A line that is not an event, as a killed writer leaves it, is skipped and logged as a warning.
 
     Raises:
-        TelemetryError: The file cannot be read.
+        TelemetryError: The file cannot be read, or is a database of a `SQLiteSink`.
     """
     try:
         with Path(path).open("rb") as lines:
+            if lines.read(16) == b"SQLite format 3\0":
+                what = "is a database, not lines of events: read it with TelemetryStore"
+                raise TelemetryError.invalid_file(str(path), what)
+            lines.seek(0)
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     try:

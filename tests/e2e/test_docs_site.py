@@ -12,12 +12,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from stageflow.pulse.history import make_server
 from tests.unit.test_facades import packages
 from tests.utils.asv_repo import ROOT
-from tests.utils.browser import serving, visiting
+from tests.utils.browser import Visit, serving, violations, visiting
 from tests.utils.session import once
 
 pytestmark = pytest.mark.slow
@@ -162,12 +162,30 @@ def test_nothing_is_loaded_from_outside(site: Path, pages: dict[Path, Links]) ->
 
 
 def test_a_browser_asks_nobody_else(site: Path, browser: Browser) -> None:
-    """A page of each kind opens without an error or a request to the outside; search finds."""
+    """Pages open without an error or a request to the outside; axe-core finds nothing in some."""
     with serving(make_server(site, 0)) as home, visiting(browser, home) as visit:
         for page in VISITED[::-1]:
             visit.go(page)
-        visit.page.locator(".md-search__input").press_sequentially("breaker")
-        visit.page.locator(".md-search-result__item").first.wait_for()
+        for page in ("404.html", "reference/events.html", "guides/chat.html"):
+            visit.go(page)
+            assert violations(visit.page) == [], page
+        visit.page.emulate_media(color_scheme="dark")
+        assert violations(visit.page, "color-contrast") == []
+        search_finds(visit)
+
+
+def test_search_works_from_disk(site: Path, browser: Browser) -> None:
+    """A page that is opened from disk finds the same pages as a served one, and asks nobody."""
+    with visiting(browser, f"{site.as_uri()}/") as visit:
+        visit.go("reference/engine.html")
+        search_finds(visit)
+
+
+def search_finds(visit: Visit) -> None:
+    """Check that the search finds a page by a word."""
+    visit.page.locator(".md-search__input").press_sequentially("breaker")
+    found = visit.page.locator(".md-search-result__item", has_text="breaker")
+    expect(found.first).to_be_attached()
 
 
 def test_a_browser_has_seen_every_script(site: Path, pages: dict[Path, Links]) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from stageflow.pulse.dashboard import ENTRY, GRID
 from stageflow.pulse.history import make_server
 from tests.utils import asv_repo
-from tests.utils.browser import Visit, serving, visiting
+from tests.utils.browser import Visit, serving, violations, visiting
 
 pytestmark = pytest.mark.slow
 
@@ -65,14 +65,21 @@ def test_every_page_shows_what_was_measured(visit: Visit) -> None:
             return $.asv.main_json.show_commit_url + $.asv.get_commit_hash(newest);
         }"""
     )
-    # Before the tables: asv writes their order into the address, even into that of the next page.
-    graph_draws_the_measured_values(visit)
+    assert violations(visit.page) == []
     visit.page.get_by_role("link", name="Benchmark list").click()
     rows = visit.page.locator("#summarylist-body tbody tr")
     expect(rows).to_have_count(len(BENCHMARKS))
     expect(rows.filter(has_text="work.track_steps")).to_contain_text("steps")
+    assert violations(visit.page) == []
     visit.page.get_by_role("link", name="Regressions").click()
     expect(visit.page.locator("#regressions-body table").first).to_be_visible()
+    assert violations(visit.page) == []
+    # A table keeps its order in the address, and a graph takes it for nothing of its own.
+    assert "sort=" in visit.page.evaluate("location.hash")
+    graph_draws_the_measured_values(visit, "#work.track_steps?sort=3&dir=desc")
+    assert violations(visit.page) == []
+    info = "$.asv.format_hash_string({ location: ['work'], params: { sort: [3], x: [1] } })"
+    assert visit.page.evaluate(info) == "#work?x=1"
     # The frame of Central Pulse is on asv's page, too, and leads back.
     visit.page.get_by_label("Pages").get_by_role("link", name="Commits").click()
     expect(visit.page.locator("#history")).to_contain_text("3 commits, 3 series")
@@ -93,9 +100,9 @@ def grid_shows_every_benchmark(page: Page) -> None:
     assert page.evaluate("$.asv.main_json.project") == "stageflow"
 
 
-def graph_draws_the_measured_values(visit: Visit) -> None:
+def graph_draws_the_measured_values(visit: Visit, place: str) -> None:
     """Check that a benchmark has one point for each commit, at the values that were measured."""
-    visit.open("#work.track_steps")
+    visit.open(place)
     canvas = visit.page.locator("#main-graph canvas.flot-base")
     expect(canvas).to_have_count(1)
     # asv draws it anew once the values have been read.

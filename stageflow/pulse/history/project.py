@@ -41,6 +41,8 @@ _REMOTES = "refs/remotes/"
 _PLAIN_REF = re.compile("(?!-)[^\N{REPLACEMENT CHARACTER}]+$")
 #: One folder, no option of a command, and nothing that a file system or a shell reads otherwise.
 _MACHINE = re.compile(r"\w(?:[^/\\:*?\"'<>|]{0,98}[^/\\:*?\"'<>|.\s])?")
+#: How commands of asv are run that are not run as they are; -P keeps this folder from its path.
+_ASV = {"publish": ("-P", str(Path(__file__).with_name("asv_publish.py")))}
 _INTERRUPTS = 5
 _INTERRUPT_PATIENCE_S = 1.0
 #: Settings of a user that would change what git prints.
@@ -179,7 +181,7 @@ class AsvProject:
     def _running_asv(self, args: Sequence[str], stdin: str) -> Iterator[subprocess.Popen[str]]:
         """Run an asv command in the repository, its output and errors as one stream."""
         with subprocess.Popen(  # noqa: S603 - a fixed program, and no shell
-            [sys.executable, "-m", "asv", *args],
+            [sys.executable, *_ASV.get(args[0], ("-m", "asv")), *args],
             cwd=self.root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

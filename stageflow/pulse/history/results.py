@@ -60,6 +60,10 @@ class _UnsoundError(ValueError):
     """The file cannot be used; the text is the reason."""
 
 
+#: The files that this process has found sound, by time and size: a change is checked again.
+_SOUND: dict[Path, tuple[int, int]] = {}
+
+
 def set_aside_corrupt(results_dir: Path, set_aside_dir: Path) -> list[SetAside]:
     """Move every result file that asv could not use out of `results_dir`.
 
@@ -102,8 +106,12 @@ def clear_corrupt(project: AsvProject, emit: Emit) -> None:
 def defect(path: Path) -> str | None:
     """Return why asv could not use the result file `path`; None if it is sound."""
     try:
-        _checked(path)
-    except _UnsoundError as error:
+        _need(path.is_file(), "not a file")
+        stat = path.stat()
+        if _SOUND.get(path) != (known := (stat.st_mtime_ns, stat.st_size)):
+            _checked(path)
+            _SOUND[path] = known
+    except (OSError, _UnsoundError) as error:
         return str(error)
     return None
 

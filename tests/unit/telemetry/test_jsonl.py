@@ -18,7 +18,7 @@ from stageflow.telemetry import JsonLinesSink, read_events
 from stageflow.telemetry.database import TelemetryError
 from tests.utils.commands import run_command
 from tests.utils.errors import raises_code
-from tests.utils.telemetry import batch, run_log
+from tests.utils.telemetry import batch, run_log, sink_of
 
 ROOT = Path(stageflow.__file__).parents[1]
 
@@ -49,6 +49,14 @@ def test_events_read_back_as_they_were(path: Path) -> None:
     assert list(read_events(path)) == list(log)
     lines = path.read_text("ascii").splitlines()
     assert [json.loads(line) for line in lines] == [event.to_dict() for event in log]
+
+
+def test_a_database_is_one_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The error names what reads the file, and no line of it is warned of."""
+    sink_of(path, [run_log("one", {"a": 5.0})]).close()
+    with raises_code("invalid_telemetry_file", match="TelemetryStore"):
+        list(read_events(path))
+    assert caplog.records == []
 
 
 def test_data_that_json_cannot_hold_costs_no_event(path: Path) -> None:
@@ -90,7 +98,7 @@ FULL_DISK = """\
 import resource, signal, sys
 from stageflow.telemetry.database import TelemetryError
 from stageflow.telemetry.jsonl import JsonLinesSink
-from tests.utils.telemetry import batch, run_log
+from tests.utils.telemetry import batch, run_log, sink_of
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 free = resource.RLIM_INFINITY
