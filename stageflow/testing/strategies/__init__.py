@@ -201,7 +201,13 @@ def context_keys() -> st.SearchStrategy[str]:
 @functools.cache
 def context_values() -> st.SearchStrategy[Any]:
     """Values that can be written as JSON."""
-    plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+    plain = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text()
+    )
     return st.recursive(
         plain,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
