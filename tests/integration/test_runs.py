@@ -166,21 +166,53 @@ def test_a_required_stage_that_fails_fails_the_run(ending: str, code: str, messa
     assert result.events[-1].data["failed_stage"] == "b"
 
 
-def test_an_optional_stage_that_fails_leaves_the_run_alive() -> None:
-    """Its dependents run, and see its output as absent."""
+@pytest.mark.parametrize(
+    ("spec", "status", "duration_ms", "reason"),
+    [
+        (make_spec("a", ending="raise", outputs=("x",), required=False), "failed", 0.0, None),
+        (
+            make_spec("a", pauses_s=(9.0,), timeout_s=1, outputs=("x",), required=False),
+            "failed",
+            1000.0,
+            None,
+        ),
+        (
+            make_spec("a", ending="skip", pauses_s=(1.0,), outputs=("x",)),
+            "skipped",
+            1000.0,
+            "as its script says",
+        ),
+        (
+            make_spec(
+                "a",
+                ending="raise",
+                inputs=("wanted",),
+                outputs=("x",),
+                condition=lambda ctx: bool(ctx["wanted"]),
+            ),
+            "skipped",
+            0.0,
+            "its condition does not hold",
+        ),
+    ],
+    ids=["optional and failed", "optional and too long", "skips itself", "condition"],
+)
+def test_a_run_goes_on_without_what_a_stage_does_not_provide(
+    spec: StageSpec, status: str, duration_ms: float, reason: str | None
+) -> None:
+    """Its end says why, and its dependents run and see its output as absent."""
     seen: list[Any] = []
 
     async def look(ctx: StageContext) -> StageOutput:
         seen.append(ctx.get("x", "absent"))
         return StageOutput.ok()
 
-    result = run(
-        make_spec("a", ending="raise", outputs=("x",), required=False),
-        StageSpec("b", look, ("a",), inputs=("x",)),
-    )
-    assert result.status is RunStatus.COMPLETED
-    assert statuses(result) == {"a": "failed", "b": "completed"}
+    result = run(spec, StageSpec("b", look, ("a",), inputs=("x",)), inputs={"wanted": False})
+    assert (result.status, result.duration_ms) == (RunStatus.COMPLETED, duration_ms)
+    assert statuses(result) == {"a": status, "b": "completed"}
     assert (seen, result.outputs, result.error) == (["absent"], {}, None)
+    assert result.stages["a"].duration_ms == duration_ms
+    assert only(result.events, f"stage.a.{status}").data.get("reason") == reason
 
 
 def test_the_first_of_several_failures_is_the_runs() -> None:
@@ -260,30 +292,6 @@ def test_a_condition_that_raises_fails_its_stage() -> None:
     assert result.error == "stage 'a': ValueError: no idea"
 
 
-def test_a_stage_whose_condition_does_not_hold_is_skipped() -> None:
-    """It never runs, its end says why, and its dependents go on without its output."""
-    seen: list[Any] = []
-
-    async def look(ctx: StageContext) -> StageOutput:
-        seen.append(ctx.get("x"))
-        return StageOutput.ok()
-
-    result = run(
-        make_spec(
-            "a",
-            ending="raise",
-            inputs=("wanted",),
-            outputs=("x",),
-            condition=lambda ctx: bool(ctx["wanted"]),
-        ),
-        StageSpec("b", look, ("a",), inputs=("x",)),
-        inputs={"wanted": False},
-    )
-    assert result.status is RunStatus.COMPLETED
-    assert only(result.events, "stage.a.skipped").data["reason"] == "its condition does not hold"
-    assert seen == [None]
-
-
 def test_a_stage_whose_condition_holds_runs() -> None:
     """The condition sees the declared inputs."""
     result = run(
@@ -293,30 +301,12 @@ def test_a_stage_whose_condition_holds_runs() -> None:
     assert result.outputs == {"x": "x by a"}
 
 
-def test_a_stage_may_find_that_it_has_nothing_to_do() -> None:
-    """It is skipped with its own reason."""
-    result = run(make_spec("a", ending="skip", outputs=("x",), pauses_s=(1.0,)))
-    skipped = only(result.events, "stage.a.skipped")
-    assert skipped.data == {"reason": "as its script says", "duration_ms": 1000.0}
-    assert result.status is RunStatus.COMPLETED
-
-
 def test_a_stage_that_starts_late_is_skipped_after_its_own_time() -> None:
     """Its duration does not count what others took before."""
     result = run(
         make_spec("a", pauses_s=(2.0,)), make_spec("b", "a", ending="skip", pauses_s=(0.5,))
     )
     assert result.stages["b"].duration_ms == 500.0
-
-
-def test_an_optional_stage_that_takes_too_long_is_left_out() -> None:
-    """The run goes on at the limit, without its output."""
-    result = run(
-        make_spec("a", pauses_s=(9.0,), timeout_s=1, required=False, outputs=("x",)),
-        make_spec("b", "a", pauses_s=(1.0,), outputs=("y",)),
-    )
-    assert (result.status, result.duration_ms) == (RunStatus.COMPLETED, 2000.0)
-    assert result.outputs == {"y": "y by b"}
 
 
 def test_each_stage_has_a_limit_of_its_own() -> None:
