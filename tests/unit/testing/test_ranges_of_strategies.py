@@ -1,4 +1,4 @@
-"""What the strategies draw, from end to end of each range, and nothing outside of it."""
+"""The strategies draw each range from end to end, and nothing outside of it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_ranges_of_scenarios() -> None:
 
 
 def test_the_stages_of_pipelines_that_can_be_composed() -> None:
-    """What a stage depends on is fixed by its name, and inputs are of three names."""
+    """A stage's name fixes its dependencies, and inputs have three names."""
     before = {"a": "", "b": "a", "c": "ab", "d": "", "e": "cd", "f": "de", "g": "", "h": "fg"}
     found = drawn(pipelines(), 100)
     stages = {spec.name: spec.dependencies for one in found for spec in one.stages}
