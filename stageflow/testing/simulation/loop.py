@@ -410,8 +410,10 @@ class SimulationLoop(NetworkLoop):
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """Keep what nobody handled, for `run_in` to raise."""
-        handle: Any = context.get("handle")
-        process = PROCESS.get() if handle is None else handle._context.get(PROCESS)
+        handle, task = context.get("handle"), context.get("future")
+        process: object = PROCESS.get() if handle is None else handle._context.get(PROCESS)
+        if process is None and task is not None:  # it was dropped, by whatever runs now
+            process = self.hosts.get(task)
         if not is_gone(context.get("exception"), process):
             self.unhandled.append(context)
 

@@ -331,7 +331,8 @@ async def quits(sim: Simulation) -> None:
         reader, writer = await open_connection(*ADDRESS)
         writer.write(b"1\n2\n3\n")
         await reader.readline()
-        writer.close()
+        writer.transport.abort()
+    await asyncio.sleep(1)
 
 
 @pytest.mark.parametrize("program", [large, by_sockets, names, cut_off, quits])
