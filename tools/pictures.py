@@ -18,8 +18,7 @@ from pathlib import Path
 
 from stageflow.engine import StageGraph
 from stageflow.kernels import streaming_voice
-from stageflow.pulse.gate import Evidence
-from stageflow.pulse.gate.report import Report
+from stageflow.pulse.gate import Evidence, Report
 from stageflow.testing import simulation
 from tests.utils import gate
 from tests.utils.asv_repo import ROOT

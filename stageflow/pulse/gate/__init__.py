@@ -9,7 +9,7 @@ from stageflow.pulse.gate.command import GateRun, checks_at, record_run, recorde
 from stageflow.pulse.gate.judge import *
 from stageflow.pulse.gate.measure import *
 from stageflow.pulse.gate.pairs import *
-from stageflow.pulse.gate.report import amount, change
+from stageflow.pulse.gate.report import Report, amount, change
 from stageflow.pulse.gate.worker import *
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Kind",
     "Limits",
     "Measured",
+    "Report",
     "Settings",
     "Side",
     "State",
