@@ -7,7 +7,10 @@ tool can run them in an environment of its own.
 from __future__ import annotations
 
 import asyncio
+import random
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import datetime
 from typing import Any
 
 Program = Callable[[], Coroutine[Any, Any, None]]
@@ -290,6 +293,22 @@ async def equal_timers() -> None:
     assert log == ["begin", "end"], "it ended before it began"
 
 
+async def drawn() -> None:
+    """Updates are lost if the waits, which are drawn, come in an unlucky order."""
+    balance = 0
+
+    async def deposit() -> None:
+        nonlocal balance
+        await pause(random.randrange(4))
+        seen = balance
+        await pause(uuid.uuid4().bytes[0] % 3)
+        balance = seen + 1
+        assert datetime.now().second < 60
+
+    await asyncio.gather(*(deposit() for _ in range(4)))
+    assert balance > 2, f"lost {4 - balance} of 4 updates"
+
+
 BUGGY: tuple[Program, ...] = (
     *(lost_update, missed_wakeup, lock_order, leak_on_cancel, queue_timeout, three_preemptions),
     *(semaphore_deadlock, slow_reply, made_twice, stale_cache, changed_while_read, closed_in_use),
@@ -389,6 +408,22 @@ async def polled() -> None:
     while not done:
         await pause()
     await task
+
+
+async def eight() -> None:
+    """Eight tasks that take turns at a lock and a queue."""
+    items: asyncio.Queue[int] = asyncio.Queue()
+    lock = asyncio.Lock()
+
+    async def work(number: int) -> None:
+        for _ in range(3):
+            async with lock:
+                await pause()
+            await items.put(number)
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(work(number) for number in range(8)))
+    assert items.qsize() == 24
 
 
 CORRECT: tuple[Program, ...] = (locked, queued, fed, generated, polled)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from stageflow.codec import DEFAULT_CODEC, canonical
 from stageflow.engine import Pipeline, PipelineContext, RunResult
@@ -32,6 +32,7 @@ from stageflow.testing.simulation.scenario import Deviations, Scenario, Token, n
 from stageflow.testing.simulation.trace import Trace
 
 T = TypeVar("T")
+_Page: TypeAlias = str | Path | None
 
 _FIRST = Scenario()
 #: So many of the latest steps a note shows at most, and a page.
@@ -315,13 +316,7 @@ class _Case(Generic[T]):
     _sim: Simulation
 
     def __init__(
-        self,
-        main: Any,
-        args: tuple[Any, ...],
-        call: int,
-        page: str | Path | None,
-        *,
-        replays: bool,
+        self, main: Any, args: tuple[Any, ...], call: int, page: _Page, *, replays: bool
     ) -> None:
         self._main: Callable[..., Coroutine[Any, Any, T]] = main
         self._args, self._call, self._replays = args, call, replays
