@@ -220,7 +220,9 @@ def check_types(built: Built, at_least: float) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build and check; the exit code is 1 if something is wrong."""
     parser = argparse.ArgumentParser("python -m tools.packaging", description=__doc__)
-    parser.add_argument("--into", type=Path, default=ROOT / "dist", help="where it is put")
+    parser.add_argument(
+        "--into", type=Path, default=ROOT / "dist", help="the folder for wheel and sdist"
+    )
     parser.add_argument("--quick", action="store_true", help="one Python, no extras, no types")
     parser.add_argument("--types", type=float, default=0.87, help="least share of certain types")
     parser.add_argument("--tag", help="a release: its tag has to be the version")

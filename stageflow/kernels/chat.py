@@ -54,7 +54,7 @@ async def guard(text: str) -> str | None:
 def llm_stage(
     history_tokens: int | None, system_prompt: str, streaming: bool, tools: Toolbox | None, /
 ) -> StageSpec:
-    """Return the stage that calls the model, or hands on the guard's refusal; see `Fitted`."""
+    """Return the stage that calls the model, or passes on the guard's refusal; see `Fitted`."""
     require_prompting(history_tokens, system_prompt)
 
     async def answer(

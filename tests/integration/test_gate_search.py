@@ -66,7 +66,7 @@ def test_commits_that_cannot_be_measured_are_gone_around(repo: GateRepo) -> None
     ("steps", "arguments", "message"),
     [
         ((BASE_STEPS,), (STEPS,), "did not regress between"),
-        ((), (STEPS,), "no commit lies between"),
+        ((), (STEPS,), "there is no commit between"),
         ((BASE_STEPS,), ("nonsense",), "no series has 'nonsense' in its name"),
         ((BASE_STEPS,), ("walk",), "is in the names of 2 series"),
         ((BASE_STEPS,), (STEPS, "--base", "nowhere"), "no commit 'nowhere'"),

@@ -59,7 +59,7 @@ def _between(project: AsvProject, base: str, head: str) -> list[str]:
     listed = project.git("rev-list", *span).split()
     if not listed:
         raise PulseError(
-            f"no commit lies between {base[:10]} and {head[:10]}: name an older base "
+            f"there is no commit between {base[:10]} and {head[:10]}: name an older base "
             "with --base, such as HEAD~20"
         )
     return listed

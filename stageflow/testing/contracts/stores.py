@@ -91,7 +91,7 @@ class StoreContractTest(LoopContract):
 
     @on_subject
     async def test_a_replayed_letter_is_not_replayed_again(self, store: DeadLetterStore) -> None:
-        """Its state and its run stand."""
+        """Its state and its run stay as they are."""
         await store.put(_letter(1))
         await store.finish(await store.claim(_letter(1).id, lease_s=60.0), "run-9")
         await _refused(store.claim(_letter(1).id, lease_s=60.0), errors.DeadLetterReplayedError)
