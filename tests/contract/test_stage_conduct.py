@@ -123,6 +123,11 @@ async def writes_a_day(ctx: StageContext) -> StageOutput:
     return await counted(ctx) if dt.date.today() else StageOutput.ok(count=0)
 
 
+async def counts_by_the_clock(words: list[str]) -> int:
+    time.time()
+    return len(words)
+
+
 async def reads_a_clock_in_a_task(ctx: StageContext) -> StageOutput:
     async with asyncio.TaskGroup() as group:
         group.create_task(has_a_deadline_of_its_own(ctx))
@@ -289,6 +294,7 @@ WRONG_IN_SIMULATED_TIME: dict[tuple[str, str], list[Any]] = {
         functools.partial(has_a_deadline_of_its_own),
         functools.partial(functools.partial(has_a_deadline_of_its_own)),
     ],
+    (_CLOCK, r"calls time\(\) at .* in counts_by_the_clock"): [counts_by_the_clock],
     (_CLOCK, r"calls monotonic\(\) at .* in has_a_monotonic_deadline"): [has_a_monotonic_deadline],
     (_CLOCK, r"calls datetime\.now\(\) at .*: ctx\.now\(\) has"): [writes_a_date],
     (_CLOCK, r"calls date\.today\(\) at"): [writes_a_day],

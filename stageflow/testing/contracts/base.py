@@ -124,8 +124,9 @@ def skip_contract_tests(*bare: object, reason: str = "") -> Callable[[T], T]:
     return mark
 
 
-def reason_to_skip(*marked: object) -> str | None:
-    """Return the reason of the first that was marked; None if none was."""
+def reason_to_skip(spec: StageSpec, *more: object) -> str | None:
+    """Return the reason of the first that was marked, of a stage or of others; else None."""
+    marked = spec.runner, getattr(spec, "function", None), *more
     return next((getattr(one, _SKIPS) for one in marked if hasattr(one, _SKIPS)), None)
 
 
@@ -147,7 +148,7 @@ def get_all_stages(*places: ModuleType | Pipeline) -> list[FoundStage]:
 def _stages_of(place: ModuleType | Pipeline) -> Iterator[FoundStage]:
     if isinstance(place, Pipeline):
         for spec in place.stages:
-            yield FoundStage(place.name, place, spec, reason_to_skip(spec.runner))
+            yield FoundStage(place.name, place, spec, reason_to_skip(spec))
         return
     if hasattr(place, "__path__"):
         for module in pkgutil.iter_modules(place.__path__, f"{place.__name__}."):
@@ -159,7 +160,7 @@ def _stages_of(place: ModuleType | Pipeline) -> Iterator[FoundStage]:
         # Alone it has no ancestors: the run's inputs provide what it reads.
         unbound = dataclasses.replace(spec, dependencies=())
         alone = Pipeline(place.__name__.rpartition(".")[2], [unbound], inputs=tuple(spec.inputs))
-        yield FoundStage(place.__name__, alone, spec, reason_to_skip(spec.runner))
+        yield FoundStage(place.__name__, alone, spec, reason_to_skip(spec))
 
 
 _IN_ORDER = Schedule()

@@ -53,7 +53,7 @@ class Conduct(engine.Interceptor):
         self._declared = spec.inputs
         self._providers = dict(run.providers)
         self._inputs = run.inputs = UserDict(run.inputs)  # of Python, so that its calls are seen
-        function: Any = spec.execute
+        function: Any = getattr(spec, "function", spec.execute)  # as written
         while isinstance(function, functools.partial):
             function = function.func
         self._module = str(getattr(inspect.unwrap(function), "__module__", ""))

@@ -89,7 +89,7 @@ class StageContractTest(LoopContract):
         @functools.wraps(make_stage)
         def make(self: Any) -> StageCase:
             case = make_stage(self)
-            if (reason := reason_to_skip(case.spec.runner, self)) is not None:
+            if (reason := reason_to_skip(case.spec, self)) is not None:
                 import pytest  # noqa: PLC0415 - contracts can be imported without it
 
                 pytest.skip(reason)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stageflow import Pipeline, StageContext, StageOutput, StageSpec
+from stageflow import Pipeline, StageContext, StageOutput, StageSpec, stage
 from stageflow.testing import get_all_stages, overrides_contract, skip_contract_tests
 from tests.utils.plugin_project import project, run_tests
 
@@ -55,6 +55,19 @@ shop = Pipeline(
     inputs=["words"],
 )
 """
+
+
+def test_a_mark_below_the_decorator_is_found() -> None:
+    """The runner of a function with parameters is not the function itself."""
+
+    @stage
+    @skip_contract_tests(reason="it needs the clerk")
+    async def marked(words: list[str]) -> int:
+        return len(words)
+
+    (found,) = get_all_stages(Pipeline("p", [marked]))
+    assert found.skipped == "it needs the clerk"
+
 
 REASONS = ("it needs the till", "it needs the scales", "it needs the drawer")
 
