@@ -82,6 +82,11 @@ def llm_stage(
     return model_stage(answer, tools, timeout_s=15.0)
 
 
+llm = llm_stage(
+    None, SYSTEM_PROMPT, False, None
+)  # for contracts, which look for the stages of a module
+
+
 @stage(kind=StageKind.WORK, required=False, timeout_s=2.0, provider="db")
 async def persist(
     ctx: StageContext, user_id: str, text: str, refusal: str | None, answer: str

@@ -107,6 +107,9 @@ def llm_stage(
     return model_stage(stream, tools, timeout_s=ANSWER_S, streams=["sentences"])
 
 
+llm = llm_stage(None, SYSTEM_PROMPT, None)  # for contracts, which look for the stages of a module
+
+
 @stage(outputs=["speech"], streams=["sound"], timeout_s=ANSWER_S, provider="tts")
 async def tts(ctx: StageContext, sentences: StreamReader) -> Audio:
     """Stream the sound of each sentence, and return the sound of the whole answer."""
