@@ -45,8 +45,8 @@ exit codes:
 
 VERSION = 1
 RISES = (0.05, 0.10, 0.20)
-#: Idle statements where only time can tell: they make a write of the bag half as slow again.
-TIMED_STATEMENTS = 40
+#: Idle statements where only time can tell: they make a write of the bag more than half as slow again.
+TIMED_STATEMENTS = 85
 
 
 @dataclass(frozen=True, slots=True)
