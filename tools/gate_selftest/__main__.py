@@ -45,7 +45,7 @@ exit codes:
 
 VERSION = 1
 RISES = (0.05, 0.10, 0.20)
-#: Idle statements where only time can tell: they make a write of the bag more than half as slow again.
+#: Idle statements where only time can tell: a write of the bag takes over half as long again.
 TIMED_STATEMENTS = 85
 
 
