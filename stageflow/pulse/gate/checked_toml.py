@@ -1,7 +1,4 @@
-"""Files of settings in TOML: each mistake is reported with its line and its fix.
-
-`tomllib` keeps no positions, so lines are searched in the text.
-"""
+"""Files of settings in TOML: each mistake is reported with its line and its fix."""
 
 from __future__ import annotations
 

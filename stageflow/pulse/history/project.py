@@ -1,7 +1,4 @@
-"""A repository that asv measures: its settings, and the calls of git and asv.
-
-git prints the same for every user, and bytes that are not UTF-8 become U+FFFD.
-"""
+"""A repository that asv measures: its settings, and the calls of git and asv."""
 
 from __future__ import annotations
 
