@@ -355,11 +355,12 @@ class NetworkLoop(selector_events.BaseSelectorEventLoop):
     async def end_processes(self) -> None:
         """Cancel what runs on hosts, and for connections of servers, and wait for it."""
         for _ in range(10):  # Python 3.12 waits for connections that nobody closes, once cancelled
-            tasks = sorted((task for task in asyncio.all_tasks() if task in self.hosts), key=hash)
+            tasks = sorted((task for task in self.hosts if not task.done()), key=hash)
+            if not tasks:
+                return
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks, timeout=60)
+            await asyncio.wait(tasks, timeout=60)
 
     def close(self) -> None:
         """Drop what waits."""
