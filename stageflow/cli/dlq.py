@@ -267,26 +267,22 @@ async def _replay_one(
 def _export(arguments: argparse.Namespace) -> None:
     _imported(arguments)
     letter = _with_store(arguments, partial(_find, arguments.id))
-    if isinstance(letter, DeadLetter):
-        text = _test_of(letter, arguments)
-    else:
+    if isinstance(letter, UnreadableDeadLetter):
         complain(printable(f"error: {letter.problem}; this is what is stored"))
         text = letter.body
+    else:
+        name = _pipeline_name(letter, arguments.pipeline)
+        module, _, attribute = name.partition(":")
+        line, expression = f"import {module}", f"{module}.{attribute}"
+        if name in KERNELS:
+            line, expression = f"from stageflow.kernels.{name} import {name}", f"{name}()"
+        elif callable(load(name)):
+            expression += "()"
+        text = pytest_file(letter, import_line=line, pipeline=expression)
     if arguments.output is not None:
         common.write_text(arguments.output, text)
     else:
         say(text.rstrip("\n"))
-
-
-def _test_of(letter: DeadLetter, arguments: argparse.Namespace) -> str:
-    name = _pipeline_name(letter, arguments.pipeline)
-    module, _, attribute = name.partition(":")
-    if name in KERNELS:
-        line, expression = f"from stageflow.kernels.{name} import {name}", f"{name}()"
-    else:
-        call = "()" if callable(load(name)) else ""
-        line, expression = f"import {module}", f"{module}.{attribute}{call}"
-    return pytest_file(letter, import_line=line, pipeline=expression)
 
 
 def _delete(arguments: argparse.Namespace) -> None:

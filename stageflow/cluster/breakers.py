@@ -29,8 +29,6 @@ _LISTEN_S = 5.0
 
 
 class _SharedBreaker(CircuitBreaker):
-    """A breaker that reports when it opens or closes."""
-
     def __init__(
         self, provider: str, policy: BreakerPolicy | None, report: Callable[[str], None]
     ) -> None:

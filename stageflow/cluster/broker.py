@@ -6,39 +6,31 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from stageflow.errors import (
-    BUSY,
-    LOGIC,
-    SYSTEMIC,
-    UNREACHABLE,
-    ErrorCategory,
-    StageflowError,
-    Traits,
-)
+from stageflow import errors as err
 
 
-class ClusterError(StageflowError, code="cluster_error"):
+class ClusterError(err.StageflowError, code="cluster_error"):
     """A job could not be sent, run or answered; the code says why."""
 
     codes: ClassVar = {
-        "queue_full": Traits(ErrorCategory.TRANSIENT, True, BUSY),
-        "no_worker": Traits(ErrorCategory.SYSTEMIC, user_message=UNREACHABLE),
-        "unserved_pipeline": LOGIC,
-        "protocol_mismatch": LOGIC,
-        "incompatible_payload": LOGIC,
-        "missing_job_inputs": LOGIC,
-        "payload_too_large": Traits(),
-        "idempotency_conflict": LOGIC,
-        "job_abandoned": SYSTEMIC,
-        "job_cancelled": Traits(ErrorCategory.POLICY),
-        "broker_refused": SYSTEMIC,
+        "queue_full": err.Traits(err.ErrorCategory.TRANSIENT, True, err.BUSY),
+        "no_worker": err.Traits(err.ErrorCategory.SYSTEMIC, user_message=err.UNREACHABLE),
+        "unserved_pipeline": err.LOGIC,
+        "protocol_mismatch": err.LOGIC,
+        "incompatible_payload": err.LOGIC,
+        "missing_job_inputs": err.LOGIC,
+        "payload_too_large": err.Traits(),
+        "idempotency_conflict": err.LOGIC,
+        "job_abandoned": err.SYSTEMIC,
+        "job_cancelled": err.Traits(err.ErrorCategory.POLICY),
+        "broker_refused": err.SYSTEMIC,
     }
 
 
 class BrokerUnavailableError(
     ClusterError,
     code="broker_unavailable",
-    traits=Traits(ErrorCategory.TRANSIENT, True, UNREACHABLE),
+    traits=err.Traits(err.ErrorCategory.TRANSIENT, True, err.UNREACHABLE),
 ):
     """The broker did not answer in time."""
 

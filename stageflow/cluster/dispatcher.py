@@ -13,17 +13,8 @@ from typing import Any
 
 from stageflow._utils.closing import AsyncClosing
 from stageflow._utils.tasks import cancel_all, off_loop, shielded
+from stageflow.cluster import job as jobs
 from stageflow.cluster.broker import Address, Broker, ClusterError, Envelope
-from stageflow.cluster.job import (
-    MAX_PAYLOAD_BYTES,
-    PROTOCOL,
-    Job,
-    JobResult,
-    Wire,
-    decode_worker_info,
-    missing_inputs,
-    protocol_mismatch,
-)
 from stageflow.codec import DEFAULT_CODEC, Codec, is_large
 from stageflow.engine import RunStatus, StageContext, StageKind, StageOutput, StageSpec
 from stageflow.errors import ChildRunError, DeadlineExceededError, InvalidConfigError, did_you_mean
@@ -69,7 +60,7 @@ class Dispatcher(AsyncClosing):
         *,
         max_outstanding: int = 1_000,
         max_queued: int = 100_000,
-        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        max_payload_bytes: int = jobs.MAX_PAYLOAD_BYTES,
         worker_patience_s: float = 10.0,
         grace_s: float = 2.0,
         codec: Codec = DEFAULT_CODEC,
@@ -82,7 +73,7 @@ class Dispatcher(AsyncClosing):
         self._max_queued = max_queued
         self._worker_patience_s = worker_patience_s
         self._grace_s = grace_s
-        self._wire = Wire(codec, max_payload_bytes=max_payload_bytes)
+        self._wire = jobs.Wire(codec, max_payload_bytes=max_payload_bytes)
         self._name = uuid.uuid4().hex
         #: Jobs whose end is waited for, by key.
         self._waiting: dict[str, _Waiting] = {}
@@ -105,7 +96,7 @@ class Dispatcher(AsyncClosing):
         queue: str = "default",
         deadline_s: float | None = None,
         outputs: Sequence[str] | None = None,
-    ) -> JobResult:
+    ) -> jobs.JobResult:
         """Run a job on a worker and return its result, which may be a failure.
 
         If the caller is cancelled, the worker cancels the run, whose clean-up is not awaited.
@@ -127,9 +118,11 @@ class Dispatcher(AsyncClosing):
             raise InvalidConfigError("Dispatcher.run", "outputs", outputs, "give a list of keys")
         wanted = None if outputs is None else tuple(outputs)
         key = uuid.uuid4().hex if key is None else key
-        return await self.send(Job(pipeline, dict(inputs or {}), key, queue, deadline_s, wanted))
+        return await self.send(
+            jobs.Job(pipeline, dict(inputs or {}), key, queue, deadline_s, wanted)
+        )
 
-    async def send(self, job: Job) -> JobResult:
+    async def send(self, job: jobs.Job) -> jobs.JobResult:
         """Run a `Job`; see `run`."""
         encode = partial(self._wire.encode_job, job)
         body, digest = await off_loop(encode, large=is_large(job.inputs))
@@ -150,7 +143,9 @@ class Dispatcher(AsyncClosing):
         except TimeoutError:
             return self._too_late(job)
 
-    async def _sent(self, job: Job, envelope: Envelope, ends_at: float | None) -> JobResult:
+    async def _sent(
+        self, job: jobs.Job, envelope: Envelope, ends_at: float | None
+    ) -> jobs.JobResult:
         try:
             answer = await self._answer(envelope, ends_at)
         except TimeoutError:
@@ -165,7 +160,7 @@ class Dispatcher(AsyncClosing):
         """Cancel the job with this key, from any dispatcher, unless it has ended."""
         await self._broker.cancel(key)
 
-    async def _check_inputs(self, address: Address, job: Job) -> None:
+    async def _check_inputs(self, address: Address, job: jobs.Job) -> None:
         """Raise unless a worker can run the job; look again if none could before."""
 
         def lacking(needed: list[tuple[str, ...]]) -> list[str]:
@@ -175,14 +170,16 @@ class Dispatcher(AsyncClosing):
         if known is None or lacking(known):
             known = self._inputs_of[address] = await self._served(address)
         if missing := lacking(known):
-            raise missing_inputs("each of its workers", job, missing)
+            raise jobs.missing_inputs("each of its workers", job, missing)
 
     async def _served(self, address: Address) -> list[tuple[str, ...]]:
         loop, (queue, pipeline) = asyncio.get_running_loop(), address
         give_up_at = loop.time() + self._worker_patience_s
         while True:
-            workers = [decode_worker_info(body) for body in (await self._broker.workers()).values()]
-            of_protocol = [worker for worker in workers if worker.protocol == PROTOCOL]
+            workers = [
+                jobs.decode_worker_info(body) for body in (await self._broker.workers()).values()
+            ]
+            of_protocol = [worker for worker in workers if worker.protocol == jobs.PROTOCOL]
             readers = [worker.inputs for worker in of_protocol if queue in worker.queues]
             if found := [inputs[pipeline] for inputs in readers if pipeline in inputs]:
                 return found
@@ -195,9 +192,9 @@ class Dispatcher(AsyncClosing):
                 raise ClusterError(text, code="unserved_pipeline")
             if loop.time() >= give_up_at:
                 for worker in workers:
-                    if worker.protocol != PROTOCOL:
+                    if worker.protocol != jobs.PROTOCOL:
                         who = f"a worker (stageflow {worker.version})"
-                        raise protocol_mismatch(who, worker.protocol)
+                        raise jobs.protocol_mismatch(who, worker.protocol)
                 text = (
                     f"no worker has read queue {queue!r} for {self._worker_patience_s:g} s; start"
                     f" one: stageflow worker {pipeline} --queue {queue} --broker URL"
@@ -250,16 +247,15 @@ class Dispatcher(AsyncClosing):
                     self._resolve(envelope.key, answer)
 
     def _resolve(self, key: str, answer: bytes) -> None:
-        waiting = self._waiting.get(key)
-        if waiting is not None and not waiting.end.done():
+        if (waiting := self._waiting.get(key)) and not waiting.end.done():
             waiting.end.set_result(answer)
 
-    def _too_late(self, job: Job) -> JobResult:
+    def _too_late(self, job: jobs.Job) -> jobs.JobResult:
         assert job.deadline_s is not None, "only a deadline can pass"
         failure = DeadlineExceededError(job.deadline_s)
-        return JobResult(job.key, job.pipeline, RunStatus.FAILED, failure=failure)
+        return jobs.JobResult(job.key, job.pipeline, RunStatus.FAILED, failure=failure)
 
-    async def _expire(self, job: Job, envelope: Envelope) -> JobResult:
+    async def _expire(self, job: jobs.Job, envelope: Envelope) -> jobs.JobResult:
         """Complete a job whose deadline has passed, unless a worker completes it first."""
         result = self._too_late(job)
         await self._broker.cancel(job.key)

@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any
 
 from stageflow import __version__
+from stageflow import errors as err
 from stageflow.cluster.broker import Address, ClusterError
 from stageflow.codec import (
     FAILURE,
@@ -30,12 +31,6 @@ from stageflow.codec import (
     plain_failure,
 )
 from stageflow.engine.context import RunStatus
-from stageflow.errors import (
-    CorruptDeadLetterError,
-    InvalidConfigError,
-    RecordedError,
-    StageflowError,
-)
 from stageflow.errors.data import require_durations
 
 #: Increased when one side could no longer read what the other writes.
@@ -74,9 +69,9 @@ class Job:
         check_name("Job", "queue", self.queue)
         if not is_key(self.key):
             fix = "give 1 to 200 visible ASCII characters"
-            raise InvalidConfigError("Job", "key", self.key, fix)
+            raise err.InvalidConfigError("Job", "key", self.key, fix)
         if not all(isinstance(name, str) for name in self.outputs or ()):
-            raise InvalidConfigError("Job", "outputs", self.outputs, "give a list of keys")
+            raise err.InvalidConfigError("Job", "outputs", self.outputs, "give a list of keys")
         if self.deadline_s is not None:
             require_durations("Job", deadline_s=self.deadline_s)
 
@@ -89,7 +84,7 @@ def is_key(key: object) -> bool:
 def check_name(owner: str, what: str, name: object) -> None:
     """Raise `InvalidConfigError` unless `name` is valid for a queue or a pipeline."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidConfigError(owner, what, name, "give letters, digits, '_' and '-'")
+        raise err.InvalidConfigError(owner, what, name, "give letters, digits, '_' and '-'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +110,7 @@ class JobResult:
     pipeline: str
     status: RunStatus
     outputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    failure: StageflowError | None = None
+    failure: err.StageflowError | None = None
     pipeline_run_id: str | None = None
     duration_ms: float = 0.0
     worker: str | None = None
@@ -228,7 +223,7 @@ class Wire:
                 data["pipeline"],
                 RunStatus(data["status"]),
                 self._codec.items_from_plain(data["outputs"]),
-                None if failure is None else RecordedError(**failure),
+                None if failure is None else err.RecordedError(**failure),
                 **{name: data[name] for name in _RESULT_FIELDS},
             )
 
@@ -252,13 +247,10 @@ class Wire:
 
 
 _RESULT_FIELDS: FieldTypes = {
-    "pipeline_run_id": TEXT_OR_NONE,
     "duration_ms": NUMBER,
-    "worker": TEXT_OR_NONE,
     "deliveries": (int,),
-    "dead_letter": TEXT_OR_NONE,
-    "dead_letter_error": TEXT_OR_NONE,
-    "refusal": TEXT_OR_NONE,
+    **dict.fromkeys(("pipeline_run_id", "worker", "refusal"), TEXT_OR_NONE),
+    **dict.fromkeys(("dead_letter", "dead_letter_error"), TEXT_OR_NONE),
 }
 #: Fields that older workers of this protocol do not send.
 _ADDED = {"refusal": None}
@@ -316,7 +308,7 @@ def _readable(what: str) -> Iterator[None]:
     """Raise a `ClusterError` for a payload that cannot be read."""
     try:
         yield
-    except (CorruptDeadLetterError, InvalidConfigError, *_MALFORMED) as error:
+    except (err.CorruptDeadLetterError, err.InvalidConfigError, *_MALFORMED) as error:
         raise _incompatible(what, f"{type(error).__name__}: {error}") from error
 
 

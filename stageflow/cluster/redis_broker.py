@@ -54,20 +54,19 @@ class RedisBroker(AsyncClosing, Broker):
         patience_s: float = 30.0,
     ) -> None:
         self._link = RedisLink(url, namespace, patience_s=patience_s)
-        self._prefix = self._link.prefix
         self.where = self._link.where
         self._keep_s = keep_s
+        self._workers = [self._named("workers"), self._named("worker-info")]
 
     async def close(self) -> None:
         await self._link.close()
 
     async def submit(self, envelope: Envelope, sender: str, *, limit: int) -> bytes | None:
         left = "" if envelope.remaining_s is None else f"{envelope.remaining_s:.6f}"
-        answer = await self._link.script(
-            "submit",
-            [self._job(envelope.key), self._stream(envelope.address)],
-            [envelope.key, envelope.body, envelope.digest, left, limit, self._answers(sender)],
-        )
+        keys = [self._named("job", envelope.key), self._stream(envelope.address)]
+        arguments = [envelope.key, envelope.body, envelope.digest, left, limit]
+        arguments.append(self._named("answers", sender))
+        answer = await self._link.script("submit", keys, arguments)
         what, (queue, pipeline) = answer[0], envelope.address
         if what == b"full":
             text = (
@@ -86,7 +85,7 @@ class RedisBroker(AsyncClosing, Broker):
         return bytes(answer[1]) if what == b"ended" else None
 
     async def answers(self, sender: str) -> AsyncIterator[tuple[str, bytes] | None]:
-        stream, last, answered = self._answers(sender), b"0", 0
+        stream, last, answered = self._named("answers", sender), b"0", 0
         read, wait_ms = self._link.client.xread, int(_ANSWERS_WAIT_S * 1000)
         while True:
             attempt = partial(read, {stream: last}, count=_ANSWERS_AT_ONCE, block=wait_ms)
@@ -108,12 +107,12 @@ class RedisBroker(AsyncClosing, Broker):
                 await self._link.call(partial(self._link.client.xtrim, stream, minid=last))
 
     async def cancel(self, key: str) -> None:
-        await self._link.script("cancel", [self._job(key), f"{self._prefix}:cancel"], [key])
+        await self._link.script("cancel", [self._named("job", key), self._named("cancel")], [key])
 
     async def complete(
         self, key: str, answer: bytes, outcome: str, *, delivery: Delivery | None = None
     ) -> bool:
-        keys = [self._job(key), f"{self._prefix}:counts"]
+        keys = [self._named("job", key), self._named("counts")]
         arguments = [key, answer, outcome, int(self._keep_s), _ANSWERS]
         try:
             completed = bool(await self._link.script("complete", keys, arguments))
@@ -125,13 +124,13 @@ class RedisBroker(AsyncClosing, Broker):
         return completed
 
     async def workers(self) -> Mapping[str, bytes]:
-        flat = await self._link.script("workers", self._keys_of_workers(), [])
+        flat = await self._link.script("workers", self._workers, [])
         return {name.decode(errors="replace"): info for name, info in _pairs(flat).items()}
 
     async def counts(self) -> dict[str, int]:
         """Return how many jobs have ended, by outcome."""
         read = self._link.client.hgetall
-        found = await self._link.call(lambda: read(f"{self._prefix}:counts"))
+        found = await self._link.call(lambda: read(self._named("counts")))
         return {name.decode(): int(count) for name, count in found.items()}
 
     async def queued(self, queue: str, pipeline: str) -> int:
@@ -144,11 +143,11 @@ class RedisBroker(AsyncClosing, Broker):
     ) -> None:
         for address in addresses:
             await self._link.call(partial(self._make_group, self._stream(address)))
-        await self._link.script("join", self._keys_of_workers(), [worker, info, ttl_s])
+        await self._link.script("join", self._workers, [worker, info, ttl_s])
 
     async def leave(self, worker: str) -> None:
         # Its consumer stays in the groups: removing it would drop jobs that others must reclaim.
-        await self._link.script("join", self._keys_of_workers(), [worker, b"", 0])
+        await self._link.script("join", self._workers, [worker, b"", 0])
 
     async def take(
         self, worker: str, addresses: Sequence[Address], *, count: int, wait_s: float
@@ -192,7 +191,7 @@ class RedisBroker(AsyncClosing, Broker):
         return await self._deliveries(taken, addresses)
 
     async def renew(self, worker: str, held: Collection[Delivery]) -> dict[str, str]:
-        keys = [k for d in held for k in (self._stream(d.address), self._job(d.key))]
+        keys = [k for d in held for k in (self._stream(d.address), self._named("job", d.key))]
         arguments = [worker, *(delivery.receipt for delivery in held)]
         states = await self._link.script("renew", keys, arguments) if keys else []
         found = zip(held, states, strict=True)
@@ -208,7 +207,7 @@ class RedisBroker(AsyncClosing, Broker):
             while True:
                 try:
                     if not subscriber.subscribed:
-                        subscribe = partial(subscriber.subscribe, f"{self._prefix}:cancel")
+                        subscribe = partial(subscriber.subscribe, self._named("cancel"))
                         await self._link.once(subscribe)
                     get = partial(subscriber.get_message, timeout=_ANSWERS_WAIT_S)
                     message = await self._link.once(get, waits_s=_ANSWERS_WAIT_S)
@@ -273,7 +272,7 @@ class RedisBroker(AsyncClosing, Broker):
             pipeline = self._link.client.pipeline(transaction=False)
             pipeline.time()
             for key, *_ in jobs:
-                pipeline.hexists(self._job(key), "cancelled")
+                pipeline.hexists(self._named("job", key), "cancelled")
             answers = await pipeline.execute(raise_on_error=False)
             if isinstance(answers[0], Exception):
                 raise answers[0]
@@ -295,22 +294,16 @@ class RedisBroker(AsyncClosing, Broker):
 
     async def _set_aside(self, stream: str, entry: str, flat: Sequence[bytes]) -> None:
         """Remove an entry that no worker can end, and keep the beginnings of its fields."""
-        keys = [stream, f"{self._prefix}:unreadable", f"{self._prefix}:counts"]
+        keys = [stream, self._named("unreadable"), self._named("counts")]
         shown = [part[:_SHOWN_BYTES] for part in flat[:_SHOWN_PARTS]]
         if await self._link.script("set_aside", keys, [entry, *shown]):
             _log.error("entry %s of %s is not a job that can end; it is set aside", entry, stream)
 
+    def _named(self, *words: str) -> str:
+        return ":".join((self._link.prefix, *words))
+
     def _stream(self, address: Address) -> str:
-        return f"{self._prefix}:jobs:{address.queue}:{address.pipeline}"
-
-    def _job(self, key: str) -> str:
-        return f"{self._prefix}:job:{key}"
-
-    def _answers(self, sender: str) -> str:
-        return f"{self._prefix}:answers:{sender}"
-
-    def _keys_of_workers(self) -> list[str]:
-        return [f"{self._prefix}:workers", f"{self._prefix}:worker-info"]
+        return self._named("jobs", *address)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

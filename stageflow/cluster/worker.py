@@ -15,38 +15,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
+from stageflow import errors as err
 from stageflow._utils.tasks import cancel_all, off_loop, shielded
+from stageflow.cluster import job as jobs
 from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery
-from stageflow.cluster.job import (
-    MAX_PAYLOAD_BYTES,
-    PROTOCOL,
-    Job,
-    JobResult,
-    Wire,
-    WorkerInfo,
-    check_name,
-    dead_letter_id_of,
-    decode_worker_info,
-    encode_worker_info,
-    missing_inputs,
-    seed_of,
-)
 from stageflow.codec import DEFAULT_CODEC, Codec, as_text, is_large, plain_failure
 from stageflow.dlq.store import DeadLetterStore
 from stageflow.engine.context import PipelineContext, RunStatus
 from stageflow.engine.dead_letter import DeadLetter, FailureRecord, Unstorable
 from stageflow.engine.orchestrator import PipelineOrchestrator
 from stageflow.engine.stream import Stream
-from stageflow.errors import (
-    DeadLetterError,
-    DeadLetterStoreError,
-    DeadlineExceededError,
-    DuplicateDeadLetterError,
-    InvalidConfigError,
-    RecordedError,
-    StageflowError,
-    UnknownDeadLetterError,
-)
 from stageflow.errors.data import require_counts, require_durations
 from stageflow.providers.registry import ProviderRegistry
 
@@ -121,7 +99,7 @@ class Worker:
         max_deliveries: int = 5,
         drain_s: float = 20.0,
         letter_patience_s: float = 60.0,
-        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        max_payload_bytes: int = jobs.MAX_PAYLOAD_BYTES,
         codec: Codec = DEFAULT_CODEC,
     ) -> None:
         require_counts("Worker", concurrency=concurrency, max_deliveries=max_deliveries)
@@ -129,7 +107,7 @@ class Worker:
         require_durations("Worker", lease_s=lease_s, drain_s=drain_s)
         require_durations("Worker", letter_patience_s=letter_patience_s)
         for queue in queues:
-            check_name("Worker", "queues", queue)
+            jobs.check_name("Worker", "queues", queue)
         self._orchestrators = _by_name(orchestrators)
         self._broker = broker
         served, read = self._orchestrators, dict.fromkeys(queues)
@@ -139,9 +117,9 @@ class Worker:
         self.name = name or f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self._lease_s, self._drain_s = lease_s, drain_s
         self._letter_patience_s = letter_patience_s
-        self._wire = Wire(codec, max_payload_bytes=max_payload_bytes)
+        self._wire = jobs.Wire(codec, max_payload_bytes=max_payload_bytes)
         inputs = {name: tuple(one.graph.inputs) for name, one in self._orchestrators.items()}
-        self._info = encode_worker_info(WorkerInfo(tuple(queues), inputs))
+        self._info = jobs.encode_worker_info(jobs.WorkerInfo(tuple(queues), inputs))
         self._held: dict[str, _Held] = {}
         #: Set when a job has ended or the worker must stop.
         self._room = asyncio.Event()
@@ -247,7 +225,7 @@ class Worker:
         finally:
             del self._held[delivery.key]
 
-    async def _complete(self, result: JobResult, delivery: Delivery) -> None:
+    async def _complete(self, result: jobs.JobResult, delivery: Delivery) -> None:
         encode = partial(self._wire.encode_result, result)
         try:
             answer = await off_loop(encode, large=is_large(result.outputs))
@@ -256,11 +234,13 @@ class Worker:
             answer = self._wire.encode_result(replace(result, dead_letter_error=None))
         await self._broker.complete(result.key, answer, str(result.status), delivery=delivery)
 
-    async def _outcome(self, held: _Held) -> JobResult | None:
+    async def _outcome(self, held: _Held) -> jobs.JobResult | None:
         """Return the result of a job; None if another worker has to run it."""
         delivery = held.delivery
         key, taken, pipeline = delivery.key, delivery.deliveries, delivery.address.pipeline
-        refused = JobResult(key, pipeline, RunStatus.FAILED, worker=self.name, deliveries=taken)
+        refused = jobs.JobResult(
+            key, pipeline, RunStatus.FAILED, worker=self.name, deliveries=taken
+        )
         sink = job = None
         if (store := self._dead_letters) is not None:
             sink = JobDeadLetterSink(store, key, patience_s=self._letter_patience_s)
@@ -269,7 +249,7 @@ class Worker:
             job = await off_loop(decode, large=is_large(delivery.body))
             needed = self._orchestrators[job.pipeline].graph.inputs
             if missing := [key for key in needed if key not in job.inputs]:
-                raise missing_inputs(f"worker {self.name}", job, missing)
+                raise jobs.missing_inputs(f"worker {self.name}", job, missing)
             if sink is not None and taken > 1 and (letter := await sink.earlier()):
                 return _failed_before(refused, letter)
             if delivery.cancelled:
@@ -277,7 +257,7 @@ class Worker:
             if taken > self._max_deliveries:
                 return await self._abandoned(job, refused, sink)
             return await self._run(job, delivery, refused, sink)
-        except StageflowError as error:
+        except err.StageflowError as error:
             if error.code in _OTHER_VERSION and await self._hand_over(delivery, job):
                 return None
             status = "cancelled" if error.code == "job_cancelled" else "failed"
@@ -286,14 +266,16 @@ class Worker:
             called_off = replace(refused, status=RunStatus.CANCELLED, failure=_cancelled())
             return called_off if held.why == "cancelled" else None
 
-    async def _hand_over(self, delivery: Delivery, job: Job | None) -> bool:
+    async def _hand_over(self, delivery: Delivery, job: jobs.Job | None) -> bool:
         """Return a job that a live worker of another version can run, so that it reclaims it."""
         if delivery.cancelled or _is_over(delivery):
             return False
         wanted = (
-            (None, json.loads(delivery.body)["protocol"]) if job is None else (job.inputs, PROTOCOL)
+            (None, json.loads(delivery.body)["protocol"])
+            if job is None
+            else (job.inputs, jobs.PROTOCOL)
         )
-        workers = map(decode_worker_info, (await self._broker.workers()).values())
+        workers = map(jobs.decode_worker_info, (await self._broker.workers()).values())
         if not any(worker.runs(delivery.address, *wanted) for worker in workers):
             return False
         _log.info("job %s is left to a worker of another version", delivery.key)
@@ -301,16 +283,20 @@ class Worker:
         return True
 
     async def _run(
-        self, job: Job, delivery: Delivery, so_far: JobResult, sink: JobDeadLetterSink | None
-    ) -> JobResult:
+        self,
+        job: jobs.Job,
+        delivery: Delivery,
+        so_far: jobs.JobResult,
+        sink: JobDeadLetterSink | None,
+    ) -> jobs.JobResult:
         if _is_over(delivery):
-            raise DeadlineExceededError(job.deadline_s or 0.0)
+            raise err.DeadlineExceededError(job.deadline_s or 0.0)
         context = PipelineContext(
             job.inputs,
             providers=self._providers,
             deadline_s=delivery.remaining_s,
             correlation_id=job.key,
-            seed=seed_of(job.key),
+            seed=jobs.seed_of(job.key),
             dead_letters=sink,
         )
         result = await self._orchestrators[job.pipeline].run(context)
@@ -334,20 +320,20 @@ class Worker:
         )
 
     async def _abandoned(
-        self, job: Job, so_far: JobResult, sink: JobDeadLetterSink | None
-    ) -> JobResult:
+        self, job: jobs.Job, so_far: jobs.JobResult, sink: JobDeadLetterSink | None
+    ) -> jobs.JobResult:
         """Give up a job whose workers died; store it as a dead letter."""
         text = (
             f"{so_far.deliveries - 1} workers took the job and died or hung, each for longer than"
             " its lease; see in their logs whether the job kills them (memory, native code), or"
             " give a longer lease"
         )
-        error, seed = ClusterError(text, code="job_abandoned"), seed_of(job.key)
+        error, seed = ClusterError(text, code="job_abandoned"), jobs.seed_of(job.key)
         result = replace(so_far, failure=error)
         if sink is None:
             return result
         letter = DeadLetter(
-            id=dead_letter_id_of(job.key),
+            id=jobs.dead_letter_id_of(job.key),
             created_at=datetime.now(UTC),
             pipeline=job.pipeline,
             pipeline_run_id=PipelineContext(seed=seed).new_id(),
@@ -360,7 +346,7 @@ class Worker:
         )
         try:
             await sink.put(letter)
-        except DeadLetterError as problem:
+        except err.DeadLetterError as problem:
             return replace(result, dead_letter_error=str(problem))
         return replace(result, dead_letter=sink.kept)
 
@@ -403,7 +389,7 @@ class JobDeadLetterSink:
 
     def __init__(self, store: DeadLetterStore, key: str, *, patience_s: float) -> None:
         self._store = store
-        self._id = dead_letter_id_of(key)
+        self._id = jobs.dead_letter_id_of(key)
         self._patience_s = patience_s
         #: Id of the stored dead letter; None if there is none.
         self.kept: str | None = None
@@ -413,7 +399,7 @@ class JobDeadLetterSink:
         ours, lost = replace(letter, id=self._id), None
         try:
             lost = await self._retry_while_unavailable(lambda: self._store.put(ours))
-        except DuplicateDeadLetterError:
+        except err.DuplicateDeadLetterError:
             _log.info("an earlier attempt has stored the dead letter %s", self._id)
         self.kept = self._id
         return lost
@@ -422,9 +408,9 @@ class JobDeadLetterSink:
         """Return the dead letter of an earlier attempt whose worker died after storing it."""
         try:
             return await self._retry_while_unavailable(lambda: self._store.get(self._id))
-        except UnknownDeadLetterError:
+        except err.UnknownDeadLetterError:
             pass
-        except DeadLetterStoreError as error:
+        except err.DeadLetterStoreError as error:
             _log.warning("cannot look up the dead letter %s: %s", self._id, error)
         return None
 
@@ -434,7 +420,7 @@ class JobDeadLetterSink:
         while True:
             try:
                 return await call()
-            except DeadLetterStoreError as error:
+            except err.DeadLetterStoreError as error:
                 if loop.time() + pause_s > give_up_at:
                     raise
                 _log.warning("cannot store the dead letter %s yet: %s", self._id, error)
@@ -454,20 +440,20 @@ def _by_name(orchestrators: Iterable[PipelineOrchestrator]) -> dict[str, Pipelin
     found: dict[str, PipelineOrchestrator] = {}
     for orchestrator in orchestrators:
         name = orchestrator.graph.name
-        check_name("Worker", "orchestrators", name)
+        jobs.check_name("Worker", "orchestrators", name)
         if name in found:
             fix = "give each pipeline its own name"
-            raise InvalidConfigError("Worker", "orchestrators", name, fix)
+            raise err.InvalidConfigError("Worker", "orchestrators", name, fix)
         found[name] = orchestrator
     if not found:
-        raise InvalidConfigError("Worker", "orchestrators", [], "give at least one pipeline")
+        raise err.InvalidConfigError("Worker", "orchestrators", [], "give at least one pipeline")
     return found
 
 
-def _failed_before(so_far: JobResult, letter: DeadLetter) -> JobResult:
+def _failed_before(so_far: jobs.JobResult, letter: DeadLetter) -> jobs.JobResult:
     """Return the result of a job that failed before from its dead letter, without a new run."""
     run_id = letter.pipeline_run_id
-    failure = RecordedError(
+    failure = err.RecordedError(
         **plain_failure(letter.error), stage=letter.failed_stage, pipeline_run_id=run_id
     )
     return replace(so_far, failure=failure, pipeline_run_id=run_id, dead_letter=letter.id)

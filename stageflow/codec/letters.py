@@ -112,24 +112,15 @@ NUMBER_OR_NONE = (int, float, NoneType)
 #: Fields of a letter that are stored as they are.
 _COPIED = ("id", "pipeline", "pipeline_run_id", "failed_stage", "deadline_s")
 _LETTER: FieldTypes = {
-    "id": TEXT,
-    "created_at": TEXT,
-    "pipeline": TEXT,
-    "pipeline_run_id": TEXT,
-    "correlation_id": TEXT_OR_NONE,
-    "failed_stage": TEXT_OR_NONE,
-    "error": (dict,),
-    "inputs": (dict,),
-    "stages": (dict,),
+    **dict.fromkeys(("id", "created_at", "pipeline", "pipeline_run_id"), TEXT),
+    **dict.fromkeys(("correlation_id", "failed_stage"), TEXT_OR_NONE),
+    **dict.fromkeys(("error", "inputs", "stages"), (dict,)),
     "events": (list,),
     "seed": (int, dict, NoneType),  # a large integer is tagged
     "deadline_s": NUMBER_OR_NONE,
 }
 FAILURE: FieldTypes = {
-    "code": TEXT,
-    "category": TEXT,
-    "message": TEXT,
-    "user_message": TEXT,
+    **dict.fromkeys(("code", "category", "message", "user_message"), TEXT),
     "retryable": (bool,),
 }
 _SEED: FieldTypes = {"seed": (int, NoneType)}
@@ -141,10 +132,8 @@ _RECORD: FieldTypes = {
     "outputs": (dict,),
 }
 _EVENT: FieldTypes = {
+    **dict.fromkeys(("type", "timestamp", "pipeline_run_id"), TEXT),
     "sequence": (int,),
-    "type": TEXT,
-    "timestamp": TEXT,
-    "pipeline_run_id": TEXT,
     "offset_ms": NUMBER,
     "stage": TEXT_OR_NONE,
     "data": (dict,),

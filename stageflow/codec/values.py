@@ -52,9 +52,11 @@ _OPEN = frozenset(
 _TEXTS, _NUMBERS = frozenset({str, bool, type(None)}), frozenset({int, float})
 
 
-class _Walk:
-    """State while a value is stored."""
+class _TooLargeError(Exception):
+    pass
 
+
+class _Walk:
     def __init__(self) -> None:
         self.outer: list[int] = []  # identities of the containers around the present part
         self.left = _CONTAINERS  # how many more the value may have
@@ -107,17 +109,14 @@ class ValueCodec:
         walk.outer.append(id(value))
         try:
             if kind is list:
-                return self._plain_list(value, walk)
+                kinds = set(map(type, value))
+                if kinds <= _TEXTS or (kinds <= _NUMBERS and _are_finite(value)):
+                    return value.copy()
+                return [self._plain(item, walk) for item in value]
             store = self._plain_dict if kind is dict else self._plain_object
             return store(value, walk)
         finally:
             walk.outer.pop()
-
-    def _plain_list(self, value: list[Any], walk: _Walk) -> list[Any]:
-        kinds = set(map(type, value))
-        if kinds <= _TEXTS or (kinds <= _NUMBERS and _are_finite(value)):
-            return value.copy()
-        return [self._plain(item, walk) for item in value]
 
     def _plain_dict(self, value: dict[Any, Any], walk: _Walk) -> Any:
         if all(type(key) is str for key in value) and _TAG not in value:
@@ -303,10 +302,6 @@ def _pieces(plain: Any) -> Iterator[str]:
         yield last
     else:
         yield json.dumps(plain)
-
-
-class _TooLargeError(Exception):
-    """A value is larger than can be stored."""
 
 
 def _placeholder(value: Any, walk: _Walk, reason: str | None = None) -> Any:

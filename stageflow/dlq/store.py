@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from stageflow import errors as err
 from stageflow._utils.closing import AsyncClosing
 from stageflow._utils.tasks import off_loop
 from stageflow.codec import (
@@ -24,15 +25,6 @@ from stageflow.codec import (
     loads,
 )
 from stageflow.engine.dead_letter import DeadLetter, DeadLetterState, Unstorable
-from stageflow.errors import (
-    CorruptDeadLetterError,
-    DeadLetterClaimedError,
-    DeadLetterLeaseLostError,
-    DeadLetterReplayedError,
-    DeadLetterStoreError,
-    DuplicateDeadLetterError,
-    UnknownDeadLetterError,
-)
 
 T = TypeVar("T")
 #: An operation of a store: yields statements with their values, and receives the rows of each.
@@ -147,11 +139,11 @@ def restore_dead_letter(
             else datetime.fromtimestamp(lease_until, UTC),
             replay_run_id=replay_run_id,
         )
-    except CorruptDeadLetterError as error:
-        raise CorruptDeadLetterError(error.problem, dead_letter_id) from error
+    except err.CorruptDeadLetterError as error:
+        raise err.CorruptDeadLetterError(error.problem, dead_letter_id) from error
     except (ValueError, TypeError, OverflowError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise CorruptDeadLetterError(problem, dead_letter_id) from error
+        raise err.CorruptDeadLetterError(problem, dead_letter_id) from error
 
 
 _Listed: TypeAlias = tuple[tuple[DeadLetter, ...], tuple[UnreadableDeadLetter, ...]]
@@ -163,7 +155,7 @@ def _read_all(codec: Codec, rows: Iterable[Sequence[Any]], large: bool) -> _List
     for row in rows:
         try:
             letters.append(restore_dead_letter(codec, row, large=large))
-        except CorruptDeadLetterError as error:
+        except err.CorruptDeadLetterError as error:
             _log.warning("%s", error)
             unreadable.append(UnreadableDeadLetter(str(row[0]), str(error), str(row[1])))
     return tuple(letters), tuple(unreadable)
@@ -190,7 +182,7 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
 
     async def _call(self, action: str, steps: Steps[T]) -> T:
         if self._closed:
-            raise DeadLetterStoreError(action, self.where, "the store has been closed")
+            raise err.DeadLetterStoreError(action, self.where, "the store has been closed")
         return await self._run(action, steps)
 
     async def close(self) -> None:
@@ -205,7 +197,7 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
     def _put(self, dead_letter_id: str, body: str) -> Steps[None]:
         yield _INSERT, (dead_letter_id, body)
         if (yield from self._found(dead_letter_id))[1] != body:
-            raise DuplicateDeadLetterError(dead_letter_id, self.where)
+            raise err.DuplicateDeadLetterError(dead_letter_id, self.where)
 
     async def get(self, dead_letter_id: str) -> DeadLetter:
         return await self._restored(await self._call("read", self._found(dead_letter_id)))
@@ -261,7 +253,7 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
     def _found(self, dead_letter_id: str, end: str = "") -> Steps[Sequence[Any]]:
         rows = yield f"{_SELECT} WHERE id = ?{end}", (dead_letter_id,)
         if not rows:
-            raise UnknownDeadLetterError(dead_letter_id, self.where)
+            raise err.UnknownDeadLetterError(dead_letter_id, self.where)
         row: Sequence[Any] = rows[0]
         return row
 
@@ -271,10 +263,10 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
         ((now_s,),) = yield "SELECT wall_clock()", ()
         _, _, state, _, lease_until, replay_run_id = row
         if state == DeadLetterState.REPLAYED and not deleting:
-            raise DeadLetterReplayedError(dead_letter_id, str(replay_run_id))
+            raise err.DeadLetterReplayedError(dead_letter_id, str(replay_run_id))
         if state == DeadLetterState.REPLAYING and lease_until is not None and now_s < lease_until:
             until = datetime.fromtimestamp(lease_until, UTC)
-            raise DeadLetterClaimedError(dead_letter_id, until.isoformat(timespec="seconds"))
+            raise err.DeadLetterClaimedError(dead_letter_id, until.isoformat(timespec="seconds"))
         return float(now_s)
 
     def _update(self, claim: Claim, change: str, value: object) -> Steps[None]:
@@ -282,7 +274,7 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
         held = "WHERE id = ? AND state = 'replaying' AND attempts = ?"
         values = (claim.letter.id, claim.token)
         if not (yield f"{_SELECT} {held}{self._for_update}", values):
-            raise DeadLetterLeaseLostError(claim.letter.id)
+            raise err.DeadLetterLeaseLostError(claim.letter.id)
         yield f"{_UPDATE} {change} {held}", (value, *values)
 
 

@@ -63,9 +63,10 @@ class StageRaisedError(StageError, code="stage_raised", traits=base.LOGIC):
     def __init__(
         self, cause: BaseException, code: str | None = None, *, retry_after_s: float | None = None
     ) -> None:
-        text = shown(cause, str)
-        text = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
-        text += _fix_of(cause)
+        said = shown(cause, str)
+        text = f"{type(cause).__name__}: {said}" if said else type(cause).__name__
+        if type(cause) in (TypeError, AttributeError, RuntimeError):
+            text += next((f"; {fix}" for part, fix in _FIXES if re.search(part, said)), "")
         super().__init__(
             f"timeout inside the stage ({text})" if code == "operation_timeout" else text, code=code
         )
@@ -86,14 +87,6 @@ _FIXES = (
     (_OF_TYPE + "async_generator", "it comes in pieces: async for piece in …"),
     (_OF_TYPE + "coroutine", "write await before the call that returned it"),
 )
-
-
-def _fix_of(cause: BaseException) -> str:
-    """Return the end of a sentence with the fix; empty if it is not known."""
-    if type(cause) not in (TypeError, AttributeError, RuntimeError):
-        return ""
-    text = shown(cause, str)
-    return next((f"; {fix}" for part, fix in _FIXES if re.search(part, text)), "")
 
 
 class StageTimeoutError(StageError, code="stage_timeout", traits=base.SLOW):

@@ -17,14 +17,7 @@ from stageflow.engine import StageContext, StageKind, StageSpec
 from stageflow.errors import NoAnswerError, StageDefectError, ToolError, did_you_mean
 from stageflow.errors.base import described
 from stageflow.kernels.history import Fitted
-from stageflow.providers.ports import (
-    Answer,
-    Message,
-    ToolCall,
-    ToolResult,
-    require_tools,
-    valid_answer,
-)
+from stageflow.providers import ports
 from stageflow.providers.registry import adapt
 from stageflow.providers.tools import Tool, Toolbox
 from stageflow.resilience import RetryPolicy, classify
@@ -68,7 +61,7 @@ class Agent:
         self._ctx = ctx
         self._tools = tools if isinstance(tools, Toolbox) else Toolbox(tools)
         model = ctx.llm if model is None else model
-        require_tools(model)
+        ports.require_tools(model)
         self._model = Fitted(model, history_tokens)
         self._offered = [tool.to_dict() for tool in self._tools.values()]
         scope, self._path = ctx.scope, ctx.name
@@ -86,7 +79,7 @@ class Agent:
         }
         self._made: Counter[str] = Counter()
 
-    async def complete(self, messages: Sequence[Message]) -> str:
+    async def complete(self, messages: Sequence[ports.Message]) -> str:
         """Return the complete answer; raise what the model and the tools raise.
 
         Raises:
@@ -95,22 +88,22 @@ class Agent:
         """
         said, asked = [], list(messages)
         for left in reversed(range(self._tools.max_rounds + 1)):
-            answer = valid_answer(await self._model.complete(asked, tools=self._offered))
+            answer = ports.valid_answer(await self._model.complete(asked, tools=self._offered))
             said.append(answer.strip() if getattr(answer, "tool_calls", ()) else answer)
-            if not isinstance(answer, Answer) or not answer.tool_calls:
+            if not isinstance(answer, ports.Answer) or not answer.tool_calls:
                 break
             asked += await self._results(answer, left)
         text = _BREAK.join(filter(None, said))
-        return answer.with_text(text) if isinstance(answer, Answer) else text
+        return answer.with_text(text) if isinstance(answer, ports.Answer) else text
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
+    async def stream(self, messages: Sequence[ports.Message]) -> AsyncGenerator[str, None]:
         """Yield the answer in pieces; raise as `complete`."""
         asked, gap = list(messages), ""
         for left in reversed(range(self._tools.max_rounds + 1)):
             said, end = "", None
             async with closing_stream(self._model.stream(asked, tools=self._offered)) as pieces:
                 async for piece in pieces:
-                    end = piece if isinstance(piece, Answer) else None
+                    end = piece if isinstance(piece, ports.Answer) else None
                     if piece:
                         yield gap + piece
                         said, gap = said + piece, ""
@@ -121,7 +114,7 @@ class Agent:
             asked += await self._results(end.with_text(said), left)
             gap = _BREAK if said.strip() else gap
 
-    async def _results(self, answer: Answer, left: int) -> list[Message]:
+    async def _results(self, answer: ports.Answer, left: int) -> list[ports.Message]:
         """Make the calls of an answer at once; return it and their results as messages."""
         calls, limits = answer.tool_calls, self._tools
         if answer.cut:
@@ -142,10 +135,12 @@ class Agent:
             if error is not None:
                 raise error
         results = zip(calls, [task.result() for task in tasks], strict=True)
-        said = [Message("tool", ToolResult(result, call.id)) for call, result in results]
-        return [Message("assistant", answer), *said]
+        said = [
+            ports.Message("tool", ports.ToolResult(result, call.id)) for call, result in results
+        ]
+        return [ports.Message("assistant", answer), *said]
 
-    def _key(self, call: ToolCall) -> str:
+    def _key(self, call: ports.ToolCall) -> str:
         """Return what a call has in common with itself in another attempt of this turn."""
         try:
             arguments = json.dumps(json.loads(call.arguments), sort_keys=True)
@@ -155,7 +150,7 @@ class Agent:
         self._made[text] += 1
         return hashlib.sha256(f"{text}/{self._made[text]}".encode()).hexdigest()[:32]
 
-    async def _result(self, call: ToolCall, key: str) -> str:
+    async def _result(self, call: ports.ToolCall, key: str) -> str:
         """Return the result of a call, or what the model reads of its failure."""
         ctx, began = self._ctx, self._ctx.now()
         data = {"tool": call.name, "tool_call_id": call.id, "idempotency_key": key}

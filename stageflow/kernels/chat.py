@@ -11,13 +11,6 @@ from stageflow.engine import Pipeline, StageContext, StageKind, StageSpec
 from stageflow.errors import InvalidContextError, shown
 from stageflow.kernels import conversation as any_turn
 from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage
-from stageflow.kernels.conversation import (
-    SYSTEM_PROMPT,
-    History,
-    complete_text,
-    conversation,
-    remember,
-)
 from stageflow.kernels.history import require_prompting
 from stageflow.providers import Checked, Toolbox, valid_answer
 
@@ -58,7 +51,7 @@ def llm_stage(
     require_prompting(history_tokens, system_prompt)
 
     async def answer(
-        ctx: StageContext, text: str, refusal: str | None, history: History | None = None
+        ctx: StageContext, text: str, refusal: str | None, history: any_turn.History | None = None
     ) -> str:
         pieces = ctx.open("pieces") if streaming else None
         if refusal is not None:
@@ -66,13 +59,13 @@ def llm_stage(
                 await pieces.put(refusal)
             return refusal
         model = answering(ctx, Checked(ctx.llm) if streaming else ctx.llm, history_tokens, tools)
-        messages = conversation(text, history, system_prompt=system_prompt)
+        messages = any_turn.conversation(text, history, system_prompt=system_prompt)
         if pieces is None:
-            return complete_text(ctx, valid_answer(await model.complete(messages)))
+            return any_turn.complete_text(ctx, valid_answer(await model.complete(messages)))
         said = ""
         async with closing_stream(model.stream(messages)) as found:
             async for piece in found:
-                said += complete_text(ctx, piece)
+                said += any_turn.complete_text(ctx, piece)
                 if piece:
                     await pieces.put(piece)
         return said
@@ -82,9 +75,8 @@ def llm_stage(
     return model_stage(answer, tools, timeout_s=15.0)
 
 
-llm = llm_stage(
-    None, SYSTEM_PROMPT, False, None
-)  # for contracts, which look for the stages of a module
+#: For contracts, which look for the stages of a module.
+llm = llm_stage(None, any_turn.SYSTEM_PROMPT, False, None)
 
 
 @stage(kind=StageKind.WORK, required=False, timeout_s=2.0, provider="db")
@@ -93,13 +85,13 @@ async def persist(
 ) -> None:
     """Store the turn."""
     user = text[:MAX_TEXT_CHARS]  # a text may have been refused for its length
-    await remember(ctx, user_id, user=user, assistant=answer, refused=refusal is not None)
+    await any_turn.remember(ctx, user_id, user=user, assistant=answer, refused=refusal is not None)
 
 
 def chat(
     *,
     history_tokens: int | None = None,
-    system_prompt: str = SYSTEM_PROMPT,
+    system_prompt: str = any_turn.SYSTEM_PROMPT,
     memory: StageSpec = any_turn.memory,
     streaming: bool = False,
     tools: Tools = None,

@@ -98,8 +98,11 @@ class Fitted:
             limit = DEFAULT_HISTORY_TOKENS
         totals = itertools.accumulate(_sizes(count, reversed(earlier)))
         most = sum(1 for total in totals if total <= limit)
-        kept = dict.fromkeys(_with_questions(earlier, n) for n in (most, most // 2, 0))
-        return [[*prompt, *earlier[len(earlier) - n :], *newest] for n in kept]
+        # An answer is not sent without its question.
+        starts = [n for n, message in enumerate(earlier) if message.role == "user"]
+        whole = len(earlier)
+        kept = (next((n for n in starts if n >= whole - m), whole) for m in (most, most // 2, 0))
+        return [[*prompt, *earlier[n:], *newest] for n in dict.fromkeys(kept)]
 
 
 def require_prompting(history_tokens: object, system_prompt: object) -> None:
@@ -113,12 +116,6 @@ def require_prompting(history_tokens: object, system_prompt: object) -> None:
 
 def _sizes(count: Callable[[str], int], messages: Iterable[Message]) -> Iterable[int]:
     return (count(message.content) + MESSAGE_TOKENS for message in messages)
-
-
-def _with_questions(earlier: Sequence[Message], count: int) -> int:
-    while count and earlier[-count].role != "user":
-        count -= 1
-    return count
 
 
 def _shown(answer: object, options: Mapping[str, Any]) -> str:

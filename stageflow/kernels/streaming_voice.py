@@ -21,14 +21,8 @@ from stageflow.engine.stage import StageKind, StageOutput, StageSpec
 from stageflow.engine.stage_context import StageContext
 from stageflow.engine.stream import StreamReader, StreamWriter
 from stageflow.events.log import FIRST_AUDIO, Event
+from stageflow.kernels import conversation as any_turn
 from stageflow.kernels.agent import CACHED_STAGES, Tools, answering, model_stage
-from stageflow.kernels.conversation import (
-    SYSTEM_PROMPT,
-    History,
-    complete_text,
-    conversation,
-    remember,
-)
 from stageflow.kernels.history import require_prompting
 from stageflow.kernels.sentences import SentenceSplitter
 from stageflow.kernels.speech import SpokenForm
@@ -80,7 +74,7 @@ def llm_stage(
     async def stream(
         ctx: StageContext,
         transcript: str,
-        history: History | None = None,
+        history: any_turn.History | None = None,
         profile: Mapping[str, Any] | None = None,
     ) -> str:
         sentences = ctx.open("sentences", capacity=WAITING_SENTENCES)
@@ -89,11 +83,11 @@ def llm_stage(
             return NOTHING_HEARD
         watched = Checked(IdleTimeout(ctx.llm, PROGRESS_S, name="the language model"))
         model = answering(ctx, watched, history_tokens, tools)
-        answers = model.stream(conversation(transcript, history, profile, system_prompt))
+        answers = model.stream(any_turn.conversation(transcript, history, profile, system_prompt))
         splitter, answer, unsaid = SentenceSplitter(first_bytes=FIRST_BYTES), "", ""
         async with _heard_before_it_fails(ctx, sentences), closing_stream(answers) as pieces:
             async for piece in pieces:
-                answer += complete_text(ctx, piece)
+                answer += any_turn.complete_text(ctx, piece)
                 for sentence in splitter.feed(piece):
                     unsaid += sentence
                     if is_speakable(sentence):
@@ -107,7 +101,9 @@ def llm_stage(
     return model_stage(stream, tools, timeout_s=ANSWER_S, streams=["sentences"])
 
 
-llm = llm_stage(None, SYSTEM_PROMPT, None)  # for contracts, which look for the stages of a module
+llm = llm_stage(
+    None, any_turn.SYSTEM_PROMPT, None
+)  # for contracts, which look for the stages of a module
 
 
 @stage(outputs=["speech"], streams=["sound"], timeout_s=ANSWER_S, provider="tts")
@@ -184,7 +180,9 @@ async def speak(ctx: StageContext, user_id: str, transcript: str, sound: StreamR
             sentence, audio = playing
             heard += words_within(sentence, (ctx.now() - since) / audio.duration_s)
         if transcript and heard.strip():
-            keeping = remember(ctx, user_id, user=transcript, assistant=heard, interrupted=True)
+            keeping = any_turn.remember(
+                ctx, user_id, user=transcript, assistant=heard, interrupted=True
+            )
             await _in_time(ctx, keeping)
         raise
 
@@ -208,7 +206,9 @@ async def persist(
     if not transcript:
         return StageOutput.skip("nothing was said")
     answer = "".join([sentence async for sentence in sentences])
-    keeping = asyncio.ensure_future(remember(ctx, user_id, user=transcript, assistant=answer))
+    keeping = asyncio.ensure_future(
+        any_turn.remember(ctx, user_id, user=transcript, assistant=answer)
+    )
     try:
         await asyncio.wait([keeping])
     except asyncio.CancelledError:
@@ -221,7 +221,7 @@ async def persist(
 def streaming_voice(
     *,
     history_tokens: int | None = None,
-    system_prompt: str = SYSTEM_PROMPT,
+    system_prompt: str = any_turn.SYSTEM_PROMPT,
     memory: StageSpec = memory,
     tools: Tools = None,
 ) -> Pipeline:

@@ -143,7 +143,10 @@ class Fallback(_Wrapper):
                         yielded = True
                         yield item
         except Exception as error:
-            if yielded or not _calls_for_another(error):
+            # After a cancellation nobody waits for an answer any more.
+            if yielded or is_made_of_cancellation(error):
+                raise
+            if not (isinstance(error, CircuitOpenError) or speaks_against_provider(error)):
                 raise
             require_tools(self._fallback, named)
             async with items_of(self._fallback, method, args, named) as items:
@@ -240,23 +243,14 @@ class Retry(_Wrapper):
                         yield item
                 return
             except Exception as error:
-                delay_s = None if yielded else self._delay_s(attempt, error)
+                if yielded or is_made_of_cancellation(error):
+                    raise
+                # A simulation that draws times has its own source.
+                chance = getattr(asyncio.get_running_loop(), "chance", None) or _chance
+                delay_s = self.policy.delay_s(attempt, classify(error), chance)
                 if delay_s is None:
                     raise
             await asyncio.sleep(delay_s)
-
-    def _delay_s(self, attempt: int, error: Exception) -> float | None:
-        if is_made_of_cancellation(error):
-            return None
-        # A simulation that draws times has its own source.
-        chance = getattr(asyncio.get_running_loop(), "chance", None) or _chance
-        return self.policy.delay_s(attempt, classify(error), chance)
-
-
-def _calls_for_another(error: Exception) -> bool:
-    if is_made_of_cancellation(error):
-        return False  # nobody waits for an answer any more
-    return isinstance(error, CircuitOpenError) or speaks_against_provider(error)
 
 
 async def _next_piece(pieces: AsyncIterator[Any]) -> Any:

@@ -247,14 +247,11 @@ def _model(kind: Any, defs: Schema) -> Form:
             return kind.model_validate(value)
         except ValueError as error:  # pydantic's ValidationError
             found: Any = error
-            problems = (f"{_dotted(path, one['loc'])}: {one['msg']}" for one in found.errors())
-            raise MisfitError(*problems) from error
+            problems = [((path, *one["loc"]), one["msg"]) for one in found.errors()]
+            texts = (f"{'.'.join(str(p) for p in at if p != '')}: {why}" for at, why in problems)
+            raise MisfitError(*texts) from error
 
     return Form(schema, read)
-
-
-def _dotted(path: str, steps: Iterable[Any]) -> str:
-    return ".".join(map(str, filter(lambda step: step != "", (path, *steps))))
 
 
 _MAKERS: Mapping[Any, Callable[[Any, Any, Schema], Form]] = {

@@ -26,18 +26,9 @@ from stageflow.errors import (
     shown,
 )
 from stageflow.errors.data import require_durations
+from stageflow.providers import ports
 from stageflow.providers.audio import pcm_rate_hz, wav_audio, wav_bytes
 from stageflow.providers.extras import missing_extra
-from stageflow.providers.ports import (
-    Answer,
-    Audio,
-    Message,
-    ToolCall,
-    Usage,
-    valid_answer,
-    valid_sound,
-    valid_transcript,
-)
 from stageflow.resilience.classification import classify
 
 try:
@@ -263,7 +254,7 @@ class OpenAILLM(_Model):
 
     context_tokens: int | None = field(default=None, repr=False)
 
-    async def complete(self, messages: Sequence[Message], *, tools: _Tools = ()) -> str:
+    async def complete(self, messages: Sequence[ports.Message], *, tools: _Tools = ()) -> str:
         """Return the whole answer.
 
         Raises:
@@ -280,12 +271,12 @@ class OpenAILLM(_Model):
             if not content or not content.strip():
                 reading.require_answer()
                 content = refusal or content or ""
-            return valid_answer(reading.answer(content))
+            return ports.valid_answer(reading.answer(content))
 
         return await self._request(lambda client: self._create(client, messages, tools), read)
 
     async def stream(
-        self, messages: Sequence[Message], *, tools: _Tools = ()
+        self, messages: Sequence[ports.Message], *, tools: _Tools = ()
     ) -> AsyncIterator[str]:
         """Yield the answer in pieces; raise as `complete`."""
         try:
@@ -301,14 +292,18 @@ class OpenAILLM(_Model):
         raise failure
 
     def _create(
-        self, client: openai.AsyncOpenAI, messages: Sequence[Message], tools: _Tools, **named: Any
+        self,
+        client: openai.AsyncOpenAI,
+        messages: Sequence[ports.Message],
+        tools: _Tools,
+        **named: Any,
     ) -> Awaitable[Any]:
         params: Any = [{**one.to_dict(), "content": _sendable(one.content)} for one in messages]
         if tools:
             named["tools"] = tools
         return client.chat.completions.create(messages=params, **self._named, **named)
 
-    async def _pieces(self, messages: Sequence[Message], tools: _Tools) -> AsyncIterator[str]:
+    async def _pieces(self, messages: Sequence[ports.Message], tools: _Tools) -> AsyncIterator[str]:
         reading, kept, has_text = _Reading(self, bool(tools)), "", False
         chunks = await self._create(self._service._client(), messages, tools, stream=True)
         async with chunks:
@@ -334,20 +329,18 @@ class OpenAILLM(_Model):
             where = f"the stream of {self._service.base_url}"
             raise InvalidReplyError(f"{where} ended before the answer did")
         last = reading.answer("")
-        if isinstance(last, Answer):
+        if isinstance(last, ports.Answer):
             yield last
 
 
 class _Reading:
-    """The fields of a message besides its text, from all of its parts."""
-
     def __init__(self, model: _Model, tools: bool) -> None:
         self._service, self._tools = model._service, tools
         self._calls: list[list[Any]] = []  # id, name and arguments
         self._open: dict[str, list[Any]] = {}  # by index
         self.reason = ""
         self.refusal = ""
-        self.usage: Usage | None = None
+        self.usage: ports.Usage | None = None
 
     def take(self, message: Any, choice: Any) -> str:
         """Take a message, or the next part of one, and return the text of its refusal."""
@@ -390,8 +383,7 @@ class _Reading:
             raise NoAnswerError(f"it ended with {reason!r} before its first word", reason)
 
     def answer(self, text: str) -> str:
-        """Return the answer with this text."""
-        calls: list[ToolCall] = []
+        calls: list[ports.ToolCall] = []
         for n, call in enumerate(self._calls if self._tools else ()):
             if not all(isinstance(part, str) for part in call) or not call[1]:
                 found = self._service._shown(repr(call))
@@ -400,30 +392,30 @@ class _Reading:
             name, ids = call[0], {"", *(one.id for one in calls)}
             while name in ids:
                 name, n = f"call_{n}", n + 1  # noqa: PLW2901 - the next number is free
-            calls.append(ToolCall(*map(self._service._masked, (name, *call[1:]))))
+            calls.append(ports.ToolCall(*map(self._service._masked, (name, *call[1:]))))
         reason = "tool_calls" if calls else "refusal" if self.refusal else "stop"
         reason = self.reason if self.cut else reason
         if reason == "stop" and self.usage is None:
             return text
-        return Answer(text, reason, tool_calls=tuple(calls), usage=self.usage)
+        return ports.Answer(text, reason, tool_calls=tuple(calls), usage=self.usage)
 
 
-def _usage(reply: Any) -> Usage | None:
+def _usage(reply: Any) -> ports.Usage | None:
     found = getattr(reply, "usage", None)
     counts = [getattr(found, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    return Usage(*counts) if all(type(one) is int and one >= 0 for one in counts) else None  # type: ignore[arg-type]
+    return ports.Usage(*counts) if all(type(one) is int and one >= 0 for one in counts) else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class OpenAISTT(_Model):
     """Speech to text, by ``audio/transcriptions``."""
 
-    async def transcribe(self, audio: Audio) -> str:
+    async def transcribe(self, audio: ports.Audio) -> str:
         """Return what is said in `audio`; raise as `OpenAILLM.complete`."""
         sent: Any = {"file": ("speech.wav", wav_bytes(audio), "audio/wav"), **self._named}
         return await self._request(
             lambda client: client.audio.transcriptions.create(response_format="json", **sent),
-            lambda reply: valid_transcript(self._text(reply, "text")).strip(),
+            lambda reply: ports.valid_transcript(self._text(reply, "text")).strip(),
         )
 
 
@@ -433,14 +425,14 @@ class OpenAITTS(_Model):
 
     _voice: str
 
-    async def synthesize(self, text: str) -> Audio:
+    async def synthesize(self, text: str) -> ports.Audio:
         """Return `text` as sound; raise as `OpenAILLM.complete`."""
         sent: Any = {"voice": self._voice, "input": _sendable(text), **self._named}
         return await self._request(
             lambda client: client.audio.speech.create(response_format="pcm", **sent), self._sound
         )
 
-    def _sound(self, reply: Any) -> Audio:
+    def _sound(self, reply: Any) -> ports.Audio:
         content, show = reply.content, self._service._shown
         content_type = reply.response.headers.get("content-type", "")
         if content[:4] in (b"RIFF", b"RF64"):
@@ -454,7 +446,7 @@ class OpenAITTS(_Model):
                 f"text to speech answered with {show(content_type) or 'no content type'} in place"
                 f" of PCM of one channel: {show(repr(content[:_SHOWN_CHARS]))}"
             )
-        return valid_sound(Audio(content, rate_hz))
+        return ports.valid_sound(ports.Audio(content, rate_hz))
 
 
 def _sendable(text: str) -> str:

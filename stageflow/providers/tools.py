@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from stageflow._utils.checks import is_async
 from stageflow._utils.tasks import off_loop, shielded
 from stageflow.errors import InvalidConfigError, ToolError
 from stageflow.errors.data import require_counts, require_durations
-from stageflow.providers.forms import Field, Form, MisfitError, as_json, form_of, object_form
+from stageflow.providers.forms import Field, MisfitError, as_json, form_of, object_form
 from stageflow.resilience.retry import RetryPolicy
 
 #: A longer result would fill the window of most models.
@@ -80,9 +81,11 @@ class Tool:
         defs: dict[str, Any] = {}
         try:
             fields = list(self._fields(_described(texts.get("Args", ""))))
-            self._arguments, self._returned = object_form(fields, defs), self._result_form()
+            self._arguments, self._returned = object_form(fields, defs), form_of(Any, {})
         except TypeError as error:
             raise InvalidConfigError("Tool", "function", function, f"it {error}") from error
+        with suppress(TypeError):  # JSON has no form of the result, so any will do
+            self._returned = form_of(self._hints().get("return", Any), {})
         self.parameters = {**self._arguments.schema, **({"$defs": defs} if defs else {})}
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +170,6 @@ class Tool:
             raise TypeError(f"has annotations that cannot be read ({error})") from error
 
     def _fields(self, described: Mapping[str, str]) -> Iterator[Field]:
-        """Yield the arguments that the model gives."""
         hints = self._hints()
         for name, parameter in inspect.signature(self._function).parameters.items():
             if name in _OWN:
@@ -179,13 +181,6 @@ class Tool:
                 raise TypeError(f"does not say of what type {name!r} is; annotate it")
             required = parameter.default is parameter.empty
             yield Field(name, hints[name], required, described.get(name, ""))
-
-    def _result_form(self) -> Form:
-        """Return the form of the result; any will do if JSON has no form of it."""
-        try:
-            return form_of(self._hints().get("return", Any), {})
-        except TypeError:
-            return form_of(Any, {})
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r})"

@@ -45,7 +45,12 @@ def timeline_text(
     # Lines break between entries, not within them.
     joined = "   ".join(entry.replace(" ", "\0") for entry in entries)
     lines.extend(line.replace("\0", " ") for line in textwrap.wrap(joined, width))
-    for note in _notes(run):
+    notes = [f"{SIGNS['failed']} {run.note}"] if run.note else []
+    for bar in run.bars:
+        note = f"{bar.stage}: {bar.note}"
+        if bar.note and bar.status in {"failed", "skipped"} and note != run.note:
+            notes.append(f"{SIGNS[bar.status]} {note}")
+    for note in notes:
         lines.extend(textwrap.wrap(note, width, subsequent_indent="  "))
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -90,15 +95,6 @@ class Scale:
 def painted(text: str, status: str, color: bool) -> str:
     """Return `text` in the colour of a status, or unchanged."""
     return f"\x1b[{_ANSI.get(status, 90)}m{text}\x1b[0m" if color else text
-
-
-def _notes(run: Timeline) -> Iterator[str]:
-    if run.note:
-        yield f"{SIGNS['failed']} {run.note}"
-    for bar in run.bars:
-        note = f"{bar.stage}: {bar.note}"
-        if bar.note and bar.status in {"failed", "skipped"} and note != run.note:
-            yield f"{SIGNS[bar.status]} {note}"
 
 
 @dataclass(frozen=True)

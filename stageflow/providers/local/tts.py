@@ -92,8 +92,6 @@ class EspeakTTS(AsyncClosing):
 
 
 class _Lock:
-    """A lock of the library, which keeps its state for the process."""
-
     def __init__(self) -> None:
         self.after_fork()
         renew_after_fork(self)

@@ -71,7 +71,7 @@ def test_a_usage_error_shows_no_password(address: str, capsys: pytest.CaptureFix
     """It repeats the arguments that it does not know."""
     with pytest.raises(SystemExit):
         main(["dlq", "list", address])
-    assert "unrecognized arguments" in (shown := capsys.readouterr().err)
+    assert "there is no argument" in (shown := capsys.readouterr().err)
     assert SECRET not in shown
 
 
