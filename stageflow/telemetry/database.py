@@ -65,11 +65,9 @@ class Database(Protocol):
     where: str
     name: str
 
-    def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any:
-        """Run a statement and return a cursor."""
-
-    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> Any:
-        """Run a statement for each of the rows and return a cursor."""
+    def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any: ...
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> Any: ...
+    def close(self) -> None: ...
 
     def transaction(self) -> AbstractContextManager[None]:
         """Run the block in a transaction; other writers wait from its start."""
@@ -82,9 +80,6 @@ class Database(Protocol):
 
     def after_fork(self) -> None:
         """Leave the connection to the parent process and use another one."""
-
-    def close(self) -> None:
-        """Close the connection."""
 
 
 class SqliteDatabase:

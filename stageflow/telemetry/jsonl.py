@@ -51,7 +51,6 @@ class JsonLinesSink:
         self._max_bytes = max_bytes
         self._backups = backups
         self._file = self._guarded("open", self._open)
-        self._torn = self._guarded("open", self._is_torn)
 
     def write(self, events: Sequence[Event]) -> None:
         """Append a batch; raise `TelemetryError` if it cannot be written as a whole."""
@@ -68,16 +67,15 @@ class JsonLinesSink:
     def _append(self, lines: bytes) -> None:
         if not is_at(os.fstat(self._file), self.path):
             self._reopen()
-        if self._torn:
-            lines = b"\n" + lines
-        size = os.fstat(self._file).st_size
+        if size := os.fstat(self._file).st_size:
+            os.lseek(self._file, -1, os.SEEK_END)
+            if os.read(self._file, 1) != b"\n":  # a writer was killed within a line
+                lines = b"\n" + lines
         if self._max_bytes is not None and size and size + len(lines) > self._max_bytes:
             self._rotate()
-        self._torn = True  # until all of it is written
         left = memoryview(lines)
         while left:
             left = left[os.write(self._file, left) :]
-        self._torn = False
 
     def _rotate(self) -> None:
         if self.path.exists():  # or it was moved when no new file could be opened
@@ -91,19 +89,12 @@ class JsonLinesSink:
         # In this order: as soon as it is closed, the number may be that of another file.
         old, self._file = self._file, self._open()
         os.close(old)
-        self._torn = self._is_torn()
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}") if number else self.path
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-
-    def _is_torn(self) -> bool:
-        if not os.fstat(self._file).st_size:
-            return False
-        os.lseek(self._file, -1, os.SEEK_END)
-        return os.read(self._file, 1) != b"\n"
 
     def _guarded(self, action: str, work: Callable[[], T]) -> T:
         try:

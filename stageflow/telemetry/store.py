@@ -189,16 +189,15 @@ class TelemetryStore(Closing):
         `share` is 0.5 for a typical run that completed or failed in the window, 0.99 for a slow
         one, 1 for the slowest.
         """
-        found = self.latencies(Window(window.start_s, window.end_s), pipeline=pipeline, stage="")
+        whole = Window(window.start_s, window.end_s)
+        found = self.latencies(whole, pipeline=pipeline, stage="")
         if not found:
             return None
         last = found[0].histogram.bucket_at(share)
-        numbers = [n for n, key in self._series(pipeline, "").items() if key[3] in MEASURED]
-        for bucket in sorted((b for b in found[0].histogram.counts if b <= last), reverse=True):
-            number = self._example(window, numbers, bucket)
-            if number is not None:
-                return self._run(number)
-        return None
+        rows = [row for row in self._examples(whole, pipeline) if row[2] <= last]
+        stored = (row[3] for row in rows if self._rows("SELECT 1 FROM runs WHERE id = ?", row[3]))
+        number = next(stored, None)
+        return None if number is None else self._run(number)
 
     def examples(
         self, window: Window, pipeline: str, limit: int = 1000
@@ -208,9 +207,7 @@ class TelemetryStore(Closing):
         There is at most one for each step and bucket of `Histogram`, `limit` in all; the slowest
         ones come first.
         """
-        numbers = {n: 0 for n, key in self._series(pipeline, "").items() if key[3] in MEASURED}
-        found = list(self._sums(window, "bucket", numbers, "max(run)"))
-        found.sort(key=lambda row: (-row[2], -row[0]))
+        found = self._examples(window, pipeline)
         wanted = list(dict.fromkeys(row[3] for row in found))[:limit]
         notes: dict[int, RunNote] = {}
         slowest: dict[int, str] = {}
@@ -273,19 +270,11 @@ class TelemetryStore(Closing):
             f" bucket, {value} FROM ({parts}) AS parts GROUP BY 1, 2, 3"
         )
 
-    def _example(self, window: Window, series: list[int], bucket: int) -> int | None:
-        wanted = ", ".join(map(str, series))
-        start_s, end_s = window.whole
-        found = None
-        for span_s, low, high in _stretches(start_s, end_s, end_s - start_s):
-            rows = self._rows(
-                "SELECT max(runs.id) FROM rollups JOIN runs ON runs.id = rollups.run"  # noqa: S608
-                " WHERE span_s = ? AND start_s >= ? AND start_s < ?"
-                f" AND series IN ({wanted}) AND bucket = ?",
-                *(span_s, low, high, bucket),
-            )
-            found = max(filter(None, (found, rows[0][0])), default=None)
-        return found
+    def _examples(self, window: Window, pipeline: str) -> list[tuple[int, int, int, int]]:
+        """Return step, series, bucket and a run of each, slowest and newest first."""
+        numbers = {n: 0 for n, key in self._series(pipeline, "").items() if key[3] in MEASURED}
+        found = self._sums(window, "bucket", numbers, "max(run)")
+        return sorted(found, key=lambda row: (-row[2], -row[0], -row[3]))
 
     def _run(self, number: int) -> RunNote:
         (facts,) = self._rows(
