@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stageflow import EventDispatcher, EventSink, PipelineContext, PipelineOrchestrator
 from stageflow.interceptors import BreakerInterceptor
 from stageflow.kernels import KNOWN_USER, default_providers, streaming_voice
@@ -112,14 +114,16 @@ def watched(
         ca: Who signed the certificate of the mail server.
         more: Further sinks of the traffic's events.
     """
-    config = prometheus.alertmanager_file(alerts, group_wait_s=1, group_interval_s=1)
+    config = prometheus.alertmanager_file(alerts)
+    config["route"] |= {"group_wait": "1s", "group_interval": "1s"}
     for receiver in config["receivers"]:
         for email in receiver.get("email_configs", ()):
             email["auth_password_file"] = str(folder / "password")
             email["tls_config"] = {"ca_file": str(ca)}
     sink = PrometheusSink()
     with EventDispatcher([sink, *more]) as dispatcher, serve_metrics(sink, port=0) as port:
-        collect = prometheus.config_file(scrape_s=1)
+        collect = yaml.safe_load(prometheus.files(alerts)["prometheus.yml"])
+        collect["global"]["scrape_interval"] = "1s"
         collect["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{port}"]
         rules = prometheus.rules_file(alerts.rules, alerts.links, interval_s=1)
         with Traffic(dispatcher) as traffic, servers(folder, rules, collect, config) as there:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from stageflow._utils.extras import install_command
@@ -14,19 +13,18 @@ from stageflow.pulse.alerts.conditions import HOLD_S, SUSPECTS
 from stageflow.pulse.alerts.notice import sentence
 from stageflow.pulse.alerts.rules import Alerts, Kind, Links, Rule, span
 from stageflow.pulse.errors import PulseError
+from stageflow.pulse.history import STATIC_DIR
 
 _HEADER = "# Made of benchmarks/alerts.toml by `stageflow pulse rules`: change that, not this.\n\n"
 #: How often the rules are evaluated, in seconds; as the built-in evaluator does.
 INTERVAL_S = 60
-#: How often metrics are collected, in seconds; several times in the shortest window.
-SCRAPE_S = 15
 
 
 def files(alerts: Alerts) -> Mapping[str, str]:
     """Return the text of each file by its name, or raise `PulseError` if PyYAML is missing."""
     return {
         "rules.yml": _HEADER + as_yaml(rules_file(alerts.rules, alerts.links)),
-        "prometheus.yml": _HEADER + as_yaml(config_file()),
+        "prometheus.yml": (STATIC_DIR / "prometheus.yml").read_text(encoding="utf-8"),
         "alertmanager.yml": _HEADER + as_yaml(alertmanager_file(alerts)),
         "dashboard.json": json.dumps(_dashboard(alerts), indent=2) + "\n",
     }
@@ -56,17 +54,6 @@ def rules_file(rules: Sequence[Rule], links: Links, interval_s: float = INTERVAL
     """Return the content of a file of rules, evaluated every `interval_s` seconds."""
     found = [_rule(rule, links) for rule in rules]
     return {"groups": [{"name": "stageflow", "interval": length(interval_s), "rules": found}]}
-
-
-def config_file(scrape_s: float = SCRAPE_S) -> Any:
-    """Return a configuration that collects the metrics of one process."""
-    alertmanagers, processes = ([{"targets": [f"127.0.0.1:{port}"]}] for port in (9093, 9464))
-    return {
-        "global": {"scrape_interval": length(scrape_s), "evaluation_interval": length(INTERVAL_S)},
-        "rule_files": ["rules.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": alertmanagers}]},
-        "scrape_configs": [{"job_name": "stageflow", "static_configs": processes}],
-    }
 
 
 def _rule(rule: Rule, links: Links) -> dict[str, Any]:
@@ -199,100 +186,48 @@ _EXPRESSIONS: Mapping[Kind, Callable[[Rule], str]] = {
     Kind.DEAD_LETTERS: lambda rule: f"max({LETTERS}) > {rule.limit:g}",
     Kind.NO_DATA: _no_data,
 }
-#: How long Alertmanager waits for other alerts before it notifies, in seconds.
-GROUP_WAIT_S = 30
-#: How long it waits before it notifies of changes in a group, in seconds.
-GROUP_INTERVAL_S = 300
-#: After how many seconds it notifies again of an alert that still fires.
-REPEAT_S = 24 * 3600
-_SINCE = '{{ .StartsAt.UTC.Format "2006-01-02 15:04" }} UTC'
-_COUNT = '{{ if eq .Status "firing" }} {{ .Alerts.Firing | len }}{{ end }}'
-_TITLE = f"{{{{ .Status | toUpper }}}}{_COUNT}: {{{{ .GroupLabels.alertname }}}}"
-_DETAILS = f"""\
-{{{{ .Annotations.summary }}}}
-since {_SINCE}{{{{ with .Annotations.likely }}}}
-likely {{{{ . }}}}{{{{ end }}}}
-{{{{ .Labels.severity }}}}, owner {{{{ .Labels.owner }}}}"""
-_SLACK_TEXT = f"""\
-{{{{ range .Alerts }}}}{_DETAILS}
-<{{{{ .Annotations.page_url }}}}|page> · <{{{{ .Annotations.runbook_url }}}}|runbook>
-{{{{ end }}}}"""
-_EMAIL_TEXT = f"""\
-{{{{ range .Alerts }}}}{{{{ .Status | toUpper }}}} {{{{ .Labels.alertname }}}}
-{_DETAILS}
-page: {{{{ .Annotations.page_url }}}}
-runbook: {{{{ .Annotations.runbook_url }}}}
-
-{{{{ end }}}}"""
-_EVERYWHERE, _QUIETLY = "slack-and-email", "slack"
 
 
-def alertmanager_file(
-    alerts: Alerts,
-    *,
-    group_wait_s: float = GROUP_WAIT_S,
-    group_interval_s: float = GROUP_INTERVAL_S,
-) -> Any:
+def alertmanager_file(alerts: Alerts) -> Any:
     """Return the content of Alertmanager's configuration.
 
     Critical alerts go to Slack and e-mail, others to Slack; channels without settings are left out.
     """
-    slack = {"slack_configs": [_slack(alerts.slack)]} if alerts.slack else {}
-    email = {"email_configs": [_email(alerts.email)]} if alerts.email else {}
-    critical = {"matchers": [f'severity="{model.Severity.CRITICAL}"'], "receiver": _EVERYWHERE}
-    return {
-        "route": {
-            "receiver": _QUIETLY,
-            "group_by": ["alertname"],
-            "group_wait": length(group_wait_s),
-            "group_interval": length(group_interval_s),
-            "repeat_interval": length(REPEAT_S),
-            "routes": [critical],
-        },
-        "receivers": [{"name": _QUIETLY, **slack}, {"name": _EVERYWHERE, **slack, **email}],
-        "inhibit_rules": [
-            {
-                "source_matchers": [f'alertname="{rule.inhibited_by}"'],
-                "target_matchers": [f'alertname="{rule.name}"'],
-                "equal": ["pipeline"],
-            }
-            for rule in alerts.rules
-            if rule.inhibited_by
-        ],
-    }
+    import yaml  # noqa: PLC0415 - `as_yaml` says how to get it
 
-
-def _slack(slack: model.Slack) -> dict[str, Any]:
-    return {
-        "api_url_file": slack.webhook_file,
-        "channel": slack.channel,
-        "send_resolved": True,
-        "title": _TITLE,
-        "title_link": "{{ .CommonAnnotations.page_url }}",
-        "text": _SLACK_TEXT,
-    }
-
-
-def _email(email: model.Email) -> dict[str, Any]:
-    login = {"auth_username": email.user, "auth_password_file": email.password_file}
-    return {
-        "to": email.to,
-        "from": email.sender,
-        "smarthost": f"{email.host}:{email.port}",
-        "require_tls": email.tls is not model.Tls.NONE,
-        **{name: value for name, value in login.items() if value is not None},
-        "send_resolved": True,
-        "headers": {"Subject": f"[stageflow] {_TITLE}"},
-        "html": "",
-        "text": _EMAIL_TEXT,
-    }
-
-
-_TEMPLATE = Path(__file__).parents[1] / "static" / "grafana.json"
+    made = yaml.safe_load((STATIC_DIR / "alertmanager.yml").read_text(encoding="utf-8"))
+    quietly, everywhere = made["receivers"]
+    if slack := alerts.slack:
+        # YAML's alias: both receivers have the same object.
+        quietly["slack_configs"][0] |= {
+            "api_url_file": slack.webhook_file,
+            "channel": slack.channel,
+        }
+    else:
+        del quietly["slack_configs"], everywhere["slack_configs"]
+    if email := alerts.email:
+        addresses = {"to": email.to, "from": email.sender}
+        addresses |= {"smarthost": f"{email.host}:{email.port}"}
+        login = {"auth_username": email.user, "auth_password_file": email.password_file}
+        known = everywhere["email_configs"][0] | addresses | login
+        known["require_tls"] = email.tls is not model.Tls.NONE
+        everywhere["email_configs"] = [{k: v for k, v in known.items() if v is not None}]
+    else:
+        del everywhere["email_configs"]
+    made["inhibit_rules"] = [
+        {
+            "source_matchers": [f'alertname="{rule.inhibited_by}"'],
+            "target_matchers": [f'alertname="{rule.name}"'],
+            "equal": ["pipeline"],
+        }
+        for rule in alerts.rules
+        if rule.inhibited_by
+    ]
+    return made
 
 
 def _dashboard(alerts: Alerts) -> Any:
-    made = json.loads(_TEMPLATE.read_text(encoding="utf-8"))
+    made = json.loads((STATIC_DIR / "grafana.json").read_text(encoding="utf-8"))
     for link, address in zip(made["links"], (alerts.links.page, alerts.links.runbook), strict=True):
         link["url"] = address
 

@@ -16,21 +16,11 @@ from stageflow.pulse.history import AsvProject, Emit
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """A series on a commit, as it was measured on one machine; times are in ISO 8601, UTC.
+    """A series on a commit, as it was measured on one machine; the document has the fields."""
 
-    Attributes:
-        schema_version: It changes if a field changes its meaning, not if a field is added.
-        metric: Name of the series, its parameters in brackets.
-        value: The median of timings, or the tracked figure; None if the benchmark failed.
-        samples: The samples of the median; None if they were not kept.
-        measured_at: When the measurement began; None if unknown.
-        machine: The machine, by asv's keys: arch, cpu, machine, num_cpu, os, ram.
-        environment: Name, python, and the requirements by package.
-    """
-
-    schema_version: int
+    schema_version: int = SCHEMA_VERSION
     metric: str
     value: float | None
     samples: tuple[float, ...] | None
@@ -53,7 +43,6 @@ def measurements(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
     for run in figure_runs(panel, project.results_dir)[0]:
         for name, figure in run.figures.items():
             yield Measurement(
-                schema_version=SCHEMA_VERSION,
                 metric=f"{panel.metric}.{name}",
                 **{key: getattr(figure, key) for key in ("value", "samples", "unit")},
                 **{key: getattr(run, key) for key in ("commit", "commit_at", "machine")},
@@ -81,7 +70,6 @@ def _of_benchmarks(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
                 if value is not None and not math.isfinite(value):
                     continue
                 yield Measurement(
-                    schema_version=SCHEMA_VERSION,
                     metric=metric,
                     value=value,
                     samples=None if samples is None else tuple(samples),

@@ -48,13 +48,12 @@ class ShownFigure:
 
 
 @dataclass(frozen=True, slots=True)
-class FiguresPanel:
+class FiguresPanel(Record):
     """A panel of figures that are not asv's, by name, in the order of the page.
 
     `link` is its name among the links of the page, `metric` the prefix of the names in an export.
     """
 
-    record: Record
     title: str
     link: str
     metric: str
@@ -88,7 +87,7 @@ class DashboardSettings:
 
 _RECORD = keys_of(Record)
 _LIVE = {name: Key(str, required=False) for name in LIVE}
-_PANEL = _RECORD | keys_of(FiguresPanel, "record", "figures")
+_PANEL = keys_of(FiguresPanel, "figures")
 _FIGURE = keys_of(ShownFigure) | {"name": Key(str)}
 _TABLES = dict.fromkeys(("telemetry", "live_budgets", "selftest", "load", "figures"), dict)
 
@@ -111,13 +110,14 @@ def load_settings(benchmarks: Path) -> DashboardSettings:
     if live:
         _check_patterns(live)
     settings.finish()
+    shown = {one.values.pop("name"): ShownFigure(**one.values) for one in figures}
     return DashboardSettings(
         telemetry=(TELEMETRY_FILE, *(telemetry.values.values() if telemetry else ())),
         live_budgets=live.values if live else {},
         charts=tuple(Chart(**chart.values) for chart in charts),
         selftest=Record(**selftest.values) if selftest else None,
         load=Record(**load.values) if load else None,
-        figures=_panel(panel, figures) if panel else None,
+        figures=FiguresPanel(**panel.values, figures=shown) if panel else None,
     )
 
 
@@ -129,15 +129,6 @@ def _check_patterns(table: Table) -> None:
             names = " and ".join(f"{{{known}}}" for known in LIVE[name])
             problem = f"{name} = {pattern!r} names something else than {names}: remove it"
             table.complain(problem, name)
-
-
-def _panel(table: Table, figures: list[Table]) -> FiguresPanel:
-    values = dict(table.values)
-    record = Record(values.pop("file"), values.pop("command"))
-    shown = (dict(figure.values) for figure in figures)
-    return FiguresPanel(
-        record, **values, figures={one.pop("name"): ShownFigure(**one) for one in shown}
-    )
 
 
 #: The versions of the lines in a record of figures, and in one of loads.
@@ -182,7 +173,7 @@ class FiguresRun:
 
 def figure_runs(panel: FiguresPanel, results_dir: Path) -> tuple[list[FiguresRun], list[str]]:
     """Return the newest runs, oldest first, and notes on lines that cannot be read."""
-    return newest_lines(results_dir / panel.record.file, FIGURES_VERSION, _run)
+    return newest_lines(results_dir / panel.file, FIGURES_VERSION, _run)
 
 
 def figures_record(panel: FiguresPanel, results_dir: Path) -> dict[str, Any]:
@@ -196,7 +187,7 @@ def figures_record(panel: FiguresPanel, results_dir: Path) -> dict[str, Any]:
     return {
         "title": panel.title,
         "link": panel.link,
-        "command": panel.record.command,
+        "command": panel.command,
         "runs": [{"at_s": _since_epoch(run.at), "commit": run.commit} for run in shown],
         "machine": dict(shown[-1].machine) if shown else None,
         "python": shown[-1].environment["python"] if shown else None,

@@ -286,7 +286,7 @@ def test_voice_figures_are_on_record(tmp_path: Path) -> None:
     empty: dict[str, Any] = {
         "title": "Voice figures of real providers",
         "link": "Voice",
-        "command": SHOWN.figures.record.command,
+        "command": SHOWN.figures.command,
         "runs": [],
         "machine": None,
         "python": None,
