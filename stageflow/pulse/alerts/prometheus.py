@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from stageflow._utils.extras import install_command
@@ -56,8 +58,13 @@ def rules_file(rules: Sequence[Rule], links: Links, interval_s: float = INTERVAL
     return {"groups": [{"name": "stageflow", "interval": length(interval_s), "rules": found}]}
 
 
+_LIKELY = tomllib.loads(Path(__file__).with_name("likely.toml").read_text(encoding="utf-8"))
+
+
 def _rule(rule: Rule, links: Links) -> dict[str, Any]:
-    likely = _likely(rule)
+    window = length(rule.short_window_s or rule.window_s)
+    kind = Kind.ERROR_RATE if rule.kind is Kind.BURN_RATE else rule.kind
+    likely = _LIKELY.get(kind, "").replace("WINDOW", window).replace("SUSPECTS", str(SUSPECTS))
     # As our own messages say it, with the figures left to Prometheus.
     duration = dict.fromkeys(model.DURATIONS, "{{ $value | humanizeDuration }}")
     figures = {**duration, Kind.DEAD_LETTERS: "{{ $value }}"}
@@ -78,56 +85,13 @@ def _rule(rule: Rule, links: Links) -> dict[str, Any]:
     }
 
 
-def _likely(rule: Rule) -> str:
-    short = length(rule.short_window_s or rule.window_s)
-    if rule.kind is Kind.LATENCY:
-        slowest = f"topk(1, {p99(STAGE_SECONDS, 'stage', '{pipeline=%q}', short)})"
-        return _asked(slowest, f"{_STAGE}, P99 {{{{ . | first | value | humanizeDuration }}}}")
-    if rule.kind is Kind.FIRST_AUDIO:
-        # Stages, or their first items, before the first audio.
-        chosen = "{pipeline=%[1]q}"
-        items = p99(FIRST_ITEM_SECONDS, "stage, stream", chosen, short)
-        stages = p99(STAGE_SECONDS, "stage", chosen, short)
-        audio = p99(FIRST_AUDIO_SECONDS, "pipeline", chosen, short)
-        before = f"({items} or ({stages} unless on (stage) {items})) <= scalar({audio})"
-        # Of a stage without streams, the label is empty.
-        stream = '{{ with $one | label "stream" }} to {{ . }}{{ end }}'
-        took = "P99 {{ $one | value | humanizeDuration }}"
-        each = f'stage {{{{ $one | label "stage" }}}}{stream}, {took}'
-        said = f"{{{{ range $n, $one := . }}}}{{{{ if $n }}}}; {{{{ end }}}}{each}{{{{ end }}}}"
-        return _asked(f"sort_desc(topk({SUSPECTS}, {before}))", said)
-    if rule.kind in (Kind.ERROR_RATE, Kind.BURN_RATE):
-        worst = (
-            "topk(1, sum by (stage, error_code)"
-            f' (rate({STAGES}{{pipeline=%q,outcome=\\"failed\\"}}[{short}])))'
-        )
-        return _asked(worst, f'{_STAGE}, {{{{ . | first | label "error_code" }}}}')
-    return ""
-
-
-_STAGE = 'stage {{ . | first | label "stage" }}'
-
-
-def _asked(query: str, said: str) -> str:
-    """Return a template for what a query about the pipeline finds; empty if that is nothing."""
-    return f'{{{{ with printf "{query}" $labels.pipeline | query }}}}{said}{{{{ end }}}}'
-
-
 RUN_SECONDS = "stageflow_run_duration_seconds_bucket"
-STAGE_SECONDS = "stageflow_stage_duration_seconds_bucket"
 FIRST_AUDIO_SECONDS = "stageflow_run_first_audio_seconds_bucket"
-FIRST_ITEM_SECONDS = "stageflow_stage_first_item_seconds_bucket"
 RUNS = "stageflow_run_total"
-STAGES = "stageflow_stage_total"
 BREAKER = "stageflow_breaker_state"
 LETTERS = "stageflow_dead_letters_waiting"
 #: Return a length of time as Prometheus writes it.
 length = partial(span, units=("h", "m", "s"))
-
-
-def p99(buckets: str, by: str, selector: str, window: str) -> str:
-    """Return the P99 in seconds of a histogram."""
-    return f"histogram_quantile(0.99, sum by ({by}, le) (rate({buckets}{selector}[{window}])))"
 
 
 def error_rate(window: str, pipeline: str | None = None) -> str:
@@ -149,7 +113,8 @@ def _selector(pipeline: str | None, *others: str) -> str:
 def _over_p99(rule: Rule, buckets: str) -> str:
     chosen, window = _selector(rule.pipeline), length(rule.window_s)
     everything = _selector(rule.pipeline, 'le="+Inf"')
-    figure = p99(buckets, "pipeline", chosen, window)
+    rates = f"sum by (pipeline, le) (rate({buckets}{chosen}[{window}]))"
+    figure = f"histogram_quantile(0.99, {rates})"
     return f"{_judged(rule, figure, f'{buckets}{everything}')} > {rule.limit / 1000:g}"
 
 
