@@ -7,8 +7,6 @@ of an instrumented client are not below them.
 ``TracingInterceptor(OpenTelemetryTracer())`` makes a stage's span the current one while the stage
 runs, below the span that is current where the run is awaited: open one around a turn. With both,
 each stage has two spans.
-
-Without arguments, both use the application's global providers.
 """
 
 from __future__ import annotations
@@ -138,7 +136,12 @@ class OpenTelemetrySink:
                 if event.stage is not None:
                     self._take(run, event, event.stage)
                 elif event.what in TERMINAL:
-                    self._end_run(run, event)
+                    del self._runs[event.pipeline_run_id]
+                    _end(run.span, event)
+                    if event.what in MEASURED:
+                        named = {"pipeline": run.pipeline, "outcome": event.what}
+                        took_s = event.data["duration_ms"] / 1000.0
+                        self._run_s.record(took_s, _attributes(named))
 
     def close(self) -> None:
         """End the spans of runs that have not ended, at the time of their last event."""
@@ -190,13 +193,6 @@ class OpenTelemetrySink:
             self._stage_s.record(data["duration_ms"] / 1000.0, {**_attributes(named), **failed})
         else:
             span.add_event(what, _attributes(data), _ns(event))
-
-    def _end_run(self, run: _OpenRun, event: Event) -> None:
-        del self._runs[event.pipeline_run_id]
-        _end(run.span, event)
-        if event.what in MEASURED:
-            named = {"stageflow.pipeline": run.pipeline, "stageflow.outcome": event.what}
-            self._run_s.record(event.data["duration_ms"] / 1000.0, named)
 
 
 def _below(span: trace.Span | None) -> Context:

@@ -84,7 +84,10 @@ def _check(arguments: argparse.Namespace) -> CheckExit:
     now["live"] = live["over"] if live else []
     now["letters"] = live["letters"]["waiting"] if live else None
     now["notes"] += notes
-    verdict = _verdict(now, history)
+    known = history.commits or now["alerts"] is not None or now["letters"] is not None
+    verdict = CheckExit.OK if known else CheckExit.INSUFFICIENT_DATA
+    if any(now[key] for key in ("budgets", "live", "regressions", "alerts", "letters")):
+        verdict = CheckExit.WRONG
     if arguments.json:
         emit(json.dumps({"exit": int(verdict), **now}, indent=1, ensure_ascii=False))
     else:
@@ -92,14 +95,6 @@ def _check(arguments: argparse.Namespace) -> CheckExit:
         for line in _report(now, history, name):
             emit(line)
     return verdict
-
-
-def _verdict(now: Row, history: History) -> CheckExit:
-    wrong = ("budgets", "live", "regressions", "alerts", "letters")
-    if any(now[key] for key in wrong):
-        return CheckExit.WRONG
-    known = history.commits or now["alerts"] is not None or now["letters"] is not None
-    return CheckExit.OK if known else CheckExit.INSUFFICIENT_DATA
 
 
 def _report(now: Row, history: History, store: str) -> Iterator[str]:

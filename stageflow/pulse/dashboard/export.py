@@ -37,21 +37,6 @@ def measurements(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
 
     `emit` gets a line for each file that was left out.
     """
-    yield from _of_benchmarks(project, emit)
-    if (panel := load_settings(project.benchmarks_dir).figures) is None:
-        return
-    for run in figure_runs(panel, project.results_dir)[0]:
-        for name, figure in run.figures.items():
-            yield Measurement(
-                metric=f"{panel.metric}.{name}",
-                **{key: getattr(figure, key) for key in ("value", "samples", "unit")},
-                **{key: getattr(run, key) for key in ("commit", "commit_at", "machine")},
-                measured_at=run.at,
-                environment=run.environment,
-            )
-
-
-def _of_benchmarks(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
     benchmarks = hist.read_benchmarks(project.results_dir)
     for result in hist.read_results(project.results_dir, emit):
         about = {
@@ -77,6 +62,17 @@ def _of_benchmarks(project: AsvProject, emit: Emit) -> Iterator[Measurement]:
                     measured_at=_moment(row.get("started_at")),
                     **about,
                 )
+    if (panel := load_settings(project.benchmarks_dir).figures) is None:
+        return
+    for run in figure_runs(panel, project.results_dir)[0]:
+        for name, figure in run.figures.items():
+            yield Measurement(
+                metric=f"{panel.metric}.{name}",
+                **{key: getattr(figure, key) for key in ("value", "samples", "unit")},
+                **{key: getattr(run, key) for key in ("commit", "commit_at", "machine")},
+                measured_at=run.at,
+                environment=run.environment,
+            )
 
 
 def as_line(one: Measurement) -> str:

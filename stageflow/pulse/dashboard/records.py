@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stageflow.pulse.gate import Key, Settings, Table, keys_of, recorded_runs
+from stageflow.pulse.gate import Key, Settings, keys_of, recorded_runs
 from stageflow.pulse.history import newest_lines, rounded
 
 SETTINGS_FILE = "pulse.toml"
@@ -108,7 +108,13 @@ def load_settings(benchmarks: Path) -> DashboardSettings:
     panel, figures = settings.table("figures", _PANEL), settings.tables("figure", _FIGURE)
     charts = settings.tables("chart", keys_of(Chart))
     if live:
-        _check_patterns(live)
+        for name, pattern in live.values.items():
+            try:
+                pattern.format_map(dict.fromkeys(LIVE[name], ""))
+            except (KeyError, ValueError, IndexError):
+                names = " and ".join(f"{{{known}}}" for known in LIVE[name])
+                problem = f"{name} = {pattern!r} names something else than {names}: remove it"
+                live.complain(problem, name)
     settings.finish()
     shown = {one.values.pop("name"): ShownFigure(**one.values) for one in figures}
     return DashboardSettings(
@@ -119,16 +125,6 @@ def load_settings(benchmarks: Path) -> DashboardSettings:
         load=Record(**load.values) if load else None,
         figures=FiguresPanel(**panel.values, figures=shown) if panel else None,
     )
-
-
-def _check_patterns(table: Table) -> None:
-    for name, pattern in table.values.items():
-        try:
-            pattern.format_map(dict.fromkeys(LIVE[name], ""))
-        except (KeyError, ValueError, IndexError):
-            names = " and ".join(f"{{{known}}}" for known in LIVE[name])
-            problem = f"{name} = {pattern!r} names something else than {names}: remove it"
-            table.complain(problem, name)
 
 
 #: The versions of the lines in a record of figures, and in one of loads.

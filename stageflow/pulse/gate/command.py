@@ -23,6 +23,7 @@ from stageflow.pulse.gate.judge import (
     Exit,
     Measured,
     State,
+    Value,
     judge,
     to_confirm,
     to_repeat,
@@ -253,7 +254,13 @@ def compare(
     one, other = (resolved(project, revision) for revision in revisions)
     a, b = (asv.read(commit, reusable=False) for commit in (one, other))
     emit(f"{one[:10]} on {a.machine or 'no machine'}; {other[:10]} on {b.machine or 'no machine'}")
-    rows = _asv_rows(a, b, found.units)
+    rows: dict[str, tuple[float, tuple[str, ...]]] = {}
+    for series, unit in found.units.items() if a.machine == b.machine else ():
+        was, now = (side.values.get(series, Value(None)).value for side in (a, b))
+        if was is not None and now is not None and not math.isnan(was) and not math.isnan(now):
+            ratio = hist.ratio_of(was, now)
+            cells = (report.amount(was), report.amount(now), report.change(ratio), unit)
+            rows[series] = (ratio, (series, *cells))
     paired = Pairs.load(measuring.pairs_path(project, one, other), None)
     for series, timing in paired.timings().items():
         if timing.cpu is not None:
@@ -268,20 +275,6 @@ def compare(
     for line in report.text_table([columns, *(cells for _, cells in ordered)]):
         emit(line)
     return Exit.OK
-
-
-def _asv_rows(
-    a: Measured, b: Measured, units: dict[str, str]
-) -> dict[str, tuple[float, tuple[str, ...]]]:
-    rows: dict[str, tuple[float, tuple[str, ...]]] = {}
-    for series, unit in units.items():
-        before, after = (measured.values.get(series) for measured in (a, b))
-        was, now = (math.nan if v is None or v.value is None else v.value for v in (before, after))
-        if a.machine == b.machine and not math.isnan(was) and not math.isnan(now):
-            ratio = hist.ratio_of(was, now)
-            cells = (report.amount(was), report.amount(now), report.change(ratio), unit)
-            rows[series] = (ratio, (series, *cells))
-    return rows
 
 
 def show_budgets(project: AsvProject, revision: str, emit: Emit = print) -> Exit:

@@ -84,22 +84,18 @@ def _joined(present: str | None, source: Path, target: Path) -> tuple[str | None
         return (coming if present is None else None), 0
     ours, theirs = json.loads(present or "{}"), json.loads(coming)
     if source.name == results.BENCHMARKS_FILE:
-        joined = _benchmarks(ours, theirs, source)
+        for name in (theirs.keys() & ours.keys()) - {"version"}:
+            known, came = ours[name]["version"], theirs[name]["version"]
+            if known != came:
+                raise PulseError(
+                    f"{source} has {name} in version {came}, and here it is {known}: merge what was"
+                    " measured with the same benchmarks"
+                )
+        joined = theirs | ours
         return (json.dumps(joined, indent=4) if joined != ours else None), 0
     if present is None:
         return coming, len(theirs["results"])
     return _results(ours, theirs, source, target)
-
-
-def _benchmarks(ours: Content, theirs: Content, source: Path) -> Content:
-    for name in (theirs.keys() & ours.keys()) - {"version"}:
-        known, benchmark = ours[name], theirs[name]
-        if known["version"] != benchmark["version"]:
-            raise PulseError(
-                f"{source} has {name} in version {benchmark['version']}, and here it is"
-                f" {known['version']}: merge what was measured with the same benchmarks"
-            )
-    return theirs | ours
 
 
 def _results(ours: Content, theirs: Content, source: Path, target: Path) -> tuple[str | None, int]:
