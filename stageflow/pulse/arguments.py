@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,6 +13,8 @@ from stageflow.telemetry import place
 
 #: `add_command` without its first argument.
 Add: TypeAlias = Callable[..., argparse.ArgumentParser]
+#: Write a line to the standard output at once.
+emit: Callable[[str], None] = partial(print, flush=True)
 
 
 def add_command(
@@ -41,9 +43,3 @@ def add_store(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--store``: the telemetry that a command reads."""
     text = f"{what}: a SQLite file, or postgresql://user@host/database"
     option(parser, "--store STORE", text, type=place)
-
-
-def emit(line: str) -> None:
-    """Write a line to the standard output at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

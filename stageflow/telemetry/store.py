@@ -119,23 +119,18 @@ class TelemetryStore(Closing):
         self, window: Window, *, pipeline: str | None = None, stage: str | None = None
     ) -> tuple[readings.Errors, ...]:
         """Return how stages and runs ended; arguments and order are those of `latencies`."""
-        outcomes: defaultdict[tuple[int, str, str], defaultdict[str, int]] = defaultdict(
-            lambda: defaultdict(int)
-        )
-        codes: defaultdict[tuple[int, str, str], dict[str, int]] = defaultdict(dict)
+        found: defaultdict[tuple[int, str, str], tuple[Counter[str], Counter[str]]]
+        found = defaultdict(lambda: (Counter(), Counter()))
         series = self._series(pipeline, stage)
         for step, number, _, count in self._sums(window, "0", series):
             where, stage_name, _, outcome, code = series[number]
-            if outcome in _NO_ENDS:
-                continue
-            outcomes[step, where, stage_name][outcome] += count
-            if outcome == FAILED:
-                codes[step, where, stage_name][code] = count
+            if outcome not in _NO_ENDS:
+                outcomes, codes = found[step, where, stage_name]
+                outcomes[outcome] += count
+                codes.update({code: count} if outcome == FAILED else {})
         return tuple(
-            readings.Errors(
-                step, where, stage_name or None, dict(counts), codes[step, where, stage_name]
-            )
-            for (step, where, stage_name), counts in sorted(outcomes.items())
+            readings.Errors(step, where, stage_name or None, dict(outcomes), dict(codes))
+            for (step, where, stage_name), (outcomes, codes) in sorted(found.items())
         )
 
     def breaker_changes(

@@ -100,13 +100,8 @@ def add_commands(add_command: Add) -> None:
     bisecting.add_argument("series", help=text)
     profiling = add("profile", _profile, "flame graphs of two commits", _PROFILE_HELP)
     profiling.add_argument("operation", help="its name, or a part that no other has")
-    option(
-        profiling,
-        "--seconds S",
-        "sample each commit for S seconds (default: 8)",
-        type=float,
-        default=8.0,
-    )
+    text = "sample each commit for S seconds (default: 8)"
+    option(profiling, "--seconds S", text, type=float, default=8.0)
     for parser in (bisecting, profiling):
         option(parser, "--base REVISION", "before (default: the branch in asv.conf.json)")
         option(parser, "--head REVISION", "after (default: HEAD)", default="HEAD")

@@ -149,11 +149,8 @@ class Worker(Closing):
         self._kill()
         how += f" (exit code {self._process.wait()})"
         self._errors.seek(0)
-        tail = [
-            f"the worker of the timed operations {how}",
-            *self._errors.read().splitlines()[-15:],
-        ]
-        return WorkerFailedError("\n".join(tail).rstrip())
+        tail = "\n".join(self._errors.read().splitlines()[-15:])
+        return WorkerFailedError(f"the worker of the timed operations {how}\n{tail}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
