@@ -76,23 +76,19 @@ def open_file(
                 lambda: connection.execute("PRAGMA journal_mode = WAL"), busy_timeout_s
             )
         if version < len(schema.migrations):
-            _migrate(connection, schema)
+            with transaction(connection):
+                # Looked up again: another process may have been faster.
+                for statements in schema.migrations[_version(connection, schema) :]:
+                    for statement in statements:
+                        connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {schema.application_id}")
+                connection.execute(f"PRAGMA user_version = {len(schema.migrations)}")
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _migrate(connection: sqlite3.Connection, schema: Schema) -> None:
-    with transaction(connection):
-        # Looked up again: another process may have been faster.
-        for statements in schema.migrations[_version(connection, schema) :]:
-            for statement in statements:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {schema.application_id}")
-        connection.execute(f"PRAGMA user_version = {len(schema.migrations)}")
 
 
 def _version(connection: sqlite3.Connection, schema: Schema) -> int:

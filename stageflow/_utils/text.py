@@ -15,18 +15,13 @@ _SETTING = r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?!')(?:[^\s\\]|\\.)*)(?=\s|$)"
 
 def printable(text: str) -> str:
     """Return `text` on one line, without characters that control a terminal or are not XML."""
-    return "".join(map(_shown, text))
+    spaced = re.sub(r"[\t\n\r]", " ", text)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in spaced)
 
 
 def printable_lines(text: str) -> str:
     """Return `text` with its line breaks, each line as `printable` returns it."""
     return "\n".join(map(printable, text.replace("\r\n", "\n").split("\n")))
-
-
-def _shown(character: str) -> str:
-    if character in "\t\n\r":
-        return " "
-    return character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
 
 
 def connection_settings(text: str) -> dict[str, str]:

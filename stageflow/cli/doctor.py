@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -127,7 +127,12 @@ def examined(folder: Path, needed: frozenset[str] = frozenset()) -> Iterator[Che
     yield Check("Python", sys.version_info >= LEAST_PYTHON, found, True, fix)
     yield _package()
     for extra, packages in extras().items():
-        yield _extra(extra, packages, extra in needed)
+        states = {name: _state(name, wanted) for name, wanted in packages.items()}
+        found = ", ".join(f"{name} {state}" for name, (_, state) in states.items())
+        fix = install_command(extra).replace("pip install", f"{sys.executable} -m pip install")
+        without = WITHOUT.get(extra, "the features of this extra; the engine works")
+        ok = all(ok for ok, _ in states.values())
+        yield Check(extra, ok, found, extra in needed, fix, without)
     for program in PROGRAMS:
         yield _program(program, program in needed)
     yield _machine_file(Path.home() / ".asv-machine.json")
@@ -200,14 +205,6 @@ def extras() -> dict[str, dict[str, str]]:
         name, _, wanted = BESIDE[extra].partition("==")
         found[extra][name] = f"=={wanted}"
     return dict(sorted(found.items()))
-
-
-def _extra(extra: str, packages: Mapping[str, str], needed: bool) -> Check:
-    states = {name: _state(name, wanted) for name, wanted in packages.items()}
-    found = ", ".join(f"{name} {state}" for name, (_, state) in states.items())
-    fix = install_command(extra).replace("pip install", f"{sys.executable} -m pip install")
-    without = WITHOUT.get(extra, "the features of this extra; the engine works")
-    return Check(extra, all(ok for ok, _ in states.values()), found, needed, fix, without)
 
 
 def _state(package: str, wanted: str) -> tuple[bool, str]:

@@ -93,7 +93,22 @@ class LiveTimeline:
 
     def _draw(self, log: EventLog, since: int) -> None:
         width, height = shutil.get_terminal_size()
-        lines = live_lines(self._moment(log), width, height, color=True)
+        ended = self._events[-1].type in _ENDS
+        now_ms = (self.clock() - log.started_at) * 1000.0
+        notes = {}
+        for spec in self.graph.specs:
+            found = [self.context.bag.get(key) for key in spec.streams]
+            items = (f"{s.key}: {s.count}" for s in found if isinstance(s, Stream))
+            notes[spec.name] = ", ".join(items)
+        moment = Moment(
+            self.graph.name,
+            self.graph.topological_order(),
+            self._events,
+            at_ms=self._events[-1].offset_ms if ended else now_ms,
+            notes=notes,
+            first_sound_ms=self._first_sound_ms,
+        )
+        lines = live_lines(moment, width, height, color=True)
         self.out.write(self._over("".join(f"{line}{_ERASE_LINE}\n" for line in lines)))
         self.out.flush()
         self._drawn_lines = len(lines)
@@ -102,20 +117,3 @@ class LiveTimeline:
         """Return the text that replaces the last frame by `text`."""
         up = _UP.format(self._drawn_lines) if self._drawn_lines else ""
         return f"{up}{text}{_ERASE_BELOW}"
-
-    def _moment(self, log: EventLog) -> Moment:
-        ended = self._events[-1].type in _ENDS
-        now_ms = (self.clock() - log.started_at) * 1000.0
-        notes = {}
-        for spec in self.graph.specs:
-            found = [self.context.bag.get(key) for key in spec.streams]
-            items = (f"{s.key}: {s.count}" for s in found if isinstance(s, Stream))
-            notes[spec.name] = ", ".join(items)
-        return Moment(
-            self.graph.name,
-            self.graph.topological_order(),
-            self._events,
-            at_ms=self._events[-1].offset_ms if ended else now_ms,
-            notes=notes,
-            first_sound_ms=self._first_sound_ms,
-        )

@@ -18,10 +18,8 @@ from stageflow.cli.common import FileError, UsageError, add_own_providers, key_a
 from stageflow.engine import Pipeline, StageSpec
 from stageflow.errors.base import did_you_mean
 from stageflow.kernels import KNOWN_USER, chat, default_providers, streaming_voice, voice
+from stageflow.providers import TTS, Audio, FakeDatabase, FakeTTS, ProviderRegistry, speech_of_text
 from stageflow.providers.audio import read_wav, write_wav
-from stageflow.providers.fake import FakeDatabase, FakeTTS, speech_of_text
-from stageflow.providers.ports import TTS, Audio
-from stageflow.providers.registry import ProviderRegistry
 
 if TYPE_CHECKING:
     from stageflow.providers.openai import OpenAIService
@@ -218,14 +216,14 @@ async def opened_providers(arguments: argparse.Namespace) -> AsyncIterator[Provi
 
             llm = await opened.enter_async_context(LocalLLM())
             stt = await opened.enter_async_context(PocketsphinxSTT())
-            tts = await _voice(opened, arguments)
+            tts = await open_voice(opened, arguments)
             registry = ProviderRegistry(llm=llm, stt=stt, tts=tts, db=FakeDatabase())
         else:
             service = await _service(opened, arguments)
             registry = ProviderRegistry(
                 llm=service.llm(arguments.model or _MODELS["model"]),
                 stt=service.stt(arguments.stt_model or _MODELS["stt_model"]),
-                tts=await _voice(opened, arguments, service),
+                tts=await open_voice(opened, arguments, service),
                 db=FakeDatabase(),
             )
         for name in own:
@@ -233,16 +231,10 @@ async def opened_providers(arguments: argparse.Namespace) -> AsyncIterator[Provi
         yield registry
 
 
-@asynccontextmanager
-async def opened_voice(arguments: argparse.Namespace) -> AsyncIterator[TTS]:
-    """Open the voice of ``--provider``."""
-    async with AsyncExitStack() as opened:
-        yield await _voice(opened, arguments)
-
-
-async def _voice(
+async def open_voice(
     opened: AsyncExitStack, arguments: argparse.Namespace, service: OpenAIService | None = None
 ) -> TTS:
+    """Open the voice of ``--provider``, which `opened` closes."""
     if arguments.provider == "fake":
         return FakeTTS()
     if arguments.provider == "local":

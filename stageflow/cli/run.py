@@ -23,11 +23,7 @@ from stageflow.cli.common import UsageError, complain, say
 from stageflow.cli.live import LiveTimeline, can_draw
 from stageflow.cli.providers import DEFAULT_TEXT, load_pipeline
 from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
-from stageflow.engine import Stream
-from stageflow.engine.context import PipelineContext
-from stageflow.engine.dead_letter import DeadLetter
-from stageflow.engine.orchestrator import PipelineOrchestrator
-from stageflow.engine.pipeline import Pipeline
+from stageflow.engine import DeadLetter, Pipeline, PipelineContext, PipelineOrchestrator, Stream
 from stageflow.engine.result import RunResult
 from stageflow.errors import StageflowError, UnknownProviderError
 from stageflow.kernels.streaming_voice import first_audio_ms
@@ -162,7 +158,10 @@ async def _run_provided(
             result = await _run_stored(pipeline, context, arguments)
             return context.dlq_entry, result
         # Within the faults, so that the recording holds what the stages saw.
-        with recording.Recorder(context.providers, secrets=_secrets(arguments)) as recorder:
+        password = urlsplit(arguments.base_url or "").password
+        known = [os.environ.get("OPENAI_API_KEY"), password]
+        secrets = [secret for secret in known if secret and len(secret) >= _LEAST_SECRET_CHARS]
+        with recording.Recorder(context.providers, secrets=secrets) as recorder:
             result = await _run_stored(pipeline, context, arguments)
         recorder.save(arguments.record, context, result)
         return context.dlq_entry, result
@@ -203,12 +202,6 @@ def _replayed(arguments: argparse.Namespace, pipeline: Pipeline) -> RunResult:
         for spec in pipeline.stages
     ]
     return turn.replay(pipeline.with_stages(specs))
-
-
-def _secrets(arguments: argparse.Namespace) -> list[str]:
-    """Return what a recording must not hold: the key, and a password in the address."""
-    known = [os.environ.get("OPENAI_API_KEY"), urlsplit(arguments.base_url or "").password]
-    return [secret for secret in known if secret and len(secret) >= _LEAST_SECRET_CHARS]
 
 
 def _fault(text: str) -> FaultInjector:
@@ -282,7 +275,8 @@ def _say(arguments: argparse.Namespace) -> None:
     wiring.check_voice(arguments)
 
     async def spoken() -> Audio:
-        async with wiring.opened_voice(arguments) as voice:
+        async with AsyncExitStack() as opened:
+            voice = await wiring.open_voice(opened, arguments)
             return await voice.synthesize(arguments.text)
 
     audio = asyncio.run(spoken())

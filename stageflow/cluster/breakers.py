@@ -15,34 +15,30 @@ from typing import Any, Self
 from stageflow._utils.closing import AsyncClosing
 from stageflow._utils.tasks import cancel_all
 from stageflow.cluster.redis_link import AWAY, FIRST_PAUSE_S, LONGEST_PAUSE_S, RedisLink
-from stageflow.resilience.circuit_breaker import (
-    BreakerPolicy,
-    BreakerRegistry,
-    BreakerState,
-    BreakerTransition,
-    CircuitBreaker,
-)
+from stageflow.resilience import circuit_breaker as circuit
 
 _log = logging.getLogger("stageflow.cluster")
 
 _LISTEN_S = 5.0
 
 
-class _SharedBreaker(CircuitBreaker):
+class _SharedBreaker(circuit.CircuitBreaker):
     def __init__(
-        self, provider: str, policy: BreakerPolicy | None, report: Callable[[str], None]
+        self, provider: str, policy: circuit.BreakerPolicy | None, report: Callable[[str], None]
     ) -> None:
         super().__init__(provider, policy)
         self._report = report
 
-    def _enter(self, state: BreakerState, now_s: float, reason: str) -> BreakerTransition | None:
+    def _enter(
+        self, state: circuit.BreakerState, now_s: float, reason: str
+    ) -> circuit.BreakerTransition | None:
         change = super()._enter(state, now_s, reason)
-        if state is not BreakerState.HALF_OPEN:
+        if state is not circuit.BreakerState.HALF_OPEN:
             self._report(self.provider)
         return change
 
 
-class SharedBreakers(BreakerRegistry, AsyncClosing):
+class SharedBreakers(circuit.BreakerRegistry, AsyncClosing):
     """Breakers that open and close in all processes of a namespace.
 
     Each process decides by its own breaker, publishes its decisions in the background, and follows
@@ -59,11 +55,11 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
     def __init__(
         self,
         url: str,
-        policy: BreakerPolicy | None = None,
+        policy: circuit.BreakerPolicy | None = None,
         /,
         *,
         namespace: str = "stageflow",
-        policies: dict[str, BreakerPolicy] | None = None,
+        policies: dict[str, circuit.BreakerPolicy] | None = None,
     ) -> None:
         super().__init__(policy, **(policies or {}))
         # The patience does not matter: nothing waits for a call.
@@ -79,7 +75,7 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
         #: Set while changes of other processes arrive.
         self.heard = asyncio.Event()
 
-    def __missing__(self, provider: str) -> CircuitBreaker:
+    def __missing__(self, provider: str) -> circuit.CircuitBreaker:
         policy = self._policies.get(provider, self._policy)
         return self.setdefault(provider, _SharedBreaker(provider, policy, self._changed))
 
@@ -122,8 +118,8 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
         await self._changes.wait()
         self._changes.clear()
         for provider, changes in list(self._unpublished.items()):
-            breaker, closed = self[provider], BreakerState.CLOSED
-            state = closed if breaker.state is closed else BreakerState.OPEN
+            breaker, closed = self[provider], circuit.BreakerState.CLOSED
+            state = closed if breaker.state is closed else circuit.BreakerState.OPEN
             arguments = [provider, str(state), breaker.cooldown_s, self._name]
             keys = [self._states, self._channel]
             try:
@@ -146,7 +142,7 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
                 if message is not None:
                     with _readable(message["data"]):
                         provider, state, open_s, by = json.loads(message["data"])
-                        self._follow(provider, BreakerState(state), float(open_s), by)
+                        self._follow(provider, circuit.BreakerState(state), float(open_s), by)
 
     async def _catch_up(self) -> None:
         client = self._link.client
@@ -156,10 +152,10 @@ class SharedBreakers(BreakerRegistry, AsyncClosing):
             with _readable(stored):
                 state, until_s, by = json.loads(stored)
                 left_s = float(until_s) - seconds - microseconds / 1e6
-                if state == BreakerState.OPEN and left_s > 0:
-                    self._follow(provider.decode(), BreakerState.OPEN, left_s, by)
+                if state == circuit.BreakerState.OPEN and left_s > 0:
+                    self._follow(provider.decode(), circuit.BreakerState.OPEN, left_s, by)
 
-    def _follow(self, provider: str, state: BreakerState, open_s: float, by: str) -> None:
+    def _follow(self, provider: str, state: circuit.BreakerState, open_s: float, by: str) -> None:
         if not isinstance(provider, str):
             raise TypeError("the provider is not a text")
         if by == self._name or provider in self._unpublished:

@@ -151,7 +151,10 @@ class Dispatcher(AsyncClosing):
         except TimeoutError:
             return await self._expire(job, envelope)
         except asyncio.CancelledError:
-            await self._cancel_on_worker(job.key)
+            stopping = asyncio.wait_for(self._broker.cancel(job.key), self._grace_s)
+            cancelling, _ = await shielded(stopping)
+            if error := cancelling.exception():
+                _log.warning("job %s was not cancelled on its worker: %s", job.key, error)
             raise
         decode = partial(self._wire.decode_result, job.key, answer)
         return await off_loop(decode, large=is_large(answer))
@@ -266,11 +269,6 @@ class Dispatcher(AsyncClosing):
         late = envelope._replace(remaining_s=_LEAST_S)
         theirs = await self._broker.submit(late, self._name, limit=self._max_queued)
         return result if theirs is None else self._wire.decode_result(job.key, theirs)
-
-    async def _cancel_on_worker(self, key: str) -> None:
-        cancelling, _ = await shielded(asyncio.wait_for(self._broker.cancel(key), self._grace_s))
-        if error := cancelling.exception():
-            _log.warning("job %s was not cancelled on its worker: %s", key, error)
 
 
 def remote_pipeline(

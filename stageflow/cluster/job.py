@@ -12,24 +12,9 @@ from types import NoneType
 from typing import Any
 
 from stageflow import __version__
+from stageflow import codec as coding
 from stageflow import errors as err
 from stageflow.cluster.broker import Address, ClusterError
-from stageflow.codec import (
-    FAILURE,
-    NUMBER,
-    NUMBER_OR_NONE,
-    PLACEHOLDER,
-    TEXT,
-    TEXT_OR_NONE,
-    Codec,
-    FieldTypes,
-    canonical,
-    check_fields,
-    dumps,
-    is_large,
-    loads,
-    plain_failure,
-)
 from stageflow.engine.context import RunStatus
 from stageflow.errors.data import require_durations
 
@@ -163,7 +148,7 @@ def dead_letter_id_of(key: str) -> str:
 class Wire:
     """Encodes jobs and results as bytes; refuses what is too large or not readable."""
 
-    def __init__(self, codec: Codec, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+    def __init__(self, codec: coding.Codec, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self._codec = codec
         self._limit_bytes = max_payload_bytes
 
@@ -173,7 +158,7 @@ class Wire:
         content = {"pipeline": job.pipeline, "inputs": inputs, "outputs": job.outputs}
         plain = {**_SENDER, "deadline_s": job.deadline_s, **content}
         body = self._fitting(f"the job {job.key!r} of pipeline {job.pipeline!r}", "inputs", plain)
-        ordered = {key: canonical(value) for key, value in inputs.items()}
+        ordered = {key: coding.canonical(value) for key, value in inputs.items()}
         identity = json.dumps([job.queue, {**content, "inputs": ordered}], sort_keys=True)
         return body, hashlib.sha256(identity.encode()).hexdigest()
 
@@ -183,7 +168,7 @@ class Wire:
         self._check_size(what, body)
         data = _read(what, body)
         with _readable(what):
-            outputs = check_fields("", data, _JOB)["outputs"]
+            outputs = coding.check_fields("", data, _JOB)["outputs"]
             if data["pipeline"] != address.pipeline:
                 raise ValueError(f"it is of pipeline {data['pipeline']!r}, not of its stream's")
             return Job(
@@ -207,7 +192,7 @@ class Wire:
         }
         if (failure := result.failure) is not None:
             where = {"stage": failure.stage, "pipeline_run_id": failure.pipeline_run_id}
-            plain["failure"] = {**plain_failure(failure), **where}
+            plain["failure"] = {**coding.plain_failure(failure), **where}
         return self._fitting(f"the answer of the job {result.key!r}", "outputs", plain)
 
     def decode_result(self, key: str, answer: bytes) -> JobResult:
@@ -215,9 +200,9 @@ class Wire:
         what = f"the answer of the job {key!r}"
         data = {**_ADDED, **_read(what, answer)}
         with _readable(what):
-            failure = check_fields("", data, _RESULT)["failure"]
+            failure = coding.check_fields("", data, _RESULT)["failure"]
             if failure is not None:
-                check_fields("failure", failure, _FAILURE)
+                coding.check_fields("failure", failure, _FAILURE)
             return JobResult(
                 key,
                 data["pipeline"],
@@ -228,8 +213,8 @@ class Wire:
             )
 
     def _fitting(self, what: str, values: str, plain: dict[str, Any]) -> bytes:
-        text = dumps(plain, large=is_large(plain[values]))
-        if PLACEHOLDER in text:
+        text = coding.dumps(plain, large=coding.is_large(plain[values]))
+        if coding.PLACEHOLDER in text:
             lost = self._codec.lost(values, plain[values])
             problem = ", ".join(f"{path} is of type {value.shown}" for path, value in lost.items())
             raise _incompatible(what, problem)
@@ -246,31 +231,35 @@ class Wire:
             raise ClusterError(text, code="payload_too_large")
 
 
-_RESULT_FIELDS: FieldTypes = {
-    "duration_ms": NUMBER,
+_RESULT_FIELDS: coding.FieldTypes = {
+    "duration_ms": coding.NUMBER,
     "deliveries": (int,),
-    **dict.fromkeys(("pipeline_run_id", "worker", "refusal"), TEXT_OR_NONE),
-    **dict.fromkeys(("dead_letter", "dead_letter_error"), TEXT_OR_NONE),
+    **dict.fromkeys(("pipeline_run_id", "worker", "refusal"), coding.TEXT_OR_NONE),
+    **dict.fromkeys(("dead_letter", "dead_letter_error"), coding.TEXT_OR_NONE),
 }
 #: Fields that older workers of this protocol do not send.
 _ADDED = {"refusal": None}
-_RESULT: FieldTypes = {
-    "pipeline": TEXT,
-    "status": TEXT,
+_RESULT: coding.FieldTypes = {
+    "pipeline": coding.TEXT,
+    "status": coding.TEXT,
     "outputs": (dict,),
     "failure": (dict, NoneType),
     **_RESULT_FIELDS,
 }
-_FAILURE: FieldTypes = {**FAILURE, "stage": TEXT_OR_NONE, "pipeline_run_id": TEXT_OR_NONE}
-_JOB: FieldTypes = {
-    "pipeline": TEXT,
+_FAILURE: coding.FieldTypes = {
+    **coding.FAILURE,
+    "stage": coding.TEXT_OR_NONE,
+    "pipeline_run_id": coding.TEXT_OR_NONE,
+}
+_JOB: coding.FieldTypes = {
+    "pipeline": coding.TEXT,
     "inputs": (dict,),
     "outputs": (list, NoneType),
-    "deadline_s": NUMBER_OR_NONE,
+    "deadline_s": coding.NUMBER_OR_NONE,
 }
 #: What both sides say of themselves. The version is for people.
 _SENDER = {"protocol": PROTOCOL, "version": __version__}
-_INFO: FieldTypes = {"version": TEXT, "queues": (list,), "inputs": (dict,)}
+_INFO: coding.FieldTypes = {"version": coding.TEXT, "queues": (list,), "inputs": (dict,)}
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -289,7 +278,7 @@ def decode_worker_info(body: bytes) -> WorkerInfo:
         data = {"queues": [], "inputs": {}, **json.loads(body)}
         if data["protocol"] != PROTOCOL:
             protocol, version = data["protocol"], str(data.get("version"))
-        check_fields("", data, _INFO)
+        coding.check_fields("", data, _INFO)
         inputs = {name: _texts(f"inputs.{name}", keys) for name, keys in data["inputs"].items()}
         queues = _texts("queues", data["queues"])
         return WorkerInfo(queues, inputs, data["protocol"], data["version"])
@@ -314,7 +303,7 @@ def _readable(what: str) -> Iterator[None]:
 
 def _read(what: str, body: bytes) -> dict[str, Any]:
     with _readable(what):
-        data = loads(body.decode(), large=is_large(body))
+        data = coding.loads(body.decode(), large=coding.is_large(body))
         protocol, version = data["protocol"], data.get("version", "unknown")
     if protocol != PROTOCOL:
         raise protocol_mismatch(f"the sender of {what} (stageflow {version!s:.40})", protocol)

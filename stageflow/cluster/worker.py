@@ -21,10 +21,8 @@ from stageflow.cluster import job as jobs
 from stageflow.cluster.broker import Address, Broker, ClusterError, Delivery
 from stageflow.codec import DEFAULT_CODEC, Codec, as_text, is_large, plain_failure
 from stageflow.dlq.store import DeadLetterStore
-from stageflow.engine.context import PipelineContext, RunStatus
+from stageflow.engine import PipelineContext, PipelineOrchestrator, RunStatus, Stream
 from stageflow.engine.dead_letter import DeadLetter, FailureRecord, Unstorable
-from stageflow.engine.orchestrator import PipelineOrchestrator
-from stageflow.engine.stream import Stream
 from stageflow.errors.data import require_counts, require_durations
 from stageflow.providers.registry import ProviderRegistry
 
@@ -49,8 +47,6 @@ _OTHER_VERSION = ("protocol_mismatch", "missing_job_inputs")
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A job that the worker runs."""
-
     delivery: Delivery
     task: asyncio.Task[None] | None = None
     completing: asyncio.Task[None] | None = None
@@ -301,12 +297,10 @@ class Worker:
         )
         result = await self._orchestrators[job.pipeline].run(context)
         outputs = result.outputs
-        if job.outputs is None:
-            # A stream that has dropped items cannot be sent.
-            gone = [k for k, v in outputs.items() if isinstance(v, Stream) and not v.whole]
-            outputs = {key: value for key, value in outputs.items() if key not in gone}
-        else:
-            outputs = {key: outputs[key] for key in job.outputs if key in outputs}
+        # A stream that has dropped items cannot be sent.
+        whole = [k for k, v in outputs.items() if not isinstance(v, Stream) or v.whole]
+        wanted = whole if job.outputs is None else job.outputs
+        outputs = {key: outputs[key] for key in wanted if key in outputs}
         return replace(
             so_far,
             status=result.status,

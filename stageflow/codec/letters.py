@@ -20,15 +20,13 @@ class Codec(ValueCodec):
 
     def encode(self, letter: DeadLetter, *, large: bool = False) -> str:
         """Return a letter's content as JSON, without state, attempts and lease; see `dumps`."""
+        error = letter.error
         return dumps(
             {
                 **{name: getattr(letter, name) for name in _COPIED},
                 "created_at": letter.created_at.isoformat(),
                 "correlation_id": as_text(letter.correlation_id),
-                "error": {
-                    **plain_failure(letter.error),
-                    "provider": as_text(letter.error.provider),
-                },
+                "error": {**plain_failure(error), "provider": as_text(error.provider)},
                 "inputs": self.plain_items(letter.inputs),
                 "stages": {
                     name: {

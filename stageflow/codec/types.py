@@ -113,72 +113,57 @@ def _default(parts: list[Any]) -> defaultdict[Any, Any]:
     return defaultdict(None if name is None else _FACTORIES[name], items)
 
 
-BUILT_IN: tuple[StoredType, ...] = (
-    StoredType("bytes", bytes, _to_base64, _from_base64),
-    StoredType("bytearray", bytearray, _to_base64, lambda text: bytearray(_from_base64(text))),
-    StoredType("tuple", tuple, list, tuple),
-    StoredType("set", set, list, set),
-    StoredType("frozenset", frozenset, list, frozenset),
-    StoredType("mapping", MappingProxyType, dict, MappingProxyType),
-    StoredType("ordereddict", OrderedDict, lambda d: list(map(list, d.items())), OrderedDict),
-    StoredType("defaultdict", defaultdict, _default_parts, _default),
-    StoredType("counter", Counter, dict, Counter),
-    StoredType(
-        "deque",
-        deque,
-        lambda d: [list(d), d.maxlen],
-        lambda parts: deque(_items(parts[0]), parts[1]),
-    ),
-    StoredType("range", range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),
-    StoredType("slice", slice, lambda s: [s.start, s.stop, s.step], lambda parts: slice(*parts)),
-    StoredType(
-        "array",
-        array,
-        lambda a: [a.typecode, a.tolist()],
-        lambda parts: array(parts[0], _items(parts[1])),
-    ),
-    StoredType("namespace", SimpleNamespace, vars, lambda plain: SimpleNamespace(**plain)),
-    StoredType("datetime", datetime, _clock_parts, lambda plain: _clock(datetime, plain)),
-    StoredType("time", time, _clock_parts, lambda plain: _clock(time, plain)),
-    StoredType("date", date, date.isoformat, date.fromisoformat),
-    StoredType(
+_BUILT_IN: Iterable[tuple[str, type, Callable[[Any], Any], Callable[[Any], Any]]] = (
+    ("bytes", bytes, _to_base64, _from_base64),
+    ("bytearray", bytearray, _to_base64, lambda text: bytearray(_from_base64(text))),
+    ("tuple", tuple, list, tuple),
+    ("set", set, list, set),
+    ("frozenset", frozenset, list, frozenset),
+    ("mapping", MappingProxyType, dict, MappingProxyType),
+    ("ordereddict", OrderedDict, lambda d: list(map(list, d.items())), OrderedDict),
+    ("defaultdict", defaultdict, _default_parts, _default),
+    ("counter", Counter, dict, Counter),
+    ("deque", deque, lambda d: [list(d), d.maxlen], lambda p: deque(_items(p[0]), p[1])),
+    ("range", range, lambda r: [r.start, r.stop, r.step], lambda p: range(*p)),
+    ("slice", slice, lambda s: [s.start, s.stop, s.step], lambda p: slice(*p)),
+    ("array", array, lambda a: [a.typecode, a.tolist()], lambda p: array(p[0], _items(p[1]))),
+    ("namespace", SimpleNamespace, vars, lambda plain: SimpleNamespace(**plain)),
+    ("datetime", datetime, _clock_parts, lambda plain: _clock(datetime, plain)),
+    ("time", time, _clock_parts, lambda plain: _clock(time, plain)),
+    ("date", date, date.isoformat, date.fromisoformat),
+    (
         "timedelta",
         timedelta,
         lambda d: [d.days, d.seconds, d.microseconds],
-        lambda parts: timedelta(*parts),
+        lambda p: timedelta(*p),
     ),
-    StoredType(
-        "timezone", timezone, lambda z: list(z.__getinitargs__()), lambda parts: timezone(*parts)
-    ),
-    StoredType("zoneinfo", ZoneInfo, lambda zone: ZoneInfo(zone.key).key, ZoneInfo),
-    StoredType("decimal", Decimal, str, Decimal),
-    StoredType(
+    ("timezone", timezone, lambda z: list(z.__getinitargs__()), lambda p: timezone(*p)),
+    ("zoneinfo", ZoneInfo, lambda zone: ZoneInfo(zone.key).key, ZoneInfo),
+    ("decimal", Decimal, str, Decimal),
+    (
         "rational",
         Fraction,
-        lambda f: _ratio(f.numerator, f.denominator),
-        lambda parts: Fraction(*_ratio(*parts)),
+        lambda f: _ratio(*f.as_integer_ratio()),
+        lambda p: Fraction(*_ratio(*p)),
     ),
-    StoredType("uuid", UUID, str, UUID),
-    StoredType("complex", complex, lambda z: [z.real, z.imag], lambda parts: complex(*parts)),
-    StoredType("path", type(Path()), str, Path),
-    StoredType("pureposixpath", PurePosixPath, str, PurePosixPath),
-    StoredType("purewindowspath", PureWindowsPath, str, PureWindowsPath),
-    StoredType("audio", Audio, lambda a: [a.pcm, a.sample_rate_hz], lambda parts: Audio(*parts)),
-    StoredType("message", Message, lambda m: [m.role, m.content], lambda parts: Message(*parts)),
+    ("uuid", UUID, str, UUID),
+    ("complex", complex, lambda z: [z.real, z.imag], lambda p: complex(*p)),
+    ("path", type(Path()), str, Path),
+    ("pureposixpath", PurePosixPath, str, PurePosixPath),
+    ("purewindowspath", PureWindowsPath, str, PureWindowsPath),
+    ("audio", Audio, lambda a: [a.pcm, a.sample_rate_hz], lambda p: Audio(*p)),
+    ("message", Message, lambda m: [m.role, m.content], lambda p: Message(*p)),
     # A stream that is not whole refuses, and is described.
-    StoredType(
+    (
         "stream",
         Stream,
         lambda s: [s.key, s.producer, [*s.items()]],
-        lambda parts: Stream.of(_items(parts[2]), key=parts[0], producer=parts[1]),
+        lambda p: Stream.of(_items(p[2]), key=p[0], producer=p[1]),
     ),
-    StoredType(
-        UNSTORABLE,
-        Unstorable,
-        lambda u: [u.type_name, u.description],
-        lambda parts: Unstorable(*parts),
-    ),
+    (UNSTORABLE, Unstorable, lambda u: [u.type_name, u.description], lambda p: Unstorable(*p)),
 )
+
+BUILT_IN = tuple(StoredType(*row) for row in _BUILT_IN)
 
 
 #: Built-in types whose subclasses are stored, each with a way around overridden methods.

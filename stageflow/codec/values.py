@@ -14,19 +14,7 @@ from json import scanner
 from types import MappingProxyType
 from typing import Any
 
-from stageflow.codec.types import (
-    BUILT_IN,
-    UNSTORABLE,
-    NotDataError,
-    StoredType,
-    UnknownClassError,
-    imported,
-    made_of,
-    name_of,
-    numpy_made,
-    numpy_parts,
-    parts_of,
-)
+from stageflow.codec import types as typed
 from stageflow.engine.dead_letter import Unstorable, unstorable_in
 from stageflow.errors import CorruptDeadLetterError
 
@@ -68,7 +56,7 @@ class ValueCodec:
     """Turns values into what JSON can hold, and back."""
 
     def __init__(
-        self, types: Iterable[StoredType | type] = (), *, declared_only: bool = False
+        self, types: Iterable[typed.StoredType | type] = (), *, declared_only: bool = False
     ) -> None:
         """Choose types beside the built-in ones.
 
@@ -79,10 +67,13 @@ class ValueCodec:
         """
         everything = list(types)
         declared = [known for known in everything if isinstance(known, type)]
-        stored = [*BUILT_IN, *(known for known in everything if isinstance(known, StoredType))]
+        stored = [
+            *typed.BUILT_IN,
+            *(known for known in everything if isinstance(known, typed.StoredType)),
+        ]
         self._by_class = {known.cls: known for known in stored}
         self._by_tag = {known.tag: known for known in stored}
-        self._classes = {name_of(cls): cls for cls in declared}
+        self._classes = {typed.name_of(cls): cls for cls in declared}
         self._declared_only = declared_only
 
     def to_plain(self, value: Any) -> Any:
@@ -138,7 +129,7 @@ class ValueCodec:
                 self.from_plain(_tagged(tag, plain))
         except _TooLargeError:
             raise
-        except NotDataError:
+        except typed.NotDataError:
             return _placeholder(value, walk)
         except Exception as error:
             # If a part was lost, the value cannot be read from the others.
@@ -149,18 +140,18 @@ class ValueCodec:
         cls = type(value)
         if (known := self._by_class.get(cls)) is not None:
             return known.tag, known.to_plain(value)
-        if (parts := numpy_parts(value)) is not None:
+        if (parts := typed.numpy_parts(value)) is not None:
             return "numpy", parts
-        name, parts = name_of(cls), parts_of(value)
+        name, parts = typed.name_of(cls), typed.parts_of(value)
         if self._class(name) is not cls:
-            raise UnknownClassError(f"another class is called {name}; name each differently")
+            raise typed.UnknownClassError(f"another class is called {name}; name each differently")
         return "object", [name, *parts]
 
     def _class(self, name: str) -> type:
         known = self._classes.get(name)
         if known is None and self._declared_only:
-            raise UnknownClassError(f"{name} is not declared; give it to Codec([…])")
-        return imported(name) if known is None else known
+            raise typed.UnknownClassError(f"{name} is not declared; give it to Codec([…])")
+        return typed.imported(name) if known is None else known
 
     def from_plain(self, plain: Any) -> Any:
         """Return the value that `to_plain` was given.
@@ -169,7 +160,7 @@ class ValueCodec:
         """
         try:
             return self._value(plain, strict=True)
-        except UnknownClassError as error:
+        except typed.UnknownClassError as error:
             raise CorruptDeadLetterError(str(error)) from error
 
     def _value(self, plain: Any, *, strict: bool) -> Any:
@@ -184,7 +175,7 @@ class ValueCodec:
             return self._untagged(tag, plain["v"], strict)
         except CorruptDeadLetterError:
             raise
-        except UnknownClassError as error:
+        except typed.UnknownClassError as error:
             if strict:
                 raise
             name = str(plain["v"][0]).replace(":", ".") if tag == "object" else str(tag)
@@ -204,11 +195,11 @@ class ValueCodec:
             return dict(pairs)
         parts = self._value(inner, strict=strict or tag not in _OPEN)
         if tag == "object":
-            return made_of(self._class(parts[0]), parts[1:])
+            return typed.made_of(self._class(parts[0]), parts[1:])
         if tag == "numpy":
-            return numpy_made(parts)
+            return typed.numpy_made(parts)
         known = self._by_tag[tag]
-        if type(parts) is range and known in BUILT_IN:  # its items would not fit into memory
+        if type(parts) is range and known in typed.BUILT_IN:  # its items would not fit into memory
             raise TypeError("its content is a range")
         return known.from_plain(parts)
 
@@ -311,11 +302,11 @@ def _placeholder(value: Any, walk: _Walk, reason: str | None = None) -> Any:
     except Exception as error:
         text = f"its repr() raises {type(error).__name__}"
     walk.lost, walk.reason = walk.lost + 1, text[:_DESCRIBED_CHARS]
-    return _tagged(UNSTORABLE, [f"{cls.__module__}.{cls.__qualname__}", walk.reason])
+    return _tagged(typed.UNSTORABLE, [f"{cls.__module__}.{cls.__qualname__}", walk.reason])
 
 
 def _text(error: Exception) -> str:
-    known = isinstance(error, UnknownClassError | _TooLargeError)
+    known = isinstance(error, typed.UnknownClassError | _TooLargeError)
     return str(error) if known else f"{type(error).__name__}: {error}"
 
 

@@ -13,10 +13,8 @@ from typing import Any, NoReturn
 from stageflow._utils.checks import is_duration
 from stageflow.codec import DEFAULT_CODEC, Codec
 from stageflow.dlq.replay import check_storable
+from stageflow.engine import CallNext, Interceptor, StageContext, StageOutput
 from stageflow.engine.dead_letter import DeadLetter, StageRecord
-from stageflow.engine.interceptor import CallNext, Interceptor
-from stageflow.engine.stage import StageOutput
-from stageflow.engine.stage_context import StageContext
 from stageflow.errors import ErrorCategory, RecordedError, StageflowError
 from stageflow.events.log import StageStatus
 from stageflow.providers.registry import adapted

@@ -12,11 +12,8 @@ from dataclasses import replace
 from stageflow._utils.tasks import off_loop, shielded
 from stageflow.codec import is_large
 from stageflow.dlq.store import Claim, DeadLetterStore
+from stageflow.engine import DeadLetter, PipelineContext, PipelineOrchestrator, StageGraph
 from stageflow.engine.capture import dead_letter_of_run
-from stageflow.engine.context import PipelineContext
-from stageflow.engine.dead_letter import DeadLetter
-from stageflow.engine.graph import StageGraph
-from stageflow.engine.orchestrator import PipelineOrchestrator
 from stageflow.engine.result import RunResult
 from stageflow.errors import DeadLetterError, DeadLetterLeaseLostError, DeadLetterStoreError
 from stageflow.errors.data import require_durations, require_methods

@@ -5,25 +5,16 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections import ChainMap
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from stageflow import codec as coding
 from stageflow import errors as err
 from stageflow._utils.closing import AsyncClosing
 from stageflow._utils.tasks import off_loop
-from stageflow.codec import (
-    NUMBER_OR_NONE,
-    PLACEHOLDER,
-    TEXT_OR_NONE,
-    Codec,
-    FieldTypes,
-    check_fields,
-    is_large,
-    loads,
-)
 from stageflow.engine.dead_letter import DeadLetter, DeadLetterState, Unstorable
 
 T = TypeVar("T")
@@ -92,25 +83,25 @@ class DeadLetterStore(Protocol):
 
 
 #: Columns beside a letter's content; the state is checked by its values.
-_STANDING: FieldTypes = {
+_STANDING: coding.FieldTypes = {
     "attempts": (int,),
-    "lease_until": NUMBER_OR_NONE,
-    "replay_run_id": TEXT_OR_NONE,
+    "lease_until": coding.NUMBER_OR_NONE,
+    "replay_run_id": coding.TEXT_OR_NONE,
 }
 
 
-async def encoded(codec: Codec, letter: DeadLetter) -> tuple[str, dict[str, Unstorable]]:
+async def encoded(codec: coding.Codec, letter: DeadLetter) -> tuple[str, dict[str, Unstorable]]:
     """Return a letter's content as text, and the values that could not be stored, by path.
 
     A large letter is encoded in a thread; its values must not change meanwhile.
     """
-    large = is_large(letter)
+    large = coding.is_large(letter)
 
     def encode() -> tuple[str, dict[str, Unstorable]]:
         text = codec.encode(letter, large=large)
-        if PLACEHOLDER not in text:
+        if coding.PLACEHOLDER not in text:
             return text, {}
-        stored = loads(text, large=large)
+        stored = coding.loads(text, large=large)
         outputs = ChainMap(*(record["outputs"] for record in stored["stages"].values()))
         lost = {**codec.lost("inputs", stored["inputs"]), **codec.lost("outputs", outputs)}
         for path, value in lost.items():
@@ -121,7 +112,7 @@ async def encoded(codec: Codec, letter: DeadLetter) -> tuple[str, dict[str, Unst
 
 
 def restore_dead_letter(
-    codec: Codec, row: Sequence[Any], *, large: bool = False, known: DeadLetter | None = None
+    codec: coding.Codec, row: Sequence[Any], *, large: bool = False, known: DeadLetter | None = None
 ) -> DeadLetter:
     """Return the letter of a row, with the content of `known` if that is given; see `loads`."""
     dead_letter_id, body, state, attempts, lease_until, replay_run_id = row
@@ -129,14 +120,13 @@ def restore_dead_letter(
         letter = known if known is not None else codec.decode(body, large=large)
         if letter.id != dead_letter_id:
             raise ValueError(f"its content has the id {letter.id!r}")
-        check_fields("", dict(zip(_STANDING, row[3:], strict=True)), _STANDING)
+        coding.check_fields("", dict(zip(_STANDING, row[3:], strict=True)), _STANDING)
+        until = None if lease_until is None else datetime.fromtimestamp(lease_until, UTC)
         return replace(
             letter,
             state=DeadLetterState(state),
             attempts=attempts,
-            lease_expires_at=None
-            if lease_until is None
-            else datetime.fromtimestamp(lease_until, UTC),
+            lease_expires_at=until,
             replay_run_id=replay_run_id,
         )
     except err.CorruptDeadLetterError as error:
@@ -149,18 +139,6 @@ def restore_dead_letter(
 _Listed: TypeAlias = tuple[tuple[DeadLetter, ...], tuple[UnreadableDeadLetter, ...]]
 
 
-def _read_all(codec: Codec, rows: Iterable[Sequence[Any]], large: bool) -> _Listed:
-    """Return the readable letters and the unreadable ones of rows from the table."""
-    letters, unreadable = [], []
-    for row in rows:
-        try:
-            letters.append(restore_dead_letter(codec, row, large=large))
-        except err.CorruptDeadLetterError as error:
-            _log.warning("%s", error)
-            unreadable.append(UnreadableDeadLetter(str(row[0]), str(error), str(row[1])))
-    return tuple(letters), tuple(unreadable)
-
-
 class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
     """A `DeadLetterStore` in the table ``dead_letters`` of an SQL database.
 
@@ -170,7 +148,7 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
     #: Ends a query whose row the same transaction changes.
     _for_update = ""
 
-    def __init__(self, where: str, codec: Codec) -> None:
+    def __init__(self, where: str, codec: coding.Codec) -> None:
         #: The place of the store, as errors name it.
         self.where = where
         self._codec = codec
@@ -203,7 +181,7 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
         return await self._restored(await self._call("read", self._found(dead_letter_id)))
 
     async def _restored(self, row: Sequence[Any]) -> DeadLetter:
-        large = is_large(row[1])
+        large = coding.is_large(row[1])
         restore = partial(restore_dead_letter, self._codec, row, large=large)
         return await off_loop(restore, large=large)
 
@@ -215,8 +193,19 @@ class SqlDeadLetterStore(AsyncClosing, DeadLetterStore):
 
     async def _read_all(self, state: DeadLetterState | None) -> _Listed:
         rows = await self._call("read", _listed(state))
-        large = is_large(rows)
-        return await off_loop(lambda: _read_all(self._codec, rows, large), large=large)
+        large = coding.is_large(rows)
+
+        def read() -> _Listed:
+            letters, unreadable = [], []
+            for row in rows:
+                try:
+                    letters.append(restore_dead_letter(self._codec, row, large=large))
+                except err.CorruptDeadLetterError as error:
+                    _log.warning("%s", error)
+                    unreadable.append(UnreadableDeadLetter(str(row[0]), str(error), str(row[1])))
+            return tuple(letters), tuple(unreadable)
+
+        return await off_loop(read, large=large)
 
     async def delete(self, dead_letter_id: str) -> None:
         await self._call("write", self._delete(dead_letter_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
@@ -57,10 +58,11 @@ class Portable:
         state = {name: _picklable(value) for name, value in vars(self).items()}
         if self.__cause__ is not None and _picklable(self.__cause__) is self.__cause__:
             state["__cause__"] = self.__cause__
-        return _blank, (type(self), tuple(map(_picklable, self.args))), state
+        arguments = type(self), *map(_picklable, self.args)
+        return copyreg.__newobj__, arguments, state  # type: ignore[attr-defined]
 
     def __copy__(self: Any) -> Any:
-        twin = _blank(type(self), self.args)
+        twin = type(self).__new__(type(self), *self.args)
         vars(twin).update(vars(self))
         if hasattr(self, "__notes__"):
             twin.__notes__ = list(self.__notes__)
@@ -135,10 +137,6 @@ class StageflowError(Portable, Exception):
         self.stage = self.stage or stage
         self.pipeline_run_id = pipeline_run_id
         return self
-
-
-def _blank(cls: Any, args: tuple[Any, ...]) -> Any:
-    return cls.__new__(cls, *args)
 
 
 def _picklable(value: Any) -> Any:

@@ -8,14 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from stageflow.errors import base
-from stageflow.errors.base import (
-    ErrorCategory,
-    StageflowError,
-    Traits,
-    did_you_mean,
-    misspelt,
-    shown,
-)
+from stageflow.errors.base import ErrorCategory, StageflowError, Traits
 
 
 class StageError(StageflowError, code="stage_error"):
@@ -63,7 +56,7 @@ class StageRaisedError(StageError, code="stage_raised", traits=base.LOGIC):
     def __init__(
         self, cause: BaseException, code: str | None = None, *, retry_after_s: float | None = None
     ) -> None:
-        said = shown(cause, str)
+        said = base.shown(cause, str)
         text = f"{type(cause).__name__}: {said}" if said else type(cause).__name__
         if type(cause) in (TypeError, AttributeError, RuntimeError):
             text += next((f"; {fix}" for part, fix in _FIXES if re.search(part, said)), "")
@@ -183,7 +176,7 @@ class StreamError(StageError, code="stream_error", traits=base.LOGIC):
         names = sorted(declared)
         message = (
             f"opened {key!r} without declaring it; write streams=[{key!r}, …]"
-            f" (declared: {names}){did_you_mean(key, names)}"
+            f" (declared: {names}){base.did_you_mean(key, names)}"
         )
         return StreamError(key, message, code="undeclared_stream")
 
@@ -250,7 +243,7 @@ class UnknownProviderError(ProviderError, code="unknown_provider", traits=base.L
         names = sorted(known)
         registered = ", ".join(map(repr, names)) or "none"
         # The name of a port is correct, so a similar registered name is the misspelt one.
-        hint = misspelt([name], names) if of_port else did_you_mean(name, names)
+        hint = base.misspelt([name], names) if of_port else base.did_you_mean(name, names)
         super().__init__(
             f"no provider is registered as {name!r} (registered: {registered}){hint};"
             f" register one with providers.register({name!r}, …)"

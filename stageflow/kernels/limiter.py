@@ -33,14 +33,11 @@ class _Turn:
         self.task = task
         self.may_begin = asyncio.Event()
         self.replaced = False
-        self._cancelling = task.cancelling()
+        self.cancelling = task.cancelling()
 
     def replace(self) -> None:
         if not self.replaced:
             self.replaced = self.task.cancel()
-
-    def is_cancelled_otherwise(self) -> bool:
-        return self.task.cancelling() > self._cancelling + self.replaced
 
 
 class TurnLimiter:
@@ -93,7 +90,8 @@ class TurnLimiter:
                 await mine.may_begin.wait()
             yield
         except asyncio.CancelledError as error:
-            if not mine.replaced or mine.is_cancelled_otherwise():
+            # The limiter cancels a turn once; any further request is of somebody else.
+            if not mine.replaced or task.cancelling() > mine.cancelling + 1:
                 raise
             text = f"a later turn of the conversation {shown(conversation)} has replaced this one"
             raise TurnLimitError(text, code="turn_replaced") from error
@@ -103,7 +101,6 @@ class TurnLimiter:
             self._leave(conversation, mine)
 
     def _leave(self, conversation: Hashable, turn: _Turn) -> None:
-        left = [other for other in self._turns.pop(conversation) if other is not turn]
-        if left:
+        if left := [other for other in self._turns.pop(conversation) if other is not turn]:
             self._turns[conversation] = left
             left[0].may_begin.set()

@@ -95,7 +95,9 @@ class SentenceSplitter:
     def feed(self, piece: str) -> list[str]:
         """Add the next piece of the text, and return the sentences that are complete now."""
         self._rest += piece
-        if not self._may_end():
+        rest, most = self._rest, self._first_bytes if self._is_first else None
+        is_long = most is not None and len(rest.encode("utf-8", "surrogatepass")) > most
+        if not is_long and len(rest) <= self._max_chars and _ANY_STOP.search(rest) is None:
             return []
         whole = []
         while (end := self._first_end()) is not None:
@@ -108,12 +110,6 @@ class SentenceSplitter:
         """Return the rest of the text: its last sentence, white space, or nothing."""
         rest, self._rest, self._is_first = self._rest, "", True
         return rest
-
-    def _may_end(self) -> bool:
-        rest, most = self._rest, self._first_bytes if self._is_first else None
-        if len(rest) > self._max_chars or _ANY_STOP.search(rest) is not None:
-            return True
-        return most is not None and len(rest.encode("utf-8", "surrogatepass")) > most
 
     def _first_end(self) -> int | None:
         """Return where the first sentence ends; None if that depends on more text."""

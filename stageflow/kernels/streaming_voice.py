@@ -16,9 +16,7 @@ from typing import Any, TypeAlias
 
 from stageflow._utils.closing import closing_stream
 from stageflow.decorator import stage
-from stageflow.engine.pipeline import Pipeline
-from stageflow.engine.stage import StageKind, StageOutput, StageSpec
-from stageflow.engine.stage_context import StageContext
+from stageflow.engine import Pipeline, StageContext, StageKind, StageOutput, StageSpec
 from stageflow.engine.stream import StreamReader, StreamWriter
 from stageflow.events.log import FIRST_AUDIO, Event
 from stageflow.kernels import conversation as any_turn

@@ -21,16 +21,7 @@ from typing import Any, Self
 
 from stageflow._utils.checks import is_async
 from stageflow.errors import InvalidAudioError, InvalidConfigError, Portable
-from stageflow.providers.ports import (
-    Answer,
-    Audio,
-    Message,
-    ToolCall,
-    append_by_put,
-    estimated_tokens,
-    is_speakable,
-    require_address,
-)
+from stageflow.providers import ports
 
 _Z99 = NormalDist().inv_cdf(0.99)
 
@@ -143,13 +134,13 @@ def _script(owner: str, field: str, texts: str | Sequence[str]) -> Iterator[str]
     return itertools.cycle(lines)
 
 
-def calling(tool: str, /, **arguments: Any) -> Answer:
+def calling(tool: str, /, **arguments: Any) -> ports.Answer:
     """Return an answer for the script of a `FakeLLM`: a call of a tool with these arguments."""
-    call = ToolCall(f"call_{tool}", tool, json.dumps(arguments))
-    return Answer("", "tool_calls", tool_calls=(call,))
+    call = ports.ToolCall(f"call_{tool}", tool, json.dumps(arguments))
+    return ports.Answer("", "tool_calls", tool_calls=(call,))
 
 
-def echo(messages: Sequence[Message]) -> str:
+def echo(messages: Sequence[ports.Message]) -> str:
     """Answer with the user's newest message and the one before."""
     said = [message.content for message in messages if message.role == "user"]
     if not said:
@@ -171,7 +162,7 @@ class FakeLLM(_Fake):
 
     def __init__(
         self,
-        answers: str | Sequence[str] | Callable[[Sequence[Message]], str] = echo,
+        answers: str | Sequence[str] | Callable[[Sequence[ports.Message]], str] = echo,
         *,
         latency: LatencyProfile = INSTANT,
         first_piece: LatencyProfile | None = None,
@@ -190,14 +181,14 @@ class FakeLLM(_Fake):
             self._answer = lambda _messages: next(script)
 
     # Subclasses may take less: what is given besides the conversation, such as tools, is ignored.
-    async def complete(self, messages: Sequence[Message], *args: Any, **options: Any) -> str:
+    async def complete(self, messages: Sequence[ports.Message], *args: Any, **options: Any) -> str:
         """Return the whole answer."""
         answer = self._begin(messages)
         await self._take(self._latency)
         return answer
 
     async def stream(
-        self, messages: Sequence[Message], *args: Any, **options: Any
+        self, messages: Sequence[ports.Message], *args: Any, **options: Any
     ) -> AsyncIterator[str]:
         """Yield the answer word by word, each with the white space behind it."""
         answer = self._begin(messages)
@@ -208,13 +199,13 @@ class FakeLLM(_Fake):
             yield piece
         if not pieces:
             await _sleep_ms(whole_ms)
-        if isinstance(answer, Answer):
+        if isinstance(answer, ports.Answer):
             yield answer.with_text("")
 
-    def _begin(self, messages: Sequence[Message]) -> str:
+    def _begin(self, messages: Sequence[ports.Message]) -> str:
         self.calls += 1
         if self.context_tokens is not None:
-            tokens = sum(estimated_tokens(message.content) for message in messages)
+            tokens = sum(ports.estimated_tokens(message.content) for message in messages)
             if tokens > self.context_tokens:
                 raise FakeRefusal(413, f"{tokens} tokens are more than {self.context_tokens}")
         return self._answer(messages)
@@ -241,7 +232,7 @@ class FakeSTT(_Fake):
         if transcripts is not None:
             self._script = _script("FakeSTT", "transcripts", transcripts)
 
-    async def transcribe(self, audio: Audio) -> str:
+    async def transcribe(self, audio: ports.Audio) -> str:
         """Return what is said in `audio`; raise `InvalidAudioError` as `text_of_speech`."""
         self.calls += 1
         transcript = next(self._script) if self._script is not None else text_of_speech(audio)
@@ -265,10 +256,10 @@ class FakeTTS(_Fake):
         super().__init__(latency, seed)
         self._refuse_unspeakable = refuse_unspeakable
 
-    async def synthesize(self, text: str) -> Audio:
+    async def synthesize(self, text: str) -> ports.Audio:
         """Return `text` as sound: 60 ms for each byte of UTF-8."""
         self.calls += 1
-        if self._refuse_unspeakable and not is_speakable(text):
+        if self._refuse_unspeakable and not ports.is_speakable(text):
             raise FakeRefusal(400, f"nothing in {text!r} can be spoken")
         audio = speech_of_text(text)
         await self._take(self._latency)
@@ -286,10 +277,10 @@ class FakeSpeaker:
         require_amount("FakeSpeaker", "scale", scale, "times")
         self.calls = 0
         self.sounding = 0
-        self.heard: list[Audio] = []
+        self.heard: list[ports.Audio] = []
         self._scale = scale
 
-    async def play(self, audio: Audio) -> None:
+    async def play(self, audio: ports.Audio) -> None:
         """Take as long as the sound lasts."""
         self.calls += 1
         self.sounding += 1
@@ -305,7 +296,7 @@ class FakeSpeaker:
             self.sounding -= 1
             # Rounding removes the errors of binary fractions of a second.
             samples = math.floor(round(min(1.0, share) * (len(audio.pcm) // 2), 6))
-            self.heard.append(Audio(audio.pcm[: 2 * samples], audio.sample_rate_hz))
+            self.heard.append(ports.Audio(audio.pcm[: 2 * samples], audio.sample_rate_hz))
 
 
 class FakeDatabase(_Fake):
@@ -337,14 +328,14 @@ class FakeDatabase(_Fake):
     async def get(self, collection: str, key: str) -> Mapping[str, Any] | None:
         """Return a copy of the record, or None if there is none."""
         self.calls += 1
-        require_address(collection, key)
+        ports.require_address(collection, key)
         await self._take(self._latency)
         return copy.deepcopy(self._records.get((collection, key)))
 
     async def put(self, collection: str, key: str, record: Mapping[str, Any]) -> None:
         """Store a copy of the record as it is now; replace an earlier one."""
         self.calls += 1
-        require_address(collection, key)
+        ports.require_address(collection, key)
         copied = copy.deepcopy(record)
         await self._take(self._write)
         self._records[collection, key] = copied
@@ -353,7 +344,7 @@ class FakeDatabase(_Fake):
         self, collection: str, key: str, field: str, item: Any, *, keep: int | None = None
     ) -> None:
         """Append by `get` and `put`, one append of a record at a time; see `Database`."""
-        await append_by_put(self, (collection, key), field, item, keep, owner=self)
+        await ports.append_by_put(self, (collection, key), field, item, keep, owner=self)
 
 
 def _frame(byte: int) -> bytes:
@@ -362,13 +353,13 @@ def _frame(byte: int) -> bytes:
     return (high * _HALF_PERIOD_SAMPLES + low * _HALF_PERIOD_SAMPLES) * _PERIODS_PER_BYTE
 
 
-def speech_of_text(text: str) -> Audio:
+def speech_of_text(text: str) -> ports.Audio:
     """Return the sound of `FakeTTS` for a text."""
     frames = map(_frame, text.encode("utf-8", "surrogatepass"))
-    return Audio(b"".join(frames), _SAMPLE_RATE_HZ)
+    return ports.Audio(b"".join(frames), _SAMPLE_RATE_HZ)
 
 
-def text_of_speech(audio: Audio) -> str:
+def text_of_speech(audio: ports.Audio) -> str:
     """Decode the sound of `FakeTTS`, "" for silence; raise `InvalidAudioError` for other sound."""
     pcm, encoded = audio.pcm, bytearray()
     if not pcm.strip(b"\0"):

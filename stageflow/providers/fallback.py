@@ -19,13 +19,8 @@ from stageflow.errors import CircuitOpenError, InvalidConfigError, NoProgressErr
 from stageflow.errors.data import require_durations
 from stageflow.providers.ports import CHECKS, Answer, invalid_reply, require_tools
 from stageflow.providers.registry import PORTS
-from stageflow.resilience.circuit_breaker import (
-    BreakerPolicy,
-    CircuitBreaker,
-    speaks_against_provider,
-)
-from stageflow.resilience.classification import classify
-from stageflow.resilience.retry import RetryPolicy
+from stageflow.resilience import BreakerPolicy, CircuitBreaker, RetryPolicy, classify
+from stageflow.resilience.circuit_breaker import speaks_against_provider
 
 T = TypeVar("T")
 

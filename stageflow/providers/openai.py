@@ -17,14 +17,8 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+from stageflow import errors as err
 from stageflow._utils.closing import AsyncClosing, closing_stream
-from stageflow.errors import (
-    InvalidAudioError,
-    InvalidConfigError,
-    InvalidReplyError,
-    NoAnswerError,
-    shown,
-)
 from stageflow.errors.data import require_durations
 from stageflow.providers import ports
 from stageflow.providers.audio import pcm_rate_hz, wav_audio, wav_bytes
@@ -165,7 +159,7 @@ class OpenAIService(AsyncClosing):
         failure: Exception = error
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
             text = f"{self.base_url} answered with something that is not a reply: "
-            failure = InvalidReplyError(text + self._shown(str(error)))
+            failure = err.InvalidReplyError(text + self._shown(str(error)))
             failure.__cause__ = error
         elif isinstance(error, openai.APIError | TimeoutError):
             failure = found = classify(error)
@@ -174,7 +168,12 @@ class OpenAIService(AsyncClosing):
             found.args = (found.message,)
         link: BaseException | None = error
         while link is not None and self._key:
-            texts = (shown(link, str), shown(link), shown(link.args), shown(vars(link)))
+            texts = (
+                err.shown(link, str),
+                err.shown(link),
+                err.shown(link.args),
+                err.shown(vars(link)),
+            )
             if any(self._key in text for text in texts):
                 failure.__cause__ = failure.__context__ = None
             link = link.__cause__ or link.__context__
@@ -232,7 +231,7 @@ class _Model:
             problem = (
                 f"{self._service._shown(repr(reply))}, which has no {'.'.join(map(str, path))}"
             )
-            raise InvalidReplyError(f"the service answered with {problem}") from None
+            raise err.InvalidReplyError(f"the service answered with {problem}") from None
         return found
 
     def _text(self, reply: Any, *path: str | int) -> str | None:
@@ -240,7 +239,7 @@ class _Model:
         found = self._found(reply, *path)
         if found is not None and not isinstance(found, str):
             text = self._service._shown(repr(found))
-            raise InvalidReplyError(f"the service sent {text} in place of text")
+            raise err.InvalidReplyError(f"the service sent {text} in place of text")
         return None if found is None else self._service._masked(found)
 
 
@@ -327,7 +326,7 @@ class OpenAILLM(_Model):
             yield kept
         if not reading.reason:
             where = f"the stream of {self._service.base_url}"
-            raise InvalidReplyError(f"{where} ended before the answer did")
+            raise err.InvalidReplyError(f"{where} ended before the answer did")
         last = reading.answer("")
         if isinstance(last, ports.Answer):
             yield last
@@ -377,17 +376,17 @@ class _Reading:
         if self._tools and (self._calls or self.refusal):
             return
         if self.refusal:
-            raise NoAnswerError(f"it refused: {self._service._shown(self.refusal)}", "refusal")
+            raise err.NoAnswerError(f"it refused: {self._service._shown(self.refusal)}", "refusal")
         reason = "tool_calls" if self._calls else self.reason
         if self.cut or reason in ("tool_calls", "function_call"):
-            raise NoAnswerError(f"it ended with {reason!r} before its first word", reason)
+            raise err.NoAnswerError(f"it ended with {reason!r} before its first word", reason)
 
     def answer(self, text: str) -> str:
         calls: list[ports.ToolCall] = []
         for n, call in enumerate(self._calls if self._tools else ()):
             if not all(isinstance(part, str) for part in call) or not call[1]:
                 found = self._service._shown(repr(call))
-                raise InvalidReplyError(f"the service called a tool without a name: {found}")
+                raise err.InvalidReplyError(f"the service called a tool without a name: {found}")
             # Ids distinguish results, and some services leave them out or repeat them.
             name, ids = call[0], {"", *(one.id for one in calls)}
             while name in ids:
@@ -438,11 +437,11 @@ class OpenAITTS(_Model):
         if content[:4] in (b"RIFF", b"RF64"):
             try:
                 return wav_audio(content, "the sound of the service")
-            except InvalidAudioError as error:
-                raise InvalidReplyError(str(error)) from error
+            except err.InvalidAudioError as error:
+                raise err.InvalidReplyError(str(error)) from error
         rate_hz = pcm_rate_hz(content, content_type, PCM_RATE_HZ)
         if rate_hz is None:
-            raise InvalidReplyError(
+            raise err.InvalidReplyError(
                 f"text to speech answered with {show(content_type) or 'no content type'} in place"
                 f" of PCM of one channel: {show(repr(content[:_SHOWN_CHARS]))}"
             )
@@ -478,5 +477,5 @@ def _checked_key(given: str | None, *, needed: bool) -> str:
     return key
 
 
-def _misfit(field: str, found: object, fix: str) -> InvalidConfigError:
-    return InvalidConfigError("OpenAIService", field, found, fix)
+def _misfit(field: str, found: object, fix: str) -> err.InvalidConfigError:
+    return err.InvalidConfigError("OpenAIService", field, found, fix)

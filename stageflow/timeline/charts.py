@@ -40,8 +40,7 @@ def timeline_text(
         sign = painted(SIGNS[bar.status], bar.status, color)
         drawn = painted(scale.bar(bar), bar.status, color)
         lines.append(f"{sign} {fit(bar.stage, label_width)} │{drawn}│ {bar.took:>{took_width}}")
-    signs = model.signs_of({bar.status for bar in run.bars})
-    entries = [*signs, "█ the run waited for it", "▒ it overlapped"] if signs else []
+    entries = [*run.signs, "█ the run waited for it", "▒ it overlapped"] if run.bars else []
     # Lines break between entries, not within them.
     joined = "   ".join(entry.replace(" ", "\0") for entry in entries)
     lines.extend(line.replace("\0", " ") for line in textwrap.wrap(joined, width))
@@ -115,12 +114,10 @@ class Moment:
         """Return a bar for each stage; running ones end now."""
         known = {bar.stage: bar for bar in timeline(self.events).bars} if self.events else {}
         over = any(event.stage is None and event.what in TERMINAL for event in self.events)
+        unknown = model.NEVER_STARTED if over else model.WAITING
         bars = []
-        for stage in self.stages:
-            name = printable(stage)
-            bar = known.get(
-                name, Bar(name, model.NEVER_STARTED if over else model.WAITING, 0.0, 0.0)
-            )
+        for name in map(printable, self.stages):
+            bar = known.get(name, Bar(name, unknown, 0.0, 0.0))
             bars.append(replace(bar, end_ms=self.at_ms) if bar.status == model.RUNNING else bar)
         return bars
 
@@ -209,8 +206,7 @@ def timeline_svg(events: Iterable[Event | Mapping[str, Any]]) -> str:
     run = timeline(events)
     chart = _Chart(run)
     bottom_px = _TOP_PX + len(run.bars) * _ROW_PX
-    signs = model.signs_of({bar.status for bar in run.bars})
-    foot = ["   ".join([*signs, "full colour: the run waited for it"])] if signs else []
+    foot = ["   ".join([*run.signs, "full colour: the run waited for it"])] if run.bars else []
     if run.note:
         foot.append(fit(f"{SIGNS['failed']} {run.note}", _MAX_NOTE_COLUMNS).rstrip())
     height_px = bottom_px + 24 + len(foot) * _LINE_PX

@@ -60,6 +60,12 @@ class Timeline:
         stages = f"{len(self.bars)} stage{'' if len(self.bars) == 1 else 's'}"
         return f"{self.pipeline}: {self.status} in {format_ms(self.total_ms)}, {stages}"
 
+    @property
+    def signs(self) -> list[str]:
+        """Legend of the statuses."""
+        found = {bar.status for bar in self.bars}
+        return [f"{sign} {status}" for status, sign in SIGNS.items() if status in found]
+
 
 def read_events(lines: Iterable[str]) -> list[dict[str, Any]]:
     """Read events from JSON lines, one `Event.to_dict` each; skip empty lines."""
@@ -172,11 +178,6 @@ SIGNS: Mapping[str, str] = {
     "never started": "·",
     "waiting": "·",
 }
-
-
-def signs_of(statuses: set[str]) -> list[str]:
-    """Return the legend of these statuses."""
-    return [f"{sign} {status}" for status, sign in SIGNS.items() if status in statuses]
 
 
 def axis_unit(total_ms: float) -> tuple[str, float]:
