@@ -211,26 +211,28 @@ class LoopContract(Contract):
         return range(1, self.most_cancellations + 1) if self.real_io else count(1)
 
     def _cancel_everywhere(
-        self, attempt: Callable[[CancellationProbe], Coroutine[Any, Any, None]]
-    ) -> None:
+        self, attempt: Callable[[CancellationProbe], Coroutine[Any, Any, T]]
+    ) -> list[T]:
         """Make one attempt after another, each cancelled later, until one ends before that."""
+        ends = []
         for point in self._points():
             probe = CancellationProbe(point)
             with probe.excusing_groups():
-                self._run(attempt(probe))
+                ends.append(self._run(attempt(probe)))
             if probe.cancelled_at_s is None:
-                return
+                break
+        return ends
 
 
 def on_subject(test: Callable[[Any, S], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
     """Run an async test in a new event loop, with what `_subject` makes there."""
 
+    async def main(self: Any) -> None:
+        await test(self, await self._subject())
+
     @functools.wraps(test)
     def run(self: Any) -> None:
-        async def main() -> None:
-            await test(self, await self._subject())
-
-        self._run(main())
+        self._run(main(self))
 
     # Otherwise pytest sees the signature of `test` and looks for a fixture of the subject's name.
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
@@ -245,34 +247,27 @@ def _run_really(work: Coroutine[Any, Any, T], patience_s: float) -> T:
     loop.set_exception_handler(lambda _, found: unhandled.append(found))
 
     async def guarded() -> T:
-        task = asyncio.ensure_future(work)
-        await asyncio.wait([task], timeout=patience_s)
-        left = places(_others())
-        if not task.done():
-            raise AssertionError(f"it goes on after {patience_s:g} s:\n  " + "\n  ".join(left))
-        value = task.result()
-        if left:
-            raise LeftBehindError(left)
-        return value
-
-    async def end() -> None:
-        # So that no coroutine is dropped in the middle.
-        if left := _others():
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left, timeout=patience_s)
-        await loop.shutdown_asyncgens()
-        await loop.shutdown_default_executor()
+        this, task = asyncio.current_task(), asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task], timeout=patience_s)
+            left = places(asyncio.all_tasks() - {this})
+            if not task.done():
+                raise AssertionError(f"it goes on after {patience_s:g} s:\n  " + "\n  ".join(left))
+            value = task.result()
+            if left:
+                raise LeftBehindError(left)
+            return value
+        finally:  # no coroutine is dropped in the middle
+            if others := asyncio.all_tasks() - {this}:
+                for other in others:
+                    other.cancel()
+                await asyncio.wait(others, timeout=patience_s)
+            await loop.shutdown_asyncgens()
+            await loop.shutdown_default_executor()
 
     try:
         value = loop.run_until_complete(guarded())
     finally:
-        loop.run_until_complete(end())
         loop.close()
     raise_unhandled(unhandled)
     return value
-
-
-def _others() -> set[asyncio.Task[Any]]:
-    current = asyncio.current_task()
-    return {task for task in asyncio.all_tasks() if task is not current}

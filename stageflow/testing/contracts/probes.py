@@ -62,24 +62,26 @@ class Waits(Generator[Any, Any, T]):
 class CancellationProbe(Interceptor):
     """Cancels a task at one point, and checks whether the stage passes the cancellation on.
 
-    The point is the number of a callback, counted from `aim` on; on a real loop, of a wait of the
-    stage and of what is around it.
+    The point is the number of a callback, counted from `cancelled` on; on a real loop, of a wait of
+    the stage and of what is around it.
     """
+
+    _task: asyncio.Future[Any]
 
     def __init__(self, point: int) -> None:
         self.point, self.begun = point, False
         self.swallowed = False  # it did not end as cancelled, and asyncio is not the cause
         self.cancelled_at_s: float | None = None  # None if the task had ended before
-        self._task: asyncio.Future[Any] | None = None
         self._works: list[Waits[StageOutput]] = []
         self._excused: list[BaseException | None] = []
 
-    def aim(self, task: asyncio.Future[Any]) -> None:
-        """Choose the task that is cancelled."""
-        self._task = task
-        loop = asyncio.get_running_loop()
+    async def cancelled(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
+        """Run `work` in a task that is cancelled at the point; return the task when it ends."""
+        self._task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
         if isinstance(loop, SimulationLoop):
             loop.at_step(loop.steps + self.point, self._cancel)
+        await asyncio.wait([self._task])
+        return self._task
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
         """Call the stage, and check how it ends."""
@@ -121,7 +123,6 @@ class CancellationProbe(Interceptor):
             yield
 
     def _cancel(self) -> None:
-        assert self._task is not None, "aim first"
         if self._task.cancel():
             self.cancelled_at_s = asyncio.get_running_loop().time()
             for work in self._works:

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +16,7 @@ from stageflow.events.log import STARTED, TERMINAL, Event, StageStatus
 from stageflow.providers.registry import ProviderRegistry
 from stageflow.testing.contracts import conduct, probes
 from stageflow.testing.contracts.base import LoopContract, reason_to_skip
-from stageflow.testing.faults import FaultType, inject_fault
+from stageflow.testing.faults import FaultPlan, FaultType, PlannedFault
 from stageflow.testing.simulation import EPOCH_S, Schedule
 
 Outcome = StageOutput | StageflowError
@@ -119,10 +118,10 @@ class StageContractTest(LoopContract):
 
     def assert_event_emitted(self, event_type: str) -> Event:
         """Return the only event of that type; raise if there are none or several."""
-        found = [event for event in self.get_emitted_events() if event.type == event_type]
         types = [event.type for event in self.get_emitted_events()]
-        assert len(found) == 1, f"{len(found)} events {event_type!r} among {types}"
-        return found[0]
+        found = types.count(event_type)
+        assert found == 1, f"{found} events {event_type!r} among {types}"
+        return self.get_emitted_events()[types.index(event_type)]
 
     def assert_one_end(self, case: StageCase) -> Event:
         """Return the stage's only terminal event; raise if it is not the only one, and its last."""
@@ -352,15 +351,12 @@ class StageContractTest(LoopContract):
         return list(changed)
 
     def _may_fail(self, case: StageCase) -> bool:
-        """Return whether the stage has to fail: one that has its inputs fails by its provider."""
-        spec = case.spec
-        return self.cannot_fail is None and not (spec.needs and spec.provider is None)
+        # A stage that has its inputs fails by its provider.
+        return self.cannot_fail is None and not (case.spec.needs and case.spec.provider is None)
 
     def _fail(self, case: StageCase) -> Outcome:
-        with ExitStack() as stack:
-            for name in case.providers:
-                fault = inject_fault(name, FaultType.DISCONNECT, allow_unused=True)
-                stack.enter_context(fault)
+        plan = FaultPlan(tuple(PlannedFault(n, FaultType.DISCONNECT) for n in case.providers))
+        with plan.injected():
             return self._execute(case, self.create_failing_context(case))
 
     def _completed(self, case: StageCase | None = None) -> StageOutput:
@@ -377,9 +373,7 @@ class StageContractTest(LoopContract):
             work: Coroutine[Any, Any, object] = pipeline.run(ctx, interceptors=around)
         else:
             work = case.pipeline.stage(case.name, interceptors=around).execute(ctx)
-        task: asyncio.Future[Any] = asyncio.ensure_future(work)
-        probe.aim(task)
-        await asyncio.wait([task])
+        task = await probe.cancelled(work)
         took_s = asyncio.get_running_loop().time() - (probe.cancelled_at_s or 0.0)
         if not task.cancelled():
             task.exception()

@@ -167,8 +167,8 @@ class FaultInjector:
             hint = None if self.provider in OF_PORTS else nearest(self.provider, OF_PORTS)
             why = f"nothing in the block asked for a provider {self.provider!r}"
             why += f", did you mean {hint!r}?" if hint else ""
-        why += "; if that may be, give allow_unused=True"
-        return InvalidConfigError(repr(self), "injected", 0, why)
+        fix = f"{why}; if that may be, give allow_unused=True"
+        return InvalidConfigError(repr(self), "injected", 0, fix)
 
     def _fitting(self, field: str, found: object) -> FaultType:
         named = found if isinstance(found, str) else shown(found)
@@ -191,8 +191,8 @@ class FaultInjector:
             known.extend(_INTERMITTENT)
         for name, value in options.items():
             if name not in known:
-                otherwise = f"the options that fit are {', '.join(known)}"
-                fix = f"there is no such option; {suggestion(name, known, otherwise)}"
+                fix = suggestion(name, known, f"the options that fit are {', '.join(known)}")
+                fix = f"there is no such option; {fix}"
                 raise refused(self.fault_type.name, name, value, fix)
             kinds.check_option(kind.name, name, value)
         if made is kinds.Reply and "reply" not in options:
@@ -216,11 +216,9 @@ def _turns(
             raise refused("INTERMITTENT", "probability", probability, "the script decides; drop it")
         words = script.split(",") if isinstance(script, str) else script
         said = [word.strip() if isinstance(word, str) else word for word in words]
-        if not said:
-            raise refused("INTERMITTENT", "script", script, "it holds no word")
-        if not all(word in ("fail", "ok") for word in said):
+        if not said or not all(word in ("fail", "ok") for word in said):
             fix = "write 'fail' and 'ok', such as 'fail, fail, ok'"
-            raise refused("INTERMITTENT", "script", script, fix)
+            raise refused("INTERMITTENT", "script", script, fix if said else "it holds no word")
         return itertools.chain((word == "fail" for word in said), itertools.repeat(False))
     kinds.check_option("INTERMITTENT", "probability", probability)
     kinds.check_option("INTERMITTENT", "seed", seed)
@@ -363,16 +361,10 @@ class FaultPlan:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> FaultPlan:
         """Return the plan that `to_dict` has written."""
-        if not isinstance(plain, Mapping):
-            raise refused("plan", "plan", plain, "give what to_dict has written: a mapping")
-        faults = plain.get("faults", ())
-        if not isinstance(faults, list | tuple):
-            raise refused("plan", "faults", faults, "give a list of faults")
-        planned = []
-        for fault in faults:
-            if not isinstance(fault, Mapping) or not {"provider", "type"} <= fault.keys():
-                fix = 'write {"provider": …, "type": …, option: …}'
-                raise refused("plan", "faults", fault, fix)
-            options = {name: fault[name] for name in fault if name not in ("provider", "type")}
-            planned.append(PlannedFault(fault["provider"], fault["type"], options))
-        return cls(tuple(planned))
+        try:
+            faults = [dict(fault) for fault in plain.get("faults", ())]
+            planned = (PlannedFault(f.pop("provider"), f.pop("type"), f) for f in faults)
+            return cls(tuple(planned))
+        except (AttributeError, LookupError, TypeError, ValueError):
+            fix = 'give {"faults": [{"provider": …, "type": …, option: …}, …]}, as to_dict does'
+            raise refused("plan", "plan", plain, fix) from None

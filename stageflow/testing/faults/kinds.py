@@ -84,36 +84,32 @@ def _number(least: float = 0, most: float = sys.float_info.max, kind: Any = int 
 _COUNT = _number(kind=int), "give an integer, 0 or more"
 _LATE = _number(), "give a finite number of milliseconds, 0 or more"
 #: Which values fit an option, and what to do about any other.
-_REQUIRED: Mapping[str, tuple[_Fits, str]] = {
+_FITTING: Mapping[str, tuple[_Fits, str]] = {
     "after_pieces": _COUNT,
     "after_items": _COUNT,
     "duration_ms": _LATE,
     "per_piece_ms": _LATE,
     "after_call": (lambda found: isinstance(found, bool), "give True or False"),
     "seed": (lambda found: isinstance(found, int | str), "give an integer or a string"),
-}
-#: Those of options that may also be None.
-_OPTIONAL: Mapping[str, tuple[_Fits, str]] = {
     "keepalive_ms": (_number(sys.float_info.min), "give a positive number of milliseconds"),
     "retry_after_s": (_number(), "give a finite number of seconds, 0 or more"),
     "probability": (_number(0, 1), "give a share from 0 to 1"),
     "status_code": (_number(400, 599, int), "give an HTTP status from 400 to 599"),
     "message": (lambda found: isinstance(found, str), "give a string"),
-    "sqlstate": (
-        lambda s: isinstance(s, str) and len(s) == 5,
-        "give five characters, such as '57P01'",
-    ),
+    "sqlstate": (lambda s: isinstance(s, str) and len(s) == 5, "give five characters: '57P01'"),
     "exception": (
         lambda e: isinstance(e, Exception) or callable(e),
         "give an exception, or its class",
     ),
 }
+#: Other options may also be None.
+_NEVER_NONE = {"after_pieces", "after_items", "duration_ms", "per_piece_ms", "after_call", "seed"}
 
 
 def check_option(kind: str, name: str, found: object) -> None:
     """Raise unless a value fits an option of a fault."""
-    fits, fix = {**_REQUIRED, **_OPTIONAL}.get(name, (lambda _: True, ""))
-    if not (found is None and name in _OPTIONAL) and not fits(found):
+    fits, fix = _FITTING.get(name, (lambda _: True, ""))
+    if not fits(found) and (found is not None or name in _NEVER_NONE):
         raise refused(kind, name, found, fix)
 
 
@@ -131,7 +127,7 @@ class Fault:
     @property
     def replaces(self) -> bool:
         """Whether the call is not made at all."""
-        return False
+        return self.after_pieces == 0
 
     def affects(self, method: str) -> bool:
         """Return whether it can affect a call of that method."""
@@ -269,11 +265,6 @@ class Stall(Fault):
     of_pieces = True
     holds = True
 
-    @property
-    def replaces(self) -> bool:
-        """Whether the call is not made at all."""
-        return self.after_pieces == 0
-
     def _error(self, call: Call) -> Exception:
         # A plain call would block its thread for ever.
         where = f"{call.provider}.{call.method}"
@@ -294,6 +285,7 @@ class Cut(Fault):
 
     after_pieces: int = 1
     of_pieces = True
+    replaces = False
 
     def _error(self, call: Call) -> Exception:
         return connection_reset(call.provider, "in the middle of its answer")
@@ -436,12 +428,11 @@ class StreamFaultInjector(Interceptor):
         self.key = key
         self.fault_type = FaultType(fault_type)
         self.injected = 0
-        kind, (field, default) = self.fault_type, _OPTIONS[self.fault_type]
+        kind, (field, default) = self.fault_type.name, _OPTIONS[self.fault_type]
+        self._amount = options.pop(field, default)
+        check_option(kind, field, self._amount)
         for name, found in options.items():
-            if name != field:
-                raise refused(kind.name, name, found, f"of a stream, its one option is {field}")
-        self._amount = options.get(field, default)
-        check_option(kind.name, field, self._amount)
+            raise refused(kind, name, found, f"of a stream, its one option is {field}")
 
     def applies_to(self, spec: StageSpec) -> bool:
         """Return whether the stage writes the stream."""

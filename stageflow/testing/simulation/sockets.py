@@ -277,13 +277,7 @@ class _Selector(selectors._BaseSelectorImpl):
 
 
 class NetworkLoop(selector_events.BaseSelectorEventLoop):
-    """An event loop whose sockets are those of a simulated network; without one it has none.
-
-    Attributes:
-        network: The simulated network; None if the loop has none.
-        hosts: The hosts of the tasks that are not of the simulated function itself.
-        killed: Whether a host was ever killed.
-    """
+    """An event loop whose sockets are those of a simulated network; without one it has none."""
 
     _selector: _Selector
     _transports: Any
@@ -291,8 +285,9 @@ class NetworkLoop(selector_events.BaseSelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(_Selector(self))
         self.network: Network | None = None
+        #: Those of the tasks that are not of the simulated function itself.
         self.hosts = weakref.WeakKeyDictionary[asyncio.Task[Any], Host]()
-        self.killed = False
+        self.killed = False  # whether a host ever was
         vars(select)["poll"] = _polling
         if _warn is not None:
             asyncio.StreamWriter.__del__ = _dropped  # type: ignore[method-assign]
