@@ -44,9 +44,9 @@ class Faults(dict[str, Any]):
     `marked` has all of them, the outermost first. Each simulated run has its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, injectors: Sequence[Any] = ()) -> None:
         self.inject = testing.inject_fault
-        self.use(())
+        self.use(injectors)
 
     def use(self, injectors: Sequence[Any]) -> None:
         """Replace the injectors."""
@@ -60,9 +60,8 @@ _FAULTS: pytest.StashKey[Faults] = pytest.StashKey()
 
 def _faults_of(item: pytest.Item) -> Faults:
     if _FAULTS not in item.stash:
-        faults = item.stash[_FAULTS] = Faults()
-        if item.get_closest_marker("simulate") is None:
-            faults.use([faults.inject(*m.args, **m.kwargs) for m in _fault_markers(item)])
+        marks = _fault_markers(item) if item.get_closest_marker("simulate") is None else ()
+        item.stash[_FAULTS] = Faults([testing.inject_fault(*m.args, **m.kwargs) for m in marks])
     return item.stash[_FAULTS]
 
 
@@ -105,11 +104,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Simulate marked tests, and run the test of a token alone."""
     asked = config.stash.get(_ASKED, None)
     if asked is not None:
-        others = [item for item in items if item.nodeid != asked.test]
+        config.hook.pytest_deselected(items=[i for i in items if i.nodeid != asked.test])
         items[:] = [item for item in items if item.nodeid == asked.test]
         if not items:
             raise pytest.UsageError(f"the token's test is not here: {asked.test}")
-        config.hook.pytest_deselected(items=others)
     for item in items:
         _skip_marked_stage(item)
         if item.get_closest_marker("simulate") is not None:
@@ -143,11 +141,10 @@ def _is_drawn(marker: pytest.Mark) -> bool:
 
 def _part_of(runs: int, scenario: Any, item: pytest.Item) -> tuple[int, Any]:
     """Return how many runs this part of a test has, and the scenario with its first seed."""
-    found = _PART.search(item.nodeid)
-    if found is None:
+    if (found := _PART.search(item.nodeid)) is None:
         return runs, scenario
-    number, parts = int(found[2]) - 1, int(found[3])
-    first, end = number * runs // parts, (number + 1) * runs // parts
+    number, parts = int(found[2]), int(found[3])
+    first, end = (number - 1) * runs // parts, number * runs // parts
     return end - first, replace(scenario, seed=scenario.seed + first)
 
 
@@ -274,10 +271,9 @@ def _simulated_test(item: Any) -> Any:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how many runs and orders each simulated test had."""
     lines = [
-        f"{report.nodeid}: {text}"
+        f"{report.nodeid}: {dict(report.user_properties)['simulated']}"
         for report in terminalreporter.getreports("passed")
-        for name, text in report.user_properties
-        if name == "simulated" and report.when == "call"
+        if report.when == "call" and "simulated" in dict(report.user_properties)
     ]
     if lines:
         terminalreporter.section("simulated")

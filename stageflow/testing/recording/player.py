@@ -82,13 +82,13 @@ def difference(where: str, expected: Any, got: Any) -> tuple[str, str, str]:
     for step, ours, theirs in parts:
         if ours != theirs:
             return difference(f"{where}{step}", ours, theirs)
+    before = ""
     if isinstance(expected, str) and isinstance(got, str):
         pairs = enumerate(zip(expected, got, strict=False))
         same = next((n for n, (a, b) in pairs if a != b), min(len(expected), len(got)))
         start = max(0, same - _SHOWN_CHARS // 2)
-        before = "…" if start else ""
-        return where, before + _short(expected[start:]), before + _short(got[start:])
-    return where, _short(expected), _short(got)
+        before, expected, got = "…" if start else "", expected[start:], got[start:]
+    return where, before + _short(expected), before + _short(got)
 
 
 def _short(value: Any) -> str:
@@ -142,7 +142,7 @@ class RecordedTurn:
         return self._mismatches[-1]
 
     def _named(self, call: recorder.RecordedCall) -> str:
-        number = 1 + next(n for n, other in enumerate(self._turn.calls) if other is call)
+        number = next(n for n, other in enumerate(self._turn.calls, 1) if other is call)
         return f"call {number}, {call.provider}.{call.method}"
 
     def _take(
@@ -173,8 +173,8 @@ class RecordedTurn:
                     f"{self._named(call)}, asks something else than when the turn was recorded:"
                     f" {path} was {expected}, and is {got}"
                 )
-        problem = "takes another number of arguments than when recorded"
-        raise self._mismatch(f"{self._named(call)}, {problem}")
+        other = "takes another number of arguments than when recorded"
+        raise self._mismatch(f"{self._named(call)}, {other}")
 
     async def _end(self, call: recorder.RecordedCall) -> None:
         await _sleep_ms(call.ending_ms)
@@ -248,9 +248,10 @@ class RecordedTurn:
             RecordingMismatchError: The runs differ, or the pipeline has another name.
         """
         if pipeline.name != self.pipeline:
-            whose = f"{self._where} is a turn of the pipeline {self.pipeline!r}"
-            text = f"{whose}, not of {pipeline.name!r}; replay it with that"
-            raise recorder.RecordingMismatchError(text)
+            raise recorder.RecordingMismatchError(
+                f"{self._where} is a turn of the pipeline {self.pipeline!r}, not of"
+                f" {pipeline.name!r}; replay it with that"
+            )
         context = PipelineContext(
             self.inputs, providers=self.providers, deadline_s=self.deadline_s, seed=self.seed
         )

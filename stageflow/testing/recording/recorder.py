@@ -127,9 +127,11 @@ def read_turn(path: Path) -> Turn:
         problem = "it holds no recorded turn; stageflow run … --record FILE makes one"
         raise invalid_recording(where, problem)
     if found.get("version") != VERSION:
-        problem = f"it is of version {found.get('version')!r}, and this stageflow reads version"
-        problem += f" {VERSION}; replay it with the stageflow that recorded it, or record the turn"
-        raise invalid_recording(where, f"{problem} anew")
+        problem = (
+            f"it is of version {found.get('version')!r}, and this stageflow reads version"
+            f" {VERSION}; replay it with the stageflow that recorded it, or record the turn anew"
+        )
+        raise invalid_recording(where, problem)
     try:
         return _turn(found)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -213,9 +215,9 @@ def error_again(told: dict[str, Any], codec: Codec) -> Exception:
     # The arguments of its own constructor are not known.
     error = cls.__new__(cls, told["message"])
     StageflowError.__init__(error, told["message"])
-    error.category = ErrorCategory(told["category"])
-    for name in _OWN:
-        setattr(error, name, told[name])
+    vars(error).update(
+        {name: told[name] for name in _OWN}, category=ErrorCategory(told["category"])
+    )
     return error
 
 
@@ -288,14 +290,15 @@ class Recorder(Closing):
     def _turn(self, context: PipelineContext, result: RunResult) -> Turn:
         # A stream of which items are gone cannot be kept.
         left = {k: v for k, v in result.bag.items() if not isinstance(v, Stream) or v.whole}
-        outputs = self._codec.plain_items(left)
-        unkept = [key for key in outputs if self._codec.lost("", {key: outputs[key]})]
+        codec, plain = self._codec, self._codec.plain_items
+        outputs = plain(left)
+        unkept = [key for key in outputs if codec.lost("", {key: outputs[key]})]
         for call, at in self._calls:
             call.began_ms = round((at - result.log.started_at) * 1000.0, _DIGITS)
         turn = Turn(
             pipeline=result.pipeline,
             providers=list(self._providers),
-            inputs=self._codec.plain_items(context.inputs),
+            inputs=plain(context.inputs),
             seed=context.seed,
             deadline_s=context.deadline_s,
             status=str(result.status),
@@ -303,16 +306,14 @@ class Recorder(Closing):
             outputs={key: value for key, value in outputs.items() if key not in unkept},
             unkept=unkept,
             calls=[call for call, _ in self._calls],
-            events=[
-                {**e.to_dict(), "data": self._codec.plain_items(e.data)} for e in result.events
-            ],
+            events=[{**e.to_dict(), "data": plain(e.data)} for e in result.events],
         )
-        lost = self._codec.lost("inputs", turn.inputs)
+        lost = codec.lost("inputs", turn.inputs)
         for number, call in enumerate(turn.calls, 1):
             where = f"call {number}, {call.provider}.{call.method}: "
             asked = {"arguments": call.arguments, "options": list(call.options.values())}
-            lost |= self._codec.lost(f"{where}asked", asked)
-            lost |= self._codec.lost(f"{where}answered", {"pieces": call.pieces})
+            lost |= codec.lost(f"{where}asked", asked)
+            lost |= codec.lost(f"{where}answered", {"pieces": call.pieces})
         for path, value in lost.items():
             raise RecordingError(
                 f"the turn cannot be recorded: {path} is of type {value.shown}; use plain values,"
@@ -366,22 +367,21 @@ class _Recording(Fault):
 
     @contextmanager
     def _recorded(self, call: Call, *, streamed: bool) -> Iterator[None]:
-        self._call = self._recorder._began(call, streamed=streamed)
+        recorded = self._call = self._recorder._began(call, streamed=streamed)
         self._loop = asyncio.get_running_loop()
         self._wait()
-        ending = "left"
         try:
             yield
-            ending = "answered"
+            recorded.ending = "answered"
         except asyncio.CancelledError:
-            ending = "cancelled"
+            recorded.ending = "cancelled"
             raise
         except Exception as error:
-            ending = "failed"
-            self._call.error = plain_error(error, self._recorder._codec)
+            recorded.ending = "failed"
+            recorded.error = plain_error(error, self._recorder._codec)
             raise
         finally:
-            self._call.ending, self._call.ending_ms = ending, self._waited_ms()
+            recorded.ending_ms = self._waited_ms()
 
     def _wait(self) -> None:
         # Once the loop has had control, the provider has suspended: other tasks could run.

@@ -72,13 +72,14 @@ class Host:
         """
         self.kills, loop = self.kills + 1, self.network.loop
         loop.killed = True
+        keep = ctypes.pythonapi.Py_IncRef
         for task in [task for task, host in loop.hosts.items() if host is self]:
             task._log_destroy_pending = False
             asyncio.tasks._unregister_task(task)
-            _keep(task.get_coro())
+            keep(ctypes.py_object(task.get_coro()))
         for serial, generator in list(loop._generators.items()):
             if generator in self.generators:
-                _keep(loop._generators.pop(serial))
+                keep(ctypes.py_object(loop._generators.pop(serial)))
         for one in list(self.sockets):
             one.reset()
 
@@ -92,10 +93,6 @@ class Host:
         """Return the socket of an address, or None."""
         found = self.bound.get((kind, _SAME.get(ip, ip), port))
         return found or self.bound.get((kind, ANY, port))
-
-
-def _keep(dropped: object) -> None:
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dropped))
 
 
 class Network:
@@ -156,8 +153,7 @@ class Network:
 
     def strikes(self, share: float) -> bool:
         """Draw whether a fault of that chance happens."""
-        chance = self.loop.chance
-        return bool(share) and chance is not None and chance.random() < share
+        return bool(share and self.loop.chance and self.loop.chance.random() < share)
 
     def carry(
         self, one: Host, other: Host, arrive: Callable[[], object], not_before_s: float = 0.0

@@ -110,7 +110,7 @@ class SimulationLoop(NetworkLoop):
             self._advance(self._now_s + seconds)
 
     def _in_thread(self) -> bool:
-        return threads[-1:] == [get_ident()] and self._thread_id == get_ident()
+        return threads[-1:] == [get_ident()] == [self._thread_id]
 
     def _advance(self, now_s: float) -> None:
         if now_s > self._now_s:
@@ -267,8 +267,9 @@ class SimulationLoop(NetworkLoop):
                 raise errors.LivelockError(MOST_STEPS_AT_ONCE, self._now_s, running)
             if not self.steps % STEPS_A_LOOK:
                 self._look()
-            if self._at_step:
-                self._interrupt()
+            for callback in self._at_step.pop(self.steps, ()) if self._at_step else ():
+                self._lane = self._common
+                callback()
             deviations = len(chosen)
             handle = self._take()
             if not handle._cancelled and not (self.killed and is_of_killed(handle)):
@@ -278,11 +279,6 @@ class SimulationLoop(NetworkLoop):
                 handle._run()
                 if self.properties is not None:
                     self.properties.check(handle)
-
-    def _interrupt(self) -> None:
-        for callback in self._at_step.pop(self.steps, ()):
-            self._lane = self._common
-            callback()
 
     def _look(self) -> None:
         """Raise `DeadlockError` if what is simulated waits, beside timers that repeat for ever."""
@@ -362,7 +358,7 @@ class SimulationLoop(NetworkLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future that sorts by its age."""
-        return NumberedFuture(next(self._serials), self)
+        return NumberedFuture(next(self._serials), loop=self)
 
     def create_task(
         self, coro: Any, *, name: object = None, context: Any = None, **options: Any
@@ -376,8 +372,7 @@ class SimulationLoop(NetworkLoop):
         if factory is None or factory is _EAGER:
             if factory is not None:
                 options["eager_start"] = True
-            options.update(loop=self, name=shown, context=context)
-            task = NumberedTask(serial, coro, **options)
+            task = NumberedTask(serial, coro, loop=self, name=shown, context=context, **options)
         else:
             if context is not None:
                 options["context"] = context  # a factory need not know what is not given

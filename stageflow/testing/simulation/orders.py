@@ -87,24 +87,17 @@ class Tried:
 
 
 class Order:
-    """Chooses the next callback, and records it.
-
-    Attributes:
-        drawn: Whether the order is drawn or recorded; asyncio's own order needs no choice.
-        deviations: The number of each choice that was not the first, and the position chosen.
-        choices: How often there was more than one callback to choose from.
-        passed: The first callback of the latest choice that was not it.
-        widths: How many there were at each choice; None if that is not recorded.
-    """
+    """Chooses the next callback, and records it."""
 
     def __init__(self, schedule: Schedule, tried: Tried | None = None) -> None:
         given = schedule.seed is not None or schedule.choices is not None
-        self.drawn = given and schedule.order != "asyncio"
+        self.drawn = given and schedule.order != "asyncio"  # or recorded
         self._tried = tried if schedule.switches is None else None
+        #: The number of each choice that was not the first, and the position chosen.
         self.deviations: list[tuple[int, int]] = []
-        self.passed: asyncio.Handle | None = None
-        self.choices = 0
-        self.widths: list[int] | None = None
+        self.passed: asyncio.Handle | None = None  # the first callback of the latest of these
+        self.choices = 0  # how often there was more than one callback to choose from
+        self.widths: list[int] | None = None  # how many there were; None if that is not recorded
         self._random = random.Random(schedule.seed)
         self._ranked = schedule.strategy in ("pct2", "pct3", "pct4")
         self._lowest = 0.0
@@ -183,15 +176,14 @@ class Order:
         return 1 + int(self._random.random() * (len(ready) - 1))
 
     def _by_priority(self, ready: Sequence[Entry]) -> int:
-        chosen = max(range(len(ready)), key=lambda position: ready[position][3].priority)
-        lane = ready[chosen][3]
+        places, priority = range(len(ready)), lambda at: ready[at][3].priority
+        lane = ready[max(places, key=priority)][3]
         lane.calls += 1
         if self.choices in self._change_at or not lane.calls % _MOST_CALLS:
             # Below all that were not lowered; after many calls, below all others.
             self._lowest -= not lane.calls % _MOST_CALLS
             lane.priority = self._lowest - self._random.random()
-            chosen = max(range(len(ready)), key=lambda position: ready[position][3].priority)
-        return chosen
+        return max(places, key=priority)
 
 
 _T = TypeVar("_T")

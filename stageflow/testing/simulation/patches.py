@@ -40,7 +40,10 @@ def _simulating(
 class _Numbered:
     """Hashes by the order of creation, so that any set iterates over it in the same order."""
 
-    _serial: int
+    # asyncio adds a new task to a set before its own constructor has returned.
+    def __init__(self, serial: int, *args: Any, **options: Any) -> None:
+        self._serial = serial
+        super().__init__(*args, **options)
 
     def __hash__(self) -> int:
         return self._serial
@@ -51,18 +54,9 @@ class NumberedTask(_Numbered, asyncio.Task[Any]):
 
     lane: Any = None
 
-    # The base class adds a new task to a set before its own constructor has returned.
-    def __init__(self, serial: int, coroutine: Any, **options: Any) -> None:
-        self._serial = serial
-        super().__init__(coroutine, **options)
-
 
 class NumberedFuture(_Numbered, asyncio.Future[Any]):
     """A future that hashes by its number."""
-
-    def __init__(self, serial: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._serial = serial
-        super().__init__(loop=loop)
 
 
 class _OrderedSet(set[Any]):

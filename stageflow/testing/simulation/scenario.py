@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from stageflow._utils.files import decompressed
-from stageflow.codec import DEFAULT_CODEC
+from stageflow.codec import DEFAULT_CODEC, TEXT_OR_NONE, FieldTypes, check_fields
 from stageflow.errors import CorruptDeadLetterError, StageflowError
 from stageflow.providers import LatencyProfile
 from stageflow.testing.faults import FaultPlan
@@ -36,6 +36,12 @@ _PREFIX = "sf1-"
 _MOST_BYTES = 4_000_000
 _MALFORMED = ValueError, TypeError, LookupError, AttributeError, RecursionError, StageflowError
 _NO_FAULTS = FaultPlan()
+_TYPES: FieldTypes = {
+    "main": TEXT_OR_NONE,
+    "test": TEXT_OR_NONE,
+    "args": (list,),
+    "call": (int,),
+}
 
 
 def parsed(choices: str) -> list[tuple[int, int]]:
@@ -217,28 +223,26 @@ class Token:
         body = text.removeprefix(_PREFIX)
         try:
             packed = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
-            plain = json.loads(decompressed(packed, _MOST_BYTES))
-            own = {"main", "args", "test", "call"}
-            conditions = {name: value for name, value in plain.items() if name not in own}
+            plain: dict[str, Any] = {"main": None, "test": None, "args": [], "call": 1}
+            plain |= json.loads(decompressed(packed, _MOST_BYTES))
+            check_fields("", plain, _TYPES)
+            main, test, arguments, call = (plain.pop(name) for name in _TYPES)
             # Without a seed it was None, which a token leaves out.
-            given = {"seed": None, **DEFAULT_CODEC.items_from_plain(conditions)}
+            given = {"seed": None, **DEFAULT_CODEC.items_from_plain(plain)}
             scenario = Scenario.from_dict(given)
-            call, arguments = plain.get("call", 1), plain.get("args", [])
-            texts = plain.get("main", ""), plain.get("test", "")
-            known_types = type(call) is int and isinstance(arguments, list)
-            if not known_types or call < 1 or not all(isinstance(text, str) for text in texts):
-                raise TypeError("call, args, main or test is of another type")
+            if call < 1:
+                raise ValueError("simulations are counted from 1")
         except _MALFORMED as error:
             raise TokenError(text, "it is damaged; copy the whole of it") from error
-        if "main" in plain and arguments:
+        if main and arguments:
             # Import its module, and so the classes of arguments; pytest imports its own later.
             with contextlib.suppress(TokenError):
-                _found(text, plain["main"])
+                _found(text, main)
         try:
             args = tuple(DEFAULT_CODEC.from_plain(arguments))
         except (CorruptDeadLetterError, TypeError, RecursionError) as error:
             raise TokenError(text, f"an argument of it is not known here ({error})") from error
-        return cls(scenario, plain.get("main"), args, plain.get("test"), call)
+        return cls(scenario, main, args, test, call)
 
     def function(self) -> Callable[..., Any]:
         """Return the function that was simulated; raise `TokenError` if there is none."""

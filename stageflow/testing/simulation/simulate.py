@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from stageflow.codec import DEFAULT_CODEC, canonical
 from stageflow.engine import Pipeline, PipelineContext, RunResult
@@ -32,7 +32,6 @@ from stageflow.testing.simulation.scenario import Deviations, Scenario, Token, n
 from stageflow.testing.simulation.trace import Trace
 
 T = TypeVar("T")
-_Page: TypeAlias = str | Path | None
 
 _FIRST = Scenario()
 #: So many of the latest steps a note shows at most, and a page.
@@ -83,7 +82,7 @@ class Simulation:
             predicate: A function that changes nothing; it is called after each callback.
             message: What it means, for the `PropertyError`; its file and line by default.
         """
-        self._properties().always(predicate, message)
+        self._properties.always(predicate, message)
 
     def eventually(
         self, predicate: Callable[[], object], *, within_s: float = math.inf, message: str = ""
@@ -96,12 +95,12 @@ class Simulation:
                 when the simulated function has returned, and the generators of it are closed.
             message: As in `always`.
         """
-        self._properties().eventually(predicate, within_s, message)
+        self._properties.eventually(predicate, within_s, message)
 
+    @cached_property
     def _properties(self) -> Properties:
-        if self.loop.properties is None:
-            self.loop.properties = Properties(self.loop.time)
-        return self.loop.properties
+        made = self.loop.properties = Properties(self.loop.time)
+        return made
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -274,18 +273,12 @@ def replay(token: str, *, page: str | Path | None = None) -> Outcome[Any]:
 
 @dataclass
 class Test:
-    """The test under way, as a plugin knows it.
+    """The test under way, as a plugin knows it."""
 
-    Attributes:
-        name: Its id; None for what pytest says.
-        asked: The simulation that it is to repeat.
-        pages: The folder for pages of failures; None if none are made.
-        failed: Seed and choices of each `explore` that failed, by the number of its call.
-    """
-
-    name: str | None = None
-    asked: Token | None = None
-    pages: Path | None = None
+    name: str | None = None  # its id; None for what pytest says
+    asked: Token | None = None  # the simulation that it is to repeat
+    pages: Path | None = None  # the folder for pages of failures; None if none are made
+    #: Seed and choices of each `explore` that failed, by the number of its call.
     failed: dict[str, list[Any]] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=partial(count, 1))
 
@@ -316,7 +309,7 @@ class _Case(Generic[T]):
     _sim: Simulation
 
     def __init__(
-        self, main: Any, args: tuple[Any, ...], call: int, page: _Page, *, replays: bool
+        self, main: Any, args: tuple[Any, ...], call: int, page: str | Path | None, *, replays: bool
     ) -> None:
         self._main: Callable[..., Coroutine[Any, Any, T]] = main
         self._args, self._call, self._replays = args, call, replays
@@ -376,11 +369,9 @@ class _Case(Generic[T]):
                 repeats = again is not None and _shown(again) == _shown(error)
                 if repeats and deviations:
                     deviations = self._reduced(scenario, deviations, error)
-                    fewest = _ordered(scenario, deviations)
+                    scenario = _ordered(scenario, deviations)
                     trace = Trace(trace.steps.maxlen or 0)
-                    found = self._failure(fewest, trace)
-                    assert found is not None, "it has failed in this order"
-                    error, scenario = found, fewest
+                    error = self._failure(scenario, trace) or error
                 if repeats and scenario.choices is not None:
                     _test().failed[str(self._call)] = [scenario.seed, scenario.choices]
         if not repeats:
@@ -400,16 +391,20 @@ class _Case(Generic[T]):
             ways.append(f"stageflow.testing.simulation.replay({text!r})")
         said += "\n  or: ".join(ways or [f"the same call of simulate with token={text!r}"])
         if repeats and self.loop.order.drawn:
-            own = "\nIt fails in asyncio's own order."
             left = "once" if len(deviations) == 1 else f"{len(deviations)} times"
-            left += ", at the lines with *" if trace.steps and deviations else ""
-            said += f"\nIt leaves asyncio's own order {left}." if deviations else own
-        if trace.steps and self._page is not None:
-            trace.page(self._page, error, said, self._sim.events)
-            said += f"\nThe same as a page: {self._page}"
+            left += ", at the lines with *" * bool(trace.steps)
+            left = (
+                f"leaves asyncio's own order {left}"
+                if deviations
+                else "fails in asyncio's own order"
+            )
+            said += f"\nIt {left}."
         if trace.steps:
-            said += "\nWhat ran last (virtual time, task, where it went on):\n  "
-            said += "\n  ".join(trace.lines(_LINES))
+            if self._page is not None:
+                trace.page(self._page, error, said, self._sim.events)
+                said += f"\nThe same as a page: {self._page}"
+            lines = ["What ran last (virtual time, task, where it went on):", *trace.lines(_LINES)]
+            said += "\n" + "\n  ".join(lines)
         error.add_note(said)
         return error
 
@@ -442,8 +437,7 @@ class _Case(Generic[T]):
 
     def _token(self, scenario: Scenario) -> Token:
         # pytest says which test is running: "tests/test_turn.py::test_turn (call)".
-        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or None
-        test = _test().name or test
+        test = _test().name or os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or None
         lost = DEFAULT_CODEC.lost("args", {"all": DEFAULT_CODEC.to_plain(list(self._args))})
         name = None if lost else name_of(self._main)
         return Token(scenario, name, () if name is None else self._args, test, self._call)

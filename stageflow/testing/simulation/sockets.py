@@ -144,17 +144,16 @@ class _Socket(socket.socket):
             at = 1 + int(self._loop.chance.random() * (len(sent) - 1))
         for part in (sent[:at], sent[at:]) if at else (sent,):
             self.other._pending += len(part)
-            self._carry(part)
+            self._carry(self.other, part)
         return len(sent)
 
     def sendmsg(self, buffers: Any, *_: Any) -> int:
         return self.send(b"".join(buffers))
 
-    def _carry(self, item: Any) -> None:
-        assert self.other is not None, "it is connected"
-        other, network = self.other, self.network
+    def _carry(self, other: "_Socket", item: Any) -> None:
         other._coming.append(item)
-        other._due_s = network.carry(self.host, other.host, other._next_arrives, other._due_s)
+        due_s = self.network.carry(self.host, other.host, other._next_arrives, other._due_s)
+        other._due_s = due_s
 
     def _next_arrives(self) -> None:
         item = self._coming.popleft()
@@ -211,7 +210,7 @@ class _Socket(socket.socket):
     def shutdown(self, how: int, last: object = _END) -> None:
         if how != socket.SHUT_RD and self.other is not None and not self._ended:
             self._ended = True
-            self._carry(last)
+            self._carry(self.other, last)
 
     def close(self) -> None:
         if not self._closed:
@@ -272,8 +271,7 @@ class _Selector(selectors._BaseSelectorImpl):
         self._loop.wake(sock)
         return key
 
-    def select(self, timeout: float | None = None) -> list[Any]:
-        return []
+    select: Any = None  # nobody polls it
 
 
 class NetworkLoop(selector_events.BaseSelectorEventLoop):

@@ -15,27 +15,16 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Step(NamedTuple):
-    """A step of a task.
+    """A step of a task, at a moment of virtual time."""
 
-    Attributes:
-        number: Its number among the steps of tasks.
-        now_s: Virtual time in seconds.
-        lane: The number of its task.
-        task: The name of its task.
-        coroutine: The name of what the task runs; empty if the task has a name of its own.
-        place: Where it goes on, as ``file:line in function``, and what it has waited for.
-        before: The task that asyncio's own order has here; None if this is it.
-        by: The number of the step that has scheduled it; None for the first.
-    """
-
-    number: int
+    number: int  # among the steps of tasks
     now_s: float
-    lane: int
+    lane: int  # the number of its task
     task: str
-    coroutine: str
-    place: str
-    before: str | None
-    by: int | None
+    coroutine: str  # the name of what the task runs; empty if the task has a name of its own
+    place: str  # where it goes on, as ``file:line in function``, and what it has waited for
+    before: str | None  # the task that asyncio's own order has here; None if this is it
+    by: int | None  # the number of the step that has scheduled it; None for the first
 
 
 class Trace:
