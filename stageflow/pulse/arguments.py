@@ -21,16 +21,16 @@ def add_command(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     short: str,
-    description: str,
     run: Callable[[argparse.Namespace], int | None],
     *,
     in_repository: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command, with ``--repository`` if it works on a clone.
+    """Add a command, described by ``help/NAME.txt``, with ``--repository`` if it works on a clone.
 
     `run` gets the parsed arguments and returns the exit code, or None for 0. It raises
     `PulseError` for what the user can fix.
     """
+    description = (Path(__file__).with_name("help") / f"{name}.txt").read_text(encoding="utf-8")
     parser = subparsers.add_parser(name, help=short, description=description)
     if in_repository:
         text = "the clone with asv.conf.json (default: the current folder)"

@@ -19,57 +19,12 @@ from stageflow.pulse.history import AsvProject
 
 DEFAULT_PORT = 8765
 DEFAULT_HOURS = 24.0
-_BENCH_HELP = """\
-Measure the newest commits of the branch in asv.conf.json that have no results on this machine,
-newest first, then publish the history as a site that needs no network. A commit counts as
-measured when every present benchmark has a result there, was skipped there or failed there.
-
-examples:
-  stageflow pulse bench
-  stageflow pulse bench --commits 1 --bench exact       one commit, and only some benchmarks
-  stageflow pulse bench --shard 2/4 --machine ci        a quarter of the benchmarks; see merge
-
-exit codes:
-  0    measured and published; failures on older commits are only reported
-  1    nothing could be measured or published; the last line says why and what to do
-  3    published, but the newest commit measured now did not build or has failed benchmarks
-  130  interrupted or terminated; what was measured until then is published
-"""
-_MERGE_HELP = """\
-Add results of other machines to those of this clone: of shards (bench --shard), or of complete
-runs. A folder is like .asv/results. Of two measurements of one benchmark on one commit, the later
-one is kept; nothing is changed unless everything can be merged.
-
-examples:
-  stageflow pulse merge shards/1 shards/2 shards/3 shards/4
-
-exit codes: 0 merged, 1 a file is not sound or belongs to something else
-"""
-_BUILD_HELP = """\
-Publish the present results as a site, without measuring anything: asv's pages, and Central Pulse
-(central.html), which shows history, telemetry and what is wrong now.
-docs/operations/central-pulse.md explains it.
-
-examples:
-  stageflow pulse build
-  stageflow pulse build --store telemetry.db
-
-exit codes: 0 published, 1 nothing could be published (the last line says why)
-"""
-_SERVE_HELP = """\
-Serve the published site on the loopback address, until interrupted. With --store, Central Pulse
-shows live telemetry from that file; no published site is needed.
-
-examples:
-  stageflow pulse serve
-  stageflow pulse serve --store telemetry.db --hours 1
-"""
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to a parser; each sets ``run``, as `add_command` says."""
     add = partial(add_command, subparsers)
-    parser = add("bench", "measure new commits and publish", _BENCH_HELP, _bench)
+    parser = add("bench", "measure new commits and publish", _bench)
     text = "measure at most N commits (default: %(default)s)"
     option(parser, "-n --commits N", text, type=whole, default=hist.DEFAULT_COMMITS)
     hist.add_machine(parser)
@@ -79,12 +34,12 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     more = {"action": "append", "default": [], "dest": "attributes"}
     option(parser, "-a --attribute NAME=VALUE", text, **more)
     flag(parser, "--retry-failed", "measure again where benchmarks failed")
-    parser = add("merge", "add results of other machines", _MERGE_HELP, _merge)
+    parser = add("merge", "add results of other machines", _merge)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser = add("build", "publish the present results", _BUILD_HELP, _build)
+    parser = add("build", "publish the present results", _build)
     text = "(default: .asv/telemetry.db, or as benchmarks/pulse.toml says)"
     add_store(parser, f"what Central Pulse shows {text}")
-    parser = add("serve", "serve the published site", _SERVE_HELP, _serve)
+    parser = add("serve", "serve the published site", _serve)
     option(parser, "--port", "0 takes a free one", type=int, default=DEFAULT_PORT)
     add_store(parser, "show this telemetry, live")
     text = "of the telemetry, show the newest N hours (default: %(default)g)"

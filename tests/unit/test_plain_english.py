@@ -40,6 +40,7 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / ".changes").glob("*.md"),
+        *(ROOT / "stageflow/pulse/help").glob("*.txt"),
         *(ROOT / folder / "README.md" for folder in ("benchmarks", "tests", "tools")),
     ]
 )

@@ -33,35 +33,6 @@ PASSWORD_VARIABLE = "STAGEFLOW_SMTP_PASSWORD"  # noqa: S105 - the name of a vari
 PATIENCE_S = 30.0
 #: Evaluates rules at a time in seconds since the epoch, and returns the message that follows.
 Look = Callable[[float], Message | None]
-_ALERT_HELP = """\
-Evaluate the rules of benchmarks/alerts.toml on telemetry, on the history of the benchmarks, or on
-both, and report alerts that begin or end. The state is stored, so that each is reported once,
-however often this is started. docs/operations/alerts.md shows how to set it up.
-
-examples:
-  stageflow pulse alert --benchmarks                           regressions of this repository
-  stageflow pulse alert --store runs.db                        evaluate once, and print
-  stageflow pulse alert --store runs.db --every 60 --to slack  go on, and send to Slack
-  stageflow pulse alert --store runs.db --to slack --test      send a test message
-  stageflow pulse alert --store runs.db --dead                 messages that were given up
-
-exit codes:
-  0    nothing fires
-  1    the telemetry, the rules, the state or a secret cannot be read; the last line names the fix
-  3    something fires
-  4    --test failed, or a message was given up: see --dead, and --resend
-"""
-_RULES_HELP = """\
-Write the files that follow from benchmarks/alerts.toml: rules.yml and prometheus.yml for
-Prometheus, alertmanager.yml for Alertmanager, dashboard.json for Grafana. Needs the extra
-stageflow[alerts].
-
-examples:
-  stageflow pulse rules
-  stageflow pulse rules --check                     for CI: are the files up to date?
-
-exit codes: 0 written or up to date, 1 a file is wrong, missing or outdated
-"""
 
 
 class AlertExit(IntEnum):
@@ -75,8 +46,7 @@ class AlertExit(IntEnum):
 def add_commands(add: Add) -> None:
     """Add the commands."""
     rules = f"the rules (default: benchmarks/{ALERTS_FILE}, or else rules for every pipeline)"
-    short, about = "write Prometheus' files", _RULES_HELP
-    parser = add("rules", short, about, _generate, in_repository=False)
+    parser = add("rules", "write Prometheus' files", _generate, in_repository=False)
     option(parser, "--rules FILE", rules, type=Path)
     text = "where to write (default: %(default)s)"
     option(parser, "--into FOLDER", text, type=Path, default=Path("docs/ops"))
@@ -89,7 +59,7 @@ def add_commands(add: Add) -> None:
             parser.error("--test sends a message: add --to email or --to slack")
         return _alert(arguments)
 
-    parser = add("alert", "evaluate alert rules and notify", _ALERT_HELP, run)
+    parser = add("alert", "evaluate alert rules and notify", run)
     add_store(parser, "evaluate this telemetry")
     flag(parser, "--benchmarks", "evaluate the history of the benchmarks")
     option(parser, "--rules FILE", rules, type=Path)

@@ -25,33 +25,6 @@ from stageflow.pulse.gate import amount, change
 from stageflow.pulse.history import AsvProject, History, read_history
 from stageflow.telemetry import Place
 
-_CHECK_HELP = """\
-Print what is wrong now: budgets that the newest measured commit exceeds, regressions that are open,
-turns of the telemetry beyond their budget, alerts that fire, dead letters that wait. This measures
-nothing and sends nothing: bench measures, alert evaluates and notifies.
-
-examples:
-  stageflow pulse check
-  stageflow pulse check --store runs.db --json
-
-exit codes:
-  0    nothing is wrong
-  1    something could not be read; the last line names it
-  3    something is wrong
-  4    nothing is known: no commit is measured, and there is no telemetry
-"""
-_EXPORT_HELP = """\
-Write everything that was measured, on every machine, one JSON object a line.
-The schema is in docs/operations/export.md.
-
-examples:
-  stageflow pulse export > measurements.jsonl
-  stageflow pulse export --into measurements.jsonl
-
-exit codes: 0 written, 1 nothing is measured, or it could not be written
-"""
-
-
 #: What the page shows of one finding, or of all of them.
 Row: TypeAlias = Mapping[str, Any]
 
@@ -66,10 +39,10 @@ class CheckExit(IntEnum):
 
 def add_commands(add: Add) -> None:
     """Add the commands."""
-    parser = add("check", "print what is wrong now", _CHECK_HELP, _check)
+    parser = add("check", "print what is wrong now", _check)
     add_store(parser, "check this telemetry")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser = add("export", "all measurements as JSON lines", _EXPORT_HELP, _export)
+    parser = add("export", "all measurements as JSON lines", _export)
     parser.add_argument("--into", type=Path, metavar="FILE", help="instead of the standard output")
 
 
