@@ -76,7 +76,7 @@ def _made(name: str, kind: type[T]) -> T:
         try:
             found = found()
         except Exception as error:
-            raise UsageError(f"calling {name} failed: {_described(error)}") from error
+            raise UsageError(f"calling {name} failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, kind):
         raise UsageError(f"{name} is of type {type(found).__name__}, not a {kind.__name__}")
     return found
@@ -95,7 +95,8 @@ def _module(name: str) -> ModuleType:
             ) from error
         raise UsageError(f"importing {name!r} failed: {error}") from error
     except Exception as error:
-        raise UsageError(f"importing {name!r} failed: {_described(error)}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise UsageError(f"importing {name!r} failed: {why}") from error
 
 
 def run_inputs(
@@ -130,10 +131,6 @@ def run_inputs(
 def _takes(pipeline: Pipeline) -> str:
     known = (*pipeline.inputs, *pipeline.optional_inputs)
     return f"; it takes {', '.join(map(repr, known)) or 'no input'}"
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 PROVIDERS = ("fake", "local", "openai")

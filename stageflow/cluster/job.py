@@ -248,8 +248,7 @@ _RESULT: coding.FieldTypes = {
 }
 _FAILURE: coding.FieldTypes = {
     **coding.FAILURE,
-    "stage": coding.TEXT_OR_NONE,
-    "pipeline_run_id": coding.TEXT_OR_NONE,
+    **dict.fromkeys(("stage", "pipeline_run_id"), coding.TEXT_OR_NONE),
 }
 _JOB: coding.FieldTypes = {
     "pipeline": coding.TEXT,

@@ -112,17 +112,15 @@ class SQLiteDeadLetterStore(_SqliteStore):
         self.path = Path(path)
         self._create = create
         self._busy_timeout_s = busy_timeout_s
-        self._start_thread()
+        self.after_fork()
         renew_after_fork(self)
-
-    def _start_thread(self) -> None:
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="stageflow-dead-letters")
 
     def after_fork(self) -> None:
         """Use a thread and a connection of its own in a child process."""
-        leave(self._connection)
-        self._connection = None
-        self._start_thread()
+        if self._connection is not None:
+            leave(self._connection)
+            self._connection = None
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="stageflow-dead-letters")
 
     def _open(self) -> sqlite3.Connection:
         return open_file(

@@ -146,7 +146,11 @@ def live_lines(moment: Moment, width: int, height: int, *, color: bool = False) 
         # The last ones have not ended.
         kept = max(height - 5, 1)
         rows = [f"… {len(rows) - kept} more", *rows[-kept:]]
-    lines = [_heading(moment, width), *axis, *rows]
+    ended = [e.what for e in moment.events if e.stage is None and e.what in TERMINAL]
+    status = ended[-1] if ended else model.RUNNING if moment.events else model.WAITING
+    state = f": {status}, {model.format_ms(moment.at_ms)}"
+    name = _cut(printable(moment.pipeline), max(width - len(state), 1))
+    lines = [_cut(f"{name}{state}", width), *axis, *rows]
     if moment.first_sound_ms is not None:
         lines.append(_cut(f"♪ first sound after {moment.first_sound_ms:.0f} ms", width))
     return lines[: max(height - 1, 1)]
@@ -157,13 +161,6 @@ def _round_end_ms(at_ms: float) -> float:
     ticks = model.ticks_ms(at_ms, 8)
     step = ticks[1] if len(ticks) > 1 else max(at_ms, 1.0)
     return math.floor(at_ms / step + 1) * step
-
-
-def _heading(moment: Moment, width: int) -> str:
-    ended = [e.what for e in moment.events if e.stage is None and e.what in TERMINAL]
-    status = ended[-1] if ended else model.RUNNING if moment.events else model.WAITING
-    state = f": {status}, {model.format_ms(moment.at_ms)}"
-    return _cut(f"{_cut(printable(moment.pipeline), max(width - len(state), 1))}{state}", width)
 
 
 def _cut(text: str, width: int) -> str:
