@@ -28,12 +28,9 @@ _NAMES = """
 if TYPE_CHECKING:
     from stageflow.testing.contracts import *
     from stageflow.testing.faults import *
-    from stageflow.testing.invariants import check_events as check_events
-    from stageflow.testing.invariants import check_run as check_run
+    from stageflow.testing.invariants import *
     from stageflow.testing.recording import *
-    from stageflow.testing.scripted import ScriptedError as ScriptedError
-    from stageflow.testing.scripted import ScriptedStage as ScriptedStage
-    from stageflow.testing.scripted import do_nothing as do_nothing
+    from stageflow.testing.scripted import *
     from stageflow.testing.simulation import *
 else:
     # A type checker sees the names above.

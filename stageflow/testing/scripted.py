@@ -36,8 +36,7 @@ class ScriptedStage:
             await asyncio.sleep(pause_s)
         if self.ending == "raise":
             raise ScriptedError(f"{ctx.name} raises as its script says")
-        if self.ending == "fail":
-            return StageOutput.fail("as its script says")
-        if self.ending == "skip":
-            return StageOutput.skip("as its script says")
+        if self.ending in ("fail", "skip"):
+            end = StageOutput.fail if self.ending == "fail" else StageOutput.skip
+            return end("as its script says")
         return StageOutput.ok({key: f"{key} by {ctx.name}" for key in self.outputs})

@@ -6,21 +6,13 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, lru_cache, partial, wraps
-from typing import Any, Self, TypeAlias, Union, cast, get_args, get_origin
+from typing import Any, Self, Union, cast, get_args, get_origin
 
-from stageflow._utils.closing import closing_stream
+from stageflow._utils.closing import close_stream, closing_stream
 from stageflow.engine.stage_context import Argument, StageContext
 from stageflow.engine.stream import CAPACITY, StreamWriter
 
@@ -233,7 +225,7 @@ class _Answer:
     async def _answer(self, call: Call) -> Any:
         return _again(self._owner, await self._handler.answer(call))
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Any:
         return self._answer(self._call).__await__()
 
     def __aiter__(self) -> Self:
@@ -244,8 +236,7 @@ class _Answer:
         return await anext(self._pieces)
 
     async def aclose(self) -> None:
-        if self._pieces is not None:
-            await self._pieces.aclose()
+        await close_stream(self._pieces)
 
     async def __aenter__(self) -> Any:
         try:
@@ -308,9 +299,8 @@ def _is_awaited(function: Any, provider: Any) -> bool | None:
     """
     while isinstance(function, partial):
         function = function.func
-    if not isinstance(function, types.FunctionType | types.MethodType) and not _is_async_function(
-        function
-    ):
+    plain = isinstance(function, types.FunctionType | types.MethodType)
+    if not plain and not _is_async_function(function):
         function = inspect.getattr_static(type(function), "__call__", None)
     code = inspect.unwrap(getattr(function, "__func__", function))
     if _is_async_function(code):
@@ -347,17 +337,13 @@ def _is_async_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
-#: Replaces `StageContext.open`: takes the context, key and capacity.
-Opens: TypeAlias = Callable[[StageContext, str, int], StreamWriter]
-
-
-def opening(ctx: StageContext, opens: Opens) -> StageContext:
-    """Return a context for a stage whose streams `opens` opens."""
+def opening(ctx: StageContext, opens: Callable[[StageContext, str, int], Any]) -> StageContext:
+    """Return a context for a stage whose streams `opens` opens, given context, key, capacity."""
     return cast("StageContext", _Context(ctx, opens))
 
 
 class _Context:
-    def __init__(self, ctx: StageContext, opens: Opens) -> None:
+    def __init__(self, ctx: StageContext, opens: Callable[..., StreamWriter]) -> None:
         self._ctx, self._opens = ctx, opens
 
     def __getattr__(self, name: str) -> Any:

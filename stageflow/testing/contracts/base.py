@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import functools
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack
@@ -235,8 +234,7 @@ def on_subject(test: Callable[[Any, S], Coroutine[Any, Any, None]]) -> Callable[
         self._run(main(self))
 
     # Otherwise pytest sees the signature of `test` and looks for a fixture of the subject's name.
-    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
+from unittest import mock
 
 from stageflow import engine
 from stageflow.testing.simulation.errors import place_of
@@ -49,8 +50,7 @@ class Conduct(engine.Interceptor):
         self.undeclared: dict[str, None] = {}  # keys that the stage reads and does not declare
         self.clocks: dict[str, None] = {}  # where it reads a clock that is not the loop's
         self.closed: dict[str, None] = {}  # the names of providers
-        self._completed = False
-        self._declared = spec.inputs
+        self._completed, self._declared = False, spec.inputs
         self._providers = dict(run.providers)
         self._inputs = run.inputs = UserDict(run.inputs)  # of Python, so that its calls are seen
         function: Any = getattr(spec, "function", spec.execute)  # as written
@@ -75,11 +75,10 @@ class Conduct(engine.Interceptor):
     @property
     def kept(self) -> dict[str, None]:
         """Objects that are still referred to after the run; an error refers to everything."""
-        if not self._completed:
-            return {}
-        if sys.getrefcount(self.ctx) > 2:  # by the attribute, and by the argument
+        # The attribute and the argument refer to it.
+        if self._completed and sys.getrefcount(self.ctx) > 2:
             gc.collect()
-        return {"its context": None} if sys.getrefcount(self.ctx) > 2 else {}
+        return {"its context": None} if self._completed and sys.getrefcount(self.ctx) > 2 else {}
 
     def _see(self, frame: FrameType, event: str, called: Any) -> None:
         if event == "c_call":
@@ -93,8 +92,7 @@ class Conduct(engine.Interceptor):
             self._read(frame.f_locals["self"], frame.f_locals["key"], frame.f_back)
 
     def _close(self, closed: object) -> None:
-        names = (name for name, provider in self._providers.items() if provider is closed)
-        self.closed.update(dict.fromkeys(names))
+        self.closed.update((name, None) for name, p in self._providers.items() if p is closed)
 
     def _read(self, owner: object, key: str, caller: FrameType | None) -> None:
         # A child run reads from its parent what its own stages declare.
@@ -122,11 +120,8 @@ def around_callbacks(around: Callable[[Runs, asyncio.Handle], None]) -> Iterator
         else:
             run(handle)
 
-    asyncio.Handle._run = run_around  # type: ignore[assignment,method-assign]
-    try:
+    with mock.patch.object(asyncio.Handle, "_run", run_around):
         yield
-    finally:
-        asyncio.Handle._run = run  # type: ignore[method-assign]
 
 
 class BlockingWatch:
@@ -204,14 +199,11 @@ class ClosesCalls(engine.Interceptor):
         if not isinstance(error, Exception):
             return
         begin_soon = {id(task.get_coro()) for task in asyncio.all_tasks()}
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            for held in frame.f_locals.values():
-                if (
-                    inspect.iscoroutine(held)
-                    and inspect.getcoroutinestate(held) == inspect.CORO_CREATED
-                    and id(held) not in begin_soon
-                ):
-                    held.close()
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        for held in (value for frame in frames for value in frame.f_locals.values()):
+            made = inspect.iscoroutine(held) and id(held) not in begin_soon
+            if made and inspect.getcoroutinestate(held) == inspect.CORO_CREATED:
+                held.close()
 
 
 @contextmanager
@@ -252,8 +244,8 @@ _SHARED: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "os.environ": (lambda: dict(os.environ), _set_environ),
     "the working directory": (os.getcwd, os.chdir),
     "sys.path": (sys.path.copy, partial(operator.setitem, sys.path, slice(None))),
-    "sys.stdout": (lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream)),
-    "sys.stderr": (lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream)),
+    "sys.stdout": (lambda: sys.stdout, partial(setattr, sys, "stdout")),
+    "sys.stderr": (lambda: sys.stderr, partial(setattr, sys, "stderr")),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "the level of the root logger": (lambda: logging.root.level, logging.root.setLevel),
     "the time limit of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),

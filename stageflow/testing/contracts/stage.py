@@ -335,7 +335,6 @@ class StageContractTest(LoopContract):
         return found
 
     def _changed(self, case: StageCase, look: Callable[[], Mapping[str, Any]]) -> list[str]:
-        """Run the stage; return what has changed after one of the loop's callbacks."""
         before = {key: probes.Picture(value) for key, value in look().items()}
         changed: dict[str, None] = {}
 

@@ -1,8 +1,7 @@
 """The types of faults, and their effect on one call or on the stream that a stage writes.
 
-A kind is a frozen record of its options. All waiting uses the event loop's clock and can be
-cancelled. What is raised is not a `StageflowError`: it has the shape of what services, sockets and
-drivers raise, for `classify` to judge.
+What is raised is not a `StageflowError`: it has the shape of what services, sockets and drivers
+raise, for `classify` to judge.
 """
 
 import asyncio
@@ -10,11 +9,11 @@ import errno
 import math
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, make_dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar, Self, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from stageflow._utils.closing import closing_stream
 from stageflow.engine import CallNext, Interceptor, Pipeline, StageContext, StageOutput, StageSpec
@@ -189,7 +188,7 @@ class Fault:
             raise error
 
 
-class _Opened:
+class _Opened(AbstractAsyncContextManager[Any]):
     """A stream that a call has answered, with a fault in its pieces."""
 
     def __init__(self, stream: Any, pieces: AsyncGenerator[Any, None]) -> None:
@@ -203,9 +202,6 @@ class _Opened:
 
     def __anext__(self) -> Awaitable[Any]:
         return anext(self._pieces)
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         await self._pieces.aclose()

@@ -157,10 +157,9 @@ class RecordedTurn:
                 self._waiting.remove(call)
                 return call
         if not alike:
-            given = _short(self._value([*asked, *named.values()]))
             raise self._mismatch(
                 f"{provider}.{method} is called once more than it was when the turn was recorded,"
-                f" with {given}"
+                f" with {_short(self._value([*asked, *named.values()]))}"
             )
         call = alike[0]
         positions = enumerate(zip(call.arguments, asked, strict=False), 1)

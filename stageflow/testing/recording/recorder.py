@@ -231,8 +231,7 @@ def _classes(cls: type[StageflowError]) -> Iterator[type[StageflowError]]:
 
 
 #: Milliseconds are kept to the microsecond.
-_DIGITS = 3
-_LEAST_MS = 0.001
+_DIGITS, _LEAST_MS = 3, 0.001
 
 
 class Recorder(Closing):
@@ -278,14 +277,6 @@ class Recorder(Closing):
     def close(self) -> None:
         """Stop recording."""
         self._block.close()
-
-    def _began(self, call: Call, *, streamed: bool) -> RecordedCall:
-        # Encoded now: the caller may change a list afterwards.
-        arguments = [self._codec.to_plain(argument) for argument in call.arguments]
-        options = self._codec.plain_items(call.options)
-        recorded = RecordedCall(call.provider, call.method, 0.0, arguments, options, streamed)
-        self._calls.append((recorded, asyncio.get_running_loop().time()))
-        return recorded
 
     def _turn(self, context: PipelineContext, result: RunResult) -> Turn:
         # A stream of which items are gone cannot be kept.
@@ -367,8 +358,12 @@ class _Recording(Fault):
 
     @contextmanager
     def _recorded(self, call: Call, *, streamed: bool) -> Iterator[None]:
-        recorded = self._call = self._recorder._began(call, streamed=streamed)
-        self._loop = asyncio.get_running_loop()
+        codec, self._loop = self._recorder._codec, asyncio.get_running_loop()
+        # Encoded now: the caller may change a list afterwards.
+        arguments, options = codec.to_plain(list(call.arguments)), codec.plain_items(call.options)
+        recorded = RecordedCall(call.provider, call.method, 0.0, arguments, options, streamed)
+        self._call = recorded
+        self._recorder._calls.append((recorded, self._loop.time()))
         self._wait()
         try:
             yield
@@ -378,7 +373,7 @@ class _Recording(Fault):
             raise
         except Exception as error:
             recorded.ending = "failed"
-            recorded.error = plain_error(error, self._recorder._codec)
+            recorded.error = plain_error(error, codec)
             raise
         finally:
             recorded.ending_ms = self._waited_ms()

@@ -20,8 +20,7 @@ _Main: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
 ANY, LOOPBACK = "0.0.0.0", "127.0.0.1"  # noqa: S104 - no socket of the system
 _SAME = {"": ANY, "::": ANY, "::1": LOOPBACK, "localhost": LOOPBACK}
 
-#: The host that the running code belongs to, and how often it had been killed when the code was
-#: started; None is the simulated function itself.
+#: The host of the running code, and its kills when that began; None for the simulated function.
 PROCESS: ContextVar[tuple["Host", int] | None] = ContextVar("process", default=None)
 
 
@@ -87,7 +86,7 @@ class Host:
         """Kill it, and start again what was started last."""
         self.kill()
         if self._main is not None:
-            self.task(self._main())
+            self.start(self._main)
 
     def find(self, kind: int, ip: str, port: int) -> Any:
         """Return the socket of an address, or None."""

@@ -1,8 +1,7 @@
 """An event loop with virtual time that draws the order of ready callbacks from a seed.
 
-What one task schedules keeps its order, as asyncio promises: its callbacks are first in, first out,
-the tasks that it creates start in that order, and so do those that it wakes. What different tasks
-schedule comes in any order, since nobody knows how long each has waited before.
+What one task schedules keeps its order, as asyncio promises. What different tasks schedule comes in
+any order, since nobody knows how long each has waited before.
 """
 
 import asyncio
@@ -36,8 +35,7 @@ Ts = TypeVarTuple("Ts")
 
 #: So many callbacks at one moment of virtual time are taken for a loop without end.
 MOST_STEPS_AT_ONCE = 100_000
-#: After so many callbacks a loop looks whether what is simulated goes on, and collects garbage: at
-#: no other moment, as a generator that is collected is closed by a task.
+#: After so many callbacks a loop looks whether what is simulated goes on, and collects garbage.
 STEPS_A_LOOK = 50_000
 
 #: asyncio's own factory of tasks that start at once; from Python 3.12 on.
@@ -338,8 +336,7 @@ class SimulationLoop(NetworkLoop):
         self._main = self._awaited = None  # a cycle would keep the task
         self._timers.clear()
 
-    def __del__(self) -> None:
-        pass  # nothing of the system is held, so nothing has to be closed
+    def __del__(self) -> None: ...  # nothing of the system is held, so nothing has to be closed
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
         return sorted(asyncio.all_tasks(self), key=hash)

@@ -1,8 +1,7 @@
 """How the next callback is chosen, which orders are tried, and how a failure is reduced.
 
-Where several callbacks could be next, a position among them is chosen; 0 is that of asyncio's own
-order. Whatever draws the positions, the others are recorded: they are the order. A failure is
-reduced to few deviations from asyncio's own order.
+Where several callbacks could be next, a position among them is chosen and recorded; 0 is that of
+asyncio's own order. A failure is reduced to few deviations from that.
 """
 
 import asyncio
@@ -53,9 +52,6 @@ class Tried:
         #: Each node has the next one by the position chosen; None if all orders there were tried.
         self._root: dict[int, Any] = {}
         self._nodes = 0
-        self._begin()
-
-    def _begin(self) -> None:
         self._at: dict[int, Any] | None = self._root
         self._path: list[tuple[dict[int, Any], int, int]] = []
 
@@ -83,7 +79,7 @@ class Tried:
             node[chosen] = None
             if len(node) < width or any(child is not None for child in node.values()):
                 break
-        self._begin()
+        self._at, self._path = self._root, []
 
 
 class Order:
@@ -220,9 +216,8 @@ def portfolio(scenario: Scenario, runs: int) -> Iterator[Scenario]:
     """Yield the scenario of each run: asyncio's own order, and then each strategy in turn."""
     assert scenario.seed is not None, "explore refuses that"
     several = scenario.order == "tasks" and scenario.switches is None
-    strategies: Any = repeat(scenario.strategy)
-    if several and scenario.strategy is None:
-        strategies = chain(["asyncio"], cycle(_IN_TURN))
+    fixed = scenario.strategy is not None or not several
+    strategies: Any = repeat(scenario.strategy) if fixed else chain(["asyncio"], cycle(_IN_TURN))
     for number, strategy in zip(range(runs), strategies, strict=False):
         yield replace(scenario, seed=scenario.seed + number, strategy=strategy)
 

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import gc
 import os
+import pkgutil
 import random
 import sys
 import threading
@@ -17,10 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial, wraps
-from operator import attrgetter
 from threading import get_ident
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 from stageflow.testing.simulation.errors import RealIOError
 
@@ -170,17 +170,16 @@ def patch() -> None:
         # A module that nobody has imported yet has no executor whose threads are there already.
         if module in sys.modules and path not in _replaced:
             _replaced.add(path)
-            owner_path, _, name = path.rpartition(".")
-            owner = sys.modules[module]
-            owner = attrgetter(owner_path)(owner) if owner_path else owner
+            owner, _, name = f"{module}.{path}".rpartition(".")
+            owner = pkgutil.resolve_name(owner)
             setattr(owner, name, _refusing(getattr(owner, name), f"{module}.{path}"))
 
 
 EPOCH_S = 1_000_000_000.0
 """Wall clock at the start of each simulation: 2001-09-09 01:46:40 UTC, in seconds."""
 
-_CLOCKS = {"time": int(EPOCH_S), "monotonic": 0, "perf_counter": 0, "process_time": 0}
-_CLOCKS["thread_time"] = 0
+_CLOCKS = {"time": int(EPOCH_S)}
+_CLOCKS |= dict.fromkeys(("monotonic", "perf_counter", "process_time", "thread_time"), 0)
 #: Modules whose own waits and measurements need the real clock: Python's, and runners of tests.
 _REAL = (sys.stdlib_module_names - {"time", "os", "random"}) | {"_pytest", "coverage", "hypothesis"}
 
@@ -258,10 +257,10 @@ _DATES = {name: _DATETIME[name] for name in ("now", "utcnow")}
 _seed = random.Random.seed
 
 
-def _source() -> random.Random:
+def _source() -> Any:
     """Return what ids and unseeded generators are drawn from; most runs need none."""
-    _here.source = made = _here.source or random.Random(f"process of {_here.seed}")
-    return cast("random.Random", made)
+    _here.source = _here.source or random.Random(f"process of {_here.seed}")
+    return _here.source
 
 
 def _seeded(self: random.Random, a: Any = None, version: int = 2) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from stageflow._utils.files import decompressed
-from stageflow.codec import DEFAULT_CODEC, TEXT_OR_NONE, FieldTypes, check_fields
+from stageflow.codec import DEFAULT_CODEC, FieldTypes, check_fields
+from stageflow.codec import TEXT_OR_NONE as _TEXT
 from stageflow.errors import CorruptDeadLetterError, StageflowError
 from stageflow.providers import LatencyProfile
 from stageflow.testing.faults import FaultPlan
@@ -36,12 +37,7 @@ _PREFIX = "sf1-"
 _MOST_BYTES = 4_000_000
 _MALFORMED = ValueError, TypeError, LookupError, AttributeError, RecursionError, StageflowError
 _NO_FAULTS = FaultPlan()
-_TYPES: FieldTypes = {
-    "main": TEXT_OR_NONE,
-    "test": TEXT_OR_NONE,
-    "args": (list,),
-    "call": (int,),
-}
+_TYPES: FieldTypes = {"main": _TEXT, "test": _TEXT, "args": (list,), "call": (int,)}
 
 
 def parsed(choices: str) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from stageflow.testing.simulation.hosts import Network
 from stageflow.testing.simulation.loop import SimulationLoop, run_in
 from stageflow.testing.simulation.orders import Exploration, Tried, deepened, portfolio, reduced
 from stageflow.testing.simulation.patches import EPOCH_S, following, owned
-from stageflow.testing.simulation.properties import Properties
+from stageflow.testing.simulation.properties import Properties, place
 from stageflow.testing.simulation.scenario import Deviations, Scenario, Token, name_of, written
 from stageflow.testing.simulation.trace import Trace
 
@@ -82,7 +82,7 @@ class Simulation:
             predicate: A function that changes nothing; it is called after each callback.
             message: What it means, for the `PropertyError`; its file and line by default.
         """
-        self._properties.always(predicate, message)
+        self._properties.always.append((predicate, message or place(predicate)))
 
     def eventually(
         self, predicate: Callable[[], object], *, within_s: float = math.inf, message: str = ""
@@ -95,7 +95,8 @@ class Simulation:
                 when the simulated function has returned, and the generators of it are closed.
             message: As in `always`.
         """
-        self._properties.eventually(predicate, within_s, message)
+        until_s = self.loop.time() + within_s
+        self._properties.open.append((predicate, message or place(predicate), until_s))
 
     @cached_property
     def _properties(self) -> Properties:

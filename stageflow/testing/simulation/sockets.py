@@ -188,8 +188,8 @@ class _Socket(socket.socket):
 
     def recvfrom(self, size: int, *_: object) -> tuple[bytes, Any]:
         self._needs(_READ, "recvfrom")
-        sender = self.inbox[0][1]
-        return self.recv(size), sender
+        data, sender = self.inbox.popleft()
+        return bytes(data[:size]), sender
 
     def sendto(self, data: Any, *address: Any) -> int:
         network, (ip, port) = self.network, address[-1][:2]

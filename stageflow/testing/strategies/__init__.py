@@ -77,17 +77,13 @@ class _Drawn:
     name: str
     #: Others depend on its group, so removing a stage changes nothing for the others.
     group: int
-    #: It depends on the latest stage of each of these groups.
-    follows: tuple[int, ...]
-    #: The positions of the outputs that it reads, among those that it can reach.
-    reads: tuple[int, ...]
+    follows: tuple[int, ...]  # it depends on the latest stage of each of these groups
+    reads: tuple[int, ...]  # positions of outputs, among those that it can reach
     writes: int
     pauses_s: tuple[float, ...]
     ending: str
-    #: Its place among the specs.
-    rank: int
-    #: Whether it names its dependencies also where it reads one of their outputs.
-    names_all: bool = True
+    rank: int  # its place among the specs
+    names_all: bool = True  # its dependencies, also where it reads one of their outputs
     required: bool = True
     condition: Callable[[object], bool] | None = None
     timeout_s: float | None = None
@@ -104,13 +100,11 @@ def _picks(most: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 @functools.cache
 def _drawn(endings: tuple[str, ...]) -> st.SearchStrategy[_Drawn]:
-    limits: dict[str, st.SearchStrategy[Any]] = {}
-    if endings != ("ok",):
-        limits = {
-            "required": st.sampled_from([True, False]),
-            "condition": st.sampled_from([None, None, None, never]),
-            "timeout_s": st.sampled_from([None, 1.5, 100.0]),
-        }
+    limits: dict[str, st.SearchStrategy[Any]] = {
+        "required": st.sampled_from([True, False]),
+        "condition": st.sampled_from([None, None, None, never]),
+        "timeout_s": st.sampled_from([None, 1.5, 100.0]),
+    }
 
     def whole() -> st.SearchStrategy[_Drawn]:
         return st.builds(
@@ -124,7 +118,7 @@ def _drawn(endings: tuple[str, ...]) -> st.SearchStrategy[_Drawn]:
             ending=st.sampled_from(endings),
             rank=st.integers(0, 20),
             names_all=st.booleans(),
-            **limits,
+            **(limits if endings != ("ok",) else {}),
         )
 
     # Hypothesis cuts out of the middle of a list only what was drawn in very few choices; a stage
@@ -174,8 +168,7 @@ def _placed(drawn: Sequence[_Drawn]) -> list[StageSpec]:
         runner = ScriptedStage(outputs, one.pauses_s, one.ending)
         limits: Any = {n: getattr(one, n) for n in ("required", "condition", "timeout_s")}
         specs.append(StageSpec(name, runner, before, inputs=inputs, outputs=outputs, **limits))
-    ranked = sorted(zip(drawn, specs, strict=True), key=lambda pair: pair[0].rank)
-    return [spec for _, spec in ranked]
+    return [specs[n] for n in sorted(range(len(specs)), key=lambda n: drawn[n].rank)]
 
 
 @st.composite
@@ -201,15 +194,9 @@ def context_keys() -> st.SearchStrategy[str]:
 @functools.cache
 def context_values() -> st.SearchStrategy[Any]:
     """Values that can be written as JSON."""
-    plain = (
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text()
-    )
+    floats = st.floats(allow_nan=False, allow_infinity=False)
     return st.recursive(
-        plain,
+        st.none() | st.booleans() | st.integers() | floats | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
         max_leaves=5,
     )
@@ -255,8 +242,7 @@ def fault_plans(
 
 @st.composite
 def _faults(draw: Draw, provider: str) -> PlannedFault:
-    kinds = list(OF_PORTS.get(provider, FaultInjector).kinds)
-    kind = draw(st.sampled_from(kinds))
+    kind = draw(st.sampled_from(list(OF_PORTS.get(provider, FaultInjector).kinds)))
     known = {} if provider == "db" and kind is FaultType.ERROR else _OPTIONS.get(kind, {})
     if kind in (FaultType.EMPTY, FaultType.INVALID) and provider not in OF_PORTS:
         # Only the injectors of ports know what is empty or malformed.
