@@ -39,10 +39,7 @@ _KIT = "stageflow.testing.simulation"
 
 
 class Faults(dict[str, Any]):
-    """The injectors of a test's markers, by provider; the innermost if a provider has several.
-
-    `marked` has all of them, the outermost first. Each simulated run has its own.
-    """
+    """The injectors of a test's markers, by provider; `marked` has all, the outermost first."""
 
     def __init__(self, injectors: Sequence[Any] = ()) -> None:
         self.inject = testing.inject_fault

@@ -292,10 +292,9 @@ _AWAITED = re.compile(
 
 
 def _is_awaited(function: Any, provider: Any) -> bool | None:
-    """Return whether a function's result is awaited, iterated over or entered asynchronously.
+    """Return whether a result is awaited, iterated over or entered; None if nothing says so.
 
-    None if neither its code nor its annotation says so. A client that an async client's method
-    makes, such as ``with_options``, is such a result.
+    A client that an async client's method makes, such as ``with_options``, is such a result.
     """
     while isinstance(function, partial):
         function = function.func

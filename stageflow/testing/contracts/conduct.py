@@ -125,10 +125,9 @@ def around_callbacks(around: Callable[[Runs, asyncio.Handle], None]) -> Iterator
 
 
 class BlockingWatch:
-    """Finds the longest callback: its time, and where it was for most of it.
+    """Finds the longest callback: the loop measures its time, and a thread samples its place.
 
-    The loop itself measures, and a thread samples. While a call holds the interpreter's lock the
-    thread cannot sample; the next sample is at the line of that call.
+    While a call holds the interpreter's lock, the next sample waits, and is at that call's line.
     """
 
     def __init__(self) -> None:
@@ -188,11 +187,7 @@ def _own(innermost: FrameType) -> FrameType:
 
 
 class ClosesCalls(engine.Interceptor):
-    """Closes the calls that a failed stage has made and not awaited yet.
-
-    The error refers to the stage's frames, and these to the calls: Python would warn of each when
-    the error is dropped.
-    """
+    """Closes the calls that a failed stage has not awaited; or Python would warn of each."""
 
     def failed(self, ctx: engine.StageContext, error: BaseException, /) -> None:
         """Close what the stage's frames refer to, unless the stage was cancelled."""

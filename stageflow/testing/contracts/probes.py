@@ -23,10 +23,7 @@ T = TypeVar("T")
 
 
 class Waits(Generator[Any, Any, T]):
-    """Awaits some work, and calls back just after the work has begun its n-th wait.
-
-    On a real loop this repeats, unlike the order and the number of callbacks.
-    """
+    """Awaits some work, and calls back just after its n-th wait has begun, on any loop the same."""
 
     def __init__(self, work: Awaitable[T], at: int, callback: Callable[[], object]) -> None:
         self.count = 0  # of the waits so far

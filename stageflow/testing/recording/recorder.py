@@ -192,10 +192,7 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def plain_error(error: Exception, codec: Codec) -> dict[str, Any]:
-    """Return what a provider raised as JSON can hold it: what `classify` makes of it.
-
-    A built-in exception is kept as it is, too.
-    """
+    """Return what a provider raised as JSON can hold it: as `classify` and Python know it."""
     known = classify(error)
     told: dict[str, Any] = {name: getattr(known, name) for name in (*_OWN, "message")}
     told["category"] = str(known.category)

@@ -61,8 +61,7 @@ class Host:
         """Return a new task that runs on this host; if the host is killed, it never ends."""
         context = self.network.context.copy()
         context.run(PROCESS.set, (self, self.kills))
-        made = self.network.loop.create_task(work, context=context)
-        return cast("asyncio.Task[_T]", made)
+        return cast("asyncio.Task[_T]", self.network.loop.create_task(work, context=context))
 
     def kill(self) -> None:
         """End all tasks where they are, without their ``finally``, and reset all connections.

@@ -17,11 +17,9 @@ from typing import Any, TypeAlias, TypeVar
 from stageflow.testing.simulation.errors import SimulationError, of_kit
 from stageflow.testing.simulation.scenario import Deviations, Scenario, Schedule, parsed
 
-#: How much more often a fast task is called than a slow one. Half of the tasks of a run are slow,
-#: since many failures need one task to be many steps ahead of another.
+#: So much more often a fast task is called: many failures need one many steps ahead of another.
 _SPEED = 4.0
-#: After so many calls of one task by priority the others have their turn, so that a task that polls
-#: does not keep them waiting for ever.
+#: After so many calls of one task by priority the others have their turn: it may only poll.
 _MOST_CALLS = 100
 
 
@@ -111,8 +109,7 @@ class Order:
         if schedule.strategy == "asyncio":
             return lambda ready: 0
         if limit is not None:
-            # Without a horizon the length of the run is not known: the switches are among the first
-            # 8 to 4,096 choices. Fewer switches are some of those.
+            # Without a horizon they are among 8 to 4,096 choices. Fewer switches are some of those.
             scatter = random.Random(f"switches of {seed}")
             among = horizon or 2.0 ** (3 + 9 * scatter.random())
             self._switch_at = {int(among * scatter.random()) for _ in range(limit)}
@@ -147,10 +144,7 @@ class Order:
         return chosen
 
     def _uniform(self, ready: Sequence[Entry]) -> int:
-        """Draw a lane that is as likely as it is fast, and as it is long.
-
-        With equal speeds, all orders are about as likely then.
-        """
+        # With equal speeds, all orders are about as likely if long lanes are more likely.
         weights = [
             owner.speed * (1 + len(lane.behind or ()) if lane else 1) for _, lane, _, owner in ready
         ]

@@ -159,8 +159,7 @@ def _audit() -> None:
 
 def patch() -> None:
     """Order asyncio's sets and refuse real I/O wherever the running loop is a simulation."""
-    # `wait`, `as_completed` and `TaskGroup` call `set`, `all_tasks` calls `list`: a global of the
-    # module hides the built-in one, however users have imported these functions.
+    # `wait`, `as_completed`, `TaskGroup`, `all_tasks` call these: a global hides the built-in one.
     vars(tasks).update(set=_ordered, list=_listed)
     vars(taskgroups).update(set=_ordered)
     if not hasattr(asyncio.Lock, "_locked"):

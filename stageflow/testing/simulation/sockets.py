@@ -1,7 +1,6 @@
 """Sockets in the memory of a simulation, and how its event loop waits for them.
 
-asyncio's own code makes connections, servers, datagrams and TLS of them: it opens a socket, and
-gets one of the simulation wherever the running loop has a network.
+asyncio's own code makes connections, servers, datagrams and TLS of them.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """Hypothesis strategies for everything that a pipeline is made of.
 
-Whatever is drawn comes from Hypothesis alone, ids and times included, so a failure replays; and
-everything shrinks, so that what is left of a failure is what matters.
+All that is drawn comes from Hypothesis, ids and times included: a failure replays, and shrinks.
 """
 
 import dataclasses
@@ -121,9 +120,8 @@ def _drawn(endings: tuple[str, ...]) -> st.SearchStrategy[_Drawn]:
             **(limits if endings != ("ok",) else {}),
         )
 
-    # Hypothesis cuts out of the middle of a list only what was drawn in very few choices; a stage
-    # that does not matter becomes a plain one first, which is a single choice. Of equal branches
-    # it would see one, so each is made by itself.
+    # Hypothesis cuts out of a list only what was drawn in few choices: a stage that does not matter
+    # becomes a plain one first. Of equal branches it would see one, so each is made by itself.
     return st.one_of(st.just(_PLAIN), whole(), whole(), whole(), whole())
 
 
