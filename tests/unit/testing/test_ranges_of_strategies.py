@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stageflow import StageSpec
 from stageflow.testing import ScriptedStage
+from stageflow.testing import strategies as drawn_stages
 from stageflow.testing.strategies import (
     context_values,
     fault_plans,
@@ -133,24 +135,9 @@ def test_the_simplest_stage() -> None:
 
 def test_a_stage_may_leave_out_what_it_reads_and_names_the_rest() -> None:
     """Of two producers, the one that is read is found by the key, the other one by its name."""
-
-    def leaves_out_what_it_reads(specs: list[StageSpec]) -> bool:
-        producer = {key: spec for spec in specs for key in spec.outputs}
-        named = {spec.name: spec for spec in specs}
-        for spec in specs:
-            read = [producer[key] for key in spec.inputs]
-            idle = [named[name] for name in spec.dependencies if named[name] not in read]
-            above = [ancestor for one in idle for ancestor in ancestors(one, named, producer)]
-            if idle and any(one.name not in spec.dependencies + tuple(above) for one in read):
-                return True
-        return False
-
-    assert any(map(leaves_out_what_it_reads, drawn(stage_specs(min_size=4), 200)))
-
-
-def ancestors(
-    spec: StageSpec, named: dict[str, StageSpec], producer: dict[str, StageSpec]
-) -> set[str]:
-    """Return the names of all stages that `spec` waits for."""
-    before = {*spec.dependencies, *(producer[key].name for key in spec.inputs)}
-    return before.union(*(ancestors(named[name], named, producer) for name in before))
+    pair = [drawn_stages._Drawn(name, n, (), (), 1, (), "ok", 0) for n, name in enumerate("ab")]
+    reader = drawn_stages._Drawn("c", 2, (0, 1), (0,), 0, (), "ok", 0, names_all=False)
+    read = drawn_stages._placed([*pair, reader])[-1]
+    assert (read.inputs, read.dependencies) == (("a.0",), ("b",))
+    named = drawn_stages._placed([*pair, dataclasses.replace(reader, names_all=True)])[-1]
+    assert (named.inputs, named.dependencies) == (("a.0",), ("a", "b"))
