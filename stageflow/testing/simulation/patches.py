@@ -297,11 +297,16 @@ def owned() -> Iterator[None]:
                 _patched.close()
 
 
+def _numpy() -> Any:
+    # Its entry in `sys.modules` may be gone: pytest's `pytester` drops what its runs have imported.
+    return getattr(sys.modules.get("numpy"), "random", None)
+
+
 @contextmanager
 def _patch() -> Iterator[None]:
     _find_places()
     state, module_seed = random.getstate(), random.seed
-    numpy = getattr(sys.modules.get("numpy"), "random", None)
+    numpy = _numpy()
     numbers = numpy.get_state() if numpy else None
     # Ids of version 1 come from C, and are above the latest one.
     ids = {name: vars(uuid)[name] for name in _IDS}
@@ -335,8 +340,8 @@ def following(loop: Any, seed: int | None) -> Iterator[None]:
     _here.loop, _here.seed, _here.source = loop, seed, None
     # Other numbers than those that the order is drawn from.
     _seed(random._inst, (1 << 64) + (seed or 0))
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed(_source().getrandbits(32))
+    if numpy := _numpy():
+        numpy.seed(_source().getrandbits(32))
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import secrets
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from random import random as draw
 from secrets import token_hex
 from time import monotonic, perf_counter_ns
 from time import time as now
+from unittest import mock
 from uuid import uuid4
 
 import numpy as np
@@ -88,6 +90,13 @@ def test_chance_follows_the_seed(name: str) -> None:
     first, again, other = (simulate(main, seed=seed).value for seed in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+def test_chance_of_numpy_follows_the_seed_without_its_entry_among_the_modules() -> None:
+    """A test runner drops the entry of what was imported late; NumPy keeps the module."""
+    with mock.patch.dict(sys.modules):
+        del sys.modules["numpy.random"]
+        test_chance_follows_the_seed("numpy.random.rand")
 
 
 @pytest.mark.parametrize("name", CLOCKS)
