@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,15 @@ def rules_file(rules: Sequence[Rule], links: Links, interval_s: float = INTERVAL
     return {"groups": [{"name": "stageflow", "interval": length(interval_s), "rules": found}]}
 
 
-_LIKELY = tomllib.loads(Path(__file__).with_name("likely.toml").read_text(encoding="utf-8"))
+@cache
+def _likely() -> Mapping[str, str]:
+    return tomllib.loads(Path(__file__).with_name("likely.toml").read_text(encoding="utf-8"))
 
 
 def _rule(rule: Rule, links: Links) -> dict[str, Any]:
     window = length(rule.short_window_s or rule.window_s)
     kind = Kind.ERROR_RATE if rule.kind is Kind.BURN_RATE else rule.kind
-    likely = _LIKELY.get(kind, "").replace("WINDOW", window).replace("SUSPECTS", str(SUSPECTS))
+    likely = _likely().get(kind, "").replace("WINDOW", window).replace("SUSPECTS", str(SUSPECTS))
     # As our own messages say it, with the figures left to Prometheus.
     duration = dict.fromkeys(model.DURATIONS, "{{ $value | humanizeDuration }}")
     figures = {**duration, Kind.DEAD_LETTERS: "{{ $value }}"}

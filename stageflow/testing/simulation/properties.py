@@ -1,10 +1,10 @@
 """Properties of a simulation that hold always, or at some moment; checked after each callback."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from stageflow.testing.simulation.errors import PropertyError
+from stageflow.testing.simulation.trace import task_of
 
 Predicate: TypeAlias = Callable[[], object]
 
@@ -23,9 +23,8 @@ class Properties:
         now_s = self._now_s()
         for holds, shown in self.always:
             if not holds():
-                owner: Any = getattr(handle._callback, "__self__", None)
-                task = isinstance(owner, asyncio.Task)
-                step = f", after a step of {owner.get_name()}" if task else ""
+                task = task_of(handle)
+                step = f", after a step of {task.get_name()}" if task is not None else ""
                 raise PropertyError(shown, f"does not hold at {now_s:g} s{step}")
         for _, shown, deadline_s in self.open:
             if now_s > deadline_s:  # it is too late for what this callback has changed

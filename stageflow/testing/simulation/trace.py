@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stageflow._utils.files import atomic_write
 from stageflow.events.log import Event
 from stageflow.testing.simulation.errors import places
 
@@ -44,11 +45,11 @@ class Trace:
     def begun(self, handle: Any, now_s: float, passed: Any) -> None:
         """Keep the step that begins; `passed` is the handle before which it was drawn, or None."""
         self._by = self._scheduled.pop(id(handle), None)
-        if (task := _task(handle)) is not None:
+        if (task := task_of(handle)) is not None:
             name = task.get_name()
             place = places([task])[0].removeprefix(f"{name}: ")
             runs = getattr(task.get_coro(), "__name__", "") if name.startswith("Task-") else ""
-            first = _task(passed)
+            first = task_of(passed)
             before = first.get_name() if first is not None else passed and "a callback"
             self.steps.append(
                 Step(self._count, now_s, hash(task), name, runs, place, before, self._by)
@@ -80,10 +81,12 @@ class Trace:
         text = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
         path.parent.mkdir(parents=True, exist_ok=True)
         template = _TEMPLATE.read_text(encoding="utf-8")
-        path.write_text(template.replace("{/* data */}", text), encoding="utf-8")
+        with atomic_write(path) as file:
+            file.write(template.replace("{/* data */}", text))
 
 
-def _task(handle: Any) -> asyncio.Task[Any] | None:
+def task_of(handle: Any) -> asyncio.Task[Any] | None:
+    """Return the task whose step a handle is, or None."""
     owner = getattr(getattr(handle, "_callback", None), "__self__", None)
     return owner if isinstance(owner, asyncio.Task) else None
 
