@@ -37,8 +37,11 @@ def renamed(files: dict[str, str]) -> dict[str, str]:
 def small(factory: pytest.TempPathFactory, folder: Path) -> ScratchRepo:
     """A repository of one commit, with an asv environment that other tests have made already."""
     measured = asv_repo.measured(factory).repo
-    kept = ("pyproject.toml", "asv.conf.json")
-    files = {name: (measured.path / name).read_text("utf-8") for name in kept}
+    settings = json.loads((measured.path / "asv.conf.json").read_text("utf-8"))
+    files = {
+        "pyproject.toml": (measured.path / "pyproject.toml").read_text("utf-8"),
+        "asv.conf.json": json.dumps(settings | {"env_dir": str(measured.environments)}),
+    }
     files |= package(BASE_STEPS) | gate_repo.benchmark_files() | {"benchmarks/__init__.py": ""}
     budgets = files["benchmarks/budgets.toml"]
     night = budgets.index('[[budget]]\nmetric = "Steps by night"')
