@@ -67,6 +67,7 @@ test: $(READY) programs ## Run all tests on all cores, and check the coverage fl
 	@$(if $(PYTEST_ARGS),,$(BIN)/python -m tools.coverage_floors --quiet)
 
 lint: $(READY) ## Check style, types and the direction of imports.
+	@$(BIN)/python -m tools.javascript
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@# Both at once, as each takes one core.

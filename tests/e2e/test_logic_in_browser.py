@@ -1,4 +1,4 @@
-"""The calculations of the pages' JavaScript, in the browser that runs it."""
+"""The calculations of the pages' scripts, in the browser that runs them."""
 
 # ruff: noqa: RUF001 - the signs that the pages show
 
@@ -17,14 +17,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def logic(browser: Browser) -> Iterator[Page]:
-    """An empty page with the functions of ``logic.js``."""
+    """An empty page with all scripts that compute."""
     page = browser.new_page()
-    page.add_script_tag(content=(STATIC_DIR / "central/logic.js").read_text(encoding="utf-8"))
+    for name in ("logic", "base", "charts", "data"):
+        page.add_script_tag(path=STATIC_DIR / f"central/{name}.js")
     yield page
     page.close()
 
 
 STEADY = [100, 101, 99, 100, 101, 99] * 3
+WHOLE = "scales: { x: { min: 0, max: 3 } }, data: [[0, 1, 2, 3], [100, null, 140, 150]]"
+CLOSE = WHOLE.replace("min: 0", "min: 2")
 LIMITS = "{ counted_warn: 1.01, timed_warn: 1.05 }"
 
 
@@ -49,6 +52,12 @@ LIMITS = "{ counted_warn: 1.01, timed_warn: 1.05 }"
         ("[logic.number(null, 's'), logic.number(0, 's'), logic.number(0.00025, 's')]",
          ["–", "0 ms", "250 µs"]),
         ("[0, 0.00001, 0.5, null].map(logic.percent)", ["0 %", "< 0.01 %", "50 %", "–"]),
+        ("[1234567, 45e9, -20000, 1, 83].map((n) => logic.short(n, 'instructions'))",
+         ["1.23 M", "45 G", "-20 k", "1", "83"]),
+        ("[0.5, -0.123, 0, 12.3456].map((share) => logic.signed(share))",
+         ["+50 %", "−12.3 %", "±0 %", "+1,234.6 %"]),
+        ("[1, 1000].map((n) => logic.plural(n, 'commit'))", ["1 commit", "1,000 commits"]),
+        ("[logic.median([3, 1, 2]), logic.median([4, 1, 2, 3])]", [2, 2.5]),
         ("logic.distinct(['a', 'a', null, 'b', 'a'])", ["a", "", "", "b", "a"]),
         # Neither a step nor an outlier is noise; too few values have none.
         (f"logic.noise({[100.0] * 10 + [200.0] * 10})", 0),
@@ -83,6 +92,19 @@ LIMITS = "{ counted_warn: 1.01, timed_warn: 1.05 }"
         ("logic.sparkline([1, null, 2], 10, 10).match(/M/g).length", 2),
         ("logic.sparkline([], 10, 10)", ""),
         ("logic.sparkline([5, 5], 10, 10)", "M0.0 5.0L10.0 5.0"),
+        # An axis begins at 0, except closely looked at; a limit is in sight if it is near.
+        (f"central.charts.room([200], 1)({{ {WHOLE} }})", [0, 216]),
+        (f"central.charts.room([500], 1)({{ {WHOLE} }})", [0, 162]),
+        (f"central.charts.room([], 1)({{ {CLOSE} }})", [139.2, 150.8]),
+        (f"central.charts.room([], 1)({{ {CLOSE.replace('140', 'null').replace('150', 'null')} }})",
+         [0, 1]),
+        # A step without rows breaks the line; a share needs something that ended.
+        ("central.byStep({ start_s: 100, step_s: 10 }, [[0, 1], [1, 2], [4, 3]], 1)",
+         [[105, 115, 125, 145], [1, 2, None, 3]]),
+        ("central.rates({ codes: { a: [[0, 1]], b: [[0, 2], [1, 1]] }, ended: [[0, 6], [1, 0]] })",
+         [[0, 0.5], [1, None]]),
+        ("[central.key({ pipeline: 'p', stage: 's' }), central.named({ pipeline: 'p' })]",
+         ["p/s", "p (whole turn)"]),
         # Markdown of a runbook.
         ("logic.markdown('# T\\n\\na\\nb\\n\\n- x\\n  y\\n- z\\n```\\ncode\\n```')",
          [{"kind": "h", "text": "T"}, {"kind": "p", "text": "a b"},

@@ -30,7 +30,7 @@
     });
     document.body.append(main);
     document.getElementById("range").setAttribute("aria-label", "Commits");
-    document.querySelectorAll(".asv-navigation, [id$=-body]").forEach(function (part) { part.tabIndex = 0; });
+    document.querySelectorAll(".asv-navigation, [id$=-body]").forEach(function (part) { part.setAttribute("tabindex", "0"); });
     // The last column of a table of regressions.
     new MutationObserver(function () {
       main.querySelectorAll("th:empty").forEach(function (cell) { cell.textContent = "Ignore"; });

@@ -2,7 +2,7 @@
 // is an empty box on the grid. A flot plugin that shows such a point as a point.
 (function ($) {
   "use strict";
-  function showLonePoint(plot, series, data) {
+  function showLonePoint(_plot, series, data) {
     var values = data.filter(function (point) {
       return point && point[1] !== null;
     });

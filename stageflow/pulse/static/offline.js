@@ -13,7 +13,7 @@
   $.ajaxTransport("+json", function (options) {
     var script = document.createElement("script");
     return {
-      send: function (headers, complete) {
+      send: function (_headers, complete) {
         script.onload = function () {
           complete(200, "success", { json: delivered });
           script.remove();

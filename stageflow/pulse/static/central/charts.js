@@ -191,11 +191,11 @@ central.charts = (() => {
   }
 
   function values(unit, title) {
-    return axis({ label: title, values: (u, splits) => splits.map((value) => (value === null ? "" : logic.short(value, unit))) });
+    return axis({ label: title, values: (_u, splits) => splits.map((value) => (value === null ? "" : logic.short(value, unit))) });
   }
 
   // Marks of a logarithmic axis at 1, 2, 3 and 5 of each power of ten, or at 1 alone if there are many.
-  function powers(u, index, low, high) {
+  function powers(_u, _index, low, high) {
     const marks = [], many = high / low > 2e3;
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
       (many ? [1] : [1, 2, 3, 5]).forEach((m) => { const at = m * Math.pow(10, power); if (at >= low && at <= high) marks.push(at); });
@@ -203,7 +203,7 @@ central.charts = (() => {
   }
 
   function logValues(unit, title) {
-    return axis({ label: title, splits: powers, filter: (u, splits) => splits, values: (u, splits) => splits.map((value) => (value === null ? null : logic.number(value, unit))) });
+    return axis({ label: title, splits: powers, filter: (_u, splits) => splits, values: (_u, splits) => splits.map((value) => (value === null ? null : logic.number(value, unit))) });
   }
 
   function timeAxis() {
@@ -216,7 +216,7 @@ central.charts = (() => {
 
   // The dates of what stands evenly: commits, runs. `times` are those of the points.
   function dateAxis(times, title) {
-    return axis({ size: 36, space: 90, label: title, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000], values: (u, splits) => {
+    return axis({ size: 36, space: 90, label: title, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000], values: (_u, splits) => {
       const told = splits.filter((at) => Number.isInteger(at) && times[at] !== undefined);
       // Points of one day or two are told apart by the hour.
       const close = told.length && times[told[told.length - 1]] - times[told[0]] < 2 * 86400;
@@ -251,7 +251,7 @@ central.charts = (() => {
   function inOrder(given) {
     const last = given.times.length - 1, few = last < 100;
     return draw({
-      label: given.label, data: [given.times.map((at, n) => n)].concat(given.lines.map((line) => line.values)), height: 180, tools: true,
+      label: given.label, data: [given.times.map((_at, n) => n)].concat(given.lines.map((line) => line.values)), height: 180, tools: true,
       group: group([-0.5, last + 0.5]), lines: given.lines.map((line) => ({ ...line, points: few })), tell: given.tell, y: room(),
       axes: () => [dateAxis(given.times), values(given.unit, given.title)],
     });

@@ -25,7 +25,7 @@ central.views.commits = {
       const kinds = [["", "all series"], ["wrong", "what needs attention"], ["budget", "with a budget"], ["exact", "exact"], ["counted", "counted"], ["timed", "timed"], ["history", "not judged"]];
       const select = el("select", { onchange: () => c.go("commits", { ...c.params(), only: select.value }) }, kinds.map(([value, text]) => el("option", { value, selected: value === only }, text)));
       const rank = { bad: 0, warn: 1, good: 2, "": 3 };
-      rows.sort((a, b) => rank[commits.verdictOf(a).state] - rank[commits.verdictOf(b).state] || Boolean(b.budget) - Boolean(a.budget) || (a.name < b.name ? -1 : 1));
+      rows.sort((a, b) => rank[commits.verdictOf(a).state] - rank[commits.verdictOf(b).state] || Number(Boolean(b.budget)) - Number(Boolean(a.budget)) || (a.name < b.name ? -1 : 1));
       body.append(c.grid({
         label: "Series", rows, state: "find", page: 40, placeholder: "Filter by name, unit or verdict", filter: (s) => s.name + " " + s.unit + " " + s.signal + " " + commits.verdictOf(s).text,
         tools: el("label", { class: "inline" }, "Show", select),
@@ -67,12 +67,13 @@ central.views.commits = {
         fact("Newest", shown(s)), tails.map((name) => fact(name, logic.number(newest(s.tails[name]), s.unit))), fact("Change", changed(s)), fact("Noise", s.noise === null ? "too few values" : logic.percent(s.noise)),
         fact("Samples", s.samples === null ? "1" : c.count(s.samples)), s.budget ? fact("Budget", limits.map(([name, limit]) => name + " " + logic.number(limit, s.unit)).join(", ")) : null,
         s.budget ? fact("Owner", c.data.owners[s.budget.metric]) : null, s.budget ? fact("What to do", c.runbook(s.budget.runbook)) : null, fact("Verdict", el("span", { class: found.state ? found.state + "-text" : null }, found.text))));
+      let asked = "";
       const group = c.charts.group([-0.5, last + 0.5], logic.range(params.at), (low, high, full) => { c.keep({ at: full ? null : low.toFixed(2) + ".." + high.toFixed(2) }); closer(low, high, full); });
       group.least = 2;
       const chart = c.charts.draw({
         label: s.name + " over " + logic.plural(last + 1, "commit") + "; newest " + logic.number(newest(s), s.unit) + (s.budget ? ", budget " + logic.number(s.budget.p50, s.unit) : "") + ". " + logic.plural(s.steps.length, "step") + ".",
         data: columns(lines.map((line) => [line.of.x, line.of.values])), height: 300, group, tools: true,
-        lines: lines.map((line) => ({ ...line, spans: true, points: s.x.length < 120 })).concat(limits.map(([name, limit, dash]) => ({ text: "budget of " + name + ", " + logic.number(limit, s.unit), color: "bad", dash }))),
+        lines: [...lines.map((line) => ({ ...line, spans: true, points: s.x.length < 120 })), ...limits.map(([name, limit, dash]) => ({ text: "budget of " + name + ", " + logic.number(limit, s.unit), color: "bad", dash }))],
         marks: [s.steps.length ? { class: "dash", text: "▲ step up, ▼ step down" } : null, releases.size ? { class: "dots", text: "⚑ release" } : null, s.noise ? { class: "block band", text: "99 % of its noise" } : null].filter(Boolean),
         y: c.charts.room(limits.map(([, limit]) => limit), lines.length), axes: () => [c.charts.dateAxis(commits.times, "commits, evenly spaced"), c.charts.values(s.unit, s.unit || "value")],
         tell, onenter: open, onclick: (at) => { c.keep({ b: commits.hashes[at], a: params.a || commits.hashes[Math.max(0, at - 1)] }); beside(); },
@@ -106,11 +107,11 @@ central.views.commits = {
         const first = Math.max(0, Math.floor(min)), end = Math.min(last, Math.ceil(max));
         if (full || end - first > 4 * h.piece || s.x.length >= commits.hashes.length) return;
         const from = Math.floor(first / h.piece), to = Math.floor(end / h.piece), wanted = from + "-" + to;
-        if (closer.wanted === wanted) return;
-        closer.wanted = wanted;
+        if (asked === wanted) return;
+        asked = wanted;
         let missing = to - from + 1;
         for (let number = from; number <= to; number++) commits.piece(number, () => {
-          if (--missing === 0 && closer.wanted === wanted && chart.u) chart.set(columns(lines.map((line) => detailed(line.of, from, to))));
+          if (--missing === 0 && asked === wanted && chart.u) chart.set(columns(lines.map((line) => detailed(line.of, from, to))));
         });
       }
 

@@ -23,7 +23,7 @@
   }
 
   function show() {
-    const text = decodeURIComponent(location.hash.slice(1)).toLowerCase(), start = text.slice(0, log.length);
+    const text = location.hash.slice(1).toLowerCase(), start = text.slice(0, log.length);
     commit.replaceChildren();
     if (!text) return;
     let at = -1;
@@ -52,7 +52,7 @@
       columns: [{ title: "Commit" }, { title: "Subject", sort: (row) => row[3] }, { title: "Author", sort: (row) => row[1] }, { title: "Date", sort: (row) => row[2] }],
       cells: (row) => [el("a", { class: "hash", href: "#" + row[0].slice(0, log.length) }, row[0].slice(0, log.length)), row[3].split("\n")[0], row[1], c.time(row[2])],
     }));
-    if (rest > 0) all.append(el("p", { class: "more" }, el("button", { type: "button", onclick: () => { const button = all.querySelector(".more:last-child button"); button.disabled = true; load(rest); } }, "Load the other " + (count - rows.length).toLocaleString("en") + " commits")));
+    if (rest > 0) all.append(el("p", { class: "more" }, el("button", { type: "button", onclick: (event) => { event.currentTarget.disabled = true; load(rest); } }, "Load the other " + (count - rows.length).toLocaleString("en") + " commits")));
   }
 
   function load(rest) {

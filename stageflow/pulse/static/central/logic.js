@@ -4,18 +4,21 @@ const logic = (() => {
 
   // ── the state in an address: "#view?name=value&name=value" ──
 
+  /** @param {string} hash  @returns {{ view: string, params: Record<string, string> }} */
   function parse(hash) {
     const [view, query] = hash.replace(/^#/, "").split(/\?(.*)/s);
     return { view: view || "", params: Object.fromEntries(new URLSearchParams(query || "")) };
   }
 
+  /** @param {string} view  @param {Record<string, string | number | null | undefined>} params */
   function format(view, params) {
     const given = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== "");
-    const query = new URLSearchParams(given.sort(([a], [b]) => (a < b ? -1 : 1))).toString();
+    const query = new URLSearchParams(given.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, value]) => [name, String(value)])).toString();
     return "#" + view + (query ? "?" + query : "");
   }
 
-  // Two numbers as "1.5-7"; null if they are not an ascending pair.
+  // Two numbers as "1.5..7"; null if they are not an ascending pair.
+  /** @param {string | null | undefined} text  @returns {[number, number] | null} */
   function range(text) {
     const parts = /^(-?[\d.]+(?:e[+-]?\d+)?)\.\.(-?[\d.]+(?:e[+-]?\d+)?)$/.exec(text || "");
     const [low, high] = parts ? [Number(parts[1]), Number(parts[2])] : [NaN, NaN];
@@ -27,6 +30,7 @@ const logic = (() => {
   const SECONDS = { ns: 1e-9, "µs": 1e-6, us: 1e-6, ms: 1e-3, s: 1, seconds: 1 };
   const BYTES = { bytes: 1, B: 1, kB: 1e3, MB: 1e6 };
 
+  /** @param {number} value */
   function digits(value) {
     if (value === 0) return "0";
     const size = Math.abs(value);
@@ -38,12 +42,14 @@ const logic = (() => {
     return Number(value.toFixed(places)).toLocaleString("en", { maximumFractionDigits: 4 });
   }
 
+  /** @param {number} value  @param {[number, string][]} scales */
   function scaled(value, scales) {
     const [factor, unit] = scales.find(([scale]) => Math.abs(value) >= scale * 0.9995) || scales[scales.length - 1];
     return digits(value / factor) + " " + unit;
   }
 
   // A number with its unit, in a size that reads well.
+  /** @param {number | null | undefined} value  @param {string} unit  @returns {string} */
   function number(value, unit) {
     if (value === null || value === undefined) return "–";
     if (unit in SECONDS) {
@@ -58,10 +64,12 @@ const logic = (() => {
   }
 
   // The same on an axis, whose title has a unit of many letters.
+  /** @param {number | null | undefined} value  @param {string} unit */
   function short(value, unit) {
     return number(value, unit in SECONDS || unit in BYTES ? unit : "");
   }
 
+  /** @param {number | null | undefined} share */
   function percent(share) {
     if (share === null || share === undefined) return "–";
     const value = share * 100;
@@ -70,9 +78,11 @@ const logic = (() => {
   }
 
   // How long something lasts: at most two units.
+  /** @param {number} seconds */
   function span(seconds) {
     const size = Math.abs(seconds), sign = seconds < 0 ? "−" : "";
     if (size < 60) return sign + digits(size) + " s";
+    /** @type {[number, string][]} */
     const units = [[86400, "days"], [3600, "h"], [60, "min"], [1, "s"]];
     const at = size < 3600 ? 2 : size < 2 * 86400 ? 1 : 0;
     if (at === 0) return sign + digits(size / 86400) + " days";
@@ -81,10 +91,12 @@ const logic = (() => {
     return sign + Math.floor(whole / per) + " " + units[at][1] + (rest ? " " + rest + " " + units[at + 1][1] : "");
   }
 
+  /** @param {number} count  @param {string} noun */
   function plural(count, noun) {
     return count.toLocaleString("en") + " " + noun + (count === 1 ? "" : "s");
   }
 
+  /** @param {number} share  @param {number} [places] */
   function signed(share, places) {
     const value = Number((share * 100).toFixed(places === undefined ? 1 : places));
     return (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toLocaleString("en") + " %";
@@ -92,6 +104,7 @@ const logic = (() => {
 
   // ── series over commits ──
 
+  /** @param {number[]} values */
   function median(values) {
     const sorted = values.slice().sort((a, b) => a - b), middle = sorted.length >> 1;
     return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
@@ -99,6 +112,7 @@ const logic = (() => {
 
   // The relative scatter of neighbours, as one standard deviation; a step or an outlier does not
   // count. Null of fewer than five values.
+  /** @param {(number | null)[]} values */
   function noise(values) {
     const there = values.filter((value) => value !== null).slice(-40);
     if (there.length < 5) return null;
@@ -111,6 +125,7 @@ const logic = (() => {
 
   // The newest value beside the ones before it: { share, within } with `within` the half width of
   // its interval at 99 %; null if there is nothing to compare with.
+  /** @param {(number | null)[]} values  @returns {{ share: number, within: number | null } | null} */
   function change(values) {
     const there = values.filter((value) => value !== null);
     const newest = there[there.length - 1], before = there.slice(-11, -1);
@@ -135,6 +150,7 @@ const logic = (() => {
   }
 
   // A line through values in a box, as the path of an SVG; gaps break it.
+  /** @param {(number | null)[]} values  @param {number} width  @param {number} height */
   function sparkline(values, width, height) {
     const there = values.filter((value) => value !== null);
     if (!there.length) return "";
@@ -171,11 +187,13 @@ const logic = (() => {
 
   // The least numbers of samples from which a percentile is more than a guess.
   const LEAST = { 50: 20, 95: 20, 99: 100 };
+  /** @param {number | null | undefined} count  @param {number} percentile */
   function isFew(count, percentile) { return count !== null && count !== undefined && count < LEAST[percentile]; }
 
   // ── the verdict ──
 
   // What is wrong, in a sentence: parts are [count, one, many]; known: whether anything is judged at all.
+  /** @param {[number, string, string][]} parts  @param {boolean} known */
   function verdict(parts, known) {
     const wrong = parts.filter(([count]) => count);
     if (wrong.length) {
@@ -187,6 +205,7 @@ const logic = (() => {
   }
 
   // Labels without a repetition of the one before.
+  /** @param {(string | null)[]} labels */
   function distinct(labels) {
     let last = null;
     return labels.map((label) => {

@@ -25,7 +25,7 @@
     if (id !== "status") main.append(el("h1", { class: "view" }, c.views[id].title));
     c.views[id].render(main, params);
     document.title = c.views[id].title + " · Central Pulse · " + c.site.project;
-    document.querySelectorAll("header [data-view]").forEach((link) => {
+    document.querySelectorAll("header [data-view]").forEach((/** @type {HTMLElement} */ link) => {
       if (link.dataset.view === id) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
     });
     document.body.dataset.view = shown = id;

@@ -51,7 +51,8 @@
     charts.forEach((chart) => chart && chart.start());
 
     function presets() {
-      const found = [[900, "15 min"], [3600, "1 h"], [6 * 3600, "6 h"], [86400, "24 h"], [7 * 86400, "7 days"]].filter(([length]) => length < end - t.start_s && length >= 4 * t.step_s);
+      /** @type {[number, string][]} */
+      const ranges = [[900, "15 min"], [3600, "1 h"], [6 * 3600, "6 h"], [86400, "24 h"], [7 * 86400, "7 days"]], found = ranges.filter(([length]) => length < end - t.start_s && length >= 4 * t.step_s);
       return found.map(([length, text]) => el("button", { type: "button", class: "small", onclick: () => group.set(end - length, end) }, "Last " + text));
     }
 
@@ -90,7 +91,7 @@
       const chart = c.charts.draw({
         label: what + " of " + name + ", P50 " + logic.number(one.percentiles[0], "ms") + ", P95 " + logic.number(one.percentiles[1], "ms") + ", P99 " + logic.number(one.percentiles[2], "ms") + " of " + c.count(one.count) + ".",
         data, height: 260, group, time: true, log: true,
-        lines: [["P50", "p50"], ["P95", "p95", [7, 3]], ["P99", "p99", [2, 3]]].map(([text, color, dash]) => ({ text, color, dash, width: 2, points: short })).concat(limits.map(([of, limit, dash]) => ({ text: "budget of " + of + ", " + logic.number(limit, "ms"), color: "bad", dash }))),
+        lines: [...[["P50", "p50"], ["P95", "p95", [7, 3]], ["P99", "p99", [2, 3]]].map(([text, color, dash]) => ({ text, color, dash, width: 2, points: short })), ...limits.map(([of, limit, dash]) => ({ text: "budget of " + of + ", " + logic.number(limit, "ms"), color: "bad", dash }))],
         marks: [{ class: "block heat", text: "the darker, the more took that long" + (one.stage || one.stream ? "" : "; click a cell for its runs") }],
         y: () => { const top = heat.bounds_ms[heat.bounds_ms.length - 1]; const low = heat.bounds_ms[0], room = Math.max(1.1, 3 / Math.sqrt(top / low)); return [low / room, Math.max(top * room, highest ? Math.min(highest * 1.2, top * 30) : 0)]; },
         axes: () => [c.charts.timeAxis(), c.charts.logValues("ms", "logarithmic")],
@@ -100,7 +101,7 @@
       body.append(chart.figure, c.behind("The numbers, step by step", () => c.table("", [["From"], ["Ended", true], ["P50", true], ["P95", true], ["P99", true]], one.by_step.map((row) => [c.date(t.start_s + row[0] * t.step_s), c.count(counts.get(row[0]) || 0)].concat(row.slice(1).map((value) => logic.number(value, "ms")))).reverse())));
       return chart;
 
-      function picked(at, x, y) {
+      function picked(_at, x, y) {
         const step = Math.floor((x - t.start_s) / t.step_s), row = heat.bounds_ms.findIndex((bound, n) => bound <= y && y < heat.bounds_ms[n + 1]);
         if (row < 0) return;
         shownRuns((cell = { step, row }));
@@ -209,8 +210,8 @@
       const data = c.byStep(t, byStep, names.length + 1), short = data[0].length < 30;
       const chart = c.charts.draw({
         label: "Error rate of " + c.named(stage) + ", " + logic.percent(stage.failed / stage.all) + " over all.", data, height: 190, group, time: true,
-        lines: [{ text: "all errors", color: "text", width: 2, points: short }].concat(names.map((text, n) => ({ text, color: "c" + (n + 1), points: short, dash: n ? [4 + 2 * n, 2 + n] : undefined }))),
-        y: (u, min, max) => [0, Math.min(1, Math.max((max || 0) * 1.1, 0.01))], axes: () => [c.charts.timeAxis(), c.charts.axis({ label: "share of what ended", values: (u, splits) => splits.map(logic.percent) })],
+        lines: [{ text: "all errors", color: "text", width: 2, points: short }, ...names.map((text, n) => ({ text, color: "c" + (n + 1), points: short, dash: n ? [4 + 2 * n, 2 + n] : undefined }))],
+        y: (_u, _min, max) => [0, Math.min(1, Math.max((max || 0) * 1.1, 0.01))], axes: () => [c.charts.timeAxis(), c.charts.axis({ label: "share of what ended", values: (_u, splits) => splits.map(logic.percent) })],
         tell: (index) => [c.time(chart.data[0][index] - t.step_s / 2), " + " + logic.span(t.step_s) + ": ", el("b", {}, logic.percent(chart.data[1][index])), names.map((name, n) => (chart.data[n + 2][index] ? ", " + name + " " + logic.percent(chart.data[n + 2][index]) : "")).join("")],
       });
       body.append(chart.figure, c.behind("The numbers, step by step", () => c.table("", [["From"], ["Ended", true], ["Error rate", true]].concat(names.map((name) => [name, true])), byStep.map((row, n) => [c.date(t.start_s + row[0] * t.step_s), c.count(stage.ended[n][1])].concat(row.slice(1).map(logic.percent))).reverse())));
@@ -222,7 +223,7 @@
     function first(firsts) {
       const chosen = firsts.find((f) => c.key(f) === params.first) || firsts.find((f) => !f.stage) || firsts[0];
       const chart = durations("firsts", "Time to first: " + c.firstNamed(chosen), chosen, c.firstNamed(chosen), "Time to first");
-      document.getElementById("firsts-title").parentNode.after(c.grid({
+      document.getElementById("firsts-title").parentElement.after(c.grid({
         label: "Firsts", caption: "First audio is timed from the start of the turn, the first item of a stream from the start of its stage.", rows: firsts, page: 8, chosen: (f) => f === chosen,
         columns: [{ title: "First" }, { title: "Times", number: true }, { title: "P50", number: true }, { title: "P95", number: true }, { title: "P99", number: true }, { title: "Budget", number: true }, { title: "Verdict" }],
         cells: (f) => [el("a", { href: c.link(view, { ...c.params(), first: c.key(f) }) }, c.firstNamed(f)), c.count(f.count), c.percentile(f.percentiles[0], f.count, 50), c.percentile(f.percentiles[1], f.count, 95), c.percentile(f.percentiles[2], f.count, 99), budget(f), verdict(f)],

@@ -69,7 +69,8 @@
     }
   };
   // A page that does not bring what is known of the site asks for it.
+  let asked = false;
   addEventListener("DOMContentLoaded", () => ask());
   if (document.readyState !== "loading") ask();
-  function ask() { if (!("project" in c.site) && !ask.done) { ask.done = true; document.head.append(el("script", { src: "central/site.json.js" })); } }
+  function ask() { if (!("project" in c.site) && !asked) { asked = true; document.head.append(el("script", { src: "central/site.json.js" })); } }
 })();

@@ -109,7 +109,7 @@ central.views.status = {
       limits.forEach((limit) => data.push(xs.map(() => limit)));
       const chart = c.charts.draw({
         bare: true, label: title + " over " + logic.plural(h.at_s.length, "commit") + ", newest " + logic.number(value, series.unit) + ".", data, height: 150, group: c.charts.group([-0.5, h.at_s.length - 0.5]),
-        lines: lines.map((line) => ({ text: line.name, color: line.color, spans: true, dash: { P95: [7, 3], P99: [2, 3] }[line.name], points: xs.length < 30 })).concat(limits.map(() => ({ text: "budget", color: "bad", dash: [6, 4], width: 1 }))),
+        lines: [...lines.map((line) => ({ text: line.name, color: line.color, spans: true, dash: { P95: [7, 3], P99: [2, 3] }[line.name], points: xs.length < 30 })), ...limits.map(() => ({ text: "budget", color: "bad", dash: [6, 4], width: 1 }))],
         y: c.charts.room(limits, lines.length), tell: () => "", axes: () => [c.charts.dateAxis(c.commits.times), c.charts.values(series.unit)],
       });
       body.append(chart.figure);
@@ -124,8 +124,8 @@ central.views.status = {
       const chart = c.charts.draw({
         bare: true, time: true, label: "Error rate of " + turn.pipeline + ", " + logic.percent(failed / ended) + " over all.", data: c.byStep(t, c.rates(turn), 1), height: 150,
         group: c.charts.group([t.start_s, t.start_s + t.steps * t.step_s]), lines: [{ text: "errors", color: "bad", fill: "bad-fill", points: turn.ended.length < 30 }],
-        y: (u, min, max) => [0, Math.min(1, Math.max((max || 0) * 1.15, 0.01))], tell: () => "",
-        axes: () => [c.charts.timeAxis(), c.charts.axis({ values: (u, splits) => splits.map(logic.percent) })],
+        y: (_u, _min, max) => [0, Math.min(1, Math.max((max || 0) * 1.15, 0.01))], tell: () => "",
+        axes: () => [c.charts.timeAxis(), c.charts.axis({ values: (_u, splits) => splits.map(logic.percent) })],
       });
       body.append(chart.figure);
       return chart;
