@@ -23,6 +23,8 @@ from stageflow.errors.data import require_counts, require_durations
 _log = logging.getLogger("stageflow.cluster")
 
 _LOOK_AGAIN_S = 0.2
+#: How long the list of workers is used before it is read again, in seconds.
+_FRESH_S = 1.0
 #: Sent as the time left when a deadline has passed: the worker then refuses the job.
 _LEAST_S = 0.001
 #: Name of the provider that holds the dispatcher of remote stages.
@@ -49,7 +51,7 @@ class Dispatcher(AsyncClosing):
         max_outstanding: How many jobs of this dispatcher may be under way at once.
         max_queued: How many jobs of one pipeline may wait or run in one queue.
         max_payload_bytes: Size limit of a job in bytes.
-        worker_patience_s: How long to wait for a first worker of a queue, in seconds.
+        worker_patience_s: How long to wait for a worker if none reads the queue, in seconds.
         grace_s: How long to wait for a job's result after its deadline, in seconds.
         codec: Knows the types that inputs and outputs hold.
     """
@@ -79,6 +81,7 @@ class Dispatcher(AsyncClosing):
         self._waiting: dict[str, _Waiting] = {}
         #: The inputs that each worker of an address needs; versions of a pipeline may differ.
         self._inputs_of: dict[Address, list[tuple[str, ...]]] = {}
+        self._outdated_at: dict[Address, float] = {}
         self._reader: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -164,20 +167,21 @@ class Dispatcher(AsyncClosing):
         await self._broker.cancel(key)
 
     async def _check_inputs(self, address: Address, job: jobs.Job) -> None:
-        """Raise unless a worker can run the job; look again if none could before."""
+        """Raise unless a worker can run the job."""
 
         def lacking(needed: list[tuple[str, ...]]) -> list[str]:
             return min(([key for key in keys if key not in job.inputs] for keys in needed), key=len)
 
-        known = self._inputs_of.get(address)
-        if known is None or lacking(known):
+        known, now = self._inputs_of.get(address), asyncio.get_running_loop().time()
+        if known is None or lacking(known) or now >= self._outdated_at[address]:
+            self._outdated_at[address] = now + _FRESH_S  # one caller reads, the others go on
             known = self._inputs_of[address] = await self._served(address)
         if missing := lacking(known):
             raise jobs.missing_inputs("each of its workers", job, missing)
 
     async def _served(self, address: Address) -> list[tuple[str, ...]]:
         loop, (queue, pipeline) = asyncio.get_running_loop(), address
-        give_up_at = loop.time() + self._worker_patience_s
+        give_up_at, warned = loop.time() + self._worker_patience_s, False
         while True:
             workers = [
                 jobs.decode_worker_info(body) for body in (await self._broker.workers()).values()
@@ -203,6 +207,9 @@ class Dispatcher(AsyncClosing):
                     f" one: stageflow worker {pipeline} --queue {queue} --broker URL"
                 )
                 raise ClusterError(text, code="no_worker")
+            if not warned:
+                _log.warning("no worker reads queue %r; %r waits for one", queue, pipeline)
+                warned = True
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _answer(self, envelope: Envelope, ends_at: float | None) -> bytes:

@@ -45,6 +45,20 @@ async def test_what_cannot_be_run_is_refused_before_it_is_sent(
     assert await cluster.broker().queued("default", "echo") == 0
 
 
+async def test_a_job_is_refused_when_the_last_worker_has_left(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A dispatcher that has seen a worker warns at once, and does not wait for the deadline."""
+    monkeypatch.setattr("stageflow.cluster.dispatcher._FRESH_S", 0.0)
+    stop_worker = await cluster.worker(ECHO)
+    dispatcher = await cluster.dispatcher(worker_patience_s=0.5)
+    await dispatcher.run("echo", {"value": 1})
+    await stop_worker()
+    with raises_code("no_worker", match="stageflow worker echo"):
+        await dispatcher.run("echo", {"value": 1}, deadline_s=60)
+    assert "no worker reads queue 'default'; 'echo' waits for one" in caplog.messages
+
+
 async def test_a_key_of_another_job_is_refused(cluster: Cluster) -> None:
     """The first job's end stands."""
     await cluster.worker(ECHO)

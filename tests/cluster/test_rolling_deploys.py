@@ -88,7 +88,7 @@ async def test_a_job_without_a_new_input_waits_for_a_worker_that_does_not_need_i
     await old()
     with raises_code("missing_job_inputs", match=r"\['unit'\] for pipeline 'echo'"):
         await (await cluster.dispatcher()).run("echo", {"value": 1})
-    # This dispatcher still believes that an old worker is there.
+    # This dispatcher has not read the list of workers again.
     result = await dispatcher.run("echo", {"value": 1})
     assert (result.status, result.worker) == ("failed", "new")
     with raises_code("missing_job_inputs", match=r"worker new needs the inputs \['unit'\]"):
