@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from stageflow import __version__
@@ -20,20 +21,8 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 #: What a shell reports for a program whose reader has closed the pipe.
 EXIT_BROKEN_PIPE = 141
-_HELP = """\
-Run voice and chat turns as a graph of stages, and see where their time goes.
-
-examples:
-  stageflow init shop                    create a project with tests and benchmarks
-  stageflow run voice                    run a turn with fake providers, draw its timeline
-  stageflow run shop.turns:order         run your own Pipeline
-  stageflow dlq list --store letters.db  list failed runs (stored by run --dlq)
-  stageflow worker voice --broker URL    run jobs from Redis (sent by dispatch)
-  stageflow pulse bench                  measure the newest commits of this repository
-
-exit codes: 0 success, 1 the run failed, or a file could not be read or written,
-2 bad arguments, 130 interrupted
-"""
+#: What the help of each command says before and after its options: NAME.txt, dlq-NAME.txt.
+_HELP_DIR = Path(__file__).with_name("help")
 
 
 class Command(NamedTuple):
@@ -73,6 +62,10 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _Help} | options)
+        name = self.prog.removeprefix("stageflow ").replace(" ", "-")
+        text = (_HELP_DIR / f"{name}.txt").read_text(encoding="utf-8")
+        self.description, examples, after = text.partition("examples:\n")
+        self.epilog = examples + after
 
     def error(self, message: str) -> NoReturn:
         """Show a usage error without the passwords of addresses, which may be anywhere in it."""
@@ -119,12 +112,11 @@ class _ByGroup(_Help):
 
 def make_parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
     """Return the parser, with the arguments only of commands among `words`, or of all."""
-    parser = _Parser(prog="stageflow", description=_HELP, formatter_class=_ByGroup)
+    parser = _Parser(prog="stageflow", formatter_class=_ByGroup)
     parser.add_argument("--version", action="version", version=f"stageflow {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, summary, _, configure in COMMANDS:
         added = commands.add_parser(name, help=summary)
-        added.description = f"{summary[0].upper()}{summary[1:]}."
         if words is None or name in words:
             module, _, function = configure.partition(":")
             getattr(import_module(f"stageflow.{module}"), function)(added)
@@ -164,11 +156,6 @@ def configure_pulse(parser: argparse.ArgumentParser) -> None:
     """Add the commands of ``stageflow pulse``."""
     from stageflow.pulse.cli import add_commands  # noqa: PLC0415 - other commands do not need it
 
-    parser.epilog = """\
-examples:
-  stageflow pulse bench           measure new commits and publish
-  stageflow pulse bench --help    show the options of a command
-"""
     add_commands(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
 
 
@@ -179,13 +166,6 @@ _FILES = {"FILE", "FOLDER", "PATH", "PATH|REQUIREMENT", "STORE"}
 
 def configure_completion(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow completion``."""
-    parser.epilog = """\
-examples:
-  source <(stageflow completion bash)                          in this bash, now
-  stageflow completion bash > ~/.local/share/bash-completion/completions/stageflow
-  stageflow completion zsh > ~/.zfunc/_stageflow    with fpath=(~/.zfunc $fpath) before compinit
-  stageflow completion fish > ~/.config/fish/completions/stageflow.fish
-"""
     parser.add_argument("shell", choices=SHELLS)
     parser.set_defaults(run=lambda arguments: say(completion_script(arguments.shell)))
 

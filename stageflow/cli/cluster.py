@@ -38,20 +38,13 @@ _WORKER_PATIENCE_S = 86_400.0
 
 def configure_worker(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow worker``."""
-    parser.epilog = """\
-examples:
-  stageflow worker voice chat --broker redis://localhost:6379/0
-  stageflow worker shop.turns:order --broker redis://broker/0 --providers shop.services:real
-  stageflow worker shop.turns:draw --queue gpu --concurrency 2 --dlq postgresql://db/letters
-  STAGEFLOW_BROKER=redis://broker/0 stageflow worker voice --breakers --telemetry runs.db
-"""
     common.add_pipeline(parser, "pipelines", nargs="+")
     _add_broker(parser)
     text = "read this queue, such as gpu; may be repeated (default: default)"
     option(parser, "--queue NAME", text, action="append", dest="queues")
     text = "run N jobs at once (default: 16)"
     option(parser, "--concurrency N", text, type=int, default=16)
-    common.add_own_providers(parser, "the fake providers")
+    common.add_own_providers(parser)
     common.add_scale(parser)
     add_dead_letters(parser, "a failed job")
     text = "put circuit breakers around providers, shared by all workers of the broker"
@@ -66,12 +59,6 @@ examples:
 
 def configure_dispatch(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow dispatch``."""
-    parser.epilog = """\
-examples:
-  stageflow dispatch voice --broker redis://localhost:6379/0 --text "What is the time?"
-  stageflow dispatch shop.turns:order --input items='["tea"]' --key order-17 --deadline-s 30
-  stageflow dispatch shop.turns:draw --queue gpu --json
-"""
     common.add_pipeline(parser)
     _add_broker(parser)
     option(parser, "--text", f"the user's text (default: {DEFAULT_TEXT})")

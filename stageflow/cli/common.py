@@ -43,19 +43,19 @@ def needing(extra: str) -> Iterator[None]:
 
 def add_pipeline(parser: Arguments, name: str = "pipeline", **more: Any) -> None:
     """Add the argument PIPELINE."""
-    text = "voice, streaming_voice, chat, or module:attribute of a Pipeline (or of a function"
-    parser.add_argument(name, metavar="PIPELINE", help=f"{text} that returns one)", **more)
+    text = "voice, streaming_voice, chat, or module:attribute of your Pipeline"
+    parser.add_argument(name, metavar="PIPELINE", help=text, **more)
 
 
-def add_own_providers(parser: Arguments, default: str) -> None:
+def add_own_providers(parser: Arguments, default: str = "the fake ones by default") -> None:
     """Add ``--providers``."""
-    text = "a ProviderRegistry, or a function that returns one"
-    option(parser, "--providers MODULE:ATTRIBUTE", f"{text} (default: {default})")
+    text = "your ProviderRegistry, or a function that returns one"
+    option(parser, "--providers MODULE:ATTRIBUTE", f"{text}; {default}")
 
 
 def add_scale(parser: Arguments) -> None:
     """Add ``--scale``."""
-    text = "multiply the latencies of the fake providers by X; 0 means no latency (default: 1)"
+    text = "multiply the latencies of fake providers by X; 0 for none (default: 1)"
     option(parser, "--scale X", text, type=not_negative, default=1.0)
 
 
@@ -66,9 +66,9 @@ def add_json(parser: Arguments, what: str = "the result") -> None:
 
 def add_color(parser: Arguments) -> None:
     """Add ``--color``."""
-    text = "colour the output; auto colours on a terminal unless NO_COLOR is set, and elsewhere"
+    text = "auto, always or never; auto obeys NO_COLOR and FORCE_COLOR (default: auto)"
     choices = ("auto", "always", "never")
-    option(parser, "--color", f"{text} if FORCE_COLOR is set", choices=choices, default="auto")
+    option(parser, "--color WHEN", text, choices=choices, default="auto")
 
 
 def key_and_value(text: str) -> tuple[str, Any]:

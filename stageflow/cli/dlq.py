@@ -30,32 +30,6 @@ from stageflow.timeline import timeline_text
 
 T = TypeVar("T")
 STORE_VARIABLE = "STAGEFLOW_DLQ"
-_LIST_EXAMPLES = """\
-  stageflow run voice --deadline-s 0.2 --dlq letters.db     store a run that fails
-  stageflow dlq list --store letters.db
-  STAGEFLOW_DLQ=letters.db stageflow dlq list --state waiting --json
-"""
-_SHOW_EXAMPLES = """\
-  stageflow dlq show 3f0c6b --store letters.db      the start of an id is enough
-  stageflow dlq show 3f0c6b --store letters.db --json
-"""
-_REPLAY_EXAMPLES = """\
-  stageflow dlq replay 3f0c6b --store letters.db
-  stageflow dlq replay 3f0c6b --pipeline shop.turns:order --providers shop.services:real
-  stageflow dlq replay --all --pipeline shop.turns:order      each waiting letter of it
-"""
-_DELETE_EXAMPLES = """\
-  stageflow dlq delete 3f0c6b 71aa02 --store letters.db
-"""
-_PURGE_EXAMPLES = """\
-  stageflow dlq purge --store letters.db                      all that have been replayed
-  stageflow dlq purge --state waiting --older-than 30 --dry-run
-  stageflow dlq purge --unreadable
-"""
-_EXPORT_EXAMPLES = """\
-  stageflow dlq export 3f0c6b --store letters.db > test_3f0c6b.py && pytest test_3f0c6b.py
-  stageflow dlq export 3f0c6b --store letters.db --pipeline shop.turns:order -o test_order.py
-"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(
-        name: str, summary: str, examples: str, run: Callable[[argparse.Namespace], int | None]
+        name: str, summary: str, run: Callable[[argparse.Namespace], int | None]
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary)
-        added.description = f"{summary[0].upper()}{summary[1:]}."
-        added.epilog = f"examples:\n{examples}"
-        parser.epilog = (parser.epilog or "examples:\n") + examples
         if name in {"show", "export"}:
             added.add_argument("id", metavar="ID", help="id of the dead letter, or its start")
         elif name in {"replay", "delete"}:
@@ -83,27 +54,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         added.set_defaults(run=run)
         return added
 
-    added = command("list", "list dead letters, oldest first", _LIST_EXAMPLES, _list)
+    added = command("list", "list dead letters, oldest first", _list)
     states = [str(state) for state in DeadLetterState]
     option(added, "--state", "list only those in this state", choices=states)
     common.add_json(added, "one object a line")
-    added = command("show", "show a dead letter and its timeline", _SHOW_EXAMPLES, _show)
+    added = command("show", "show a dead letter and its timeline", _show)
     common.add_json(added, "the whole dead letter")
     common.add_color(added)
     summary = "resume the runs of dead letters once each, at the stage that failed"
-    added = command("replay", summary, _REPLAY_EXAMPLES, _replay)
+    added = command("replay", summary, _replay)
     flag(added, "--all", "replay each waiting letter of the pipeline, in order")
-    common.add_own_providers(added, "the fake providers")
+    common.add_own_providers(added)
     common.add_scale(added)
     add_telemetry(added)
     common.add_json(added)
     common.add_color(added)
     summary = "write a pytest file that reproduces the failure, or what an unreadable letter holds"
-    added = command("export", summary, _EXPORT_EXAMPLES, _export)
+    added = command("export", summary, _export)
     option(added, "-o --output FILE", "write to this file")
-    command("delete", "remove dead letters, also unreadable ones", _DELETE_EXAMPLES, _delete)
+    command("delete", "remove dead letters, also unreadable ones", _delete)
     summary = "remove all dead letters of a state, or all that cannot be read"
-    added = command("purge", summary, _PURGE_EXAMPLES, _purge)
+    added = command("purge", summary, _purge)
     what = added.add_mutually_exclusive_group()
     option(what, "--state", "default: replayed", choices=states, default="replayed")
     flag(what, "--unreadable", "remove those that cannot be read")
@@ -119,7 +90,7 @@ def _with_store(
         raise UsageError(f"no store is given: add --store FILE or set {STORE_VARIABLE}")
     if not is_postgres(where) and not Path(where).is_file():
         raise UsageError(
-            f"there is no file {shown_address(where)}; stageflow run --dlq FILE creates one"
+            f"there is no file {shown_address(where)}: a run or worker with --dlq FILE creates it"
         )
 
     async def main() -> T:

@@ -33,7 +33,7 @@ _OWN_EXTRAS = {"dev", "docs"}
 #: What does not work without each extra, and what does.
 WITHOUT = {
     "alerts": "no alert rules for Prometheus; `stageflow pulse alert` works",
-    "bench": "no `stageflow pulse`; runs and tests work",
+    "bench": "no benchmarks and no gate; `stageflow pulse serve`, `check` and `alert` work",
     "cluster": "no jobs on other machines, no shared breakers; runs in this process work",
     "completion": "no completion in shells; all commands work",
     "db": "no SqlDatabase, no PostgreSQL; dead letters and telemetry in SQLite work",
@@ -78,15 +78,6 @@ class Check:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow doctor``."""
-    parser.description = "Check what is installed, what is missing, and what works without it."
-    parser.epilog = """\
-examples:
-  stageflow doctor
-  stageflow doctor --need bench --need git      check a machine that runs benchmarks
-  stageflow doctor --json
-
-exit codes: 0 nothing needed is missing, 1 something needed is missing
-"""
     names = [*WITHOUT, *PROGRAMS]
     text = f"require this extra or program; may be repeated: {', '.join(names)}"
     option(parser, "--need NAME", text, action="append", default=[], choices=names)

@@ -15,13 +15,6 @@ from stageflow.timeline import read_events, timeline_svg, timeline_text
 
 def configure_graph(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow graph``."""
-    parser.epilog = """\
-examples:
-  stageflow graph voice
-  stageflow graph streaming_voice
-  stageflow graph chat --format text
-  stageflow graph shop.turns:order > order.mmd
-"""
     common.add_pipeline(parser)
     text = "a Mermaid flowchart, or a list of the stages (default: %(default)s)"
     option(parser, "--format", text, choices=("mermaid", "text"), default="mermaid")
@@ -30,13 +23,6 @@ examples:
 
 def configure_timeline(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow timeline``."""
-    parser.epilog = """\
-examples:
-  stageflow run voice --events turn.jsonl
-  stageflow timeline turn.jsonl
-  stageflow timeline turn.jsonl --svg turn.svg
-  grep 3f0c6b turn.jsonl | stageflow timeline -      select one run by its id
-"""
     parser.add_argument("file", metavar="FILE", help="events as JSON lines; - reads standard input")
     option(parser, "--svg FILE", "write an SVG file instead")
     common.add_color(parser)

@@ -29,17 +29,6 @@ _TAKEN = {"asv", "benchmarks", "docs", "hypothesis", "pytest", "stageflow", "tes
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow init``."""
-    parser.description = (
-        "Create a project in a new or empty folder: stages, tests, benchmarks, workflows."
-    )
-    parser.epilog = """\
-examples:
-  stageflow init shop                        create the folder shop
-  stageflow init . --name shop               use this folder, which is empty
-  stageflow init shop --stageflow ../stageflow                          use a clone
-  stageflow init shop --stageflow "git+https://example.org/stageflow"   use a repository
-  stageflow init shop --stageflow "stageflow>=0.1"
-"""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder")
     option(parser, "--name", "name of the package (default: that of the folder)")
     text = "where pip finds stageflow (default: where the running one came from)"

@@ -143,20 +143,19 @@ def add_providers(parser: argparse.ArgumentParser) -> None:
     """Add ``--provider`` and the options that belong to it."""
     group = parser.add_argument_group(
         "providers",
-        "local needs the extra 'local'; openai needs the extra 'openai' and the key in the"
-        " environment variable OPENAI_API_KEY",
+        "local needs the extra 'local'; openai needs the extra 'openai' and OPENAI_API_KEY",
     )
     add_voice(group, default="fake")
     for name, what in (("model", "language model"), ("stt_model", "speech recognition model")):
         text = f"the {what} (default: {_MODELS[name]})"
         option(group, f"--{name.replace('_', '-')} NAME", text)
-    add_own_providers(group, "none; yours replace those of --provider with the same name")
+    add_own_providers(group, "replaces by name")
 
 
 def add_voice(parser: Arguments, *, default: str) -> None:
     """Add ``--provider`` and the options of its voice."""
-    text = "which providers to use (default: %(default)s)"
-    option(parser, "--provider", text, choices=PROVIDERS, default=default)
+    text = f"{', '.join(PROVIDERS)} (default: %(default)s)"
+    option(parser, "--provider NAME", text, choices=PROVIDERS, default=default)
     option(parser, "--base-url URL", "an OpenAI-compatible service (default: OpenAI)")
     text = f"the speech synthesis model (default: {_MODELS['tts_model']})"
     option(parser, "--tts-model NAME", text)

@@ -25,13 +25,14 @@ from stageflow.cli.providers import DEFAULT_TEXT, load_pipeline
 from stageflow.cli.stores import add_dead_letters, add_telemetry, letter_store, recorded
 from stageflow.engine import DeadLetter, Pipeline, PipelineContext, PipelineOrchestrator, Stream
 from stageflow.engine.result import RunResult
-from stageflow.errors import StageflowError, UnknownProviderError
+from stageflow.errors import StageflowError, UnknownProviderError, did_you_mean
 from stageflow.kernels.streaming_voice import first_audio_ms
 from stageflow.providers import Audio, write_wav
 from stageflow.telemetry.dead_letters import ObservedDeadLetterStore
 from stageflow.telemetry.jsonl import plain
 from stageflow.testing import recording
 from stageflow.testing.faults import FaultInjector, FaultType, inject_fault
+from stageflow.testing.faults.injector import OF_PORTS
 from stageflow.timeline import timeline_svg, timeline_text
 
 #: Longest output that is shown whole, in characters.
@@ -47,30 +48,10 @@ _LEAST_SECRET_CHARS = 8
 
 def configure_run(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow run``."""
-    parser.epilog = """\
-examples:
-  stageflow run voice
-  stageflow run voice --whole                 speak after the whole answer is written
-  stageflow run voice --text "What is the time?" --seed 7 --svg turn.svg
-  stageflow run chat --scale 0 --json
-  stageflow run voice --live                  draw the timeline while the turn runs
-  stageflow run voice --deadline-s 0.2        a run that fails; the exit code is 1
-  stageflow run voice --inject llm=error --dlq letters.db     store a failed run
-  stageflow run voice --inject stt=error --telemetry runs.db
-  stageflow run voice --record turn.json      record the turn as a test case
-  stageflow run voice --replay turn.json      replay it without providers
-  stageflow say "What do bees make?" --out question.wav
-  stageflow run voice --provider local --in question.wav --out answer.wav
-  echo "What do bees make?" | stageflow run chat --provider local --text -
-  stageflow run chat --provider openai --base-url http://127.0.0.1:8080/v1 --model mine
-  stageflow run shop.turns:order --providers shop.services:real
-  stageflow run shop.turns:order --input items='["tea", "milk"]' --events order.jsonl
-"""
     common.add_pipeline(parser)
     group = parser.add_argument_group("inputs")
-    text = "the user's text, which voice first turns into speech; - reads the standard input"
-    option(group, "--text", f"{text} (default: {DEFAULT_TEXT})")
-    text = "a WAV file with the user's speech; - reads the standard input"
+    option(group, "--text", f"the user's text; - reads stdin (default: {DEFAULT_TEXT})")
+    text = "a WAV file with the user's speech, instead of --text; - reads stdin"
     option(group, "--in FILE", text, dest="sound")
     wiring.add_inputs(group)
     group = parser.add_argument_group("how to run")
@@ -79,25 +60,22 @@ examples:
     option(group, "--seed N", text, type=int)
     common.add_scale(group)
     option(group, "--deadline-s S", "fail the run after S seconds", type=positive)
-    text = "make a provider (llm, stt, tts, db, speaker) fail; may be repeated; faults:"
+    text = "make llm, stt, tts, db or speaker fail; may be repeated; the faults are"
     text = f"{text} {', '.join(FaultType)}"
     option(group, "--inject PROVIDER=FAULT", text, action="append", type=_fault, default=[])
     wiring.add_providers(parser)
-    group = parser.add_argument_group("output")
+    group = parser.add_argument_group("output and storage")
     option(group, "--out FILE", "write the spoken answer to a WAV file")
     common.add_json(group, "the result and its events")
     option(group, "--svg FILE", "write the timeline to an SVG file")
     option(group, "--events FILE", "write the events to a JSON lines file")
-    text = "show the timeline while the run goes on, on the standard error with --json; without"
-    flag(group, "--live", f"{text} a terminal or colours, print a line per event")
+    flag(group, "--live", "show the timeline during the run; without a terminal, a line per event")
     common.add_color(group)
-    group = parser.add_argument_group("storage")
     add_dead_letters(group, "a failed run")
     add_telemetry(group)
-    text = "record the turn as a test case: inputs, calls of providers and result, without keys"
-    option(group, "--record FILE", text)
-    text = "replay a recorded turn in virtual time without providers; fail if the pipeline"
-    option(group, "--replay FILE", f"{text} behaves differently")
+    option(group, "--record FILE", "record the turn as a test case, without keys")
+    text = "replay a recorded turn without providers; fail if it behaves differently"
+    option(group, "--replay FILE", text)
     parser.set_defaults(run=_run)
 
 
@@ -208,6 +186,10 @@ def _fault(text: str) -> FaultInjector:
     provider, equals, fault = text.partition("=")
     if not (provider and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not PROVIDER=FAULT")
+    known = [*map(str, OF_PORTS.get(provider, FaultInjector).kinds)]
+    if fault not in known:
+        text = f"{provider} has no fault {fault!r}{did_you_mean(fault, known)}"
+        raise argparse.ArgumentTypeError(f"{text} (its faults: {', '.join(known)})")
     try:
         return inject_fault(provider, fault, allow_unused=True)
     except StageflowError as error:
@@ -260,11 +242,6 @@ def as_json(result: RunResult) -> dict[str, Any]:
 
 def configure_say(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``stageflow say``."""
-    parser.epilog = """\
-examples:
-  stageflow say "What do bees make?" --out question.wav
-  stageflow run voice --provider local --in question.wav --out answer.wav
-"""
     parser.add_argument("text", metavar="TEXT")
     option(parser, "--out FILE", "the WAV file to write", required=True)
     wiring.add_voice(parser, default="local")

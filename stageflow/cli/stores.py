@@ -17,14 +17,14 @@ from stageflow.telemetry import JsonLinesSink, SQLiteSink
 
 def add_telemetry(parser: Arguments) -> None:
     """Add ``--telemetry``."""
-    text = "append the events to SQLite (FILE.db), JSON lines (FILE.jsonl) or PostgreSQL"
-    option(parser, "--telemetry STORE", f"{text} (postgresql://user@host/database)")
+    text = "append the events: FILE.db, FILE.jsonl, postgresql://user@host/db"
+    option(parser, "--telemetry STORE", text)
 
 
 def add_dead_letters(parser: Arguments, what: str) -> None:
     """Add ``--dlq``."""
-    text = "as a dead letter: in a SQLite file, or postgresql://user@host/database"
-    option(parser, "--dlq STORE", f"store {what} {text}")
+    text = f"store {what} as a dead letter: FILE.db, postgresql://user@host/db"
+    option(parser, "--dlq STORE", text)
 
 
 @contextmanager

@@ -36,9 +36,13 @@ class UsageInterceptor(Interceptor):
         prices: Mapping[str, Mapping[str, float]] | None = None,
         budget: Mapping[str, float] | None = None,
     ) -> None:
-        self._prices, self._budget = prices or {}, budget or {}
+        self._prices = {} if prices is None else prices
+        self._budget = {} if budget is None else budget
+        if not isinstance(self._prices, Mapping) or not UNITS.keys() >= self._prices.keys():
+            fix = f"give a mapping of units and numbers for each of {', '.join(UNITS)}"
+            raise InvalidConfigError("UsageInterceptor", "prices", prices, fix)
         for provider, table in self._prices.items():
-            _require("prices", table, UNITS.get(provider, ()))
+            _require(f"prices[{provider!r}]", table, UNITS[provider])
         _require("budget", self._budget, USAGE_UNITS)
 
     async def around(self, ctx: StageContext, call_next: CallNext, /) -> StageOutput:
@@ -75,8 +79,10 @@ def usage_of(events: Iterable[Event]) -> dict[str, float]:
 
 
 def _require(field: str, amounts: Any, units: Iterable[str]) -> None:
-    for unit, amount in amounts.items() if isinstance(amounts, Mapping) else [("", amounts)]:
+    mapping = isinstance(amounts, Mapping)
+    for unit, amount in amounts.items() if mapping else [(None, None)]:
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
         if unit not in units or not number or not amount >= 0:
-            fix = f"give a number, 0 or more, of {', '.join(units) or 'a port that is counted'}"
-            raise InvalidConfigError("UsageInterceptor", field, {unit: amount}, fix)
+            found = {unit: amount} if mapping else amounts
+            fix = f"give a mapping to numbers, 0 or more, of any of {', '.join(units)}"
+            raise InvalidConfigError("UsageInterceptor", field, found, fix)

@@ -25,13 +25,12 @@ def add_command(
     *,
     in_repository: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command, described by ``help/NAME.txt``, with ``--repository`` if it works on a clone.
+    """Add a command, with ``--repository`` if it works on a clone.
 
     `run` gets the parsed arguments and returns the exit code, or None for 0. It raises
     `PulseError` for what the user can fix.
     """
-    description = (Path(__file__).with_name("help") / f"{name}.txt").read_text(encoding="utf-8")
-    parser = subparsers.add_parser(name, help=short, description=description)
+    parser = subparsers.add_parser(name, help=short)
     if in_repository:
         text = "the clone with asv.conf.json (default: the current folder)"
         option(parser, "--repository FOLDER", text, type=Path, default=Path())

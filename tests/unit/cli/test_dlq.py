@@ -57,12 +57,23 @@ def test_a_turn_that_cannot_be_kept_says_so(here: Path, capsys: Capture) -> None
     assert "nowhere/letters.db" in kept
 
 
-@pytest.mark.parametrize("fault", ["llm", "llm=", "=error", "llm=eror", "stt=cut"])
-def test_a_fault_that_is_none_is_refused(here: Path, capsys: Capture, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("llm", "'llm' is not PROVIDER=FAULT"),
+        ("llm=", "llm has no fault ''"),
+        ("=error", "'=error' is not PROVIDER=FAULT"),
+        ("llm=timout", "llm has no fault 'timout'; did you mean 'timeout'? (its faults: timeout, "),
+        ("stt=cut", "stt has no fault 'cut' (its faults: timeout, "),
+    ],
+)
+def test_a_fault_that_is_none_is_refused(
+    here: Path, capsys: Capture, fault: str, says: str
+) -> None:
     """The argument is named, with what would fit, and the code is 2."""
     code, _, complaint = run(capsys, "run", "voice", "--inject", fault)
     assert code == 2
-    assert "--inject" in complaint
+    assert f"argument --inject: {says}" in complaint
 
 
 def test_a_letter_is_shown(here: Path, capsys: Capture) -> None:

@@ -74,6 +74,8 @@ async def test_a_budget_of_nothing_refuses_the_first_call() -> None:
 @pytest.mark.parametrize(
     "options",
     [
+        {"prices": 0},
+        {"prices": 5},
         {"prices": {"llm": 1}},
         {"budget": 1},
         {"prices": {"llm": {"characters": 1}}},
@@ -85,7 +87,7 @@ async def test_a_budget_of_nothing_refuses_the_first_call() -> None:
     ],
 )
 def test_what_is_not_a_price_or_a_budget_is_refused(options: Any) -> None:
-    with pytest.raises(InvalidConfigError, match="give a number, 0 or more"):
+    with pytest.raises(InvalidConfigError, match="give a mapping .* numbers"):
         UsageInterceptor(**options)
 
 
