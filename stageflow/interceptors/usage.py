@@ -79,10 +79,10 @@ def usage_of(events: Iterable[Event]) -> dict[str, float]:
 
 
 def _require(field: str, amounts: Any, units: Iterable[str]) -> None:
-    mapping = isinstance(amounts, Mapping)
-    for unit, amount in amounts.items() if mapping else [(None, None)]:
+    fix = f"give a mapping to numbers, 0 or more, of any of {', '.join(units)}"
+    if not isinstance(amounts, Mapping):
+        raise InvalidConfigError("UsageInterceptor", field, amounts, fix)
+    for unit, amount in amounts.items():
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
         if unit not in units or not number or not amount >= 0:
-            found = {unit: amount} if mapping else amounts
-            fix = f"give a mapping to numbers, 0 or more, of any of {', '.join(units)}"
-            raise InvalidConfigError("UsageInterceptor", field, found, fix)
+            raise InvalidConfigError("UsageInterceptor", field, {unit: amount}, fix)

@@ -87,7 +87,7 @@ async def test_a_budget_of_nothing_refuses_the_first_call() -> None:
     ],
 )
 def test_what_is_not_a_price_or_a_budget_is_refused(options: Any) -> None:
-    with pytest.raises(InvalidConfigError, match="give a mapping .* numbers"):
+    with pytest.raises(InvalidConfigError, match=r"give a mapping .* numbers"):
         UsageInterceptor(**options)
 
 
