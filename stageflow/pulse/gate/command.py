@@ -55,11 +55,6 @@ class GateOptions:
 def gate(project: AsvProject, options: GateOptions, emit: Emit = print) -> Exit:
     """Compare two commits, check the budgets, report, and return the exit code."""
     started = time.monotonic()
-    if project.is_shallow():
-        raise PulseError(
-            "this clone is shallow, so the commit to compare with may be missing: fetch its whole "
-            "history with git fetch --unshallow, in a workflow with fetch-depth: 0"
-        )
     base, head = _commits(project, options)
     setting = measuring.set_up(project, options.machine, emit)
     held = setting.budgets.held(nightly=options.nightly)
@@ -106,10 +101,17 @@ def _commits(project: AsvProject, options: GateOptions) -> tuple[str | None, str
     """Return the base, None for a first commit, and the head."""
     head = resolved(project, options.head)
     no_base = not (options.base or "").strip("0")
-    tip = resolved(project, project.branch if no_base else str(options.base))
+    wanted = project.branch if no_base else str(options.base)
+    shallow = project.is_shallow()
+    tip = head if shallow and project.commit(wanted) is None else resolved(project, wanted)
+    base = project.git("merge-base", tip, head, answers=(0, 1)).strip()
+    if shallow and (tip == head or base != tip):  # what is an ancestor here is one everywhere
+        raise PulseError(
+            "this clone is shallow, so the commit to compare with may be missing: fetch its whole "
+            "history with git fetch --unshallow, in a workflow with fetch-depth: 0"
+        )
     if tip == head and not project.git("rev-list", "--max-count=1", "--skip=1", head, "--").strip():
         return None, head
-    base = project.git("merge-base", tip, head, answers=(0, 1)).strip()
     if not base:
         raise PulseError(
             f"{tip[:10]} and {head[:10]} have no commit in common: name another base with --base"
@@ -132,8 +134,8 @@ def _asked(found: Catalogue, held: Sequence[Budget], options: GateOptions) -> li
 def _edited(project: AsvProject, base: str | None) -> tuple[str, ...]:
     if base is None:
         return ()
-    folder = project.benchmarks_dir.relative_to(project.root)
-    found = project.git("diff", "--name-only", "-z", base, "--", str(folder)).split("\0")
+    folder = str(project.benchmarks_dir)
+    found = project.git("diff", "--name-only", "-z", base, "--", folder).split("\0")
     return tuple(printable(name) for name in found if name.endswith(".py"))
 
 

@@ -109,17 +109,20 @@ def time_pairs(
     found: dict[str, Both] = {operation: (TimedSide(), TimedSide()) for operation in operations}
     for process in range(processes):
         emit(f"Timing {len(operations)} operations in pairs, process {process + 1} of {processes}")
-        with (
-            Worker(benchmarks, trees[0]) as base,
-            Worker(benchmarks, trees[1]) as head,
-            suppress(WorkerFailedError),  # kept as the error of the operation that ended it
-        ):
-            for operation in operations:
-                for run, worker in zip(found[operation], (base, head), strict=True):
-                    run.missing = worker.missing.get(operation, ())
-                for pair in range(PAIRS):
-                    order = (1, 0) if (process + pair) % 2 else (0, 1)
-                    _pair(operation, found[operation], (base, head), order, beside_loop)
+        left = [*operations]
+        while left:  # one that ends its worker leaves the others to new ones
+            with (
+                Worker(benchmarks, trees[0]) as base,
+                Worker(benchmarks, trees[1]) as head,
+                suppress(WorkerFailedError),  # kept as the error of the operation that ended it
+            ):
+                while left:
+                    operation = left.pop(0)
+                    for run, worker in zip(found[operation], (base, head), strict=True):
+                        run.missing = worker.missing.get(operation, ())
+                    for pair in range(PAIRS):
+                        order = (1, 0) if (process + pair) % 2 else (0, 1)
+                        _pair(operation, found[operation], (base, head), order, beside_loop)
     return found
 
 

@@ -302,14 +302,16 @@ def _measured(folder: str, series: Sequence[str]) -> dict[str, Any]:
     named = ((one, *one[:-1].split("(", 1)) for one in series)
     wanted = [(one, way == "instructions", ast.literal_eval(name)) for one, way, name in named]
     to_count = [i for _, is_count, i in wanted if is_count]
-    counts = _tried(counted, folder, to_count) if to_count else {}
-    if "error" in counts and len(to_count) > 1:  # one has ended the process of all
-        alone = {i: _tried(counted, folder, [i]) for i in to_count}
-        counts = {i: found.get(i, found) for i, found in alone.items()}
-    return {
-        one: counts.get(i, counts) if is_count else _tried(value, folder, i)
-        for one, is_count, i in wanted
-    }
+    counts = _counts(folder, to_count)
+    return {one: counts[i] if is_count else _tried(value, folder, i) for one, is_count, i in wanted}
+
+
+def _counts(folder: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found = _tried(counted, folder, names) if names else {}
+    middle = len(names) // 2
+    if "error" in found and middle:  # one has ended the process of all
+        return _counts(folder, names[:middle]) | _counts(folder, names[middle:])
+    return {name: found.get(name, found) for name in names}
 
 
 def _check_origin(folder: Path) -> None:

@@ -5,6 +5,7 @@ It is ``python -m benchmarks._lib.worker`` if a project has that, else `probe`.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -222,10 +223,35 @@ def tree(project: AsvProject, commit: str, *folders: str) -> Iterator[Path]:
         target = Path(temporary) / "tree"
         with tarfile.open(archive) as packed:
             packed.extractall(target, filter="data")
-        if not has_worker(project.benchmarks_dir) and _needs_build(target):
-            wheel = _wheel(project, project.commit(commit) or commit, target)
-            shutil.unpack_archive(wheel, target, "zip")
+        if not has_worker(project.benchmarks_dir):
+            sources = target / project.repo_subdir
+            if _needs_build(sources):
+                wheel = _wheel(project, project.commit(commit) or commit, sources)
+                shutil.unpack_archive(wheel, target, "zip")
+            elif sources != target:
+                shutil.copytree(sources, target, symlinks=True, dirs_exist_ok=True)
+            _find_package(project.package.replace("-", "_"), commit, target)
         yield target
+
+
+def _find_package(name: str, commit: str, target: Path) -> None:
+    """Copy a package from a folder such as ``lib`` to where a worker imports it from.
+
+    An installed one would be measured in place of one that is not found, as if nothing changed.
+    """
+    forms = (name, f"{name}.py", f"{name}.*.so")
+    if any(any(place.glob(form)) for place in (target, target / "src") for form in forms):
+        return
+    for found in target.glob(f"*/{name}/__init__.py"):
+        shutil.copytree(found.parent, target / name)
+        return
+    installed = importlib.util.find_spec(name) if name.isidentifier() else None
+    if installed and "site-packages" in str(installed.origin):
+        raise PulseError(
+            f"commit {commit[:10]} has no package {name!r} in its root, in src or another folder, "
+            f"so {installed.origin} would be measured: set 'repo_subdir' in asv.conf.json, or run "
+            "this in a clone of the package"
+        )
 
 
 #: Code that is compiled, and settings by which a build writes files of the package.

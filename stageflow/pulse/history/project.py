@@ -124,12 +124,14 @@ class AsvProject:
     package: str
     hash_length: int = 8
     repo: str = "."
+    repo_subdir: str = ""
 
     @property
     def source(self) -> Path:
         """The root of the clone, which `root` may be a folder of."""
         path = (self.root / self.repo).resolve()
-        return path if path.is_dir() else self.root
+        # Else it is the address of what this is a clone of.
+        return path if path.is_dir() else Path(self.git("rev-parse", "--show-toplevel")[:-1])
 
     @classmethod
     def load(cls, root: Path, *, reads_only: bool = False) -> AsvProject:
@@ -155,16 +157,18 @@ class AsvProject:
                 settings = _read_config(path)
             package = settings["project"]
             branches = settings.get("branches") or [_default_branch(path.parent)]
+            benchmarks = path.parent / settings.get("benchmark_dir", "benchmarks")
             return cls(
                 root=path.parent,
                 branch=str(branches[0]),
-                benchmarks_dir=path.parent / settings.get("benchmark_dir", "benchmarks"),
+                benchmarks_dir=benchmarks.resolve(),
                 results_dir=path.parent / settings.get("results_dir", "results"),
                 html_dir=path.parent / settings.get("html_dir", "html"),
                 set_aside_dir=path.parent / SET_ASIDE_DIR,
                 package=package,
                 hash_length=int(settings.get("hash_length", 8)),
                 repo=str(settings.get("repo", ".")),
+                repo_subdir=str(settings.get("repo_subdir", "")),
             )
         except FileNotFoundError:
             fix = "run this in a clone of the repository, or name one with --repository"
