@@ -227,27 +227,27 @@ def _find_places() -> None:
     _scanned[""] = latest
     for name, module in list(sys.modules.items()):
         if _scanned.get(name) != id(module) and name.partition(".")[0] not in _REAL:
-            for get, put, value in _held(getattr(module, "__dict__", {})):
-                found = _REPLACEMENTS.get(id(value))
-                if found is not None and found[0] is value:
-                    _places.append((get, put, *found))
+            _places.extend(_held(getattr(module, "__dict__", {})))
         _scanned[name] = id(module)
 
 
-def _held(module: dict[str, Any]) -> Iterator[tuple[partial[Any], partial[Any], Any]]:
-    """Yield a module's values, and those in its functions: ``clock=time.time``, a data class's."""
+def _held(module: dict[str, Any]) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Find places in a module, and in its functions: ``clock=time.time``, a data class's."""
     spaces = [module]
     for value in list(module.values()):
-        for function in list(vars(value).values()) if isinstance(value, type) else [value]:
-            if isinstance(function, FunctionType):
+        # `isinstance` would ask a lazy proxy for its class, and so load what nobody has asked for.
+        for function in list(vars(value).values()) if issubclass(type(value), type) else [value]:
+            if type(function) is FunctionType:
                 spaces.append(function.__kwdefaults__ or {})
                 for cell in function.__closure__ or ():
                     with suppress(ValueError):  # it is empty
-                        get = partial(getattr, cell, "cell_contents")
-                        yield get, partial(setattr, cell, "cell_contents"), get()
+                        if found := _REPLACEMENTS.get(id(cell.cell_contents)):
+                            at = cell, "cell_contents"
+                            yield partial(getattr, *at), partial(setattr, *at), *found
     for space in spaces:
         for key, value in list(space.items()):
-            yield partial(space.get, key), partial(space.__setitem__, key), value
+            if found := _REPLACEMENTS.get(id(value)):
+                yield partial(space.get, key), partial(space.__setitem__, key), *found
 
 
 #: The names of the class itself, which is of C and refuses to have them set.

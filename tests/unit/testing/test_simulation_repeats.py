@@ -20,6 +20,8 @@ from random import random as draw
 from secrets import token_hex
 from time import monotonic, perf_counter_ns
 from time import time as now
+from types import ModuleType
+from typing import Any
 from unittest import mock
 from uuid import uuid4
 
@@ -146,6 +148,20 @@ def test_what_a_test_has_replaced_stays_replaced(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(time, "time", lambda: 5.0)
     assert simulate(main).value == 5.0
     assert time.time() == 5.0
+
+
+def test_a_lazy_object_of_a_module_is_not_loaded() -> None:
+    """`openai` has some, and loading one imports 1,500 modules and makes a client."""
+    loaded = mock.PropertyMock(return_value=type)
+    lazy = ModuleType("lazy")
+    vars(lazy).update(proxy=type("Lazy", (), {"__class__": loaded})(), clock=time.time)
+    with mock.patch.dict(sys.modules, lazy=lazy):
+        assert simulate(read_clock, lazy).value == EPOCH_S
+    loaded.assert_not_called()
+
+
+async def read_clock(module: Any) -> Any:
+    return module.clock()
 
 
 def test_runs_without_a_context_of_the_simulation_repeat() -> None:
