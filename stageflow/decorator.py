@@ -386,7 +386,10 @@ def _runner(
             done, cancelled = await shielded(threaded(ctx))
             if cancelled:
                 raise asyncio.CancelledError
-            return cast("StageOutput", done.result())
+            try:
+                return cast("StageOutput", done.result())
+            finally:
+                del done  # it holds the error whose traceback holds this frame
 
         return run_in_thread
     return call

@@ -71,6 +71,11 @@ class InMemoryDeadLetterStore(_SqliteStore):
         self, *, codec: Codec = DEFAULT_CODEC, wall_clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__("memory", codec, wall_clock)
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin unlocked: the thread that held the lock is not in a child process."""
         self._lock = threading.Lock()
 
     def _open(self) -> sqlite3.Connection:

@@ -140,16 +140,16 @@ class StageflowError(Portable, Exception):
 
 
 def _picklable(value: Any) -> Any:
-    if isinstance(value, _PLAIN):
+    if type(value) in _PLAIN:
         return value
     import pickle  # noqa: PLC0415 - takes a tenth of the time to import this package
 
     try:
         # A portable error replaces its own fields, so only its class matters.
-        probe = type(value) if isinstance(value, Portable) else value
+        probe = type(value) if issubclass(type(value), Portable) else value
         pickle.loads(pickle.dumps(probe))  # noqa: S301 - just written here
     except Exception:  # any method of a user's class may raise
-        return shown(value)
+        return str.__str__(value) if issubclass(type(value), str) else shown(value)
     return value
 
 

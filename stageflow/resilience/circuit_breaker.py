@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from stageflow._utils.checks import is_duration
+from stageflow._utils.fork import renew_after_fork
 from stageflow.errors import CircuitOpenError, ErrorCategory, InvalidConfigError
 from stageflow.resilience.classification import classify
 
@@ -169,6 +170,11 @@ class CircuitBreaker:
         self._probes: dict[int, float] = {}
         self._last_probe = 0
         self._successes = 0
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin unlocked: the thread that held the lock is not in a child process."""
         self._lock = threading.Lock()
 
     def acquire(self, clock: Clock) -> Permit:

@@ -109,6 +109,11 @@ async def reading(ctx: StageContext) -> StageOutput:
     return StageOutput.ok()
 
 
+@stage(thread=True)
+def failing_in_a_thread(value: Value) -> Value:
+    raise ConnectionError(value)
+
+
 STAGES = {
     "completed": StageSpec("s", completing, outputs=("made",)),
     "failed": StageSpec("s", failing),
@@ -118,6 +123,7 @@ STAGES = {
     "cut by the deadline": StageSpec("s", rest),
     "limits itself": StageSpec("s", limiting_itself),
     "does not end": StageSpec("s", held),
+    "failed in a thread": failing_in_a_thread,
 }
 PIPELINES = {
     **{name: Pipeline("p", [spec]) for name, spec in STAGES.items()},

@@ -216,10 +216,25 @@ class _Opaque(Exception):  # noqa: N818 - a library's
         super().__init__(one)
 
 
+class _Classless(Exception):  # noqa: N818 - a library's
+    """A foreign exception that answers no question about itself."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise RuntimeError(name)
+
+
+class _Local(str):
+    """A text whose class cannot be found by its name."""
+
+    __qualname__ = "function.<locals>.Local"
+
+
 @pytest.mark.parametrize(
     "error",
     [
         err.StageRaisedError(_Opaque("one", "two")),
+        err.StageRaisedError(_Classless()),
+        err.StageFailedError(_Local("no answer")),
         err.InvalidConfigError("Pipeline", "condition", threading.Lock(), "give a function"),
         err.StageDefectError("read it", keys=[threading.Lock()]),
         err.ChildRunError("child", "run-9", err.StageRaisedError(_Opaque("one", "two"))),

@@ -24,8 +24,9 @@ from stageflow import (
     StageOutput,
     StageSpec,
 )
-from stageflow.dlq import SQLiteDeadLetterStore
+from stageflow.dlq import DeadLetterStore, InMemoryDeadLetterStore, SQLiteDeadLetterStore
 from stageflow.providers.local.helper import SerialExecutor, Stop
+from stageflow.resilience import CircuitBreaker
 from stageflow.telemetry import JsonLinesSink, SQLiteSink, read_events
 from tests.utils.factories import make_log
 from tests.utils.mocks import GatedSink, RecordingSink
@@ -56,7 +57,7 @@ async def _fail(ctx: StageContext) -> StageOutput:
     raise ValueError("down")
 
 
-def failing_run(store: SQLiteDeadLetterStore, dispatcher: EventDispatcher | None = None) -> None:
+def failing_run(store: DeadLetterStore, dispatcher: EventDispatcher | None = None) -> None:
     graph = Pipeline("p", [StageSpec("a", _fail)]).build()
     orchestrator = PipelineOrchestrator(graph, dispatcher=dispatcher)
     context = PipelineContext(dead_letters=store)
@@ -158,6 +159,18 @@ def test_an_executor_whose_place_was_taken_serves_a_child() -> None:
         await executor.close()
 
     asyncio.run(parent())
+
+
+def test_a_lock_that_a_thread_held_at_the_fork_does_not_hang_the_child() -> None:
+    """Neither a breaker nor a store in memory waits for a thread that the child does not have."""
+    breaker, store = CircuitBreaker("svc"), InMemoryDeadLetterStore()
+
+    def child() -> None:
+        breaker.force_open(lambda: 0.0)
+        failing_run(store)
+
+    with breaker._lock, store._lock:
+        in_child(child)
 
 
 SCRIPT = """\
