@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import functools
 import io
+import locale
 import logging
 import os
 import random
@@ -176,6 +177,22 @@ async def sets_a_variable_for_a_while(ctx: StageContext) -> StageOutput:
     return await counted(ctx)
 
 
+def changing(what: str, change: Callable[[], object]) -> tuple[tuple[str, str], list[Any]]:
+    async def changes(ctx: StageContext) -> StageOutput:
+        change()
+        return await counted(ctx)
+
+    return ("leaves_the_process_as_it_is", f"changed {what}, which all code shares"), [changes]
+
+
+CHANGES = (
+    changing("the locale", lambda: locale.setlocale(locale.LC_CTYPE, "C")),
+    changing(
+        "the handlers of the root logger", lambda: logging.root.addHandler(logging.NullHandler())
+    ),
+)
+
+
 async def changes_the_folder(ctx: StageContext) -> StageOutput:
     os.chdir("/")
     return await counted(ctx)
@@ -205,6 +222,16 @@ KEPT: list[Any] = []
 
 async def keeps_its_context(ctx: StageContext) -> StageOutput:
     KEPT[:] = [ctx]
+    return await counted(ctx)
+
+
+async def keeps_its_run(ctx: StageContext) -> StageOutput:
+    KEPT[:] = [ctx.run]
+    return await counted(ctx)
+
+
+async def keeps_its_scope(ctx: StageContext) -> StageOutput:
+    KEPT[:] = [ctx.scope]
     return await counted(ctx)
 
 
@@ -272,8 +299,11 @@ WRONG: dict[tuple[str, str], list[Any]] = {
         sets_a_variable_for_a_while,
     ],
     ("leaves_the_process_as_it_is", "changed the working directory"): [changes_the_folder],
+    **dict(CHANGES),
     ("keeps_no_context", r"it keeps its context: keep no state"): [
         keeps_its_context,
+        keeps_its_run,
+        keeps_its_scope,
         HoldsItsContext,
         KeepsAMethodOfIt,
     ],

@@ -134,7 +134,7 @@ def test_two_faults_meet_two_streams() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "said"),
     [
-        (("wrods", "cut"), {}, "did you mean 'words'"),
+        (("wrods", "cut"), {}, "StreamFaultInjector: key is 'wrods'; did you mean 'words'"),
         (("nothing like it", "cut"), {}, "'words' writes 'words', 'other'"),
         ((5, "cut"), {}, "writes 'words'"),
         (("words", "timeout"), {}, "a stream can have stall, cut, slow"),
@@ -149,6 +149,8 @@ def test_what_does_not_fit_is_refused(arguments: Any, options: Any, said: str) -
     """A stream that nobody writes, another fault, another option: each with its fix."""
     with pytest.raises(InvalidConfigError, match=said):
         StreamFaultInjector(PIPELINE, *arguments, **options)
+    with pytest.raises(InvalidConfigError, match="'plain' writes none at all"):
+        StreamFaultInjector(Pipeline("plain", []), *arguments, **options)
 
 
 def test_the_pieces_of_a_slow_provider_come_one_by_one() -> None:

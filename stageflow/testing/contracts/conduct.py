@@ -5,6 +5,7 @@ import datetime as dt
 import functools
 import gc
 import inspect
+import locale
 import logging
 import operator
 import os
@@ -75,10 +76,14 @@ class Conduct(engine.Interceptor):
     @property
     def kept(self) -> dict[str, None]:
         """Objects that are still referred to after the run; an error refers to everything."""
-        # The attribute and the argument refer to it.
-        if self._completed and sys.getrefcount(self.ctx) > 2:
+        if self._completed and self._is_kept():
             gc.collect()
-        return {"its context": None} if self._completed and sys.getrefcount(self.ctx) > 2 else {}
+        return {"its context": None} if self._completed and self._is_kept() else {}
+
+    def _is_kept(self) -> bool:
+        # One attribute and the argument refer to each, and the test to the run's context.
+        scope, run = sys.getrefcount(self.ctx.scope), sys.getrefcount(self.ctx.scope.context)
+        return sys.getrefcount(self.ctx) > 2 or scope > 2 or run > 3
 
     def _see(self, frame: FrameType, event: str, called: Any) -> None:
         if event == "c_call":
@@ -242,6 +247,14 @@ _SHARED: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "sys.stdout": (lambda: sys.stdout, partial(setattr, sys, "stdout")),
     "sys.stderr": (lambda: sys.stderr, partial(setattr, sys, "stderr")),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "the locale": (
+        partial(locale.setlocale, locale.LC_ALL),
+        partial(locale.setlocale, locale.LC_ALL),
+    ),
+    "the handlers of the root logger": (
+        logging.root.handlers.copy,
+        partial(operator.setitem, logging.root.handlers, slice(None)),
+    ),
     "the level of the root logger": (lambda: logging.root.level, logging.root.setLevel),
     "the time limit of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),
     "the signal handlers": (

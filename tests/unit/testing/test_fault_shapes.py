@@ -126,8 +126,11 @@ async def test_a_stalled_call_waits_and_is_not_made(shape: str) -> None:
     """Where a caller cannot wait, the fault is refused."""
     registry = ProviderRegistry(api=Api())
     with inject_fault("api", FaultType.STALL) as injector:
+        fix = "it is not async; choose another fault, or annotate that it returns an Awaitable"
         raised, message = (
-            (InvalidConfigError, "is not async") if shape in PLAIN else (TimeoutError, None)
+            (InvalidConfigError, rf"fault STALL: method is 'api\.\S+'; {fix}$")
+            if shape in PLAIN
+            else (TimeoutError, None)
         )
         with pytest.raises(raised, match=message):
             async with asyncio.timeout(1_000):

@@ -288,9 +288,10 @@ def test_each_port_takes_the_faults_that_fit(
         assert type(made) is injector
         assert (made.provider, made.fault_type) == (name, fault_type)
     for fault_type in unfit:
-        with pytest.raises(InvalidConfigError, match="choose among timeout, error"):
+        said = rf"is '{fault_type}'; '{name}' cannot fail like that; choose among timeout, error"
+        with pytest.raises(InvalidConfigError, match=f"fault_type {said}"):
             inject_fault(name, fault_type)
-        with pytest.raises(InvalidConfigError, match="choose among timeout, error"):
+        with pytest.raises(InvalidConfigError, match=f"fault {said}"):
             inject_fault(name, FaultType.INTERMITTENT, fault=fault_type)
 
 
@@ -300,7 +301,7 @@ def test_each_port_takes_the_faults_that_fit(
         ("llm", "timeuot", {}, "did you mean 'timeout'"),
         ("llm", "zzz", {}, "give one of timeout, error"),
         ("llm", None, {}, "give one of"),
-        ("", "error", {}, "the name that it is registered as"),
+        ("", "error", {}, "provider is ''; give the name that it is registered as"),
         ("llm", "timeout", {"duration": 5}, "did you mean 'duration_ms'"),
         ("llm", "error", {"zzz": 5}, "options that fit are message, status_code, exception"),
         ("llm", "timeout", {"duration_ms": -1}, "a finite number of milliseconds, 0 or more"),
@@ -311,9 +312,10 @@ def test_each_port_takes_the_faults_that_fit(
         ("llm", "stall", {"keepalive_ms": 0}, "a positive number"),
         ("llm", "cut", {"after_pieces": 1.5}, "an integer, 0 or more"),
         ("llm", "rate_limited", {"retry_after_s": -1}, "a finite number of seconds"),
-        ("llm", "disconnect", {"after_call": 1}, "True or False"),
+        ("llm", "disconnect", {"after_call": 1}, "give True or False"),
+        ("llm", "disconnect", {"after_call": None}, "give True or False"),
         ("llm", "error", {"message": 5}, "a string"),
-        ("llm", "error", {"status_code": 200}, "from 400 to 599"),
+        ("llm", "error", {"status_code": 200}, "give an HTTP status from 400 to 599"),
         ("llm", "error", {"exception": 5}, "an exception, or its class"),
         ("llm", "error", {"exception": KeyError(), "message": "m"}, "leave it out"),
         ("llm", "error", {"sqlstate": "57P01"}, "the options that fit are"),
@@ -346,6 +348,10 @@ def test_what_does_not_fit_is_refused_at_once(
     with pytest.raises(InvalidConfigError) as caught:
         inject_fault(name, fault_type, **options)
     assert fix in str(caught.value)
+    owners = {f"fault {kind.name}" for kind in FaultType} | {"FaultInjector", "LlmFaultInjector"}
+    error, fields = caught.value, {*options, "provider", "fault_type", "reply"}
+    assert (error.owner in owners, error.field in fields) == (True, True)
+    assert error.found == {"provider": name, "fault_type": fault_type, **options}.get(error.field)
 
 
 def test_an_injector_shows_what_it_does() -> None:
