@@ -18,6 +18,7 @@ MUTANTS_ARGS ?=
 BASE ?= main
 HEAD ?= HEAD
 BENCH ?=
+TEMPLATE := stageflow/cli/template
 LOAD_ARGS ?=
 LOADS := .asv/results/load.jsonl
 GATE_ARGS ?=
@@ -70,10 +71,12 @@ lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/python -m tools.javascript
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@# Both at once, as each takes one core.
-	@(cd stageflow/cli/template && \
-	  exec $(abspath $(BIN))/mypy --explicit-package-bases --cache-dir $(abspath .mypy_cache)/template) & \
-	  template=$$!; $(BIN)/mypy; code=$$?; wait $$template && exit $$code
+	@$(BIN)/mypy --num-workers auto
+	@# With a copy of what mypy has found out about the package: it takes seconds less.
+	@mkdir -p .mypy_cache/template && cp -R .mypy_cache/3.* .mypy_cache/template
+	@MYPYPATH=$(TEMPLATE) $(BIN)/mypy --explicit-package-bases --cache-dir .mypy_cache/template \
+	  --config-file $(TEMPLATE)/pyproject.toml --warn-unreachable \
+	  $(addprefix $(TEMPLATE)/,newproject tests benchmarks)
 	@$(BIN)/lint-imports
 
 format: $(READY) ## Format the code.
