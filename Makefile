@@ -71,7 +71,7 @@ lint: $(READY) ## Check style, types and the direction of imports.
 	@$(BIN)/python -m tools.javascript
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy --num-workers auto
+	@$(TIMED) $(BIN)/mypy --num-workers auto
 	@# With a copy of what mypy has found out about the package: it takes seconds less.
 	@mkdir -p .mypy_cache/template && cp -R .mypy_cache/3.* .mypy_cache/template
 	@MYPYPATH=$(TEMPLATE) $(BIN)/mypy --explicit-package-bases --cache-dir .mypy_cache/template \
@@ -84,7 +84,7 @@ format: $(READY) ## Format the code.
 	@$(BIN)/ruff format .
 
 docs: $(READY) ## Build and check the documentation, beside the published benchmarks.
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
+	@NO_MKDOCS_2_WARNING=1 $(TIMED) $(BIN)/mkdocs --quiet build
 	@echo "The documentation is in .asv/html/docs/index.html"
 
 gate: $(READY) ## Judge HEAD against BASE: regressions, budgets. NIGHTLY=1 GATE_ARGS="--only bag"

@@ -440,6 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _installed_run(options: argparse.Namespace) -> int:
     """Install the engines into an environment of their own, and compare them there."""
+    _say(f"Installing the engines into {ENVIRONMENT}: some minutes, once")
     venv.create(ENVIRONMENT, with_pip=True)
     python = str(ENVIRONMENT / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

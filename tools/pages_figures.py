@@ -13,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,14 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        progress = partial(print, file=sys.stderr, flush=True)
+        progress("Writing results and telemetry")
         project = central.repository(folder / "repo", given.commits, given.series)
         central.write_telemetry(folder / "t.db", given.runs)
         stages = {f"stage_{number}": 1.0 for number in range(given.stages)}
         sink_of(folder / "t.db", [run_log("wide", stages, pipeline="wide")]).close()
         began = time.perf_counter()
-        publish_with_dashboard(project, lambda _: None, store=folder / "t.db")
+        publish_with_dashboard(project, progress, store=folder / "t.db")
         # The larger one of this process and asv's, which run one after the other.
         who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         peak_mb = max(resource.getrusage(one).ru_maxrss for one in who) / 1024

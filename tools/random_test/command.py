@@ -159,6 +159,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(show(finding), flush=True)
                 found.append(finding)
             counts.update(more)
+            if sys.stderr.isatty():
+                print(
+                    f"\r{sum(counts.values()):,} plays, {time.perf_counter() - began:.0f} s",
+                    end=" ",
+                    file=sys.stderr,
+                    flush=True,
+                )
     for world, count in sorted(counts.items()):
         print(f"{count:7,} {world}")
     python = ".".join(map(str, sys.version_info[:3]))

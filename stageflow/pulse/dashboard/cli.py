@@ -65,19 +65,14 @@ def _check(arguments: argparse.Namespace) -> CheckExit:
         emit(json.dumps({"exit": int(verdict), **now}, indent=1, ensure_ascii=False))
     else:
         name = shown(checked) if isinstance(checked, str) else checked.name
-        for line in _report(now, history, name):
+        for line in _report(now, history, name, benchmarks=bool(project.branch)):
             emit(line)
     return verdict
 
 
-def _report(now: Row, history: History, store: str) -> Iterator[str]:
-    over = [*now["budgets"], *now["live"]]
-    at = f" at {now['commit'][:10]}" if now["commit"] else ""
-    counts = f"{now['kept']} kept{at}, {now['unknown']} not measured"
-    yield from _part("budgets exceeded", over, counts, _budget)
-    counts = f"{len(now['known'])} known and accepted, {len(history.commits)} commits measured"
-    rows = [{**row, "commit": history.commits[row["at"]].hash} for row in now["regressions"]]
-    yield from _part("regressions open", rows, counts, _regression)
+def _report(now: Row, history: History, store: str, *, benchmarks: bool) -> Iterator[str]:
+    if benchmarks:
+        yield from _of_benchmarks(now, history)
     if now["alerts"] is None:
         yield "? alerts: not evaluated; stageflow pulse alert with the same --store does"
     else:
@@ -88,6 +83,16 @@ def _report(now: Row, history: History, store: str) -> Iterator[str]:
         yield f"{_sign(now['letters'])} {now['letters']} dead letters waiting ({store})"
     for note in now["notes"]:
         yield f"! {note}"
+
+
+def _of_benchmarks(now: Row, history: History) -> Iterator[str]:
+    over = [*now["budgets"], *now["live"]]
+    at = f" at {now['commit'][:10]}" if now["commit"] else ""
+    counts = f"{now['kept']} kept{at}, {now['unknown']} not measured"
+    yield from _part("budgets exceeded", over, counts, _budget)
+    counts = f"{len(now['known'])} known and accepted, {len(history.commits)} commits measured"
+    rows = [{**row, "commit": history.commits[row["at"]].hash} for row in now["regressions"]]
+    yield from _part("regressions open", rows, counts, _regression)
 
 
 def _part(what: str, rows: Sequence[Row], aside: str, text: Callable[[Row], str]) -> Iterator[str]:

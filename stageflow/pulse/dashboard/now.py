@@ -54,7 +54,7 @@ def judged(project: AsvProject, history: History) -> Judged:
     path = project.benchmarks_dir / gate.BUDGETS_FILE
     if not path.exists():
         note = f"There are no budgets: {path.relative_to(project.root)} is missing."
-        return Judged(settings, notes=(note,))
+        return Judged(settings, notes=(note,) if project.branch else ())  # or no repository
     try:
         catalogue = gate.list_benchmarks(project)
     except PulseError:

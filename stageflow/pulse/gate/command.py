@@ -198,6 +198,8 @@ def _timed(setting: Setting, evidence: Evidence, held: Sequence[Budget], emit: E
         def measure(lacking: Sequence[str], into: dict[str, Both]) -> None:
             if lacking:
                 trees, again = (before, after), into is kept.second
+                if again:
+                    emit("Something seems slower: it is timed once more, to be sure")
                 found = time_pairs(project.benchmarks_dir, trees, lacking, emit, beside_loop=again)
                 into.update(found)
                 kept.save(base, head, setting.asv.machine)

@@ -108,7 +108,8 @@ def time_pairs(
     """
     found: dict[str, Both] = {operation: (TimedSide(), TimedSide()) for operation in operations}
     for process in range(processes):
-        emit(f"Timing {len(operations)} operations in pairs, process {process + 1} of {processes}")
+        count = f"{len(operations)} operation{'s' * (len(operations) > 1)}"
+        emit(f"Timing {count} in pairs, process {process + 1} of {processes}")
         left = [*operations]
         while left:  # one that ends its worker leaves the others to new ones
             with (

@@ -94,6 +94,10 @@ class Report:
         if states:
             counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
             yield f"Figures of budgets: {counts}."
+        slower = [v.series for v in self.judgement.verdicts if v.kind is Kind.REGRESSION]
+        if slower and self.base:
+            find = f'stageflow pulse bisect "{slower[0]}" --base {self.base[:10]}'
+            yield f"To find the commit: {find}"
         yield from self.judgement.notes
 
 

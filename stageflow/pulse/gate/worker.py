@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow._utils.closing import Closing
+from stageflow._utils.progress import waiting
 from stageflow.pulse.errors import PulseError, WorkerFailedError
 from stageflow.pulse.history import GATE_DIR, TIMED_UNIT, AsvProject, series_of, timed
 
@@ -199,10 +200,11 @@ def discover(benchmarks: Path, tree: Path) -> Catalogue:
 
 def list_benchmarks(project: AsvProject) -> Catalogue:
     """List what the benchmarks of a clone can measure."""
-    if has_worker(project.benchmarks_dir):
-        return discover(project.benchmarks_dir, project.source)
-    with tree(project, "HEAD") as files:
-        return discover(project.benchmarks_dir, files)
+    with waiting("Finding the benchmarks"):
+        if has_worker(project.benchmarks_dir):
+            return discover(project.benchmarks_dir, project.source)
+        with tree(project, "HEAD") as files:
+            return discover(project.benchmarks_dir, files)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stageflow._utils.arguments import option
+from stageflow._utils.progress import waiting
 from stageflow.pulse.errors import PulseError
 from stageflow.pulse.history.commits import Commit, commits_of
 from stageflow.pulse.history.project import AsvProject, Emit
@@ -119,7 +120,8 @@ def bench(
     history = commits_of(project)[::-1]
     emit(f"Finding the benchmarks of {project.root.name} (the first time, asv makes a virtualenv)")
     newest = [commit.hash for commit in history[: options.commits]]
-    discover(project, newest, ("--machine", machine))
+    with waiting("Finding the benchmarks"):
+        discover(project, newest, ("--machine", machine))
     options = _of_shard(project, options)
     outcomes = _outcomes(project, machine, options.pattern)
 
