@@ -261,7 +261,9 @@ class Run:
         """Wait for a stage that has suspended, no longer than its timeout."""
         self._spawn(len(self._ready))
         timeout_s = node.timeout_s
-        timer = ctx.limit(timeout_s, task.cancel) if timeout_s is not None else None
+        timer = None
+        if timeout_s is not None:
+            timer = ctx.limit(timeout_s, partial(self._cancel_late, node, task, rest))
         self._suspended[task] = rest
         try:
             return await rest  # type: ignore[misc,no-any-return]
@@ -440,6 +442,18 @@ class Run:
             else:
                 self._abandon_after_grace()
             self._cancel_suspended()
+
+    def _cancel_late(self, node: Node, task: asyncio.Task[Any], rest: object) -> None:
+        """Cancel a stage whose time is up; end the run if it goes on beyond the grace period."""
+
+        def give_up() -> None:
+            if self._suspended.get(task) is rest:
+                failure = err.StageTimeoutError(node.timeout_s or 0.0)
+                failure.located(node.name, self._scope.pipeline_run_id)
+                self._fail(failure, f"stage {node.name!r} did not end", node.name)
+
+        task.cancel()
+        self._scope.timers.set(self._loop.time() + self._scope.context.grace_s, give_up)
 
     def _cancel_suspended(self) -> None:
         for task in tuple(self._suspended):

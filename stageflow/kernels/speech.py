@@ -17,7 +17,7 @@ _MAY_BEGIN = re.compile(
 _EMOJI = (
     "[0-9#*]\ufe0f?\u20e3|[^\\w\\s]\ufe0f|[\u2139\u24c2\u3297\u3299]\ufe0f"
     "|(?<![\\w:]):[a-z][a-z0-9_+-]+:(?!\\w)"
-    "|[\u200d\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff\U000e0020-\U000e007f]"
+    "|[\u200d\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\U0001f000-\U0001faff\U000e0020-\U000e007f]"
 )
 #: What is replaced at the start of a line, and anywhere, before it is spoken.
 _AT_START = {
@@ -43,6 +43,7 @@ _ANYWHERE = {
     r"<?(?:(?i:https?|ftp)://(?:www\.)?|\bwww\.)([^\s/)>\]]+)"
     r"(?:\([^\s()]*\)|[^\s()>\]])*(?<![.,;:!?])>?": r"\1",
     r"<(?:mailto:)?([^\s<>@]+@[^\s<>]+)>": r"\1",
+    r"<(?:[bh]r|/?(?:p|div|li|t[dhr]|h[1-6]))\b[^>]*>": " ",
     r"</?[a-zA-Z][^>]*>": "",
     r"\*{2,}|`+|~~": "",  # bold, code, struck
     r"(?<![\w\s])\*|\*(?![\w\s])|(?<=\s)\*(?=\w)|(?<=\w)\*(?=\s)": "",  # not 2*3 or 2 * 3

@@ -115,7 +115,7 @@ def wav_audio(
 
     if not content:
         raise refused("it is empty; give a WAV file", "empty_audio")
-    if content[:4] not in (b"RIFF", b"RF64") or content[8:12] != b"WAVE":
+    if content[:4] not in (b"RIFF", b"RF64", b"BW64") or content[8:12] != b"WAVE":
         raise refused(f"it is not a WAV file; {_FIX}")
     chunks = {name: (start, size) for name, start, size in _chunks(content)}
     if b"data" not in chunks or chunks.get(b"fmt ", (0, 0))[1] < 16:
@@ -165,12 +165,12 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _data(content: bytes, chunks: Mapping[bytes, tuple[int, int]]) -> tuple[bytes, int]:
     """Return the bytes of the samples, and how many more the header promises."""
     start, promised = chunks[b"data"]
-    if content[:4] == b"RF64" and b"ds64" in chunks:  # it has sizes of 64 bits
+    if content[:4] != b"RIFF" and b"ds64" in chunks:  # it has sizes of 64 bits
         (promised,) = struct.unpack_from("<Q", content, chunks[b"ds64"][0] + 8)
     data, file_bytes = content[start:], int.from_bytes(content[4:8], "little")
     if 0 < promised <= len(data):
         return data[:promised], 0
-    if file_bytes == 0 or max(file_bytes, promised) >= _UNKNOWN_BYTES:
+    if file_bytes + 8 <= start or max(file_bytes, promised) >= _UNKNOWN_BYTES:
         return data, 0
     return data[:promised], promised - len(data[:promised])
 

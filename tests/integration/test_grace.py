@@ -108,6 +108,21 @@ async def test_a_deadline_ends_a_run_whatever_a_stage_does(held: Body, depth: in
     assert_events_sound(pipeline, result.events)
 
 
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.simulate(order="asyncio")
+async def test_a_stage_that_outlasts_its_timeout_ends_its_run(held: Body, required: bool) -> None:
+    """After the grace period the run fails, and what still goes on has one more."""
+    stages = [StageSpec("held", held, timeout_s=0.5, required=required)]
+    pipeline = Pipeline("p", [*stages, StageSpec("cleans", cleaning_up_for(1))])
+    result = await pipeline.run(PipelineContext(grace_s=2))
+    assert seconds() == (3.5 if held is hung_clean_up else 4.5)
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.stage) == ("stage_timeout", "held")
+    await others_have_ended()
+    assert_events_sound(pipeline, result.events)
+
+
 @pytest.mark.parametrize("held", HELD)
 @pytest.mark.simulate(order="asyncio")
 async def test_a_cancelled_run_ends_whatever_a_stage_does(

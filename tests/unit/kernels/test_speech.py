@@ -32,7 +32,7 @@ SPOKEN = {
     "| Name | Age |\n|------|:---:|\n| Ada | 36 |\n": "Name, Age\nAda, 36\n",
     "Great, done! \N{PARTY POPPER}": "Great, done! ",
     "\N{WAVING HAND SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4} Hi": " Hi",
-    "a<br>b and <b>c</b>, 1 < 2 > 0": "ab and c, 1 < 2 > 0",
+    "a<br>b</p><p>and <b>c</b>, 1 < 2 > 0": "a b  and c, 1 < 2 > 0",
     "A \\# sign": "A # sign",
     "\\*So\\* it is": "So it is",
     "Title\n=====\n* * *\nText": "Title\n\n\nText",
@@ -55,7 +55,7 @@ SPOKEN = {
     "````md\n```\na\n```\n````\nSo": "So",
     "```\na\n~~~\n```py\n```\nSo": "So",
     "- ```sh\n  make\n  ```\n> ~~~\n> a\n> ~~~\nSo": "So",
-    "\u2139\ufe0f *\ufe0f\u20e3 \u203c\ufe0f\u00a9\ufe0f Hi": "   Hi",
+    "\u263a\ufe0e\u2139\ufe0f *\ufe0f\u20e3 \u203c\ufe0f\u00a9\ufe0f Hi": "   Hi",
     "a snake\\_case": "a snake_case",
     "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?": (
         "Nothing to change, it's 5 o'clock (a.m.): \u00bfs\u00ed?"

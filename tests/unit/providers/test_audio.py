@@ -124,6 +124,13 @@ def test_a_length_that_is_not_known_yet(size: int, riff_bytes: int) -> None:
     assert read_wav(io.BytesIO(streamed)).pcm == pcm(1, 2, 3)
 
 
+def test_a_header_that_was_not_completed() -> None:
+    """A program that was stopped leaves a header without sound; the sound follows."""
+    assert read_wav(io.BytesIO(header(0, riff_bytes=36) + pcm(1, 2, 3))).pcm == pcm(1, 2, 3)
+    with raises_code("empty_audio", match="a header and no sound"):
+        read_wav(io.BytesIO(header(0, riff_bytes=48) + b"LIST\x04\0\0\0INFO"))
+
+
 def test_a_known_length_within_a_file_of_unknown_length() -> None:
     """A chunk behind the samples is not sound."""
     streamed = header(4, riff_bytes=0) + pcm(1, 2) + b"LIST\x04\0\0\0INFO"
@@ -172,11 +179,12 @@ def test_a_chunk_without_its_padding() -> None:
     assert read_wav(io.BytesIO(plain[:36] + b"note\3\0\0\0odd" + plain[36:])).pcm == pcm(1, 2)
 
 
-def test_a_file_with_sizes_of_64_bits() -> None:
-    """RF64: the size of the samples is in a chunk of its own; what follows is not sound."""
+@pytest.mark.parametrize("form", [b"RF64", b"BW64"])
+def test_a_file_with_sizes_of_64_bits(form: bytes) -> None:
+    """The size of the samples is in a chunk of its own; what follows is not sound."""
     plain = header(0xFFFF_FFFF, riff_bytes=0xFFFF_FFFF)
     sizes = b"ds64" + struct.pack("<IQQQI", 28, 0, 4, 2, 0)
-    content = b"RF64" + plain[4:12] + sizes + plain[12:] + pcm(1, 2) + b"LIST\4\0\0\0INFO"
+    content = form + plain[4:12] + sizes + plain[12:] + pcm(1, 2) + b"LIST\4\0\0\0INFO"
     assert read_wav(io.BytesIO(content)).pcm == pcm(1, 2)
 
 
