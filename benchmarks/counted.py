@@ -15,7 +15,7 @@ from benchmarks._lib.fresh_process import imported_modules, traced_bytes
 from benchmarks._lib.operations import GROWTH, OPERATIONS
 from benchmarks._lib.support import requires
 
-LEAK_RUNS = 10_000
+LEAK_RUNS = 4_000
 #: What the benchmarks of memory and start need; each operation knows its own needs.
 NEEDS = ("PipelineOrchestrator", "PipelineContext")
 
@@ -123,7 +123,7 @@ class Memory:
         return traced_bytes(runs=200, keep=True, by_hand=True)
 
     def track_bytes_leaked(self) -> float:
-        """Bytes left of each of 10,000 runs whose results are dropped, in whole bytes: 0."""
+        """Bytes left of each of 4,000 runs whose results are dropped, in whole bytes: 0."""
         return float(round(traced_bytes(runs=LEAK_RUNS, keep=False)))
 
 

@@ -6,13 +6,15 @@
 each line of JSON on its standard input by one on its standard output:
 
     {"operation": "bag.write", "seconds": 0.05}
-    {"operation": "bag.write", "wall_ns": [871, …], "cpu_ns": 41875423, "count": 48000}
+    {"operation": "bag.write", "wall_ns": [871, …], "cpu_ns": 41875423, "count": 48000,
+     "calls": 480}
     {"measure": ["exact.Work.track_tasks('voice')"]}
     {"exact.Work.track_tasks('voice')": {"value": 4}}
 
 ``wall_ns`` holds the time of each call (of 1,000 at most), divided by the operations that it does,
-and ``cpu_ns`` the CPU time of all calls. An operation that raises is answered with ``error``, one
-that this commit lacks something for with ``missing``; it serves on until its input ends.
+``cpu_ns`` the CPU time of all ``calls``, which did ``count`` operations. An operation that raises
+is answered with ``error``, one that this commit lacks something for with ``missing``; it serves on
+until its input ends.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ def timed(operation: Operation, seconds: float) -> dict[str, Any]:
         "wall_ns": wall_ns[:MOST_TOLD],
         "cpu_ns": cpu_ns,
         "count": blocks * operation.per_block,
+        "calls": len(wall_ns),
     }
 
 

@@ -43,7 +43,7 @@ class Side:
     """How a timed operation went on one commit, how it failed, or what the commit lacks for it.
 
     `wall_ns` is the wall time of single operations. `lost_ns` is by how much loops beside them, as
-    long as an operation, exceeded their CPU time: the time that the machine gave to others.
+    long as a call, exceeded their fastest turns, by operation: what the machine gave to others.
     """
 
     wall_ns: tuple[float, ...] = ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +27,8 @@ PAIRS = 3
 BLOCK_S = 0.03
 #: At most so many samples of one block are kept.
 KEPT_A_BLOCK = 250
+#: A loop of fewer turns is too short to say how fast one is.
+_TURNS = 100
 
 
 @dataclass
@@ -107,6 +108,7 @@ def time_pairs(
         beside_loop: Whether to time loops beside the head, to measure what the machine loses.
     """
     found: dict[str, Both] = {operation: (TimedSide(), TimedSide()) for operation in operations}
+    loop = IdleLoop() if beside_loop else None
     for process in range(processes):
         count = f"{len(operations)} operation{'s' * (len(operations) > 1)}"
         emit(f"Timing {count} in pairs, process {process + 1} of {processes}")
@@ -123,12 +125,16 @@ def time_pairs(
                         run.missing = worker.missing.get(operation, ())
                     for pair in range(PAIRS):
                         order = (1, 0) if (process + pair) % 2 else (0, 1)
-                        _pair(operation, found[operation], (base, head), order, beside_loop)
+                        _pair(operation, found[operation], (base, head), order, loop)
     return found
 
 
 def _pair(
-    operation: str, both: Both, workers: tuple[Worker, Worker], order: tuple[int, int], beside: bool
+    operation: str,
+    both: Both,
+    workers: tuple[Worker, Worker],
+    order: tuple[int, int],
+    loop: IdleLoop | None,
 ) -> None:
     if any(run.error is not None for run in both):
         return
@@ -148,23 +154,35 @@ def _pair(
         if run.missing:
             continue
         thinned = answer.wall_ns[:: math.ceil(len(answer.wall_ns) / KEPT_A_BLOCK)]
-        beside_head = beside and index
-        lost = lost_ns(statistics.median(thinned), len(thinned)) if beside_head else ()
+        lost: tuple[float, ...] = ()
+        if loop and index:  # each as long as a call, which may do many operations
+            lost = loop.lost_ns(answer.cpu_ns * answer.per_call, len(thinned))
+        lost = tuple(ns / answer.per_call for ns in lost)
         run.blocks.append(Block(thinned, answer.cpu_ns, lost))
     if failed:
         raise failed
 
 
-def lost_ns(length_ns: float, count: int) -> tuple[float, ...]:
-    """Return by how much `count` loops of `length_ns` of CPU time exceed it in wall time."""
-    lost = []
-    for _ in range(count):
-        wall_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
-        used_ns = 0
-        while used_ns < length_ns:
-            used_ns = time.thread_time_ns() - cpu_ns
-        lost.append(float(max(0, time.perf_counter_ns() - wall_ns - used_ns)))
-    return tuple(lost)
+@dataclass(slots=True)
+class IdleLoop:
+    """A loop that does nothing but look at the clock, and its fastest turn, in CPU time."""
+
+    fastest_ns: float = math.inf
+
+    def lost_ns(self, length_ns: float, count: int) -> tuple[float, ...]:
+        """Return by how much `count` loops of so much CPU time exceed as many fastest turns."""
+        lost = []
+        for _ in range(count):
+            wall_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
+            used_ns = turns = 0
+            while used_ns < length_ns:
+                used_ns = time.thread_time_ns() - cpu_ns
+                turns += 1
+            wall_ns = time.perf_counter_ns() - wall_ns
+            if turns > _TURNS:
+                self.fastest_ns = min(self.fastest_ns, used_ns / turns)
+            lost.append(max(0.0, wall_ns - min(used_ns, turns * self.fastest_ns)))
+        return tuple(lost)
 
 
 def timing_of(first: Both, second: Both | None = None) -> Timing:

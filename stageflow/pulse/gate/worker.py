@@ -33,11 +33,12 @@ _PATIENCE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block of calls: wall time by call, CPU time of an operation, and `Side.lost_ns`."""
+    """One block of calls: wall and CPU time of an operation, `Side.lost_ns`, operations a call."""
 
     wall_ns: tuple[float, ...]
     cpu_ns: float
     lost_ns: tuple[float, ...] = ()
+    per_call: float = 1.0
 
 
 _PROBE = Path(__file__).with_name("probe.py")
@@ -102,7 +103,9 @@ class Worker(Closing):
         if "missing" in answer:
             self.missing[operation] = tuple(answer["missing"])
             return Block((), 0.0)
-        return Block(tuple(answer["wall_ns"]), answer["cpu_ns"] / answer["count"])
+        wall_ns, count = tuple(answer["wall_ns"]), answer["count"]
+        per_call = count / answer.get("calls", len(wall_ns))
+        return Block(wall_ns, answer["cpu_ns"] / count, per_call=per_call)
 
     def measure(self, series: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return by series an object with ``value``, ``missing``, ``error`` or ``late``."""

@@ -12,7 +12,7 @@ import pytest
 
 from stageflow.pulse import WorkerFailedError
 from stageflow.pulse.gate import PROCESSES, Worker, time_pairs, worker
-from stageflow.pulse.gate.pairs import KEPT_A_BLOCK, PAIRS, Pairs, lost_ns
+from stageflow.pulse.gate.pairs import KEPT_A_BLOCK, PAIRS, IdleLoop, Pairs
 from stageflow.pulse.gate.worker import Block
 
 #: Says what its package says, and writes down each question.
@@ -280,7 +280,23 @@ def test_a_loop_beside_the_head_tells_what_the_machine_took(folder: Path) -> Non
 def test_a_loop_takes_the_time_of_its_processor() -> None:
     """However busy the machine is: what it takes beyond that is what others got."""
     before_ns = time.thread_time_ns()
-    lost = lost_ns(50_000.0, 20)
+    lost = IdleLoop().lost_ns(50_000.0, 20)
     assert time.thread_time_ns() - before_ns >= 20 * 50_000
     assert len(lost) == 20
     assert all(ns >= 0 for ns in lost)
+
+
+def test_a_loop_is_slower_than_its_fastest_turns() -> None:
+    """On a processor that others slow down, CPU time beyond that of the fastest turns is lost."""
+    (lost_ns,) = IdleLoop(fastest_ns=1e-3).lost_ns(1_000_000.0, 1)
+    assert lost_ns > 900_000
+
+
+def test_a_loop_is_as_long_as_a_call(folder: Path) -> None:
+    """A call of a thousand operations loses a thousand times what is counted of each."""
+    took_ns = package("head", 1, calls=1).replace('"count": 10', '"count": 1000')
+    took_ns = took_ns.replace('"cpu_ns": 1 * 10', '"cpu_ns": 5_000_000')
+    trees = tree(folder, "base", took_ns), tree(folder, "head", took_ns)
+    before_ns = time.thread_time_ns()
+    time_pairs(folder / "benchmarks", trees, ["a"], lambda _: None, 1, beside_loop=True)
+    assert time.thread_time_ns() - before_ns >= PAIRS * 5_000_000
