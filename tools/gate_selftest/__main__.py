@@ -30,10 +30,12 @@ Try the gate on code whose truth is known: identical code, which must not alarm;
 a lost overlap, a longer tail and a benchmark that does half its work, which must; and faults of the
 gate itself, none of which may read as a verdict. The findings are written to two files, and
 printed. Rounds of a commit are kept: the next run goes on from them, and several runs can record.
+Two rounds are one comparison. With --add, those of other commits stay in the files.
 
 examples:
   python -m tools.gate_selftest                                      takes an hour
   python -m tools.gate_selftest --quiet 4 --loaded 0 --repeats 1     a few minutes
+  python -m tools.gate_selftest --add --quiet 20 --loaded 0          10 more comparisons
 
 exit codes:
   0    every goal was met
@@ -60,6 +62,7 @@ class Options:
         repeats: How often each planted defect is measured.
         seed: What the draws are made from.
         into: Files without their ending: ``.json`` and ``.md`` are written.
+        add: Whether only to add comparisons of identical code to those files.
     """
 
     quiet: int
@@ -68,6 +71,7 @@ class Options:
     repeats: int
     seed: int
     into: Path
+    add: bool = False
 
 
 def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
@@ -79,6 +83,8 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
     Raises:
         PulseError: Something could not be measured.
     """
+    kept = options.into.with_suffix(".json")
+    earlier = json.loads(kept.read_text(encoding="utf-8")) if options.add else {}
     setting = set_up(project, None, emit)
     head = resolved(project, "HEAD")
     limits, units = setting.budgets.limits, setting.asv.catalogue.units
@@ -95,6 +101,16 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
                 emit,
             )
         pools = [pool for pool in pools if pool.rounds]
+        now = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "commit": head}
+
+        def same() -> list[dict[str, Any]]:
+            for pool in pools:  # others may have recorded more
+                pool.take_kept()
+            found = [identical(pool, units, limits, options.draws, chance) for pool in pools]
+            return [now | _plain(one) for one in found]
+
+        if options.add:
+            return _published(options, _added(earlier, same()), emit)
         planter = Planter(
             project.benchmarks_dir,
             clean,
@@ -110,14 +126,10 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
         others = [planter.tail(setting.budgets.held(nightly=True))]
     with tree(project, head, "benchmarks", "tests", "pyproject.toml") as all_of_it:
         others.append(under_measuring(all_of_it))
-    for pool in pools:  # others may have recorded more
-        pool.take_kept()
-    same = [identical(pool, units, limits, options.draws, chance) for pool in pools]
     held = setting.budgets.held(nightly=False)
     found = {
         "version": VERSION,
-        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": head,
+        **now,
         "machine": {
             "cpus": os.cpu_count(),
             "arch": platform.machine(),
@@ -126,11 +138,24 @@ def selftest(project: AsvProject, options: Options, emit: Emit = print) -> Exit:
         },
         "limits": asdict(limits),
         "series": len(units),
-        "identical": [_plain(one) for one in same],
+        "identical": same(),
         "planted": [_plain(one) for one in detected],
         "others": [_plain(one) for one in others],
         "faults": [_plain(one) for one in faults(pools[0], units, limits, held)],
     }
+    return _published(options, found, emit)
+
+
+def _added(earlier: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return earlier findings and new rows, each of which replaces one of the same rounds."""
+    whole = {key: earlier[key] for key in ("at", "commit")}
+    kept = [whole | row for row in earlier["identical"]]
+    new = {(row["condition"], row["commit"]) for row in rows}
+    kept = [row for row in kept if (row["condition"], row["commit"]) not in new]
+    return earlier | {"identical": kept + rows}
+
+
+def _published(options: Options, found: dict[str, Any], emit: Emit) -> Exit:
     text = markdown(found)
     _write(options.into, found, text)
     for line in text.splitlines():
@@ -202,6 +227,9 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("docs/gate-selftest"),
         metavar="FILE",
         help="write FILE.json and FILE.md (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--add", action="store_true", help="only add comparisons of identical code to these files"
     )
     return parser
 

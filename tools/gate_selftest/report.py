@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stageflow.pulse.gate import Exit
+from tools.gate_selftest.trials import Rate
 
 #: At most this share of comparisons of identical code may fail.
 FALSE_ALARMS = 0.01
@@ -33,13 +34,20 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## Identical code"
     yield ""
     rows = [
-        ("machine", "load average", "real comparisons that alarmed", "resampled ones that alarmed",
-         "named something slower", "goal: alarms below 1 %", "scatter of counts"),
-        *map(_identical, found["identical"]),
+        ("machine", "measured", "load average", "real comparisons that alarmed",
+         "resampled ones that alarmed", "named something slower", "goal: alarms below 1 %",
+         "scatter of counts"),
+        *(_identical({"at": found["at"], "commit": found["commit"], **one})
+          for one in found["identical"]),
     ]  # fmt: skip
     yield from _table(rows)
     yield ""
+    real = [one["alarms"] for one in found["identical"]]
+    alarms = Rate(sum(one["happened"] for one in real), sum(one["of"] for one in real))
+    low, high = alarms.interval
     yield (
+        f"In all, {alarms.happened} of {alarms.of} real comparisons alarmed, which is "
+        f"{low:.1%} to {high:.1%} of all with 95 % confidence. "
         "Real comparisons use each recorded round once; resampled ones draw two rounds, and four "
         "pairs of processes, by chance. In brackets: 95 % interval (of the resampled ones only a "
         "guide, as they share rounds). Scatter is the largest difference of any counted series "
@@ -78,6 +86,7 @@ def _identical(one: Mapping[str, Any]) -> tuple[str, ...]:
     share = alarms / (one["alarms"]["of"] + one["resampled"]["of"])
     return (
         _CONDITIONS[one["condition"]],
+        f"{one['at'][:10]}, {one['commit'][:10]}",
         f"{one['load']:.1f}",
         _rate(one["alarms"]),
         _rate(one["resampled"]),

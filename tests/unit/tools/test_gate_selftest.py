@@ -20,6 +20,7 @@ from stageflow.pulse import PulseError
 from stageflow.pulse.gate import Both, Budget, Catalogue, Exit, Gate, Limits, TimedSide
 from stageflow.pulse.gate.worker import Block
 from tools.gate_selftest import report
+from tools.gate_selftest.__main__ import _added
 from tools.gate_selftest.plants import (
     HALF_THE_WORK,
     LOST_OVERLAP,
@@ -268,6 +269,18 @@ def test_the_page_says_what_was_met() -> None:
 def test_the_page_says_what_was_missed(changed: dict[str, Any]) -> None:
     """A fault that read as fine, and an overlap not caught once of a hundred times, are missed."""
     assert report.markdown(_found(**changed)).count("MISSED") == 1
+
+
+def test_short_runs_add_up() -> None:
+    """Rows of other commits stay; one of the same rounds, and more, takes the place of theirs."""
+    rate = {"happened": 1, "of": 20, "low": 0.0, "high": 0.2}
+    row = {**_found()["identical"][0], "at": "2026-02-03", "commit": "fedcba", "alarms": rate}
+    more = {**row, "alarms": {**rate, "happened": 0, "of": 30}}
+    found = _added(_added(_found(), [row]), [more])
+    assert [one["commit"] for one in found["identical"]] == ["0123456789abcdef", "fedcba"]
+    text = report.markdown(found)
+    assert "| as it was | 2026-02-03, fedcba |" in text
+    assert "In all, 0 of 130 real comparisons alarmed, which is 0.0% to 2.9%" in text
 
 
 def test_the_stored_result_is_the_page(tmp_path: Path) -> None:
