@@ -1,7 +1,7 @@
 """A chat that remembers: it keeps the conversation in a SQLite file.
 
 The model is a stand-in that knows only the messages that it is given, and each turn opens the file
-anew, as a program does that was started again.
+again, as a program does that was restarted.
 
     user: My name is Ada.
     bot:  Nice to meet you!

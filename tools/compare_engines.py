@@ -37,7 +37,7 @@ REQUIREMENTS = Path(__file__).with_suffix(".txt")
 ENVIRONMENT = ROOT / ".asv" / "engines"
 GRAPHS = ("chain of 10", "fan 1+10+1", "layered 10x10")
 ROUNDS = 15
-#: About so many stages are run each time a clock is read.
+#: About how many stages run between two readings of the clock.
 STAGES_A_BATCH = 200
 #: A stage that fails leaves another one that would go on for so long.
 SIBLING_S = 2.0

@@ -62,7 +62,7 @@ class _Trial:
             raise PulseError(f"{asked.file} has no line {asked.line!r}: see --line")
 
     def commit(self, count: int) -> str:
-        """Commit so many statements, or nothing if there are none."""
+        """Commit this many statements; 0 commits nothing."""
         planted = "\n".join([*[self.asked.plant] * count, self.asked.line])
         text = self.text.replace(self.asked.line, planted, 1)
         self.file.write_text(text, encoding="utf-8")

@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pythons", nargs="+", help="interpreters (default: all that are found)")
     parser.add_argument("--processes", default="auto", help="how many at once; one a core")
     parser.add_argument(
-        "--random", type=int, default=0, metavar="RUNS", help="also run so many random pipelines"
+        "--random", type=int, default=0, metavar="RUNS", help="also run this many random pipelines"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first random pipeline (0)")
     arguments = parser.parse_args(argv)

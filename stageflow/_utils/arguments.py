@@ -43,5 +43,5 @@ def whole(text: str) -> int:
     """Parse an option that is a whole number from 1 on."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1; give a whole number from 1 up")
     return number

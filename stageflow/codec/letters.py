@@ -165,7 +165,7 @@ def as_text(value: object) -> str | None:
 
 
 def plain_failure(error: FailureRecord | StageflowError) -> dict[str, Any]:
-    """Return the fields of `FAILURE`, whatever types a user's class of error gives them."""
+    """Return the fields of `FAILURE` in their types; a user's class of error may have others."""
     texts = {name: str(getattr(error, name)) for name in FAILURE if FAILURE[name] == TEXT}
     return {**texts, "retryable": bool(error.retryable)}
 

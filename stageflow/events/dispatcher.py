@@ -107,7 +107,7 @@ class _Lane:
             try:
                 renew()
             except Exception:
-                _log.exception("event sink %s could not be opened anew", self.name)
+                _log.exception("event sink %s could not be reopened", self.name)
         # Polling keeps the producer's cost at one append.
         while not self._closing.wait(self._interval_s):
             self._drain()

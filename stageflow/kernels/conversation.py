@@ -21,7 +21,7 @@ PROFILES = "profiles"
 """The collection of users in the database."""
 CONVERSATIONS = "conversations"
 
-#: What the model receives of a profile, each as one line of so many characters at most.
+#: What the model receives of a profile, and the longest line of each in characters.
 PROFILE_FIELDS = ("name",)
 MAX_FIELD_CHARS = 80
 MAX_SUMMARY_CHARS = 4_000

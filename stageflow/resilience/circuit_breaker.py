@@ -347,6 +347,6 @@ _registries = WeakValueDictionary[int, BreakerRegistry]()
 
 
 def forget_breakers() -> None:
-    """Let all breakers begin anew, since a loop with a clock of its own begins."""
+    """Reset all breakers, because a loop with another clock begins."""
     for registry in list(_registries.values()):
         registry.clear()

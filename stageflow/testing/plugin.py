@@ -283,7 +283,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     with ExitStack() as stack:
         if _KIT in sys.modules:
             stack.enter_context(_numbered(item))
-        # A simulation injects them itself, anew for each run.
+        # A simulation injects new ones into each of its runs.
         if item.get_closest_marker("fault") and not item.get_closest_marker("simulate"):
             for injector in _faults_of(item).marked:
                 stack.enter_context(injector)

@@ -186,7 +186,7 @@ def axis_unit(total_ms: float) -> tuple[str, float]:
 
 
 def ticks_ms(total_ms: float, most: int) -> list[float]:
-    """Return values from 0 to `total_ms`, in at most so many steps of 1, 2 or 5 times 10**n."""
+    """Return values from 0 to `total_ms`, in at most this many steps of 1, 2 or 5 times 10**n."""
     if total_ms <= 0:
         return [0.0]
     least = total_ms / max(most, 1)

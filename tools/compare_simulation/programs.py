@@ -262,7 +262,7 @@ async def closed_in_use() -> None:
 
 
 async def pulse() -> None:
-    """An event is cleared before a waiter, which was woken, looks at what it stands for."""
+    """An event is cleared before a waiter that was woken checks its condition."""
     event, waiting = asyncio.Event(), 0
 
     async def wait() -> None:

@@ -18,7 +18,7 @@ from asv_runner.statistics import compute_stats  # type: ignore[import-untyped]
 
 from tools.gate_selftest.trials import Rate
 
-#: asv's factor, unless it is told another one.
+#: asv's default factor.
 FACTOR = 1.1
 _MEASURE = """\
 import importlib, json, sys
@@ -40,7 +40,7 @@ Samples = dict[str, list[float]]
 
 
 def measured(modules: str, times: int) -> Samples:
-    """Measure in a fresh process, each work so many times in place of once."""
+    """Measure in a fresh process, with each work repeated."""
     command = [sys.executable, "-c", _MEASURE, modules, str(times)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: Samples = json.loads(done.stdout)

@@ -71,7 +71,7 @@ class LostOverlap:
         path = package / self.file
         text = path.read_text(encoding="utf-8")
         if text.count(self.old) != 1:
-            raise _unfit(f"{self.file}: {self.old!r} stands there {text.count(self.old)} times")
+            raise _unfit(f"{self.file}: {self.old!r} occurs {text.count(self.old)} times")
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
 
 

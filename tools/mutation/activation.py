@@ -2,7 +2,7 @@
 
 Nothing on disk changes. A mutant within a function gets its code into the functions that live
 already, wherever they are held: in a class, a closure, a table. One in code that runs at import
-comes in when the module is imported anew.
+takes effect when the module is imported again.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def forget(folder: Path, but: str) -> None:
-    """Let all modules that come from a folder be imported anew, but those of one package.
+    """Forget all modules of a folder but those of one package, so that they are imported again.
 
     What is installed stays, also if the virtual environment is in the folder: pytest itself does.
     """

@@ -72,7 +72,7 @@ def merged(parts: Sequence[Kept], sources: Sequence[Source]) -> list[Result]:
 
     Args:
         parts: What each kept.
-        sources: The code as it stands here.
+        sources: The code of this checkout.
 
     Raises:
         ShardsError: They are not all the shards of one run over this code, or one broke off.
@@ -94,7 +94,9 @@ def _results(parts: Sequence[Kept], sources: Sequence[Source]) -> Iterator[Resul
         for row in part.rows:
             identity = _identity(row)
             if identity not in mutants:
-                raise ShardsError(f"of other code than stands here: shard {part.shard} {identity}")
+                raise ShardsError(
+                    f"of other code than this checkout: shard {part.shard} {identity}"
+                )
             if identity in tried:
                 raise ShardsError(f"tried twice, last in shard {part.shard}: {identity}")
             tried.add(identity)

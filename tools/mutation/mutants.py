@@ -22,7 +22,7 @@ class Identity(NamedTuple):
     Attributes:
         module: Path of the file, from the root.
         function: Qualified name of the function, or of the class, or empty.
-        before: The line (or lines) as it stands, blanks made one.
+        before: The line (or lines), with each run of blanks as one.
         after: The line as the mutant has it.
         nth: Which one, from 1, if the function has several that read the same.
     """

@@ -153,7 +153,7 @@ class Plugin:
         self._tell = tell
         self._progress = progress
         self._kills: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        #: Mutants that only take effect when their module is imported anew.
+        #: Mutants that only take effect when their module is imported again.
         self._anew: set[Identity] = set()
         self._watcher = _Watcher()
         self.results: list[Result] = []

@@ -33,7 +33,7 @@ def load(path: Path) -> dict[Identity, str]:
     """Read the list: the reason of each mutant.
 
     Raises:
-        SurvivorsError: An entry lacks a part or a reason, or stands there twice.
+        SurvivorsError: An entry lacks a part or a reason, or is listed twice.
     """
     if not path.exists():
         return {}
@@ -49,7 +49,7 @@ def load(path: Path) -> dict[Identity, str]:
         if not reason:
             raise SurvivorsError(f"{where}: say why it may survive")
         if identity in found:
-            raise SurvivorsError(f"{where}: stands there twice; take one out, or set `nth`")
+            raise SurvivorsError(f"{where}: is listed twice; remove one, or set `nth`")
         found[identity] = reason
     return found
 

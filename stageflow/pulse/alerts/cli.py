@@ -249,7 +249,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         if outdated:
             raise PulseError(
                 f"missing or outdated in {arguments.into}: {', '.join(outdated)}; "
-                "write them anew, stageflow pulse rules"
+                "write them again with stageflow pulse rules"
             )
         return
     arguments.into.mkdir(parents=True, exist_ok=True)

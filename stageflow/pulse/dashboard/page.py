@@ -230,7 +230,7 @@ def _differences(numbers: list[int]) -> list[int]:
     return [b - a for a, b in zip([0, *numbers], numbers, strict=False)]
 
 
-#: From so many of the newest commits the page takes a series' scatter, and draws a small line.
+#: How many of the newest commits give a series its scatter and its small chart.
 RECENT = 40
 #: The columns of a chart of a history. Each shows its least and greatest value: no peak is lost.
 COLUMNS = 600

@@ -248,8 +248,8 @@ def resolved(project: AsvProject, revision: str) -> str:
         if (found := project.commit(name)) is not None:
             return found
     raise PulseError(
-        f"this clone has no commit {revision!r}: git fetch brings what another one has; after a "
-        "forced push, name a base that is left"
+        f"this clone has no commit {revision!r}: run git fetch; if a forced push removed it, name"
+        " another base"
     )
 
 

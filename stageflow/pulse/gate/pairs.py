@@ -25,7 +25,7 @@ VERSION = 1
 PROCESSES = 4
 PAIRS = 3
 BLOCK_S = 0.03
-#: At most so many samples of one block are kept.
+#: How many samples of one block are kept at most.
 KEPT_A_BLOCK = 250
 #: A loop of fewer turns is too short to say how fast one is.
 _TURNS = 100

@@ -86,7 +86,7 @@ def prepared(folder: str, name: str, limit_s: float) -> Any:
 
 
 def once(benchmark: Any, number: int = 1) -> tuple[int, int]:
-    """Return the wall and CPU time of so many calls, in nanoseconds."""
+    """Return the wall and CPU time of `number` calls, in nanoseconds."""
     call = partial(benchmark.func, *benchmark._build_params())
     if isinstance(benchmark, TimerawBenchmark):
         code = call()
@@ -105,7 +105,7 @@ def once(benchmark: Any, number: int = 1) -> tuple[int, int]:
 
 
 def timed(folder: str, name: str, seconds: float) -> dict[str, Any]:
-    """Repeat a body for about so many seconds of wall time."""
+    """Repeat a body for about `seconds` of wall time."""
     benchmark, number = prepared(folder, name, _HANGS_S + seconds), 1
     once(benchmark)  # caches are filled
     gc.collect()

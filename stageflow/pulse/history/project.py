@@ -250,7 +250,7 @@ class AsvProject:
         except UNREADABLE as error:
             raise PulseError(
                 f"{path}, where asv describes this machine, is corrupt ({error!r}): "
-                "move it away, it is made anew"
+                "move it away, and it is created again"
             ) from error
         self.asv("machine", "--yes", "--machine", name)
         return name

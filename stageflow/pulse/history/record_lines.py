@@ -16,7 +16,7 @@ from stageflow.pulse.errors import PulseError
 from stageflow.pulse.history.project import UNREADABLE, run_git
 
 T = TypeVar("T")
-#: The newest so many lines of a record are shown.
+#: How many lines of a record are shown, the newest.
 SHOWN = 200
 
 

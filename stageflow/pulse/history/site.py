@@ -216,7 +216,7 @@ class _Handler(SimpleHTTPRequestHandler):
         return path.is_relative_to(Path(self.directory).resolve())
 
     def end_headers(self) -> None:
-        # A site published anew must be seen at the next reload.
+        # A reload must show a site that was published again.
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Content-Security-Policy", _POLICY)

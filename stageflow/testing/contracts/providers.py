@@ -250,7 +250,7 @@ class DatabaseContractTest(ProviderContractTest):
 
     @on_subject
     async def test_a_stored_record_is_returned(self, db: Database) -> None:
-        """Equal, whatever JSON can hold, under whatever key."""
+        """Equal for each value that JSON can hold, and for each key."""
         record = {"name": "Ada", "turns": [1, 2.5, None, {"ü": True}], "": "empty"}
         for key in ("ada", "Ünï cödé", "a'b\"c;--", "x" * 200):
             await db.put("users", key, record)

@@ -50,7 +50,7 @@ def _kinds(
 
 
 class FaultInjector:
-    """Injects one fault into one provider, for the length of a ``with`` or ``async with`` block.
+    """Injects one fault into one provider during a ``with`` or ``async with`` block.
 
     It affects whatever is registered under the provider's name, and only calls from the block:
     those of its context, tasks that it starts included. The innermost of nested blocks for the same
@@ -197,8 +197,8 @@ class FaultInjector:
             kinds.check_option(kind.name, name, value)
         if made is kinds.Reply and "reply" not in options:
             fix = (
-                f"say what {self.provider!r} is to answer: reply=…; or if it is a model, say, under"
-                f" another name, LlmFaultInjector({str(kind)!r}, provider={self.provider!r})"
+                f"give the answer of {self.provider!r} as reply=…; for a model under another name, use"
+                f" LlmFaultInjector({str(kind)!r}, provider={self.provider!r})"
             )
             raise refused(kind.name, "reply", None, fix)
         return made(**options)
@@ -298,7 +298,7 @@ OF_PORTS: Mapping[str, type[_PortFaultInjector]] = MappingProxyType(
 
 
 def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> FaultInjector:
-    """Inject a fault into whatever is registered as `provider`, within a block.
+    """Inject a fault into the provider registered as `provider`, within a block.
 
     Example:
         >>> with inject_fault("stt", FaultType.ERROR, message="Service unavailable") as stt:
@@ -309,7 +309,7 @@ def inject_fault(provider: str, fault_type: FaultType | str, **options: Any) -> 
     Args:
         provider: The name under which it is registered. ``llm``, ``stt``, ``tts``, ``db``,
             ``speaker`` and ``tools`` accept the faults that fit them, any other name all faults.
-        fault_type: What goes wrong; its value as a string will do.
+        fault_type: What goes wrong; a member of `FaultType`, or its value as a string.
         options: Those of the fault; see `FaultType`. Durations are in milliseconds.
 
     Raises:

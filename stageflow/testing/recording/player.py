@@ -137,7 +137,7 @@ class RecordedTurn:
 
     def _mismatch(self, problem: str) -> recorder.RecordingMismatchError:
         """Return the error of a difference; it is kept, as a stage may handle it."""
-        text = f"{self._where}: {problem}; if that is meant, record the turn anew"
+        text = f"{self._where}: {problem}; if that is meant, record the turn again"
         self._mismatches.append(recorder.RecordingMismatchError(text))
         return self._mismatches[-1]
 

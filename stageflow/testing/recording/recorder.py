@@ -121,7 +121,7 @@ def read_turn(path: Path) -> Turn:
     except OSError as error:
         raise invalid_recording(where, f"it cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        problem = f"it is damaged, or no recorded turn ({error}); record the turn anew"
+        problem = f"it is damaged, or no recorded turn ({error}); record the turn again"
         raise invalid_recording(where, problem) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         problem = "it holds no recorded turn; stageflow run … --record FILE makes one"
@@ -129,13 +129,13 @@ def read_turn(path: Path) -> Turn:
     if found.get("version") != VERSION:
         problem = (
             f"it is of version {found.get('version')!r}, and this stageflow reads version"
-            f" {VERSION}; replay it with the stageflow that recorded it, or record the turn anew"
+            f" {VERSION}; replay it with the stageflow that recorded it, or record the turn again"
         )
         raise invalid_recording(where, problem)
     try:
         return _turn(found)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        problem = f"it is damaged ({type(error).__name__}: {error}); record the turn anew"
+        problem = f"it is damaged ({type(error).__name__}: {error}); record the turn again"
         raise invalid_recording(where, problem) from error
 
 

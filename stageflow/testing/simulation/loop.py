@@ -33,9 +33,9 @@ from stageflow.testing.simulation.trace import Trace
 _T = TypeVar("_T")
 Ts = TypeVarTuple("Ts")
 
-#: So many callbacks at one moment of virtual time are taken for a loop without end.
+#: How many callbacks at one moment of virtual time count as an endless loop.
 MOST_STEPS_AT_ONCE = 100_000
-#: After so many callbacks a loop looks whether what is simulated goes on, and collects garbage.
+#: How many callbacks run between two checks for progress, each with a garbage collection.
 STEPS_A_LOOK = 50_000
 
 #: asyncio's own factory of tasks that start at once; from Python 3.12 on.

@@ -19,7 +19,7 @@ from stageflow.testing.simulation.scenario import Deviations, Scenario, Schedule
 
 #: So much more often a fast task is called: many failures need one many steps ahead of another.
 _SPEED = 4.0
-#: After so many calls of one task by priority the others have their turn: it may only poll.
+#: How many calls of one task by priority are made before others run: it may only poll.
 _MOST_CALLS = 100
 
 
@@ -43,7 +43,7 @@ Pick: TypeAlias = Callable[[Sequence[Entry]], int]
 class Tried:
     """The orders of a program that were tried, so that none is tried twice."""
 
-    #: After so many nodes none is added, so that memory does not grow without end.
+    #: How many nodes the tree has at most, which bounds the memory.
     _MOST_NODES = 300_000
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ _IN_TURN = [
     *("pct3", "speeds", "kinds", "pct2", "speeds", "kinds"),
     *("pct3", "speeds", "kinds", "pct4", "speeds", "kinds", "uniform"),
 ]
-#: A failure is tried again this often at most, and for so many callbacks, to reduce it.
+#: How often a failure is repeated to reduce it, and for how many callbacks, at most.
 _MOST_TRIES, _MOST_STEPS = 400, 100_000
 
 Attempt: TypeAlias = Callable[[Deviations], tuple[BaseException | None, Deviations, int]]

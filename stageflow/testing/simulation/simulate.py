@@ -198,7 +198,7 @@ def explore(
         args: Its other arguments.
         runs: How many runs at most; 100 by default, or 10,000 with `deviations`.
         scenario: The other conditions. Each run has the next seed.
-        deviations: Try all orders with up to so many deviations from asyncio's own, all with the
+        deviations: Try all orders with up to this many deviations from asyncio's own, all with the
             same seed; the result says whether these were all.
         page: As in `simulate`.
 

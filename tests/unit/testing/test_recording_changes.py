@@ -79,7 +79,7 @@ def test_a_pipeline_that_asks_something_else(
         recorded(turn_of_chat).replay(edited(llm))
     assert problem in str(caught.value)
     assert str(caught.value).startswith(f"{turn_of_chat}: ")
-    assert str(caught.value).endswith("; if that is meant, record the turn anew")
+    assert str(caught.value).endswith("; if that is meant, record the turn again")
 
 
 def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -251,7 +251,7 @@ def test_the_error_says_where_a_difference_is(
         (
             '{"format": "stageflow turn", "version": 2}',
             "it is of version 2, and this stageflow reads version 1; replay it with the stageflow"
-            " that recorded it, or record the turn anew",
+            " that recorded it, or record the turn again",
         ),
     ],
 )
