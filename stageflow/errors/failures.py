@@ -353,7 +353,7 @@ class DeadLetterError(StageflowError, code="dead_letter_error"):
     def mismatch(dead_letter_id: str, pipeline: str, problem: str) -> DeadLetterError:
         """Return the error of a letter that does not fit the pipeline which is to replay it."""
         misfit = f"dead letter {dead_letter_id!r} does not fit pipeline {pipeline!r}: {problem}"
-        fix = "replay it with the version of the pipeline that wrote it, or start a new run with its inputs"
+        fix = "replay it with the pipeline version that wrote it or start a new run with its inputs"
         return DeadLetterError(f"{misfit}; {fix}", dead_letter_id, code="dead_letter_mismatch")
 
     @staticmethod

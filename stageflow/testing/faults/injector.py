@@ -197,8 +197,8 @@ class FaultInjector:
             kinds.check_option(kind.name, name, value)
         if made is kinds.Reply and "reply" not in options:
             fix = (
-                f"give the answer of {self.provider!r} as reply=…; for a model under another name, use"
-                f" LlmFaultInjector({str(kind)!r}, provider={self.provider!r})"
+                f"give the answer of {self.provider!r} as reply=…; for a model under another name,"
+                f" use LlmFaultInjector({str(kind)!r}, provider={self.provider!r})"
             )
             raise refused(kind.name, "reply", None, fix)
         return made(**options)
