@@ -142,6 +142,11 @@ def input_series(case: Case) -> list[dict[str, str]]:
     totals: dict[str, float] = {}
     for minute, stretch in case.timeline:
         for name, growth in counters(stretch):
+            if not stretch.up:
+                totals[name] = 0.0
+                # The last of them is the first sample of the next process.
+                values.setdefault(name, ["_"] * (minute == 0)).append(f"_x{SAMPLES - 2} 0")
+                continue
             before = totals.get(name, 0.0)
             step = growth / SAMPLES
             first = "0 " if minute == 0 else ""

@@ -40,6 +40,7 @@ class Stretch:
         breaker: State of the breaker of the provider ``llm``.
         letters: How many dead letters wait.
         pipeline: Whose runs.
+        up: Whether there is a process; each one counts from 0 on.
     """
 
     minutes: int
@@ -50,6 +51,7 @@ class Stretch:
     breaker: str = "closed"
     letters: int = 0
     pipeline: str = "voice"
+    up: bool = True
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,22 @@ CASES = [
         (),
     ),
     Case(
+        "runs end before it fires",
+        *("VoiceLatencyOverBudget", (Stretch(3, slow=9), Stretch(12, runs=0)), ()),
+    ),
+    Case(
+        "the first runs of a process fail",
+        *("ErrorRateHigh", (Stretch(3, up=False), Stretch(8, runs=12, failed=12)), ((9, FIRING),)),
+    ),
+    Case(
+        "a process restarts while its runs fail",
+        "ErrorRateHigh",
+        (Stretch(4, failed=2), Stretch(1, up=False), Stretch(4, failed=2)),
+        ((6, FIRING),),
+    ),
+    Case("just enough runs", "ErrorRateHigh", (Stretch(7, runs=10, failed=1),), ((6, FIRING),)),
+    Case("one run too few", "ErrorRateHigh", (Stretch(9, runs=9, failed=1),), ()),
+    Case(
         "a slow turn a minute is too few",
         *("VoiceLatencyOverBudget", (Stretch(20, runs=1, slow=1),), ()),
     ),
@@ -337,6 +355,8 @@ def _record(case: Case, path: Path, begin_s: float) -> None:
 
 
 def _runs(stretch: Stretch, minute: int, at_s: float) -> Iterator[EventLog]:
+    if not stretch.up:
+        return
     usual = stretch.runs - stretch.fair - stretch.slow - stretch.failed
     kinds = (FAST_MS, usual), (FAIR_MS, stretch.fair), (SLOW_MS, stretch.slow)
     for takes, count in (*kinds, ("provider_timeout", stretch.failed)):
