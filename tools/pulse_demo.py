@@ -2,7 +2,8 @@
 
 Voice turns run while one provider after another fails. The addresses of Central Pulse, Prometheus
 and Alertmanager are printed. Each alert is printed when it arrives at a Slack receiver and at a
-mail server on this machine. The rules are those of this repository, with seconds for minutes.
+mail server on this machine. The rules are those of this repository, with seconds for minutes. The
+built-in evaluator runs beside them, minute by minute; Central Pulse shows its alerts.
 
 exit codes: 0, each alert arrived and was resolved; 1, one did not; 2, bad arguments; 130,
 interrupted.
@@ -18,13 +19,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stageflow.pulse.alerts import Alerts, AlertState, Evaluator, Links, state_of
 from stageflow.pulse.dashboard import PAGE, live_site
 from stageflow.pulse.history import AsvProject, address_of, make_server
-from stageflow.telemetry import SQLiteSink
+from stageflow.telemetry import SQLiteSink, TelemetryStore
 from stageflow.testing import FaultType
 from tests.utils.mailbox import Mailbox, mailbox
 from tests.utils.watched import (
@@ -90,10 +92,12 @@ def _demonstrate(folder: Path, arguments: argparse.Namespace, opened: ExitStack)
     box = opened.enter_context(mailbox(PASSWORD, starttls=True))
     ca, store = folder / "ca.pem", folder / "telemetry.db"
     box.ca.cert_pem.write_to_path(str(ca))
-    alerts = hastened(folder, receiver, box)
     sink = SQLiteSink(store, source="the demonstration")
-    there = opened.enter_context(watched(folder, alerts, ca, [sink]))
     page = opened.enter_context(_page(store, arguments.port, folder))
+    links = Links(page, page.replace(PAGE, "runbook.html"))
+    alerts = replace(hastened(folder, receiver, box), links=links)
+    there = opened.enter_context(watched(folder, alerts, ca, [sink]))
+    opened.enter_context(_evaluated(store, alerts))
     _say(f"Central Pulse   {page}")
     _say(f"Prometheus      {there.servers.prometheus}/alerts")
     _say(f"Alertmanager    {there.servers.alertmanager}")
@@ -112,7 +116,7 @@ def _demonstrate(folder: Path, arguments: argparse.Namespace, opened: ExitStack)
 @contextmanager
 def _page(store: Path, port: int, folder: Path) -> Iterator[str]:
     # What was measured in this clone stays out of it.
-    project = AsvProject.load(working_copy(folder / "clone"))
+    project = AsvProject.load(working_copy(folder / "pulse-demo"))
     site_dir, live = live_site(project, store, SHOWN_S, folder, lambda _: None)
     with make_server(site_dir, port, live) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -122,6 +126,27 @@ def _page(store: Path, port: int, folder: Path) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def _evaluated(store: Path, alerts: Alerts) -> Iterator[None]:
+    """Evaluate each minute that has passed, for the page."""
+    rules = [replace(rule, window_s=60, for_s=0, keep_firing_for_s=0) for rule in alerts.rules]
+    stop = threading.Event()
+
+    def evaluate() -> None:
+        with TelemetryStore(store) as telemetry, AlertState(state_of(store)) as state:
+            evaluator = Evaluator(rules, alerts.links, telemetry, state, ())
+            while not stop.wait(1.0):
+                evaluator.evaluate(time.time())
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _bring_about(trouble: Trouble, there: IdleTimeout, receiver: Webhook, box: Mailbox) -> None:

@@ -59,6 +59,11 @@ LIMITS = "{ counted_warn: 1.01, timed_warn: 1.05 }"
         ("[1, 1000].map((n) => logic.plural(n, 'commit'))", ["1 commit", "1,000 commits"]),
         ("[logic.median([3, 1, 2]), logic.median([4, 1, 2, 3])]", [2, 2.5]),
         ("logic.distinct(['a', 'a', null, 'b', 'a'])", ["a", "", "", "b", "a"]),
+        ("['ab', '😀'.repeat(121)].map((t) => [...logic.clipped(t)].length)", [2, 113]),
+        ("logic.clipped('a\\u202eb\\nc')", "a\ufffdb\ufffdc"),
+        ("[[3e5, 900], [3600, 600], [60, 12]].map(([n, s]) => central.charts.timeForm(n, s))",
+         [{"month": "short", "day": "numeric"}, {"hour": "2-digit", "minute": "2-digit"},
+          {"hour": "2-digit", "minute": "2-digit", "second": "2-digit"}]),
         # Neither a step nor an outlier is noise; too few values have none.
         (f"logic.noise({[100.0] * 10 + [200.0] * 10})", 0),
         (f"logic.noise({STEADY}) < 0.02", True),

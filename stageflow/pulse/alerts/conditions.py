@@ -167,6 +167,8 @@ class Alert:
     told: bool = False
     what: str = ""
     runbook: str = ""
+    owner: str = ""
+    kind: str = ""
     series: Mapping[str, str] = field(default_factory=dict)
     seen_s: float = 0.0
     clear_s: float | None = None

@@ -83,7 +83,11 @@ class Evaluator:
         """Return the alerts after one more minute, and add what is to be said to `notices`."""
         rules = {rule.name: rule for rule in self.rules}
         found = [
-            replace(alert, what=words.what_of(rule, alert), runbook=rule.runbook)
+            replace(
+                alert,
+                what=words.what_of(rule, alert),
+                **{name: getattr(rule, name) for name in ("runbook", "owner", "kind")},
+            )
             for rule in self.rules
             for readings in [CONDITIONS[rule.kind](rule, self.store, at_s)]
             for alert in advanced(

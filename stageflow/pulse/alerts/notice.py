@@ -119,7 +119,7 @@ def what_of(rule: Rule, alert: Alert) -> str:
 
 def sentence(rule: Rule, figure: str, pipeline: str, provider: str) -> str:
     """Return what is wrong, in words, with the given figure and names."""
-    lasting = f", for {span(rule.for_s)} or longer"
+    lasting = f", for {span(rule.for_s)} or longer" if rule.for_s else ""
     over = f"in {span(rule.window_s)}, limit {rules.share(rule.limit)}"
     match rule.kind:
         case Kind.LATENCY | Kind.FIRST_AUDIO:

@@ -143,7 +143,14 @@ class HistoryWatch:
         # A new alert began with the last commit that may have caused it.
         since_s = float(history.commits[found.suspects[-1]].at_s) if new else alert.since_s
         series = dict.fromkeys(found.ratios, history.machine)
-        return replace(alert, what=what, since_s=since_s, runbook=self.rule.runbook, series=series)
+        return replace(
+            alert,
+            what=what,
+            since_s=since_s,
+            series=series,
+            runbook=self.rule.runbook,
+            owner=self.rule.owner,
+        )
 
     def _over(
         self, alert: Alert, history: History, accepted: Sequence[Accepted], today: dt.date

@@ -120,10 +120,10 @@ def firing(state: Path) -> tuple[dict[str, Any], str]:
         return unknown, f"The alerts in {state.name} cannot be read: {error}"
     found: list[dict[str, Any]] = [
         {
-            "rule": alert.rule,
+            **{name: getattr(alert, name) for name in ("rule", "kind", "owner", "runbook")},
+            "labels": dict(alert.labels),
             "what": alert.what + (f"; likely {alert.likely}" if alert.likely else ""),
             "since_s": alert.firing_s,
-            "runbook": alert.runbook,
         }
         for alert in alerts
         if alert.firing_s is not None

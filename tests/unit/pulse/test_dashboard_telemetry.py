@@ -222,6 +222,8 @@ def test_alerts_that_fire_are_read(tmp_path: Path) -> None:
         *(1, 9, None, 1234.5, "stage llm", True),
         what="P99 latency of voice is 1,230 ms, limit 1,000 ms",
         runbook="live-latency",
+        owner="engine",
+        kind="latency",
     )
     pends = Alert("NoData", (), 1, None, None, 1, "", False)
     with AlertState(path) as state:
@@ -231,6 +233,9 @@ def test_alerts_that_fire_are_read(tmp_path: Path) -> None:
     assert problem == ""
     assert alert == {
         "rule": "VoiceLatencyOverBudget",
+        "kind": "latency",
+        "labels": {"pipeline": "voice"},
+        "owner": "engine",
         "what": "P99 latency of voice is 1,230 ms, limit 1,000 ms; likely stage llm",
         "since_s": 9,
         "runbook": "live-latency",

@@ -145,7 +145,7 @@ const central = (() => {
 
   // A long name that may be broken after its dots, underscores and brackets.
   function name(text) {
-    return text.split(/(?<=[._(\/])/).flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
+    return logic.clipped(text).split(/(?<=[._(\/])/).flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
   }
 
   // What is behind a heading, made when somebody opens it.

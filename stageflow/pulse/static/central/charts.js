@@ -70,7 +70,7 @@ central.charts = (() => {
         axes: given.axes(),
         series: [{}].concat(given.lines.map((line, n) => ({ stroke: c.color(line.color), width: line.width || 1.5, dash: line.dash, show: !shown.has(n), spanGaps: Boolean(line.spans), fill: line.fill && c.color(line.fill), points: { show: Boolean(line.points), size: 5, fill: c.color(line.color) } }))),
         hooks: { ...(given.hooks || {}), setCursor: [moved], setSelect: [selected] },
-        padding: [12, given.bare ? 22 : 34, 0, 0],
+        padding: [12, 40, 0, 0],
       };
       chart.u = new uPlot(options, chart.data, plot);
     }
@@ -206,10 +206,15 @@ central.charts = (() => {
     return axis({ label: title, splits: powers, filter: (_u, splits) => splits, values: (_u, splits) => splits.map((value) => (value === null ? null : logic.number(value, unit))) });
   }
 
+  // How the moments of a range are written: by the day, the minute, or the second if they are close.
+  function timeForm(length, step) {
+    if (length > 2 * 86400) return { month: "short", day: "numeric" };
+    return { hour: "2-digit", minute: "2-digit", ...(step < 60 ? { second: "2-digit" } : {}) };
+  }
+
   function timeAxis() {
     return axis({ size: 36, space: 80, values: (u, splits) => {
-      const length = u.scales.x.max - u.scales.x.min;
-      const form = length > 2 * 86400 ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
+      const form = timeForm(u.scales.x.max - u.scales.x.min, splits[1] - splits[0]);
       return logic.distinct(splits.map((at) => c.date(at, form)));
     } });
   }
@@ -259,5 +264,5 @@ central.charts = (() => {
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { c.freshColors(); repaint(); });
 
-  return { group, draw, sweep, repaint, inOrder, axis, values, logValues, timeAxis, dateAxis, room, alive: () => alive };
+  return { group, draw, sweep, repaint, inOrder, axis, values, logValues, timeForm, timeAxis, dateAxis, room, alive: () => alive };
 })();

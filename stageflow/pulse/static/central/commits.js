@@ -178,6 +178,7 @@ central.views.commits = {
     // ── two commits ──
 
     function compare() {
+      if (!last) return;
       const body = c.section(place, "compare", "Compare two commits"), result = el("div", { "aria-live": "polite" }), inputs = {};
       const datalist = el("datalist", { id: "commit-list" });
       for (let at = last; at >= 0 && at > last - 50; at--) datalist.append(el("option", { value: commits.hashes[at] }, c.date(commits.times[at])));

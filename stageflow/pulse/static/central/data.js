@@ -59,8 +59,8 @@ central.ready = (data) => {
 };
 // Of running pipelines: the key of a row, its name, and the name of what is timed first.
 central.key = (row) => [row.pipeline, row.stage, row.stream].filter(Boolean).join("/");
-central.named = (row) => row.pipeline + (row.stage ? " · " + row.stage : " (whole turn)");
-central.firstNamed = (row) => row.pipeline + (row.stage ? " · " + row.stage + " → " + row.stream : " (first audio)");
+central.named = (row) => logic.clipped(row.pipeline) + (row.stage ? " · " + logic.clipped(row.stage) : " (whole turn)");
+central.firstNamed = (row) => logic.clipped(row.pipeline) + (row.stage ? " · " + logic.clipped(row.stage) + " → " + logic.clipped(row.stream) : " (first audio)");
 // A percentile, which is read from a histogram; of few samples it is a guess, and says so.
 central.percentile = (value, count, percent) => {
   const c = central;

@@ -204,6 +204,13 @@ const logic = (() => {
     return known ? { state: "good", text: "Nothing that is watched is wrong" } : { state: "none", text: "Nothing is watched yet" };
   }
 
+  // A name of any text, short enough for a heading; signs that turn the text around it are shown.
+  /** @param {string} text */
+  function clipped(text) {
+    const signs = [...text].map((sign) => (/[\p{Cc}\u200e\u200f\u202a-\u202e\u2066-\u2069]/u.test(sign) ? "\ufffd" : sign));
+    return signs.length > 120 ? signs.slice(0, 80).join("") + " … " + signs.slice(-30).join("") : signs.join("");
+  }
+
   // Labels without a repetition of the one before.
   /** @param {(string | null)[]} labels */
   function distinct(labels) {
@@ -257,5 +264,5 @@ const logic = (() => {
   }
 
   return { parse, format, range, digits, number, short, percent, span, plural, signed, median, noise, change,
-    significant, sparkline, common, isFew, verdict, distinct, markdown, inline };
+    significant, sparkline, common, isFew, verdict, clipped, distinct, markdown, inline };
 })();

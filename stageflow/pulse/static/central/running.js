@@ -41,7 +41,7 @@
     choose();
     let cell = logic.range(params.cell) && { step: Number(params.cell.split("..")[0]), row: Number(params.row) };
     charts.push(durations("latency", "Latency: " + c.named(stage), stage, c.named(stage), "Latency"));
-    const runs = c.section(place, "runs", "Where the time goes: " + stage.pipeline);
+    const runs = c.section(place, "runs", "Where the time goes: " + logic.clipped(stage.pipeline));
     shownRuns(cell);
     charts.push(errors());
     const firsts = t.firsts.filter((f) => f.pipeline === stage.pipeline && f.percentiles[0] !== null);
@@ -92,7 +92,7 @@
         label: what + " of " + name + ", P50 " + logic.number(one.percentiles[0], "ms") + ", P95 " + logic.number(one.percentiles[1], "ms") + ", P99 " + logic.number(one.percentiles[2], "ms") + " of " + c.count(one.count) + ".",
         data, height: 260, group, time: true, log: true,
         lines: [...[["P50", "p50"], ["P95", "p95", [7, 3]], ["P99", "p99", [2, 3]]].map(([text, color, dash]) => ({ text, color, dash, width: 2, points: short })), ...limits.map(([of, limit, dash]) => ({ text: "budget of " + of + ", " + logic.number(limit, "ms"), color: "bad", dash }))],
-        marks: [{ class: "block heat", text: "the darker, the more took that long" + (one.stage || one.stream ? "" : "; click a cell for its runs") }],
+        marks: [{ class: "block heat", text: "the stronger the colour, the more took that long" + (one.stage || one.stream ? "" : "; click a cell for its runs") }],
         y: () => { const top = heat.bounds_ms[heat.bounds_ms.length - 1]; const low = heat.bounds_ms[0], room = Math.max(1.1, 3 / Math.sqrt(top / low)); return [low / room, Math.max(top * room, highest ? Math.min(highest * 1.2, top * 30) : 0)]; },
         axes: () => [c.charts.timeAxis(), c.charts.logValues("ms", "logarithmic")],
         hooks: { drawAxes: [(u) => cells(u, heat, id === "latency" ? cell : null)] },
@@ -184,10 +184,10 @@
         drawn.style.left = (100 * bar.start_ms) / total + "%";
         drawn.style.width = Math.max(0, (100 * took) / total) + "%";
         return el("li", { class: (bar.critical ? "critical " : "") + bar.status, title: bar.stage + ": " + bar.status + ", from " + logic.number(bar.start_ms, "ms") + " on" + (bar.note ? ": " + bar.note : "") },
-          el("span", { class: "name" }, bar.stage), el("span", { class: "track", "aria-hidden": "true" }, drawn), el("span", { class: "took" }, (bar.critical ? "● " : "") + (bar.status === "failed" ? "✗ " : "") + logic.number(took, "ms")));
+          el("span", { class: "name" }, logic.clipped(bar.stage)), el("span", { class: "track", "aria-hidden": "true" }, drawn), el("span", { class: "took" }, (bar.critical ? "● " : "") + (bar.status === "failed" ? "✗ " : "") + logic.number(took, "ms")));
       });
       return el("div", {}, el("h3", {}, title + ": " + logic.number(run.total_ms, "ms") + ", " + run.status),
-        el("p", { class: "quiet" }, c.time(run.at_s), " · ", el("code", {}, run.run_id), run.note ? " · " + run.note : ""), el("ol", { class: "run" }, bars),
+        el("p", { class: "quiet" }, c.time(run.at_s), " · ", el("code", {}, run.run_id), run.note ? " · " + logic.clipped(run.note) : ""), el("ol", { class: "run" }, bars),
         run.bars.length > SHOWN ? el("p", { class: "quiet" }, c.count(run.bars.length - SHOWN) + " more stages") : null);
     }
 
@@ -245,7 +245,7 @@
       c.section(place, "usage", "Usage").append(c.grid({
         label: "Usage", caption: "What a UsageInterceptor has reported in the time shown. The cost is in the currency of its prices.", rows: [...sums.values()], page: 12,
         columns: [{ title: "Pipeline", sort: (u) => u.key }, { title: "Provider" }, { title: "Unit" }, { title: "Course" }, { title: "Used", number: true, sort: (u) => u.all }],
-        cells: (u) => [u.pipeline, u.provider, { audio_s: "seconds of sound" }[u.unit] || u.unit.replace("_", " "), c.spark(u.course.slice(-60)), logic.number(u.all, "")],
+        cells: (u) => [c.name(u.pipeline), c.name(u.provider), { audio_s: "seconds of sound" }[u.unit] || u.unit.replace("_", " "), c.spark(u.course.slice(-60)), logic.number(u.all, "")],
       }));
     }
 
@@ -289,7 +289,7 @@
         put(moving, el("span", { class: "letter", title: logic.plural(n, "dead letter") + " around " + c.date(from) }), from, from);
       });
       const words = (lane.segments.length ? "now " + WORDS[last] + (small ? "" : ", " + (times ? "open " + logic.plural(times, "time") + " for " + logic.span(open) + " in all" : "never open")) : "no breaker has changed") + (dead && !small ? ", " + logic.plural(dead, "dead letter") : "");
-      const name = lane.provider || "no provider";
+      const name = logic.clipped(lane.provider || "no provider");
       bar.setAttribute("aria-label", name + ": " + words);
       bar.append(moving, cursor);
       cursors.push(cursor);
@@ -308,9 +308,10 @@
       drawn.forEach((moving) => { moving.style.width = 100 * width + "%"; moving.style.left = (-100 * (low - t.start_s)) / (high - low) + "%"; });
       cursors.forEach((cursor) => { cursor.hidden = x === null; if (x !== null) cursor.style.left = (100 * (x - low)) / (high - low) + "%"; });
       if (x !== null) return;
-      const COUNT = small || innerWidth < 640 ? 3 : 7, form = high - low > 2 * 86400 ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
-      ticks.replaceChildren(...Array.from({ length: COUNT }, (_, n) => {
-        const tick = el("span", {}, c.date(low + ((high - low) * n) / (COUNT - 1), form));
+      const COUNT = small || innerWidth < 1000 ? 3 : 7, form = c.charts.timeForm(high - low, (high - low) / (COUNT - 1));
+      const labels = logic.distinct(Array.from({ length: COUNT }, (_, n) => c.date(low + ((high - low) * n) / (COUNT - 1), form)));
+      ticks.replaceChildren(...labels.map((label, n) => {
+        const tick = el("span", {}, label);
         tick.style.left = (100 * n) / (COUNT - 1) + "%";
         return tick;
       }));

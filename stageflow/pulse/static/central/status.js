@@ -38,7 +38,7 @@ central.views.status = {
         if (judged) parts[parts.length - 1].push(" (" + c.count(judged) + " kept or exceeded, " + c.count(now.unknown) + " not measured)");
       }
       if (t) {
-        const end = t.start_s + t.steps * t.step_s, old = data.made_at_s - end > 86400;
+        const end = Math.min(t.start_s + t.steps * t.step_s, data.made_at_s), old = data.made_at_s - end > 86400;
         parts.push([el("span", { class: old ? "warn-text" : null }, "telemetry until " + c.date(end) + (old ? ", which is old" : ""))]);
       }
       if (alerts !== null && now.evaluated_s) {
@@ -49,7 +49,7 @@ central.views.status = {
     }
 
     function attention() {
-      const found = (alerts || []).map((a) => ({ kind: "alert", name: a.rule, text: a.what, since: a.since_s, owner: a.owner, runbook: a.runbook, href: c.link("live"), spark: t && t.stages.length ? c.rates(t.stages.find((s) => !s.stage) || t.stages[0]).slice(-60).map((r) => r[1]) : [] }));
+      const found = (alerts || []).map((a) => ({ kind: "alert", name: a.rule, text: a.what, since: a.since_s, owner: a.owner, runbook: a.runbook, href: c.link("live", { stage: a.labels.pipeline }), spark: course(a) }));
       over.forEach((b) => {
         const series = c.commits.byName.get(b.series), stage = !series && t && t.stages.concat(t.firsts).find((s) => [s.pipeline, s.stage, s.stream].filter(Boolean).join(".") === b.series);
         const more = b.limit ? ", " + logic.signed(b.measured / b.limit - 1) : "";
@@ -64,6 +64,14 @@ central.views.status = {
       });
       if (waiting) found.push({ kind: "dead letters", name: c.count(waiting) + " waiting", text: ["resume one with ", el("code", {}, "stageflow dlq replay ID --store LETTERS.db")], since: null, owner: null, runbook: null, href: c.link("live"), spark: [] });
       return found;
+    }
+
+    // What an alert is about, as it went: its pipeline's P99 or share of failures.
+    function course(a) {
+      const of = (rows) => (t ? rows(t).find((s) => !s.stage && s.pipeline === a.labels.pipeline) : undefined);
+      const timed = a.kind === "latency" ? of((all) => all.stages) : a.kind === "first_audio" ? of((all) => all.firsts) : undefined;
+      const failing = a.kind.endsWith("_rate") ? of((all) => all.stages) : undefined;
+      return (timed ? timed.by_step.map((step) => step[3]) : failing ? c.rates(failing).map((rate) => rate[1]) : []).slice(-60);
     }
 
     function list(some) {
