@@ -20,7 +20,8 @@ class Webhook:
 
     Attributes:
         payloads: All requests in order, refused ones included.
-        answers: Code and headers of the next answers; after these it is 200.
+        answers: Code and headers of the next answers; after these it is 200. The header `Answer`
+            is the text, too.
         accepted: How many payloads were answered with 200.
         url: Where it listens.
     """
@@ -54,6 +55,7 @@ def webhook() -> Iterator[Webhook]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            self.wfile.write(headers.get("Answer", "ok").encode())
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
             """Say nothing."""

@@ -15,14 +15,14 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
-from email.utils import formataddr, formatdate, getaddresses, parseaddr
+from email.utils import formatdate, getaddresses, parseaddr
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from stageflow.pulse.alerts.notice import Message, Notice, Status
-from stageflow.pulse.alerts.rules import LOOPBACK, Email, Tls
+from stageflow.pulse.alerts.rules import LOOPBACK, Email, Tls, mailboxes
 from stageflow.pulse.alerts.state import AlertState
 from stageflow.pulse.errors import PulseError
 from stageflow.resilience.classification import retry_after_s
@@ -149,7 +149,8 @@ class SlackChannel:
 
         def post() -> None:
             with _OPENER.open(request, timeout=timeout_s) as answer:
-                answer.read(1024)
+                if answer.read(1024).lstrip().startswith(b"<"):
+                    raise DeliveryError("a web page answered, not a webhook")
 
         _safely(post)
 
@@ -246,7 +247,7 @@ class EmailChannel:
 def composed(message: Message, number: int, settings: Email) -> EmailMessage:
     """Return the e-mail; its id is the same in each attempt, so that clients detect a duplicate."""
     letter = EmailMessage()
-    letter["From"], letter["To"] = _ascii(settings.sender), _ascii(settings.to)
+    letter["From"], letter["To"] = mailboxes(settings.sender), mailboxes(settings.to)
     letter["Auto-Submitted"] = "auto-generated"
     # A line break in a name must not begin another header.
     letter["Subject"] = " ".join(f"[stageflow] {message.title}".split())
@@ -259,17 +260,9 @@ def composed(message: Message, number: int, settings: Email) -> EmailMessage:
         heading = f"{notice.status.upper()} {notice.rule}"
         links = f"page: {notice.page}", f"runbook: {notice.runbook}"
         parts.append("\n".join([heading, notice.what, *notice.lines, *links]))
-    letter.set_content("\n\n".join(parts) + "\n")
+    # In ASCII and short lines, which every server takes.
+    letter.set_content("\n\n".join(parts) + "\n", cte="quoted-printable")
     return letter
-
-
-def _ascii(addresses: str) -> str:
-    """Return addresses with their domains in ASCII, which every server takes."""
-    parts = ((name, *at.rpartition("@")) for name, at in getaddresses([addresses]))
-    return ", ".join(
-        formataddr((name, f"{user}{sign}{domain.encode('idna').decode()}"))
-        for name, user, sign, domain in parts
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import formataddr, getaddresses
 from enum import StrEnum
 from pathlib import Path
 
@@ -210,6 +211,12 @@ def load_alerts(path: Path) -> Alerts:
     if email and email.values.get("tls") is Tls.NONE and email.values.get("host") not in LOOPBACK:
         text = f"{Tls.NONE} is for a mail server on this machine, such as 127.0.0.1"
         email.complain(f'{text}: write "{Tls.STARTTLS}"', "tls")
+    for key in ("from", "to"):
+        try:
+            mailboxes(email.values.get(key, "") if email else "")
+        except ValueError as error:
+            assert email is not None  # the empty text has no address
+            email.complain(f"{error} is not an address: write it as you@example.org", key)
     settings.finish()
     assert links is not None  # or there was a problem
     ready = None if tables or path == DEFAULT else load_alerts(DEFAULT)
@@ -221,6 +228,26 @@ def load_alerts(path: Path) -> Alerts:
         slack=Slack(**slack.values) if slack else None,
         email=Email(sender=email.values.pop("from"), **email.values) if email else None,
     )
+
+
+def mailboxes(addresses: str) -> str:
+    """Return addresses with their domains in ASCII, which every server takes.
+
+    Raise `ValueError` with the first one that is not an address.
+    """
+    made = []
+    for name, address in getaddresses([addresses] if addresses else []):
+        user, sign, domain = address.rpartition("@") if "@" in address else (address, "", "")
+        try:
+            ascii_domain = domain.encode("idna").decode()
+        except UnicodeError:
+            ascii_domain = ""
+        if not re.fullmatch("[!-~]+", user) or bool(sign) != bool(ascii_domain):
+            raise ValueError(repr(address or addresses))
+        # Python writes a name that is not ASCII without the quotes that these signs need.
+        plain = name if name.isascii() else re.sub(r"[][\\()<>@,;:\".]+", " ", name)
+        made.append(formataddr((plain, f"{user}{sign}{ascii_domain}")))
+    return ", ".join(made)
 
 
 def _rule(table: Table, limits_ms: Mapping[str, float]) -> Rule | BenchmarkRule | None:

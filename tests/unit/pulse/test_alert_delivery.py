@@ -128,10 +128,12 @@ def test_slack_payload_has_bounds() -> None:
 
 def test_failed_deliveries_are_tried_again(receiver: Webhook, tmp_path: Path) -> None:
     """Pauses double, a wish of the receiver is granted, and the message arrives once."""
-    receiver.answers = [(500, {}), (503, {}), (429, {"Retry-After": "30"})]
+    page = {"Answer": " <!doctype html><title>Log in to the network</title>"}
+    receiver.answers = [(500, {}), (200, page), (429, {"Retry-After": "30"})]
     clock, said, state = delivered(tmp_path, SlackChannel(Secret(receiver.url), "#alerts"))
     assert clock.pauses == [2.0, 4.0, 30.0]
     assert said[0].startswith("not delivered by slack (HTTP 500), is tried again:")
+    assert said[1].startswith("not delivered by slack (a web page answered, not a webhook), is")
     assert said[-1] == "delivered by slack: FIRING 1: VoiceLatencyOverBudget"
     assert state.next_due(["slack"]) is None
     assert state.dead() == ()
@@ -292,6 +294,18 @@ def test_email_to_a_domain_in_any_script() -> None:
     letter = composed(MESSAGE, 1, settings)
     assert letter["To"] == "Ops <ops@xn--bcher-kva.example>, b@example.org"
     assert letter["From"] == "a@xn--m-eha.de"
+
+
+def test_email_is_ascii_in_short_lines() -> None:
+    """Whatever names and texts hold; a comma in a name does not make two receivers of one."""
+    notice = replace(NOTICE, rule="Täst 😀", what="é" * 3000)
+    receiver = '"O\'Brien, Ünal" <b@example.org>'
+    letter = composed(Message((notice,)), 1, replace(EMAIL, to=receiver))
+    lines = letter.as_bytes().splitlines()
+    assert b"".join(lines).isascii()
+    assert max(map(len, lines)) < 79
+    (line,) = (line for line in lines if line.startswith(b"To: "))
+    assert b"," not in line
 
 
 def test_no_text_is_longer_than_a_message_holds() -> None:

@@ -188,6 +188,15 @@ def test_mail_leaves_the_machine_only_with_tls(tmp_path: Path) -> None:
         loaded(tmp_path, ADDRESSES.replace("127.0.0.1", "mail.example.org"))
 
 
+@pytest.mark.parametrize(
+    "wrong", ["you@", "@example.org", "you@a..org", "ü@example.org", "a b@c.d"]
+)
+def test_what_is_not_an_address_is_reported(tmp_path: Path, wrong: str) -> None:
+    """Before a message waits for it."""
+    with pytest.raises(GateSettingsError, match=r"alerts.toml:12: .* is not an address"):
+        loaded(tmp_path, ADDRESSES.replace("on-call@example.org", wrong))
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     """Two mistakes are two problems of one error."""
     text = ALERTS.replace("burn = 14.4", "burn = 0").replace("for_s = 300", "for_s = 1")
