@@ -297,7 +297,7 @@ def test_email_to_a_domain_in_any_script() -> None:
 
 
 def test_email_is_ascii_in_short_lines() -> None:
-    """Whatever names and texts hold; a comma in a name does not make two receivers of one."""
+    """For names and texts of any kind; a comma in a name does not make two receivers of one."""
     notice = replace(NOTICE, rule="Täst 😀", what="é" * 3000)
     receiver = '"O\'Brien, Ünal" <b@example.org>'
     letter = composed(Message((notice,)), 1, replace(EMAIL, to=receiver))
