@@ -350,7 +350,7 @@ class _Reading:
         self.refusal += refusal
         calls = getattr(message, "tool_calls", None) or getattr(message, "function_call", None)
         for part in calls if isinstance(calls, list) else filter(None, [calls]):
-            function = getattr(part, "function", None)
+            function = getattr(part, "function", part)  # the older form has no level between
             arguments = getattr(function, "arguments", None) or ""
             if not isinstance(arguments, str):  # some services send the object
                 arguments = json.dumps(arguments, default=str)

@@ -220,6 +220,12 @@ async def test_what_some_services_send(server: OpenAIServer, service: OpenAIServ
         await anext(llm.stream(ASKED))
 
 
+async def test_a_call_in_the_older_form(server: OpenAIServer, service: OpenAIService) -> None:
+    server.script.append(whole({"function_call": {"name": "sum", "arguments": "[]"}}, "stop"))
+    answer = await service.llm("echo").complete(ASKED, tools=OFFERED)
+    assert getattr(answer, "tool_calls", None) == (ToolCall("call_0", "sum", "[]"),)
+
+
 @pytest.mark.parametrize("reason", ["tool_calls", "function_call", "length"])
 async def test_a_reason_without_calls_is_not_an_answer(
     reason: str, server: OpenAIServer, service: OpenAIService
