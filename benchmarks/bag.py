@@ -48,7 +48,7 @@ class Write(CpuTimed):
 
     @timed
     def track_10k_by_10_tasks(self) -> None:
-        """10,000 awaited writes of ten tasks in turn: whether sharing a bag costs anything."""
+        """10,000 awaited writes of ten tasks in turn: what sharing a bag costs."""
         run(write_by_tasks())
 
     @timed
@@ -81,7 +81,7 @@ class Read(CpuTimed):
 
 @functools.cache
 def dict_of_keys() -> dict[str, str]:
-    """A plain dict in which all keys stand."""
+    """A plain dict that holds all keys."""
     return {key: key for key in keys()}
 
 

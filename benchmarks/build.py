@@ -11,7 +11,7 @@ setup = requires("Pipeline", "StageSpec", "StageOutput", "PipelineOrchestrator")
 
 
 class Small(CpuTimed):
-    """Pipelines of the size that people write."""
+    """Pipelines of usual sizes."""
 
     version = "2"
     params = (3, 10, 20)
@@ -24,12 +24,12 @@ class Small(CpuTimed):
 
     @timed
     def track_orchestrator(self, stages: int) -> None:
-        """The same, and the graph bound to what runs it: all that stands before a first run."""
+        """The same, and the graph bound to what runs it: all that is done before a first run."""
         sf.PipelineOrchestrator(define_and_build(stages))
 
 
 class Growth(CpuTimed):
-    """Pipelines of any size: the time should grow as the number of stages does, no faster."""
+    """Large pipelines: the time should grow in proportion to the number of stages."""
 
     version = "1"
     params = (100, 1_000, 10_000)
@@ -37,7 +37,7 @@ class Growth(CpuTimed):
 
     @timed
     def track_define_and_build(self, stages: int) -> None:
-        """Checks and compilation; a curve steeper than the number of stages shows as a bend."""
+        """Checks and compilation; the curve bends if the cost a stage grows."""
         define_and_build(stages)
 
 

@@ -188,7 +188,7 @@ class Latency:
         return turn(name, FIXED).latency_ms - path.length
 
     def track_waits_of_its_own_ms(self, name: str) -> float:
-        """With providers that answer at once: 0, or something sleeps that nobody waits for."""
+        """With providers that answer at once: 0, or something sleeps for no reason."""
         return turn(name, NONE).latency_ms
 
     def track_calls_in_a_row(self, name: str) -> float:
@@ -232,7 +232,7 @@ class Work:
 
 
 class TimeToFirstAudio:
-    """After what time a user hears something, of an answer of four sentences."""
+    """How long a user waits for the first sound of an answer of four sentences."""
 
     setup = requires(*STREAMING)
     version = "1"
@@ -247,14 +247,14 @@ class TimeToFirstAudio:
         return found
 
     def track_heard_ms(self, name: str) -> float:
-        """All of it, to the last word: the rest sounds without a gap, so what is won is kept."""
+        """Until the last word is heard: no gap follows, so the time won at the start is kept."""
         found = talk(name).heard_ms
         assert found is not None, "a turn that completed has been heard"
         return found
 
 
 class TimeToFirstToken:
-    """After what time a user reads something, of a streaming chat's answer of sixteen words."""
+    """How long a user waits for the first word of a streaming chat's answer of sixteen words."""
 
     setup = requires(*STREAMING_CHAT)
     version = "1"

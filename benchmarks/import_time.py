@@ -6,7 +6,7 @@ from benchmarks._lib import without_asv
 from benchmarks._lib.fresh_process import import_seconds
 from benchmarks._lib.support import bounded, charted, requires
 
-# A package that is still empty is imported in no time: a best value that none could reach again.
+# A package that is still empty is imported in no time: a best value that no commit reaches again.
 setup = requires("PipelineOrchestrator")
 
 ROUNDS = 9
@@ -31,7 +31,7 @@ class Import:
     track_stageflow.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_asyncio(self) -> dict[str, object]:
-        """CPU time of ``import asyncio``, which is in the other: it shows what the machine does."""
+        """CPU time of ``import asyncio``, which stageflow's includes: the machine's speed."""
         return bounded([asyncio for (asyncio,) in imports("asyncio")])
 
     track_asyncio.unit = "seconds"  # type: ignore[attr-defined]

@@ -65,7 +65,7 @@ def guarded(chain: str) -> sf.PipelineOrchestrator:
 
 
 class Resilience(CpuTimed):
-    """The same graph with what stands between its stages and a failing provider; none fails."""
+    """The same graph with the interceptors against failing providers; no provider fails."""
 
     version = "1"
     params = ("none", "retry", "breaker", "both")

@@ -27,7 +27,7 @@ class Peak:
         run(run_at_once(orchestrator("dense 4x5"), 1_000))
 
     def peakmem_1000_runs_of_20_suspending(self) -> None:
-        """The same with stages that suspend: the tasks of all runs stand in memory together."""
+        """The same with stages that suspend: the tasks of all runs are in memory together."""
         run(run_at_once(orchestrator("dense 4x5", suspending), 1_000))
 
 

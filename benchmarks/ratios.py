@@ -1,8 +1,8 @@
 """The engine's cost as a multiple of hand-written asyncio code for the same work.
 
 Both are measured in turn in the same process, so a ratio moves less with the machine than a time.
-The hand-written code's own times stand beside it: a ratio that moves while they do is not a change
-of stageflow's. ``python -m benchmarks.compare`` prints these ratios beside their goals.
+The hand-written code's own times are series, too: if they move with a ratio, stageflow has not
+changed. ``python -m tools.compare`` prints these ratios beside their goals.
 """
 
 from __future__ import annotations

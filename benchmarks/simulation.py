@@ -75,9 +75,9 @@ class StageLatency:
 
 
 class TimeToFirstAudio:
-    """After what time 200 users hear something, in virtual time, of an answer of three sentences.
+    """How long 200 users wait in virtual time for the first sound of an answer of three sentences.
 
-    Both kernels have the same providers; what they differ by is what streaming wins.
+    Both kernels have the same providers, so the difference is what streaming saves.
     """
 
     setup = requires(*STREAMING)
@@ -87,13 +87,13 @@ class TimeToFirstAudio:
     params = VOICES
 
     def track_kernel(self, name: str) -> dict[str, object]:
-        """With the first sentence as soon as it is there, or the whole: P50, P95 and P99."""
+        """Latencies as samples: P50, P95 and P99. One kernel speaks before its answer is ready."""
         firsts = (first_audio_ms(result.events) for result in _talks(name))
         return {"samples": [_s(first_ms) for first_ms in firsts], "number": 1}
 
 
 class TimeToFirstToken:
-    """After what time 200 users of a streaming chat read the first word, in virtual time."""
+    """How long 200 users of a streaming chat wait for the first word, in virtual time."""
 
     setup = requires(*STREAMING_CHAT)
     version = "1"
@@ -112,7 +112,7 @@ class TimeToFirstToken:
 
 
 class TimeToFirstItem:
-    """After what time the streams of these turns have their first item, from their stage's start.
+    """How long the streams of these turns take to their first item, from the start of their stage.
 
     As a user's telemetry would show it: the streams whose first item the first audio waits for.
     """

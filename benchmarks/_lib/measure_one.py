@@ -1,7 +1,7 @@
-"""Single series, exact or counted, measured by name: for who asks for one and not for all.
+"""Measure single series, exact or counted, by their names.
 
-asv counts all operations at once, since a start under valgrind takes seconds. Looking for the
-commit that made one of them slower wants that one alone.
+asv counts all operations at once, since a start under valgrind takes seconds. A search for the
+commit that made one of them slower needs that one alone.
 """
 
 from __future__ import annotations

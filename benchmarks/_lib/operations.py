@@ -73,7 +73,7 @@ class Operation:
         calls: How many calls a block holds.
         per_call: How many operations a call does.
         needs: What stageflow must have for it; see `benchmarks._lib.support.requires`.
-        timed: Whether it is timed too: what is as fast as a clock's look at it is only counted.
+        timed: Whether it is timed, too: an operation as short as reading a clock is only counted.
         without: The name of the same operation without what this one is about. The difference is
             what is counted.
     """

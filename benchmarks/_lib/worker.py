@@ -1,4 +1,4 @@
-"""Times operations for somebody who asks: a process for one commit, beside one for another.
+"""Time operations on request: a process for one commit, beside one for another.
 
 ``python -P -m benchmarks._lib.worker`` measures the stageflow that it imports: the first on
 ``PYTHONPATH``, which names a commit's package, and then the folder of the benchmarks. (Without
