@@ -1,4 +1,4 @@
-"""``asv continuous main HEAD``, with the commands of our ``asv.conf.json``, tells slow from same.
+"""``asv continuous main HEAD`` tells slow from same, with the commands of our ``asv.conf.json``.
 
 Only the benchmark that counts its work decides here. On a busy machine even CPU time differed by
 1.47 between two commits of identical code, so a test that let a time decide would fail by chance.
@@ -23,15 +23,14 @@ COUNTED = ("--bench", "track_steps")
 @pytest.fixture
 def repo(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ScratchRepo:
     """A copy of the measured repository with its newest work on a branch off ``main``."""
-    # Built with pip, by the commands of this repository.
-    copy = asv_repo.measured(tmp_path_factory).repo.copy(tmp_path)
-    copy.configure()
+    copy = asv_repo.measured(tmp_path_factory).copy(tmp_path)
     copy.git("checkout", "--quiet", "-b", "work", "main")
     return copy
 
 
 def test_planted_slowdown_is_found(repo: ScratchRepo) -> None:
     """A commit that does 1.5 times the work of main ends the comparison with code 1."""
+    repo.configure()  # pip builds and installs both, by the commands of this repository
     steps = BASE_STEPS + 5_000
     repo.commit("Slower", asv_repo.package(steps * 3 // 2, added_later=True))
     done = repo.asv("continuous", "main", "HEAD", *COUNTED)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests.utils.asv_repo import ScratchRepo
+from tests.utils.session import once
 
 pytestmark = pytest.mark.slow
 
+REPORT = ".asv/report.json"
 _CONFIG = """\
 {
     // As `asv quickstart` writes it, with comments; the branch is the default one.
@@ -84,10 +86,18 @@ def track_by_chance():
 """
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> ScratchRepo:
-    """A repository whose asv folder is not its root, and whose package is in ``src``."""
-    folder = tmp_path_factory.mktemp("toy")
+@pytest.fixture
+def toy(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> ScratchRepo:
+    """A repository whose asv folder is not its root, and whose package is in ``src``.
+
+    A commit of words was judged.
+    """
+    folder = once(tmp_path_factory, "toy", lay_and_judge)
+    return ScratchRepo(folder / "repo", folder / "home").copy(tmp_path)
+
+
+def lay_and_judge(folder: Path) -> None:
+    """Make the repository, and let the gate pass its commit of words."""
     (folder / "home").mkdir()
     repo = ScratchRepo(folder / "repo", folder / "home")
     repo.path.mkdir()
@@ -96,24 +106,27 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ScratchRepo:
     files |= {"perf/benchmarks/suite.py": _BENCHMARKS, ".gitignore": ".asv/\n__pycache__/\n"}
     repo.commit("The package", files | {"src/toylib/__init__.py": _PACKAGE.format(work=1, size=8)})
     repo.git("switch", "--quiet", "--create", "work")
-    return repo
+    repo.commit("Words", {"README.md": "Words.\n"})
+    judged(repo, 0)
 
 
 def judged(repo: ScratchRepo, code: int, *options: str) -> dict[str, dict[str, Any]]:
     """Run the gate, which has to end with `code`, and return its verdicts by series."""
-    report = repo.home / "report.json"
     project = ScratchRepo(repo.path / "perf", repo.home)
-    done = project.pulse("gate", "--json", str(report), *options)
+    done = project.pulse("gate", "--json", str(project.path / REPORT), *options)
     assert done.returncode == code, done.stdout
-    verdicts = json.loads(report.read_text(encoding="utf-8"))["verdicts"]
-    return {verdict["series"]: verdict for verdict in verdicts}
+    return verdicts(repo)
+
+
+def verdicts(repo: ScratchRepo) -> dict[str, dict[str, Any]]:
+    """Return the verdicts that were written last, by series."""
+    found = json.loads((repo.path / "perf" / REPORT).read_text(encoding="utf-8"))["verdicts"]
+    return {verdict["series"]: verdict for verdict in found}
 
 
 def test_a_commit_of_words_passes(toy: ScratchRepo) -> None:
     """Each benchmark is measured in its way, on both commits, and none alarms."""
-    toy.commit("Words", {"README.md": "Words.\n"})
-    found = judged(toy, 0)
-    kinds = {series: verdict["kind"] for series, verdict in found.items()}
+    kinds = {series: verdict["kind"] for series, verdict in verdicts(toy).items()}
     assert kinds.pop("timed('suite.time_skipped')") == "skipped on both"
     skipped = kinds.pop("instructions('suite.time_skipped')")
     counts = shutil.which("valgrind") is not None
@@ -127,12 +140,11 @@ def test_a_commit_of_words_passes(toy: ScratchRepo) -> None:
     assert {kinds[series] for series in set(kinds) - apart} <= {"unchanged", "slower", "faster"}
 
 
-def test_what_became_dearer_is_named(toy: ScratchRepo, tmp_path: Path) -> None:
+def test_what_became_dearer_is_named(toy: ScratchRepo) -> None:
     """Instructions and values that rose fail the gate, and nothing else does."""
-    repo = toy.copy(tmp_path)
     slower = _PACKAGE.format(work=3, size=9)
-    repo.commit("Slower", {"src/toylib/__init__.py": slower})
-    found = judged(repo, 1, "--no-timed")
+    toy.commit("Slower", {"src/toylib/__init__.py": slower})
+    found = judged(toy, 1, "--no-timed")
     risen = {series for series, verdict in found.items() if verdict["kind"] == "regression"}
     for kind in ('"a\'b"', "'c'"):
         assert f"value({f'suite.Suite.track_size(100, {kind})'!r})" in risen

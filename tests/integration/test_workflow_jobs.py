@@ -94,16 +94,20 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return Runner(origin, programs, ROOT / "Makefile", repo.env)
 
 
-def makefile_of(workflows: Path) -> Path:
-    """The Makefile that the steps of these workflows call."""
-    return (ROOT if workflows is OURS else TEMPLATE) / "Makefile"
+def exact_only(runner: Runner, event: Event, folder: Path) -> str:
+    """Run our gate's job on the exact series alone: enough to see which commits it compares."""
+    makefile = folder.with_name("Makefile")
+    text = (ROOT / "Makefile").read_text("utf-8")
+    assert text.count("pulse gate --base") == 1
+    makefile.write_text(text.replace("pulse gate", "pulse gate --only exact"), encoding="utf-8")
+    return judged(replace(runner, makefile=makefile), event, folder)
 
 
 def judged(
     runner: Runner, event: Event, folder: Path, workflows: Path = OURS, code: int = 0
 ) -> str:
     """Run the gate's job and return which commits its report is about, and what it says."""
-    on = replace(runner, makefile=makefile_of(workflows))
+    on = replace(runner, makefile=TEMPLATE / "Makefile") if workflows is THEIRS else runner
     done = run_job(workflows / "gate.yml", "gate", event, on, folder)
     found = Exit(code).name
     assert f"Gate: {found} " in done.output, done.output
@@ -141,14 +145,15 @@ def test_a_slower_pull_request_fails_and_shows_its_report(
 def test_a_push_is_compared_with_the_commit_before_it(runner: Runner, tmp_path: Path) -> None:
     """A push to main is compared with what main was before."""
     before = runner.git(runner.origin, "rev-parse", "main~1")
-    report = judged(runner, Event("push", "refs/heads/main", before=before), tmp_path / "clone")
+    event = Event("push", "refs/heads/main", before=before)
+    report = exact_only(runner, event, tmp_path / "clone")
     assert commits(runner, "main~1", "main") in report
 
 
 def test_the_first_push_of_a_branch_is_compared_with_main(runner: Runner, tmp_path: Path) -> None:
     """Without a commit before it, a branch is compared with where it left main."""
     event = Event("push", "refs/heads/feature", before=NO_COMMIT)
-    report = judged(runner, event, tmp_path / "clone")
+    report = exact_only(runner, event, tmp_path / "clone")
     assert commits(runner, "main~1", "feature") in report
 
 
@@ -158,7 +163,8 @@ def test_a_main_without_a_past_is_compared_with_nothing(
 ) -> None:
     """Where main is new, or its past was replaced, the report says that only budgets are judged."""
     event = Event("push", "refs/heads/main", before=before, forced=forced)
-    assert "the same commit: only budgets are judged" in judged(runner, event, tmp_path / "clone")
+    report = exact_only(runner, event, tmp_path / "clone")
+    assert "the same commit: only budgets are judged" in report
 
 
 def test_a_shallow_clone_does_not_pass(runner: Runner, tmp_path: Path) -> None:
@@ -177,7 +183,7 @@ def test_a_shallow_clone_does_not_pass(runner: Runner, tmp_path: Path) -> None:
 )
 def test_the_site_is_published(runner: Runner, tmp_path: Path, workflows: Path, ref: str) -> None:
     """The site shows main's commits, whatever is checked out; our results are kept."""
-    on = replace(runner, makefile=makefile_of(workflows))
+    on = replace(runner, makefile=TEMPLATE / "Makefile") if workflows is THEIRS else runner
     event = Event("workflow_dispatch", ref)
     done = run_job(workflows / "pages.yml", "measure", event, on, tmp_path / "clone")
     assert not any(done.codes.values()), done.output

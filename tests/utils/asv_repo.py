@@ -3,9 +3,10 @@
 Their package counts its work exactly and spends CPU time in proportion to it, so a commit that is
 planted to be 1.5 times slower is so on any machine, however loaded.
 
-An asv environment and the measurement of three commits take half a minute, so a test session makes
-them once. Each worker of pytest-xdist has a copy of the environment, as asv installs one commit
-after another in it; tests change copies of the repository.
+An asv environment and the measurement of three commits take seconds, so a test session makes them
+once, and copies commits into the environment; test_continuous.py and test_init.py let pip build
+and install them. Each worker of pytest-xdist has a copy of the environment, as asv installs one
+commit after another in it; tests change copies of the repository.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ time_added_later.rounds = 2
 '''
 
 #: pip takes three seconds to build and install a package of one file.
-_QUICK_BUILD: dict[str, Any] = {
+QUICK_BUILD: dict[str, Any] = {
     "build_command": [],
     "install_command": [f"python {Path(__file__).with_name('quick_install.py')} {{build_dir}}"],
 }
@@ -112,8 +113,8 @@ def install_quickly(project: Path, environments: Path | None = None) -> None:
     """
     path = project / "asv.conf.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    command = f"{_QUICK_BUILD['install_command'][0]} {ROOT}"
-    settings |= _QUICK_BUILD | {"install_command": [command]}
+    command = f"{QUICK_BUILD['install_command'][0]} {ROOT}"
+    settings |= QUICK_BUILD | {"install_command": [command]}
     if environments is not None:
         settings["env_dir"] = str(environments)
     path.write_text(json.dumps(settings), encoding="utf-8")
@@ -280,7 +281,7 @@ class Measured:
     def copy(self, folder: Path) -> ScratchRepo:
         """Return a copy of the repository to change at will; its builds do without pip."""
         copied = self.repo.copy(folder)
-        copied.configure(**_QUICK_BUILD)
+        copied.configure(**QUICK_BUILD)
         return copied
 
 
@@ -296,6 +297,7 @@ def measured(factory: pytest.TempPathFactory) -> Measured:
 
 def _measure(folder: Path) -> None:
     repo = create(folder)
+    repo.configure(**QUICK_BUILD)
     first = repo.git("rev-parse", "HEAD")
     second = repo.commit("More work", package(BASE_STEPS + 5_000))
     third = repo.commit("Escape <this> & that", package(BASE_STEPS + 5_000, added_later=True))
