@@ -25,6 +25,7 @@ from benchmarks._lib.turns import kernel
 from stageflow import interceptors
 from stageflow.kernels import chat, voice
 from tests.utils.commands import run_command
+from tests.utils.session import once
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -40,12 +41,17 @@ REPEATED = ("bag.write", "run.suspending", "run.chain", "interceptor.timeout")
 
 
 @pytest.fixture(scope="module")
-def counts() -> dict[str, Count]:
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Count]:
     """One count, since the start of a process under valgrind takes longer than most counts."""
-    sizes = [*operations.GROWTH["bag.writes"].sizes, 400, 800]
-    return count(
-        [*REPEATED, "interceptor.none", *(f"bag.writes@{size}" for size in dict.fromkeys(sizes))]
-    )
+    sizes = dict.fromkeys([*operations.GROWTH["bag.writes"].sizes, 400, 800])
+    names = [*REPEATED, "interceptor.none", *(f"bag.writes@{size}" for size in sizes)]
+
+    def make(folder: Path) -> None:
+        found = {name: one.value() for name, one in count(names).items()}
+        (folder / "counts.json").write_text(json.dumps(found), encoding="utf-8")
+
+    made = once(tmp_path_factory, "counts", make) / "counts.json"
+    return {name: Count(value) for name, value in json.loads(made.read_text("utf-8")).items()}
 
 
 @pytest.mark.slow
