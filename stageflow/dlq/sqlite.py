@@ -65,7 +65,7 @@ class _SqliteStore(SqlDeadLetterStore):
 
 
 class InMemoryDeadLetterStore(_SqliteStore):
-    """Dead letters for simulations and tests: gone with the process."""
+    """Keeps dead letters in memory, for simulations and tests."""
 
     def __init__(
         self, *, codec: Codec = DEFAULT_CODEC, wall_clock: Callable[[], float] = time.time

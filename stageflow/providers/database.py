@@ -121,7 +121,7 @@ class SqlDatabase(AsyncClosing):
     async def append(
         self, collection: str, key: str, field: str, item: Any, *, keep: int | None = None
     ) -> None:
-        """Append in one step, whatever other processes do; see `Database`. Raises as `put`."""
+        """Append atomically, also beside other processes; see `Database`. Raises as `put`."""
         row: dict[str, Any] = _row(collection, key, {"item": item})
         copied, stored = json.loads(row.pop("record"))["item"], None
         async with appending(self, at := (collection, key)):

@@ -17,7 +17,7 @@ UNITS: Mapping[str, tuple[str, ...]] = {
 
 
 class Metered(_Wrapper):
-    """A provider whose calls tell `report` what they have used: an amount by unit.
+    """A provider whose calls pass their usage to `report`: an amount by unit.
 
     Tokens that the service does not report are estimated, and so marked: ``estimated``. `check` is
     called before each call, and may raise.

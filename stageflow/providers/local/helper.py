@@ -160,7 +160,7 @@ def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
 
 
 class Stop:
-    """Tells work in a thread to end; it checks `asked` between steps."""
+    """Asks work in a thread to end; the work checks `asked` between steps."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -206,7 +206,7 @@ def _outcomes(project: AsvProject, machine: str, pattern: str | None) -> dict[st
 
 
 class _Progress:
-    """Emits a line before asv's about each commit, and now and then what is left."""
+    """Emits a line before asv's about each commit, and the remaining time now and then."""
 
     def __init__(self, chosen: list[Commit], emit: Emit) -> None:
         self._chosen = chosen

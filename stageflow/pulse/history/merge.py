@@ -1,4 +1,4 @@
-"""Put results of several machines together that shared the work, or measured on their own."""
+"""Merge the results of several machines, which shared the work or measured separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find where a series goes from one level to another, in the order of the commits.
+"""Find the commits at which a series changes its level.
 
 The charts draw these steps, and regressions are judged by them. Later values never change a step
 that was found, so an alert about it stays true. A value that does not scatter is compared with the

@@ -67,14 +67,14 @@ class LlmContractTest(ProviderContractTest):
 
     @on_subject
     async def test_completes_with_text(self, llm: LLM) -> None:
-        """Some text."""
+        """The answer is text that is not empty."""
         answer = await llm.complete(_ASKED)
         assert isinstance(answer, str), f"complete() gave a {type(answer).__name__}"
         assert answer, "complete() gave an empty answer"
 
     @on_subject
     async def test_streams_text(self, llm: LLM) -> None:
-        """In pieces that are text, and together not empty."""
+        """The pieces are text, and together they are not empty."""
         pieces = [piece async for piece in llm.stream(_ASKED)]
         wrong = [piece for piece in pieces if not isinstance(piece, str)]
         assert not wrong, f"stream() gave {wrong[0]!r}, which is not text"
@@ -82,7 +82,7 @@ class LlmContractTest(ProviderContractTest):
 
     @on_subject
     async def test_a_stream_can_be_left(self, llm: LLM) -> None:
-        """After its first piece; the next call is answered in full."""
+        """A reader may stop after the first piece; the next call is answered completely."""
         stream = llm.stream(_ASKED)
         async for _ in stream:
             break
@@ -92,16 +92,16 @@ class LlmContractTest(ProviderContractTest):
         assert [piece async for piece in llm.stream(_ASKED)], "the stream after it gave nothing"
 
     def test_can_be_cancelled(self) -> None:
-        """Wherever a call waits, it ends as cancelled; the next one is answered."""
+        """A cancelled call ends as cancelled wherever it waits; the next one is answered."""
         self._cancel(lambda llm: llm.complete(_ASKED))
 
     def test_a_stream_can_be_cancelled(self) -> None:
-        """The same, of an answer in pieces."""
+        """A cancelled stream ends as cancelled wherever it waits; the next one is answered."""
         self._cancel(lambda llm: _whole(llm.stream(_ASKED)))
 
     @on_subject
     async def test_calls_at_once_are_answered(self, llm: LLM) -> None:
-        """Each of several."""
+        """Each of several concurrent calls gets its answer."""
         answers = await asyncio.gather(*(llm.complete(_ASKED) for _ in range(5)))
         assert all(isinstance(a, str) and a for a in answers), f"several at once got {answers}"
 
@@ -131,13 +131,13 @@ class ToolContractTest(ProviderContractTest):
 
     @on_subject
     async def test_is_described(self, tool: Tool) -> None:
-        """The model reads what it does, and of which type each argument is."""
+        """The model learns what the tool does, and the type of each argument."""
         assert tool.description.strip(), f"{tool.name} has no docstring and no description"
         assert json.loads(json.dumps(tool.to_dict())) == tool.to_dict(), "its schema is not JSON"
 
     @on_subject
     async def test_refuses_other_arguments(self, tool: Tool) -> None:
-        """With an error that names them."""
+        """The error names the arguments that do not fit."""
         for text in (json.dumps({**self.make_arguments(), "no_such": 1}), "[]", "{"):
             with suppress(ToolError):
                 tool.read(text)
@@ -145,19 +145,19 @@ class ToolContractTest(ProviderContractTest):
 
     @on_subject
     async def test_a_call_made_again_has_the_same_result(self, tool: Tool) -> None:
-        """Calls with one idempotency key; others may differ."""
+        """Calls with one idempotency key have one result, unless `repeatable` is false."""
         first, second = await self._called(tool), await self._called(tool)
         if self.repeatable:
             assert first == second, f"the first call returned {first!r}, the second {second!r}"
 
     @on_subject
     async def test_calls_at_once_have_results(self, tool: Tool) -> None:
-        """Each of several."""
+        """Each of several concurrent calls gets its result."""
         results = await asyncio.gather(*(self._called(tool, str(n)) for n in range(5)))
         assert all(isinstance(result, str) for result in results), f"several got {results}"
 
     def test_can_be_cancelled(self) -> None:
-        """Wherever a call waits, it ends as cancelled; the next one has a result."""
+        """A cancelled call ends as cancelled wherever it waits; the next one has a result."""
         self._cancel(self._called)
 
 
@@ -172,20 +172,20 @@ class SttContractTest(ProviderContractTest):
 
     @on_subject
     async def test_gives_text(self, stt: STT) -> None:
-        """A transcript is text."""
+        """The transcript is text."""
         heard = await stt.transcribe(self.make_audio())
         assert isinstance(heard, str), f"transcribe() gave a {type(heard).__name__}"
         assert heard.strip(), "transcribe() heard nothing"
 
     @on_subject
     async def test_hears_the_same_again(self, stt: STT) -> None:
-        """One call leaves nothing behind that changes the next."""
+        """A call leaves nothing behind that changes the next one."""
         audio = self.make_audio()
         first, second = await stt.transcribe(audio), await stt.transcribe(audio)
         assert first == second, f"heard {first!r}, then {second!r}"
 
     def test_can_be_cancelled(self) -> None:
-        """Wherever a call waits, it ends as cancelled; the next one is answered."""
+        """A cancelled call ends as cancelled wherever it waits; the next one is answered."""
         self._cancel(lambda stt: stt.transcribe(self.make_audio()))
 
 
@@ -196,13 +196,13 @@ class TtsContractTest(ProviderContractTest):
 
     @on_subject
     async def test_gives_sound(self, tts: TTS) -> None:
-        """An `Audio` that holds something."""
+        """The answer is an `Audio` that is not empty."""
         spoken = await tts.synthesize("Hello.")
         assert isinstance(spoken, Audio), f"synthesize() gave a {type(spoken).__name__}"
         assert spoken.pcm, "synthesize() gave silence of no length"
 
     def test_can_be_cancelled(self) -> None:
-        """Wherever a call waits, it ends as cancelled; the next one is answered."""
+        """A cancelled call ends as cancelled wherever it waits; the next one is answered."""
         self._cancel(lambda tts: tts.synthesize("Hello."))
 
 
@@ -219,7 +219,7 @@ class SpeakerContractTest(ProviderContractTest):
 
     @on_subject
     async def test_returns_when_it_has_sounded(self, speaker: Speaker) -> None:
-        """Not before: what was heard of a cancelled turn is computed from the time."""
+        """A call does not return early: a cancelled turn computes what was heard from the time."""
         clock = asyncio.get_running_loop().time
         began = clock()
         await speaker.play(_SOUND)
@@ -228,12 +228,12 @@ class SpeakerContractTest(ProviderContractTest):
 
     @on_subject
     async def test_plays_one_after_another(self, speaker: Speaker) -> None:
-        """Sound of each length and rate, again and again."""
+        """Sounds of different lengths and rates are played in turn."""
         for audio in (_SOUND, Audio(_SOUND.pcm[:2]), Audio(_SOUND.pcm, 48_000), _SOUND):
             await speaker.play(audio)
 
     def test_can_be_cancelled(self) -> None:
-        """Wherever it sounds, it ends as cancelled; the next sound is played."""
+        """A cancelled call ends as cancelled while it sounds; the next sound is played."""
         self._cancel(lambda speaker: speaker.play(_SOUND))
 
 
@@ -244,13 +244,13 @@ class DatabaseContractTest(ProviderContractTest):
 
     @on_subject
     async def test_a_missing_record_is_none(self, db: Database) -> None:
-        """It is not an error."""
+        """A record that is missing is not an error."""
         got = await db.get("users", "nobody")
         assert got is None, f"get() gave {got!r} for a key that nobody has put"
 
     @on_subject
     async def test_a_stored_record_is_returned(self, db: Database) -> None:
-        """Equal for each value that JSON can hold, and for each key."""
+        """The record is equal, for each value that JSON can hold and each key."""
         record = {"name": "Ada", "turns": [1, 2.5, None, {"ü": True}], "": "empty"}
         for key in ("ada", "Ünï cödé", "a'b\"c;--", "x" * 200):
             await db.put("users", key, record)
@@ -258,7 +258,7 @@ class DatabaseContractTest(ProviderContractTest):
 
     @on_subject
     async def test_a_later_record_replaces_the_earlier_one(self, db: Database) -> None:
-        """Of the earlier one, as a whole."""
+        """No field of the earlier record is left."""
         await db.put("users", "ada", {"a": 1, "b": 2})
         await db.put("users", "ada", {"a": 3})
         got = await db.get("users", "ada")
@@ -266,7 +266,7 @@ class DatabaseContractTest(ProviderContractTest):
 
     @on_subject
     async def test_collections_are_separate(self, db: Database) -> None:
-        """The same key in two of them is two records."""
+        """One key in two collections names two records."""
         await db.put("users", "ada", {"a": 1})
         await db.put("turns", "ada", {"b": 2})
         got = [await db.get(name, "ada") for name in ("users", "turns")]
@@ -285,13 +285,13 @@ class DatabaseContractTest(ProviderContractTest):
 
     @on_subject
     async def test_writes_at_once_are_all_kept(self, db: Database) -> None:
-        """Each under its key."""
+        """Concurrent writes under different keys are all stored."""
         await asyncio.gather(*(db.put("users", str(n), {"n": n}) for n in range(20)))
         found = [await db.get("users", str(n)) for n in range(20)]
         assert found == [{"n": n} for n in range(20)], f"twenty writes at once left {found}"
 
     def test_can_be_cancelled(self) -> None:
-        """Wherever a write waits, it is made completely or not at all; the next one succeeds."""
+        """A cancelled write is made completely or not at all; the next one succeeds."""
 
         async def write(db: Database) -> None:
             assert await db.get("users", "ada") in (None, {"a": 1, "b": 2}), "half of it is there"

@@ -132,7 +132,7 @@ class StageContractTest(LoopContract):
         return ends[0]
 
     def test_emits_a_started_event(self) -> None:
-        """With the run's id and a time stamp, before anything else of the stage."""
+        """The event has the run id and a time stamp, and comes before all others of the stage."""
         case = self.make_stage()
         self._execute(case, self.create_test_context(case))
         started = self.assert_event_emitted(f"stage.{case.name}.{STARTED}")
@@ -145,7 +145,7 @@ class StageContractTest(LoopContract):
         assert first == started, f"{case.name} begins with {first.type}"
 
     def test_emits_a_completed_event_when_it_succeeds(self) -> None:
-        """With its duration, and as its only end."""
+        """The event has the duration, and no other event ends the stage."""
         case = self.make_stage()
         outcome = self._execute(case, self.create_test_context(case))
         end = self.assert_one_end(case)
@@ -153,7 +153,7 @@ class StageContractTest(LoopContract):
         assert end.data["duration_ms"] >= 0.0, f"{end.type} has the duration {end.data}"
 
     def test_emits_a_failed_event_when_it_fails(self) -> None:
-        """With code and message of the error, and as its only end."""
+        """The event has the code and text of the error, and no other event ends the stage."""
         case = self.make_stage()
         outcome = self._fail(case)
         if not self._may_fail(case):
@@ -169,7 +169,7 @@ class StageContractTest(LoopContract):
         assert end.data["duration_ms"] >= 0.0, f"{end.type} has the duration {end.data}"
 
     def test_cannot_fail_only_if_it_says_so(self) -> None:
-        """It then completes without inputs and providers."""
+        """A stage declared as one that cannot fail completes without inputs and providers."""
         case = self.make_stage()
         outcome = self._fail(case)
         if self.cannot_fail is not None:
@@ -177,7 +177,7 @@ class StageContractTest(LoopContract):
             assert outcome.status is not StageStatus.FAILED, f"{case.name} failed after all"
 
     def test_a_failure_has_a_message_for_the_user(self) -> None:
-        """In words that do not show internals."""
+        """The message does not show internals."""
         case = self.make_stage()
         self._fail(case)
         if not self._may_fail(case):
@@ -188,19 +188,19 @@ class StageContractTest(LoopContract):
         assert failed.data["error_message"] not in words, f"the user is shown the error: {words!r}"
 
     def test_returns_an_output_with_a_valid_status(self) -> None:
-        """A `StageOutput`, completed."""
+        """The stage returns a completed `StageOutput`."""
         output = self._completed()
         assert output.status is StageStatus.COMPLETED, f"it was {output.status}: {output.reason}"
 
     def test_returns_the_outputs_that_it_declares(self) -> None:
-        """All of them, streams included, and no others."""
+        """The stage returns all declared outputs and streams, and no others."""
         case = self.make_stage()
         output = self._completed(case)
         declared, found = {*case.spec.outputs, *case.spec.streams}, set(output.outputs)
         assert found == declared, f"{case.name} declares {declared} and returned {found}"
 
     def test_returns_outputs_that_can_be_stored(self) -> None:
-        """A dead letter can hold them, and returns them unchanged."""
+        """A dead letter can store the outputs, and returns them unchanged."""
         case = self.make_stage()
         for key, value in self._completed(case).outputs.items():
             again = self.codec.from_plain(self.codec.to_plain(value))
@@ -212,7 +212,7 @@ class StageContractTest(LoopContract):
             assert same, f"the output {key!r} came back as {again!r}, was {value!r}"
 
     def test_returns_objects_of_its_own(self) -> None:
-        """Not a mutable input, which would change with the output."""
+        """No output is a mutable input, which would change with the output."""
         case = self.make_stage()
         given = dict(self.create_test_context(case).inputs)
         output = _went_well(case, self._execute(case, self.ctx))
@@ -222,19 +222,19 @@ class StageContractTest(LoopContract):
             assert not shared, f"the output {key!r} of {case.name} is its input {inputs}: copy it"
 
     def test_reads_only_what_it_declares(self) -> None:
-        """It reads no key that its spec does not name."""
+        """The stage reads no key that its spec does not name."""
         asked = self._seen(lambda seen: seen.undeclared)
         assert not asked, f"it asks for {asked} and does not declare that: add it to its inputs"
 
     def test_leaves_its_inputs_as_they_are(self) -> None:
-        """Also while it waits: other stages read the same objects."""
+        """The inputs do not change, not even while the stage waits: other stages read them."""
         case = self.make_stage()
         given = dict(self.create_test_context(case).inputs)
         changed = self._changed(case, lambda: given)
         assert not changed, f"{case.name} changed its inputs {changed}: copy before you change"
 
     def test_leaves_the_process_as_it_is(self) -> None:
-        """Environment and working directory; in simulated time global random generators, too."""
+        """Environment and working directory stay; in simulated time, random generators do, too."""
         self._completed()  # loads what is loaded once
         case = self.make_stage()
         self.create_test_context(case)
@@ -242,12 +242,12 @@ class StageContractTest(LoopContract):
         assert not changed, f"{case.name} changed {', '.join(changed)}, which all code shares"
 
     def test_leaves_its_providers_open(self) -> None:
-        """Other runs use them, too."""
+        """The stage closes no provider, because other runs use them."""
         closed = self._seen(lambda seen: seen.closed)
         assert not closed, f"it closes {closed}: let the code that opened a provider close it"
 
     def test_reads_only_the_clock_of_the_loop(self) -> None:
-        """Simulated and repeated runs have a time of their own."""
+        """The stage reads no other clock: simulated and repeated runs have their own time."""
         clocks = self._seen(lambda seen: seen.clocks)
         assert self.real_io or not clocks, (
             f"it calls {', '.join(clocks)}: ctx.now() has the time of the loop,"
@@ -260,12 +260,12 @@ class StageContractTest(LoopContract):
         assert not kept, f"it keeps {', '.join(kept)}: keep no state on the stage"
 
     def test_can_be_cancelled_wherever_it_waits(self) -> None:
-        """At each step of the loop: it ends as cancelled, soon, and leaves no task behind."""
+        """Cancelled at any step of the loop, the stage ends soon and leaves no task behind."""
         self._cancel_everywhere(self._cancelled)
         self._completed()  # or it may have waited for nothing
 
     def test_can_be_cancelled_while_its_reader_is_slow(self) -> None:
-        """Also where it streams and waits until its items are read."""
+        """The stage also ends while it waits for the reader of its stream."""
         self._completed()
         if self.make_stage().spec.streams:
             self._cancel_everywhere(functools.partial(self._cancelled, slowly=True))
@@ -286,7 +286,7 @@ class StageContractTest(LoopContract):
         )
 
     def test_does_not_hold_the_loop(self) -> None:
-        """No callback of it runs longer than the limit; the error names the place."""
+        """No callback of the stage exceeds the limit; the error names the place."""
         self._completed()  # loads what is loaded once
         for _ in range(3):  # a busy machine may delay a callback, but hardly each time
             case = self.make_stage()
@@ -301,7 +301,7 @@ class StageContractTest(LoopContract):
         )
 
     def test_two_runs_at_once_do_not_mix(self) -> None:
-        """Each ends as it would alone, whichever runs first."""
+        """Each run ends as it would alone, whichever starts first."""
         self._completed()
         for seed in range(self.orders):
             alone = [_comparable(self._execute(*self._one_of_two(number))) for number in (0, 1)]

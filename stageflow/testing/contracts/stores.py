@@ -51,7 +51,7 @@ class StoreContractTest(LoopContract):
 
     @on_subject
     async def test_keeps_letters_in_order(self, store: DeadLetterStore) -> None:
-        """Equal to what was put, one by one and all together."""
+        """Letters are equal to those that were put, read one by one or all together."""
         letters = tuple(map(_letter, (3, 1, 2)))
         for letter in letters:
             await store.put(letter)
@@ -61,7 +61,7 @@ class StoreContractTest(LoopContract):
 
     @on_subject
     async def test_a_letter_put_twice_is_there_once(self, store: DeadLetterStore) -> None:
-        """And another one under its id is refused."""
+        """A different letter with the same id is refused."""
         await store.put(_letter(1))
         await store.put(_letter(1))
         other = dataclasses.replace(_letter(1), pipeline="other")
@@ -71,13 +71,13 @@ class StoreContractTest(LoopContract):
 
     @on_subject
     async def test_an_unknown_letter_is_refused(self, store: DeadLetterStore) -> None:
-        """When it is read, or claimed."""
+        """Reading or claiming a letter that does not exist raises."""
         await _refused(store.get("nobody"), errors.UnknownDeadLetterError)
         await _refused(store.claim("nobody", lease_s=1.0), errors.UnknownDeadLetterError)
 
     @on_subject
     async def test_one_of_many_claims_succeeds(self, store: DeadLetterStore) -> None:
-        """And the letter says that it is being replayed."""
+        """Of several claims at once, one succeeds, and the letter is marked as being replayed."""
         await store.put(_letter(1))
         tries = (store.claim(_letter(1).id, lease_s=60.0) for _ in range(10))
         ends = await asyncio.gather(*tries, return_exceptions=True)
@@ -89,7 +89,7 @@ class StoreContractTest(LoopContract):
 
     @on_subject
     async def test_a_replayed_letter_is_not_replayed_again(self, store: DeadLetterStore) -> None:
-        """Its state and its run stay as they are."""
+        """The letter keeps its state and the id of its replay."""
         await store.put(_letter(1))
         await store.finish(await store.claim(_letter(1).id, lease_s=60.0), "run-9")
         await _refused(store.claim(_letter(1).id, lease_s=60.0), errors.DeadLetterReplayedError)
@@ -100,7 +100,7 @@ class StoreContractTest(LoopContract):
 
     @on_subject
     async def test_a_deleted_letter_is_gone(self, store: DeadLetterStore) -> None:
-        """One that is being replayed, or that nobody has put, is not deleted."""
+        """A letter that is being replayed, or does not exist, cannot be deleted."""
         await store.put(_letter(1))
         await store.put(_letter(2))
         await store.claim(_letter(1).id, lease_s=60.0)
@@ -123,13 +123,13 @@ class SinkContractTest(Contract):
         raise self._unwritten("read")
 
     def test_passes_every_event_on_once_and_in_order(self) -> None:
-        """Those of a run, through a dispatcher that is closed afterwards."""
+        """The sink passes on all events of a run once its dispatcher is closed."""
         sink = self.make_sink()
         wanted, read = [event.type for event in self._run(sink)], list(self.read(sink))
         assert read == wanted, f"it passed {read} on, and was given {wanted}"
 
     def test_takes_an_empty_batch(self) -> None:
-        """Without an error, and without passing anything on."""
+        """An empty batch raises nothing and passes nothing on."""
         sink = self.make_sink()
         sink.write([])
         sink.close()
@@ -137,7 +137,7 @@ class SinkContractTest(Contract):
         assert read == [], f"it passed {read} on, and was given nothing"
 
     def test_no_event_of_a_run_is_lost_or_refused(self) -> None:
-        """The dispatcher counts them as written, none as failed."""
+        """The dispatcher counts all events as written, and none as failed."""
         sink = self.make_sink()
         with EventDispatcher([sink]) as dispatcher:
             events = self._events(dispatcher)
@@ -171,38 +171,38 @@ class InterceptorContractTest(LoopContract):
         raise self._unwritten("make_interceptors")
 
     def test_a_completed_stage_stays_completed(self) -> None:
-        """With the stage's outputs."""
+        """The outputs of the stage do not change."""
         self._ends_as_without(ScriptedStage(("k",), self._pauses_s, "ok"))
 
     def test_a_stage_that_never_suspends_completes(self) -> None:
-        """Also a stage that never gives the loop its turn."""
+        """A stage that never yields to the loop completes, too."""
         self._ends_as_without(ScriptedStage(("k",)))
 
     def test_a_stage_that_raises_fails_the_same_way(self) -> None:
-        """With the same code and text."""
+        """The failure keeps its code and text."""
         self._ends_as_without(ScriptedStage(("k",), self._pauses_s, "raise"))
 
     def test_a_failed_output_fails_the_same_way(self) -> None:
-        """Also a failure that the stage returns."""
+        """A failure that the stage returns keeps its code and text, too."""
         self._ends_as_without(ScriptedStage(("k",), (), "fail"))
 
     def test_a_skipped_stage_stays_skipped(self) -> None:
-        """For the stage's own reason."""
+        """The skip keeps its reason."""
         self._ends_as_without(ScriptedStage((), self._pauses_s, "skip"))
 
     def test_a_cancellation_passes(self) -> None:
-        """Wherever: the run is cancelled, its events are sound, and nothing is left behind."""
+        """Cancelled anywhere, the run ends as cancelled and leaves nothing behind."""
         ends = self._cancel_everywhere(self._cancelled)
         assert engine.RunStatus.CANCELLED in ends, "no cancellation reached the stage"
 
     def test_runs_at_once_do_not_mix(self) -> None:
-        """In any order, each ends with what is its own."""
+        """Each of several runs ends with its own outputs, in any order."""
         for seed in range(20):
             ends = self._run(self._many(5), Schedule(seed))
             assert ends == list(range(5)), f"runs 0 to 4 ended with {ends}"
 
     def test_an_instance_serves_many_runs(self) -> None:
-        """One after another, each as the first."""
+        """Later runs with the same instance end as the first one."""
         pipeline = _pipeline(ScriptedStage(("k",), self._pauses_s, "ok"))
         interceptors = self.make_interceptors()
 

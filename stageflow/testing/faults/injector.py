@@ -1,4 +1,4 @@
-"""Inject a fault: into one provider, for some of its calls, for the length of a block."""
+"""Inject a fault into some calls of one provider, within a block."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class FaultInjector:
 def _turns(
     probability: float | None = None, seed: int | str = 0, script: str | Sequence[str] | None = None
 ) -> Iterator[bool]:
-    """For each call, whether the fault strikes."""
+    """Yield for each call whether it meets the fault."""
     if script is not None:
         if probability is not None:
             raise refused("INTERMITTENT", "probability", probability, "the script decides; drop it")
