@@ -115,7 +115,7 @@ class Agent:
             gap = _BREAK if said.strip() else gap
 
     async def _results(self, answer: ports.Answer, left: int) -> list[ports.Message]:
-        """Make the calls of an answer at once; return it and their results as messages."""
+        """Make the calls of an answer concurrently; return answer and results as messages."""
         calls, limits = answer.tool_calls, self._tools
         if answer.cut:
             problem = f"it ended with {answer.finish_reason!r} within its tool calls"
@@ -141,7 +141,7 @@ class Agent:
         return [ports.Message("assistant", answer), *said]
 
     def _key(self, call: ports.ToolCall) -> str:
-        """Return what a call has in common with itself in another attempt of this turn."""
+        """Return the key of a call, the same in each attempt of this turn."""
         try:
             arguments = json.dumps(json.loads(call.arguments), sort_keys=True)
         except (TypeError, ValueError, RecursionError):

@@ -38,7 +38,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ShownFigure:
-    """How a figure is shown; `beside` names another figure that its tile shows, too."""
+    """How to show a figure; `beside` names another figure for the same tile."""
 
     title: str
     tile: bool = False

@@ -121,7 +121,7 @@ class Worker(Closing):
         return self._read(patience_s)
 
     def close(self) -> None:
-        """End it, and what it has started."""
+        """End the worker and the processes that it has started."""
         self._kill()
         self._process.communicate()
         self._errors.close()

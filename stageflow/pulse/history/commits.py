@@ -137,7 +137,7 @@ def _fill(series: Series, at: int, value: float, samples: Sequence[float]) -> No
 
 
 def _paired(project: AsvProject, machine: str, number: Mapping[str, int]) -> Iterator[Series]:
-    """Yield what the gate has timed in pairs on a machine, by commit; it keeps this for itself."""
+    """Yield the timings in pairs of a machine by commit, which the gate stores apart from asv's."""
     found: dict[str, Series] = {}
     for path in sorted((project.root / GATE_DIR).glob("*-*.json")):
         with suppress(*UNREADABLE):

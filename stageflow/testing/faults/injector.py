@@ -151,11 +151,11 @@ class FaultInjector:
         return self._fault
 
     def missed(self) -> None:
-        """Do not count the latest call: it is plain, and the fault does not fit it."""
+        """Undo the count of the latest call: it is synchronous, and the fault does not apply."""
         self.injected -= 1
 
     def unused(self) -> InvalidConfigError | None:
-        """Return the error that no call has met the fault, or None."""
+        """Return the error for a fault that no call met, or None."""
         by_chance = self.fault_type is FaultType.INTERMITTENT and self.calls
         if self.injected or by_chance or self._shadowed:
             return None
@@ -347,7 +347,7 @@ class FaultPlan:
 
     @contextmanager
     def injected(self) -> Iterator[tuple[FaultInjector, ...]]:
-        """Inject all of them, or none, for the length of a block; yield the injectors in order."""
+        """Inject all faults, or none, within a block; yield the injectors in order."""
         injectors = tuple(fault.injector() for fault in self.faults)
         with ExitStack() as stack:
             for injector in injectors:
@@ -360,7 +360,7 @@ class FaultPlan:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> FaultPlan:
-        """Return the plan that `to_dict` has written."""
+        """Return the plan from the mapping of `to_dict`."""
         try:
             faults = [dict(fault) for fault in plain.get("faults", ())]
             planned = (PlannedFault(f.pop("provider"), f.pop("type"), f) for f in faults)

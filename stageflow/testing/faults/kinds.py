@@ -57,7 +57,7 @@ class InjectedDatabaseError(Portable, Exception):
 
 
 def connection_reset(provider: str, when: str) -> ConnectionResetError:
-    """Return what a socket raises when the peer is gone."""
+    """Return the error that a socket raises when its peer has closed."""
     text = f"connection to {provider!r} reset by peer, {when}"
     return ConnectionResetError(errno.ECONNRESET, text)
 
@@ -220,7 +220,7 @@ class Timeout(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class Slow(Fault):
-    """The answer is right, and comes `duration_ms` late.
+    """The answer is correct and `duration_ms` late.
 
     Each piece of a stream is `per_piece_ms` later besides. A plain call is never late.
     """
@@ -250,7 +250,7 @@ class Disconnect(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class Stall(Fault):
-    """The provider accepts the call, and nothing useful comes.
+    """The provider accepts the call and sends nothing useful.
 
     A stream stops after `after_pieces`. With `keepalive_ms` empty pieces keep coming, as from a
     service that sends heartbeats and no words.
@@ -443,7 +443,7 @@ class StreamFaultInjector(Interceptor):
         return writer if key != self.key else cast("StreamWriter", _Writer(writer, self._strike))
 
     async def _strike(self, count: int) -> None:
-        """Affect an item before which `count` items have been put."""
+        """Affect the item that follows `count` items."""
         if self.fault_type is FaultType.SLOW:
             self.injected += 1
             await asyncio.sleep(self._amount / 1000.0)

@@ -24,7 +24,7 @@ _SHOWN_CHARS = 60
 
 
 class _Player:
-    """Takes the place of one provider, or of a part of it."""
+    """Replaces one provider, or a part of it."""
 
     def __init__(self, turn: RecordedTurn, name: str, path: str = "") -> None:
         self._turn, self._name, self._path = turn, name, path

@@ -49,7 +49,7 @@ class RecordingError(StageflowError, code="recording_error", traits=LOGIC):
 
 
 class RecordingMismatchError(RecordingError, code="recording_mismatch"):
-    """A pipeline does something else than the recorded turn; the text says what."""
+    """A pipeline does not behave as recorded; the text names the difference."""
 
 
 def invalid_recording(where: str, problem: str) -> RecordingError:
@@ -232,7 +232,7 @@ _DIGITS, _LEAST_MS = 3, 0.001
 
 
 class Recorder(Closing):
-    """Records the calls of all providers of a registry, for the length of a ``with`` block.
+    """Records the calls of all providers of a registry within a ``with`` block.
 
     Only calls from the block are recorded. Enter it inside of the blocks of faults, so that it
     records what stages do. Example::
@@ -311,7 +311,7 @@ class Recorder(Closing):
         return turn
 
     def save(self, path: str | Path, context: PipelineContext, result: RunResult) -> None:
-        """Write what was recorded of a run, in one step, to a file.
+        """Write the recorded run to a file, atomically.
 
         Raises:
             RecordingError: An input or a call holds a value that the codec does not know, or the

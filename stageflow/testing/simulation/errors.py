@@ -10,7 +10,7 @@ from stageflow.errors import Portable
 
 
 class SimulationError(Portable, RuntimeError):
-    """Root of what the simulation itself raises."""
+    """Root of the errors that the simulation itself raises."""
 
 
 class RealIOError(SimulationError):
@@ -43,7 +43,7 @@ class DeadlockError(SimulationError):
 
 
 class LivelockError(SimulationError):
-    """Callbacks follow one another, and no time passes: `steps` of them at the moment `now_s`."""
+    """An endless loop: `steps` callbacks ran at `now_s`, and virtual time did not advance."""
 
     def __init__(self, steps: int, now_s: float, running: Sequence[str]) -> None:
         text = f"{steps} callbacks ran at {now_s:g} s of virtual time, and time does not pass; look"
@@ -52,7 +52,7 @@ class LivelockError(SimulationError):
 
 
 class LeftBehindError(SimulationError):
-    """The simulated function has returned, and `tasks` of it still run, each with its place."""
+    """The simulated function has returned, and its `tasks` still run; the text has their places."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__("tasks were left behind:\n  " + "\n  ".join(tasks))

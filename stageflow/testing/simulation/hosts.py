@@ -25,7 +25,7 @@ PROCESS: ContextVar[tuple["Host", int] | None] = ContextVar("process", default=N
 
 
 def is_of_killed(handle: Any) -> bool:
-    """Return whether a callback is of what was ended when its host was killed."""
+    """Return whether a callback belongs to code that ended when its host was killed."""
     process = handle._context.get(PROCESS)
     return process is not None and process[1] < process[0].kills
 
@@ -82,7 +82,7 @@ class Host:
             one.reset()
 
     def restart(self) -> None:
-        """Kill it, and start again what was started last."""
+        """Kill the host, and start its latest `main` again."""
         self.kill()
         if self._main is not None:
             self.start(self._main)
@@ -132,7 +132,7 @@ class Network:
         raise RealIOError(operation, ip)
 
     def cut(self, one: str, other: str | None = None, *, for_s: float = math.inf) -> None:
-        """Let nothing pass between two hosts, or between one and all others, for a time.
+        """Block the network between two hosts, or between one and all others, for a time.
 
         Connections wait, and what was sent on them arrives afterwards; datagrams are lost.
 
@@ -145,12 +145,12 @@ class Network:
         self._cut[path] = self.loop.time() + for_s
 
     def open_at(self, one: Host, other: Host) -> float:
-        """Return when something can pass between two hosts, in seconds of virtual time."""
+        """Return when two hosts can reach each other, in seconds of virtual time."""
         paths = (frozenset((one.name, other.name)), *({one.name} ^ {other.name}))
         return max([float(self.loop.time()), *(self._cut.get(path, 0.0) for path in paths)])
 
     def strikes(self, share: float) -> bool:
-        """Draw whether a fault of that chance happens."""
+        """Draw whether a fault with this probability happens."""
         return bool(share and self.loop.chance and self.loop.chance.random() < share)
 
     def carry(

@@ -101,7 +101,7 @@ class SimulationLoop(NetworkLoop):
         return self._now_s + self._slept_s
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, as work does that blocks the loop; in a thread it delays that alone."""
+        """Advance the time, like work that blocks the loop; in a thread, only for that thread."""
         if self._in_thread():
             self._slept_s += seconds
         else:
@@ -315,7 +315,7 @@ class SimulationLoop(NetworkLoop):
 
     @property
     def switches(self) -> int:
-        """How often another than the first ready callback was chosen."""
+        """How often the callback chosen was not the first ready one."""
         return len(self.order.deviations)
 
     def run_forever(self) -> None:
@@ -331,7 +331,7 @@ class SimulationLoop(NetworkLoop):
         super().run_forever()
 
     def close(self) -> None:
-        """Drop what is scheduled, and refuse what is scheduled later."""
+        """Drop all callbacks, and refuse later ones."""
         super().close()
         self._main = self._awaited = None  # a cycle would keep the task
         self._timers.clear()
@@ -401,7 +401,7 @@ class SimulationLoop(NetworkLoop):
                 self.call_exception_handler({"message": "aclose() failed", "exception": error})
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep what nobody handled, for `run_in` to raise."""
+        """Keep unhandled errors, for `run_in` to raise."""
         handle, task = context.get("handle"), context.get("future")
         process: object = PROCESS.get() if handle is None else handle._context.get(PROCESS)
         if process is None and task is not None:  # it was dropped, by whatever runs now
@@ -469,7 +469,7 @@ def raise_unhandled(found: Sequence[dict[str, Any]]) -> None:
 
 
 def _end(loop: SimulationLoop) -> None:
-    """Cancel what is left, so that no coroutine is dropped in the middle, and close."""
+    """Cancel the remaining tasks, so that no coroutine is dropped half done, and close the loop."""
     loop.trace = loop.properties = None
     try:
         if tasks := loop._tasks():

@@ -272,7 +272,7 @@ def reduced(attempt: Attempt, deviations: Deviations, failure: BaseException) ->
 
 
 def kind(error: BaseException) -> object:
-    """Return what a failure has in common with itself in another order: its type and place."""
+    """Return what identifies a failure in any order: its type and place."""
     if isinstance(error, BaseExceptionGroup):
         return type(error), sorted(str(kind(one)) for one in error.exceptions)
     frames = [f for f, _ in traceback.walk_tb(error.__traceback__) if not of_kit(f)]
