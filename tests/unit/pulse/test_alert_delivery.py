@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import socket
 import threading
 import time
@@ -414,6 +416,8 @@ def test_password_never_shows(
         channel = EmailChannel(replace(EMAIL, port=free_port()), Secret(password))
     with pytest.raises(DeliveryError) as raised:
         channel.send(MESSAGE, 1, 10.0)
+    if problem == "no server":
+        assert str(raised.value) == f"ConnectionRefusedError: {os.strerror(errno.ECONNREFUSED)}"
     assert raised.value.final is (problem != "no server")
     assert_hidden(raised.value, channel, tmp_path, caplog)
 
