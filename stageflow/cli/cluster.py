@@ -148,7 +148,7 @@ async def _serve(
         warning = asyncio.create_task(broker.warn_unless_durable())
         opened.push_async_callback(cancel_all, [warning])
         served = ", ".join(graph.name for graph in graphs)
-        complain(f"worker {worker.name} serves {served} at {broker.where}; stop it with SIGTERM")
+        complain(f"worker {worker.name} serves {served} at {broker.where}; stop it with Ctrl-C")
         await worker.serve(stop)
         complain(f"worker {worker.name} has ended")
 

@@ -40,9 +40,15 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     text = "(default: .asv/telemetry.db, or as benchmarks/pulse.toml says)"
     add_store(parser, f"what Central Pulse shows {text}")
     parser = add("serve", "serve the published site", _serve)
-    option(parser, "--port", "0 takes a free one", type=int, default=DEFAULT_PORT)
-    add_store(parser, "show this telemetry, live")
-    text = "of the telemetry, show the newest N hours (default: %(default)g)"
+    option(
+        parser,
+        "--port",
+        "the port; 0 takes a free one (default: %(default)s)",
+        type=int,
+        default=DEFAULT_PORT,
+    )
+    add_store(parser, "show this telemetry live")
+    text = "show the newest N hours of telemetry (default: %(default)g)"
     option(parser, "--hours N", text, type=positive, default=DEFAULT_HOURS)
     for others in (dashboard_cli, alerts_cli, gate_cli):
         others.add_commands(add)

@@ -67,11 +67,11 @@ def add_commands(add: Add) -> None:
     option(parser, "--state FILE", text, type=Path)
     often = parser.add_mutually_exclusive_group()
     flag(often, "--once", "evaluate once (the default)")
-    option(often, "--every S", "evaluate each S seconds, until interrupted", type=_seconds)
+    option(often, "--every S", "evaluate every S seconds, until interrupted", type=_seconds)
     flag(often, "--dead", "print messages that were given up")
-    flag(often, "--resend", "deliver them now")
-    flag(often, "--test", "send a test message, once")
-    channels, text = ("slack", "email"), "notify there, too; may be repeated"
+    flag(often, "--resend", "deliver the messages that were given up")
+    flag(often, "--test", "send one test message")
+    channels, text = ("slack", "email"), "also notify there; may be repeated"
     option(parser, "--to", text, action="append", choices=channels, default=[])
 
 

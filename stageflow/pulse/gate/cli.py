@@ -27,14 +27,16 @@ def add_commands(add_command: Add) -> None:
     def add(name: str, do: Do, short: str) -> argparse.ArgumentParser:
         return add_command(name, short, partial(run_gate_command, do, emit=emit))
 
-    only = "only series with this in their name, or a shell pattern"
+    only = "only series whose name contains or (as a shell pattern) matches this"
     parser = add("gate", _gate, "judge a commit against another")
     text = "compare with where HEAD left this (default: the branch in asv.conf.json)"
     option(parser, "--base REVISION", text)
     option(parser, "--head REVISION", "judge this commit", default="HEAD")
-    flag(parser, "--nightly", "check the nightly budgets, too")
+    flag(parser, "--nightly", "also check the nightly budgets")
     option(parser, "--only PATTERN", only)
-    option(parser, "--no-timed", "time nothing in pairs", action="store_false", dest="timed")
+    option(
+        parser, "--no-timed", "do not time operations in pairs", action="store_false", dest="timed"
+    )
     add_machine(parser)
     for name in ("markdown", "json"):
         option(parser, f"--{name} FILE", "write the report there too", type=Path)

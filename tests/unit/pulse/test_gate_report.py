@@ -57,6 +57,7 @@ def test_text_says_what_by_how_much_how_sure_and_where() -> None:
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
     exact = [cell.strip() for cell in rows[EXACT].split("  ") if cell.strip()]
     assert exact == [EXACT, "regression", "0 to 2 tasks", "from nothing", "exact", "exact"]
+    assert f'To find the commit: stageflow pulse bisect "{EXACT}" --base bbbbbbbbbb' in rows
     assert "100,000 to 112,345 instructions" in rows[COUNTED]
     assert "+12.3 %" in rows[COUNTED]
     assert "worth it" in rows[COUNTED]
