@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -24,5 +25,6 @@ def interpreters() -> list[str]:
     return found
 
 
+@functools.cache
 def _starts(python: str) -> bool:
     return subprocess.run([python, "-V"], capture_output=True, check=False).returncode == 0

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from coverage import Coverage
@@ -198,3 +201,25 @@ def test_a_fast_set_that_is_slow_as_a_whole_fails(
     result = run(pytester, *options)
     assert result.ret == code
     assert ("make the slowest tests faster" in result.stdout.str()) is bool(code)
+
+
+def test_each_worker_begins_to_import_at_another_module(
+    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A module that cannot be imported is left to the collection."""
+    skipped = "import pytest; pytest.skip(allow_module_level=True)"
+    folder = pytester.mkdir("parts")
+    for number, body in enumerate(["print(0)", skipped, "print(2)", "1 / 0", "print(4)"]):
+        (folder / f"test_part_{number}.py").write_text(body)
+    pytester.syspathinsert()
+    for worker, printed in (("gw0", "0 2 4"), ("gw1", "2 4 0")):
+        config: Any = SimpleNamespace(
+            workerinput={"workerid": worker, "workercount": 2},
+            args=["parts"],
+            getini=lambda _: ["parts"],
+            rootpath=pytester.path,
+        )
+        slow._import_tests(config)
+        assert capsys.readouterr().out.split() == printed.split()
+        for name in [name for name in sys.modules if name.startswith("parts")]:
+            del sys.modules[name]
