@@ -118,7 +118,8 @@ def _waited_for(task: Any, frames: list[FrameType]) -> tuple[str, list[asyncio.T
             owner = frame.f_locals.get("self")
             if not used or "__" in used:
                 used = f"{type(owner).__name__}.{frame.f_code.co_name}"
-            holder = getattr(owner, "_holder", lambda: None)()
+            held = getattr(owner, "_locked", False)
+            holder = getattr(owner, "_holder", lambda: None)() if held else None
             awaited = [holder] if holder else getattr(owner, "_tasks", awaited)
     return used, [one for one in awaited if isinstance(one, asyncio.Task) and not one.done()]
 

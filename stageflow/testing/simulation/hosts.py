@@ -104,7 +104,7 @@ class Network:
         self._latency = LatencyProfile(*plan.latency_ms)
         self._cut: dict[object, float] = {}
         self._hosts: dict[str, Host] = {}
-        self._main = self.host("main")
+        self.host("main")
 
     def host(self, name: str, main: _Main | None = None, *args: Any) -> Host:
         """Return the host of that name, made if there is none; start `main` there if given."""
@@ -116,7 +116,7 @@ class Network:
 
     def here(self) -> Host:
         """Return the host of the running code; the simulated function itself runs on ``main``."""
-        return (PROCESS.get() or (self._main,))[0]
+        return (PROCESS.get() or (self._hosts["main"],))[0]
 
     def at(self, ip: str, operation: str) -> tuple[Host, str]:
         """Return the host of a name or an address, as seen from the running code, and its address.

@@ -15,10 +15,10 @@ from bisect import insort
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
-from functools import partialmethod
+from functools import cached_property, partialmethod
 from itertools import count
 from threading import get_ident
-from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 
 from stageflow.resilience.circuit_breaker import forget_breakers
 from stageflow.testing.simulation import errors
@@ -54,7 +54,6 @@ class SimulationLoop(NetworkLoop):
         unhandled: What reached the loop's exception handler.
         trace: The latest steps of tasks; None if none are kept.
         properties: What is checked after each callback; None if nothing is.
-        chance: What times are drawn from, such as the latencies of fakes; None if nothing is drawn.
     """
 
     _stopping: bool
@@ -77,24 +76,29 @@ class SimulationLoop(NetworkLoop):
         self._lane = self._common = Lane()
         #: When the callbacks that are no step of a task became ready: they are first in, first out.
         self._callbacks = deque[int]()
-        self._lanes = weakref.WeakKeyDictionary[asyncio.Task[Any], Lane]()
+        self._lanes: Any = weakref.WeakKeyDictionary()
         self._timers: list[tuple[float, int, Lane | None, asyncio.TimerHandle]] = []
-        self._serials, self._arrivals = count(), count()
+        self._serials, self._arrivals, self._checked = count(), 0, -1
         self._stretch = schedule.stretch
         self.order = Order(schedule, tried)
         self._drawn = self.order.drawn
         self._has_lanes = self._drawn and schedule.order == "tasks"
-        self.chance = None if schedule.seed is None else random.Random(f"times of {schedule.seed}")
+        self._seed = schedule.seed
         self._at_step: dict[int, list[Callable[[], object]]] = {}
         #: How many callbacks had been called when time passed last.
         self._ending, self._began = False, 0
-        self._generators = weakref.WeakValueDictionary[int, AsyncGenerator[Any, Any]]()
+        self._generators: Any = weakref.WeakValueDictionary()
         self._closing: list[asyncio.Task[None]] = []
-        self._made = weakref.WeakSet[asyncio.Task[Any]]()
+        self._made: Any = weakref.WeakSet()
         #: The task that is simulated, what it waited for at the latest look, and since which look.
         self._main: Any = None
         self._awaited: object = None
         self._looks = self._mark = self._woken = 0
+
+    @cached_property
+    def chance(self) -> random.Random | None:
+        """Random numbers for times, such as the latencies of fakes; None without a seed."""
+        return None if self._seed is None else random.Random(f"times of {self._seed}")
 
     def time(self) -> float:
         """Return the seconds of virtual time since the loop was made."""
@@ -131,7 +135,8 @@ class SimulationLoop(NetworkLoop):
             self._woken = self.steps
         if self.trace is not None:
             self.trace.scheduled(handle)
-        self._append(self._sender(task) if self._has_lanes else None, handle)
+        lane = task.lane if type(task) is NumberedTask else None
+        self._append(lane or self._sender(task) if self._has_lanes else None, handle)
         return handle
 
     def call_soon_threadsafe(
@@ -178,62 +183,35 @@ class SimulationLoop(NetworkLoop):
 
     def _sender(self, task: Any) -> Lane:
         """Return the lane of what is scheduled now: that of the running task, or callback."""
-        if task is None:
-            return self._lane
-        known = type(task) is NumberedTask
-        lane: Lane | None = task.lane if known else self._lanes.get(task)
-        if lane is None:
-            lane = self.order.lane(task)
-            if known:
-                task.lane = lane
-            else:
-                self._lanes[task] = lane
-        return lane
+        if type(task) is NumberedTask:
+            if task.lane is None:
+                task.lane = self.order.lane(task)
+            lane: Lane = task.lane
+            return lane
+        if task is not None and task not in self._lanes:
+            self._lanes[task] = self.order.lane(task)
+        return self._lane if task is None else cast("Lane", self._lanes[task])
 
     def _append(self, lane: Lane | None, handle: Any, owner: Lane | None = None) -> None:
-        arrival = next(self._arrivals)
+        arrival = self._arrivals = self._arrivals + 1
         self._count += 1
         if lane is None:
             self._ready.append((arrival, None, handle, self._common))
             return
         if owner is None:
             stepped = getattr(handle._callback, "__self__", None)
-            if isinstance(stepped, _Task):
+            if type(stepped) is NumberedTask:
+                owner = stepped.lane or self._sender(stepped)
+            elif isinstance(stepped, _Task):
                 owner = self._sender(stepped)
             else:
                 owner = self._common
                 self._callbacks.append(arrival)
-        if lane.behind is None:
-            lane.behind = deque()
-            self._ready.append((arrival, lane, handle, owner))
-        else:
+        if lane.is_ready:
             lane.behind.append((arrival, lane, handle, owner))
-
-    def _take(self) -> asyncio.Handle:
-        """Remove one of the ready callbacks; the next of its lane is ready then."""
-        ready, callbacks = self._ready, self._callbacks
-        self._count -= 1
-        if not self._drawn:
-            return ready.pop(0)[2]
-        position = 0
-        if len(ready) > 1:
-            if callbacks:
-                common, first = self._common, callbacks[0]
-                possible = [e for e in ready if e[3] is not common or e[0] == first]
-                if len(possible) > 1:
-                    position = ready.index(possible[self.order.position(possible)])
-            else:
-                position = self.order.position(ready)
-        _, lane, handle, owner = ready.pop(position)
-        if lane is not None:
-            if owner is self._common:
-                callbacks.popleft()
-            if lane.behind:
-                insort(ready, lane.behind.popleft())
-            else:
-                lane.behind = None
-            self._lane = lane
-        return handle
+        else:
+            lane.is_ready = True
+            self._ready.append((arrival, lane, handle, owner))
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Any = None
@@ -249,38 +227,59 @@ class SimulationLoop(NetworkLoop):
         heapq.heappush(self._timers, (when, next(self._serials), lane, timer))
         return timer
 
-    def _run_once(self) -> None:
+    # A function for each part of it would take a tenth more time.
+    def _run_once(self) -> None:  # noqa: C901, PLR0912
         """Call ready callbacks until `stop`; if there is none, let time pass to the next timer."""
-        timers, chosen = self._timers, self.order.deviations
+        ready, callbacks, common = self._ready, self._callbacks, self._common
+        order, at_step, timers, drawn = self.order, self._at_step, self._timers, self._drawn
         while not self._stopping:
-            # asyncio looks at its timers once a pass.
-            if not self._left_in_pass:
+            if not self._left_in_pass:  # asyncio looks at its timers once a pass
                 if not self._count or (timers and timers[0][0] <= self._now_s):
                     self._fire_timers()
                 self._left_in_pass = self._count
             self._left_in_pass -= 1
             self.steps += 1
-            if self.steps - self._began > MOST_STEPS_AT_ONCE:
-                running = errors.places(self._tasks())
-                raise errors.LivelockError(MOST_STEPS_AT_ONCE, self._now_s, running)
-            if not self.steps % STEPS_A_LOOK:
-                self._look()
-            for callback in self._at_step.pop(self.steps, ()) if self._at_step else ():
-                self._lane = self._common
-                callback()
-            deviations = len(chosen)
-            handle = self._take()
+            if at_step or not self.steps % 100:
+                self._check()
+            self._count -= 1
+            position, possible = 0, ready
+            if drawn and len(ready) > 1:
+                if len(callbacks) > 1:  # only the first of them can be next
+                    first = callbacks[0]
+                    possible = [e for e in ready if e[3] is not common or e[0] == first]
+                if len(possible) > 1:
+                    position = ready.index(possible[order.position(possible)])
+            _, lane, handle, owner = ready.pop(position)
+            if lane is not None:
+                if owner is common:
+                    callbacks.popleft()
+                if lane.behind:  # the next of its lane is ready then
+                    insort(ready, lane.behind.popleft())
+                else:
+                    lane.is_ready = False
+                self._lane = lane
             if not handle._cancelled and not (self.killed and is_of_killed(handle)):
                 if self.trace is not None:
-                    passed = self.order.passed if len(chosen) > deviations else None
-                    self.trace.begun(handle, self._now_s, passed)
+                    self.trace.begun(handle, self._now_s, order.passed)
                 handle._run()
                 if self.properties is not None:
                     self.properties.check(handle)
+            order.passed = None
+
+    def _check(self) -> None:
+        """Do what is due at this step, and raise an error if nothing goes on."""
+        for callback in self._at_step.pop(self.steps, ()):
+            self._lane = self._common
+            callback()
+        if self.steps - self._began > MOST_STEPS_AT_ONCE:
+            running = errors.places(self._tasks())
+            raise errors.LivelockError(MOST_STEPS_AT_ONCE, self._now_s, running)
+        if not self.steps % STEPS_A_LOOK:
+            gc.collect()
+            self._look()
 
     def _look(self) -> None:
         """Raise `DeadlockError` if what is simulated waits, beside timers that repeat for ever."""
-        gc.collect()
         awaited = getattr(self._main, "_fut_waiter", None)
         if awaited is None or awaited is not self._awaited:
             self._awaited, self._looks, self._mark = awaited, 0, next(self._serials)
@@ -333,7 +332,7 @@ class SimulationLoop(NetworkLoop):
     def close(self) -> None:
         """Drop all callbacks, and refuse later ones."""
         super().close()
-        self._main = self._awaited = None  # a cycle would keep the task
+        self._main = self._awaited = self.order.passed = None  # cycles would keep tasks
         self._timers.clear()
 
     def __del__(self) -> None: ...  # nothing of the system is held, so nothing has to be closed
@@ -352,10 +351,13 @@ class SimulationLoop(NetworkLoop):
         """Raise `LeftBehindError` if another task than the current one still runs."""
         if left := [task for task in self._tasks() if task is not asyncio.current_task(self)]:
             raise errors.LeftBehindError(errors.places(left))
+        self._checked = self._arrivals + 1  # it ends with one more callback
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future that sorts by its age."""
-        return NumberedFuture(next(self._serials), loop=self)
+        future = NumberedFuture(loop=self)
+        future._serial = next(self._serials)
+        return future
 
     def create_task(
         self, coro: Any, *, name: object = None, context: Any = None, **options: Any
@@ -472,7 +474,7 @@ def _end(loop: SimulationLoop) -> None:
     """Cancel the remaining tasks, so that no coroutine is dropped half done, and close the loop."""
     loop.trace = loop.properties = None
     try:
-        if tasks := loop._tasks():
+        if loop._checked != loop._arrivals and (tasks := loop._tasks()):
             for task in tasks:
                 with suppress(RecursionError):  # tasks that await each other
                     task.cancel()

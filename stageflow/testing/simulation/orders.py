@@ -9,9 +9,9 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain, cycle, repeat
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
 from stageflow.testing.simulation.errors import SimulationError, of_kit
@@ -26,58 +26,61 @@ _MOST_CALLS = 100
 class Lane:
     """A task: what it schedules keeps its order, and is called as its speed or priority says."""
 
-    __slots__ = ("behind", "calls", "priority", "speed")
+    __slots__ = ("behind", "calls", "is_ready", "priority", "speed")
 
     def __init__(self, speed: float = 1.0, priority: float = 0.0) -> None:
         self.speed, self.priority, self.calls = speed, priority, 0
-        #: What is ready behind the first callback that it has scheduled; None if that is not ready.
-        self.behind: deque[Any] | None = None
+        #: Whether the first callback that it has scheduled is ready, and what comes behind that.
+        self.is_ready, self.behind = False, deque[Any]()
 
 
 #: A ready callback: when it became ready, the lane that keeps its order, the callback, and the task
 #: that it is a step of; one common lane for all other callbacks.
 Entry: TypeAlias = tuple[int, Lane | None, asyncio.Handle, Lane]
-Pick: TypeAlias = Callable[[Sequence[Entry]], int]
+Pick: TypeAlias = Callable[["Order", Sequence[Entry]], int]
 
 
 class Tried:
     """The orders of a program that were tried, so that none is tried twice."""
 
-    #: How many nodes the tree has at most, which bounds the memory.
-    _MOST_NODES = 300_000
+    #: How many choices are kept at most, which bounds the memory.
+    _MOST_CHOICES = 3_000_000
 
     def __init__(self) -> None:
-        #: Each node has the next one by the position chosen; None if all orders there were tried.
+        #: Each node has the next one by the position chosen; None if all orders there were tried,
+        #: and if one was, a list of its further choices, the last first.
         self._root: dict[int, Any] = {}
-        self._nodes = 0
-        self._at: dict[int, Any] | None = self._root
+        self._kept = 0
+        self.at: dict[int, Any] | None = self._root
+        #: What was chosen since the run has left all that were tried.
+        self.rest: list[int] = []
         self._path: list[tuple[dict[int, Any], int, int]] = []
 
     def untried(self, chosen: int, width: int, chance: random.Random) -> int:
         """Return the position chosen, or another one if all orders that begin so were tried."""
-        node = self._at
-        if node is None:
-            return chosen
+        node: Any = self.at
         if node.get(chosen, node) is None:
             untried = [n for n in range(width) if node.get(n, node) is not None]
             chosen = chance.choice(untried or [0])
         self._path.append((node, chosen, width))
-        if chosen not in node:
-            if self._nodes >= self._MOST_NODES:
-                self._at = None
-                return chosen
-            node[chosen] = {}
-            self._nodes += 1
-        self._at = node[chosen]
+        if isinstance(node.get(chosen), list):
+            rest = node[chosen]
+            node[chosen] = {rest.pop(): rest or None}
+        self.at = node.get(chosen)
         return chosen
 
     def end(self) -> None:
         """End a run, and with it an order."""
-        for node, chosen, width in reversed(self._path) if self._at is not None else ():
+        rest = self.rest[::-1]
+        for node, chosen, width in reversed(self._path if self._kept < self._MOST_CHOICES else []):
+            if rest:
+                node.setdefault(chosen, rest)
+                break
             node[chosen] = None
             if len(node) < width or any(child is not None for child in node.values()):
                 break
-        self._at, self._path = self._root, []
+        self._kept += len(rest) + 1
+        self.at, self.rest, self._path = self._root, [], []
 
 
 class Order:
@@ -89,7 +92,7 @@ class Order:
         self._tried = tried if schedule.switches is None else None
         #: The number of each choice that was not the first, and the position chosen.
         self.deviations: list[tuple[int, int]] = []
-        self.passed: asyncio.Handle | None = None  # the first callback of the latest of these
+        self.passed: asyncio.Handle | None = None  # the first, if another runs
         self.choices = 0  # how often there was more than one callback to choose from
         self.widths: list[int] | None = None  # how many there were; None if that is not recorded
         self._random = random.Random(schedule.seed)
@@ -105,20 +108,20 @@ class Order:
         seed, limit, horizon = schedule.seed, schedule.switches, schedule.horizon
         if schedule.choices is not None:
             self._recorded = dict(parsed(schedule.choices))
-            return lambda ready: min(self._recorded.get(self.choices, 0), len(ready) - 1)
+            return lambda it, ready: min(it._recorded.get(it.choices, 0), len(ready) - 1)
         if schedule.strategy == "asyncio":
-            return lambda ready: 0
+            return lambda it, ready: 0
         if limit is not None:
             # Without a horizon they are among 8 to 4,096 choices. Fewer switches are some of those.
             scatter = random.Random(f"switches of {seed}")
             among = horizon or 2.0 ** (3 + 9 * scatter.random())
             self._switch_at = {int(among * scatter.random()) for _ in range(limit)}
-            return self._switched
+            return Order._switched
         if self._ranked:
             draw = partial(self._random.randrange, horizon or 100)
             self._change_at = {draw() for _ in range(int(str(schedule.strategy)[-1]) - 1)}
-            return self._by_priority
-        return self._by_speed if self._speeds and self._kinds is None else self._uniform
+            return Order._by_priority
+        return Order._by_speed if self._speeds and self._kinds is None else Order._uniform
 
     def lane(self, task: asyncio.Task[Any] | None = None) -> Lane:
         """Return the lane of a task, or thread, that has not scheduled anything yet."""
@@ -132,9 +135,12 @@ class Order:
 
     def position(self, ready: Sequence[Entry]) -> int:
         """Return the position of the next of at least two callbacks."""
-        chosen = self._pick(ready)
-        if self._tried is not None:
-            chosen = self._tried.untried(chosen, len(ready), self._random)
+        chosen = self._pick(self, ready)
+        if (tried := self._tried) is not None:
+            if tried.at is None:
+                tried.rest.append(chosen)
+            else:
+                chosen = tried.untried(chosen, len(ready), self._random)
         if chosen:
             self.deviations.append((self.choices, chosen))
             self.passed = ready[0][2]
@@ -146,7 +152,8 @@ class Order:
     def _uniform(self, ready: Sequence[Entry]) -> int:
         # With equal speeds, all orders are about as likely if long lanes are more likely.
         weights = [
-            owner.speed * (1 + len(lane.behind or ()) if lane else 1) for _, lane, _, owner in ready
+            owner.speed * (1 + len(lane.behind)) if lane and lane.behind else owner.speed
+            for _, lane, _, owner in ready
         ]
         position, at = 0, self._random.random() * sum(weights)
         while at >= weights[position]:
@@ -166,17 +173,19 @@ class Order:
         return 1 + int(self._random.random() * (len(ready) - 1))
 
     def _by_priority(self, ready: Sequence[Entry]) -> int:
-        places, priority = range(len(ready)), lambda at: ready[at][3].priority
-        lane = ready[max(places, key=priority)][3]
+        lanes = [entry[3] for entry in ready]
+        lane = max(lanes, key=_priority)
         lane.calls += 1
         if self.choices in self._change_at or not lane.calls % _MOST_CALLS:
             # Below all that were not lowered; after many calls, below all others.
             self._lowest -= not lane.calls % _MOST_CALLS
             lane.priority = self._lowest - self._random.random()
-        return max(places, key=priority)
+            lane = max(lanes, key=_priority)
+        return lanes.index(lane)
 
 
 _T = TypeVar("_T")
+_priority = attrgetter("priority")
 
 #: After asyncio's own order; no strategy finds everything.
 _IN_TURN = [
@@ -206,14 +215,13 @@ class Exploration(list[_T]):
         return f"{text}: {self.proven} hold" if self.proven else text
 
 
-def portfolio(scenario: Scenario, runs: int) -> Iterator[Scenario]:
-    """Yield the scenario of each run: asyncio's own order, and then each strategy in turn."""
+def portfolio(scenario: Scenario, runs: int) -> Iterator[tuple[int, Any]]:
+    """Yield seed and strategy of each run: asyncio's own order, and then each strategy in turn."""
     assert scenario.seed is not None, "explore refuses that"
     several = scenario.order == "tasks" and scenario.switches is None
     fixed = scenario.strategy is not None or not several
     strategies: Any = repeat(scenario.strategy) if fixed else chain(["asyncio"], cycle(_IN_TURN))
-    for number, strategy in zip(range(runs), strategies, strict=False):
-        yield replace(scenario, seed=scenario.seed + number, strategy=strategy)
+    return zip(range(scenario.seed, scenario.seed + runs), strategies, strict=False)
 
 
 def deepened(

@@ -40,10 +40,7 @@ def _simulating(
 class _Numbered:
     """Hashes by the order of creation, so that any set iterates over it in the same order."""
 
-    # asyncio adds a new task to a set before its own constructor has returned.
-    def __init__(self, serial: int, *args: Any, **options: Any) -> None:
-        self._serial = serial
-        super().__init__(*args, **options)
+    _serial: int
 
     def __hash__(self) -> int:
         return self._serial
@@ -54,9 +51,14 @@ class NumberedTask(_Numbered, asyncio.Task[Any]):
 
     lane: Any = None
 
+    # asyncio adds a new task to a set before its own constructor has returned.
+    def __init__(self, serial: int, *args: Any, **options: Any) -> None:
+        self._serial = serial
+        super().__init__(*args, **options)
+
 
 class NumberedFuture(_Numbered, asyncio.Future[Any]):
-    """A future that hashes by its number."""
+    """A future that hashes by its number, which the loop sets."""
 
 
 class _OrderedSet(set[Any]):
@@ -88,13 +90,11 @@ class _OrderedSet(set[Any]):
 class _Locked:
     """The attribute of a lock that says that it is locked; it also keeps which task locked it."""
 
-    def __get__(self, lock: Any, owner: object = None) -> bool:
-        return bool(lock.__dict__.get("_locked"))
-
+    # Without `__get__` Python reads it from the lock itself.
     def __set__(self, lock: Any, locked: bool) -> None:
         lock.__dict__["_locked"] = locked
-        task = asyncio.current_task() if locked and _simulating() else None
-        lock.__dict__["_holder"] = weakref.ref(task) if task is not None else lambda: None
+        if locked and _simulating() and (task := asyncio.current_task()) is not None:
+            lock.__dict__["_holder"] = weakref.ref(task)
 
 
 def _ordered(items: Iterable[Any] = ()) -> set[Any]:
@@ -159,6 +159,9 @@ def _audit() -> None:
 
 def patch() -> None:
     """Order asyncio's sets and refuse real I/O wherever the running loop is a simulation."""
+    if _scanned.get(" ") == len(sys.modules):
+        return
+    _scanned[" "] = len(sys.modules)
     # `wait`, `as_completed`, `TaskGroup`, `all_tasks` call these: a global hides the built-in one.
     vars(tasks).update(set=_ordered, list=_listed)
     vars(taskgroups).update(set=_ordered)
@@ -202,6 +205,10 @@ def _replacements() -> dict[int, tuple[Any, Any]]:
         simulated[getattr(time, name)] = lambda loop, start=start: start + loop.time()
         in_ns = getattr(time, f"{name}_ns")
         simulated[in_ns] = lambda loop, s=start: s * 10**9 + round(loop.time() * 1e9)
+    if hasattr(time, "clock_gettime"):
+        wall = time.CLOCK_REALTIME
+        simulated[time.clock_gettime] = lambda loop, c: time.time() if c == wall else loop.time()
+        simulated[time.clock_gettime_ns] = lambda _, c: round(time.clock_gettime(c) * 1e9)
     for show in (time.localtime, time.gmtime, time.ctime):
         simulated[show] = lambda _, at=None, f=show: f(time.time() if at is None else at)
     asctime, strftime = time.asctime, time.strftime
@@ -214,7 +221,7 @@ def _replacements() -> dict[int, tuple[Any, Any]]:
 
 
 _REPLACEMENTS = _replacements()
-#: The modules that were looked through, and, under no name, how many there were and the latest.
+#: The modules that were looked through, and, under no name, how many there were.
 _scanned: dict[str, object] = {}
 #: Where modules hold such a function: what gets and what sets it, the function, what replaces it.
 _places: list[tuple[Callable[[], Any], Callable[[Any], Any], Any, Any]] = []
@@ -309,7 +316,7 @@ def _patch() -> Iterator[None]:
     numpy = _numpy()
     numbers = numpy.get_state() if numpy else None
     # Ids of version 1 come from C, and are above the latest one.
-    ids = {name: vars(uuid)[name] for name in _IDS}
+    ids = {name: vars(uuid)[name] for name in (*_IDS, "_node")}
     replaced = [place for place in _places if place[0]() is place[2]]
     for _, put, _, wrapper in replaced:
         put(wrapper)
@@ -336,12 +343,13 @@ _IDS = [name for name in vars(uuid) if name.startswith(("_last_", "_generate_tim
 @contextmanager
 def following(loop: Any, seed: int | None) -> Iterator[None]:
     """Let clocks, random numbers and ids of this thread follow a loop; within `owned`."""
-    vars(uuid).update(dict.fromkeys(_IDS))
+    # Python asks programs for the node of ids of version 1, and marks one that is drawn like this.
+    vars(uuid).update(dict.fromkeys(_IDS), _node=(seed or 0) & 0xFF_FFFF_FFFF | 1 << 40)
     _here.loop, _here.seed, _here.source = loop, seed, None
     # Other numbers than those that the order is drawn from.
     _seed(random._inst, (1 << 64) + (seed or 0))
     if numpy := _numpy():
-        numpy.seed(_source().getrandbits(32))
+        numpy.seed((seed or 0) & 0xFFFF_FFFF)  # and not drawn: a run without NumPy has the same ids
     try:
         yield
     finally:

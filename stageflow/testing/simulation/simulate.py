@@ -8,7 +8,7 @@ import random
 import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -119,7 +119,6 @@ class Outcome(Generic[T]):
         steps: How many callbacks were called.
         switches: How often another than the first ready callback was called.
         events: The events of the latest run of each context that the simulation made.
-        choices: The order: the choices of another than the first callback, for `Scenario.choices`.
     """
 
     value: T
@@ -127,8 +126,13 @@ class Outcome(Generic[T]):
     steps: int
     switches: int
     events: tuple[Event, ...]
-    choices: str
+    _made: Deviations
     _token: Callable[[], Token] = field(repr=False, compare=False)
+
+    @property
+    def choices(self) -> str:
+        """The order: the choices of another than the first callback, for `Scenario.choices`."""
+        return written(self._made)
 
     @cached_property
     def token(self) -> str:
@@ -230,11 +234,12 @@ def explore(
 
             return deepened(attempt, lambda: case.loop.order.widths or [], deviations, runs)
         found, tried, horizon = Exploration[Outcome[T]](), Tried(), 0
-        for one in portfolio(scenario, runs):
-            found.append(case.run(replace(one, horizon=horizon), tried=tried))
+        for seed, strategy in portfolio(scenario, runs):
+            one = replace(scenario, seed=seed, strategy=strategy, horizon=horizon)
+            found.append(case.run(one, tried=tried))
             tried.end()
             horizon = max(horizon, case.loop.order.choices)
-        found.orders = len({outcome.choices for outcome in found})
+        found.orders = len({outcome._made for outcome in found})
     return found
 
 
@@ -332,15 +337,16 @@ class _Case(Generic[T]):
         self, scenario: Scenario, *, tried: Tried | None = None, measures: bool = False
     ) -> Outcome[T]:
         """Run it once; explain a failure, and reduce it unless it replays another one."""
-        trace = Trace(_LINES if self._page is None else _MOST_STEPS)
+        most = _LINES if self._page is None else _MOST_STEPS
+        trace = Trace(most) if self._replays else None
         try:
-            return self._attempt(scenario, tried, measures, trace if self._replays else None)
+            return self._attempt(scenario, tried, measures, trace)
         except BaseException as failure:
             error: BaseException = failure
         if not any("--simulate=" in n or "replay(" in n for n in getattr(error, "__notes__", ())):
             if tried or measures:
                 scenario = _ordered(scenario, self.loop.order.deviations)
-            error = self._explained(error, scenario, trace)
+            error = self._explained(error, scenario, trace or Trace(most))
         try:
             raise error
         except BaseException:
@@ -424,19 +430,20 @@ class _Case(Generic[T]):
         loop.trace = trace
         under_way = SIMULATION.set(loop)
         try:
-            with owned(), following(loop, scenario.seed), scenario.faults.injected() as injectors:
+            faults = scenario.faults.injected() if scenario.faults.faults else nullcontext(())
+            with owned(), following(loop, scenario.seed), faults as injectors:
                 sim = self._sim = Simulation(loop, scenario, injectors)
                 main = self._main(sim, *self._args) if self._given else self._main(*self._args)
                 value = run_in(loop, main)
         finally:
             SIMULATION.reset(under_way)
-        choices = written(loop.order.deviations)
+        made = tuple(loop.order.deviations)
         # Writing a token takes as long as a short simulation, and most are never asked for.
-        repeated = scenario if tried is None else _ordered(scenario, loop.order.deviations)
-        token = partial(self._token, repeated)
-        return Outcome(value, loop.time(), loop.steps, loop.switches, sim.events, choices, token)
+        token = partial(self._token, scenario, None if tried is None else made)
+        return Outcome(value, loop.time(), loop.steps, len(made), sim.events, made, token)
 
-    def _token(self, scenario: Scenario) -> Token:
+    def _token(self, scenario: Scenario, made: Deviations | None = None) -> Token:
+        scenario = scenario if made is None else _ordered(scenario, made)
         # pytest says which test is running: "tests/test_turn.py::test_turn (call)".
         test = _test().name or os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or None
         lost = DEFAULT_CODEC.lost("args", {"all": DEFAULT_CODEC.to_plain(list(self._args))})

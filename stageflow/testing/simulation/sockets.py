@@ -283,12 +283,13 @@ class NetworkLoop(selector_events.BaseSelectorEventLoop):
         super().__init__(_Selector(self))
         self.network: Network | None = None
         #: Those of the tasks that are not of the simulated function itself.
-        self.hosts = weakref.WeakKeyDictionary[asyncio.Task[Any], Host]()
+        self.hosts: Any = weakref.WeakKeyDictionary()
         self.killed = False  # whether a host ever was
-        vars(select)["poll"] = _polling
-        if _warn is not None:
-            asyncio.StreamWriter.__del__ = _dropped  # type: ignore[method-assign]
-        socket.socket.__new__ = _made  # type: ignore[method-assign]
+        if socket.socket.__new__ is not _made:  # to set it makes Python forget what it has cached
+            vars(select)["poll"] = _polling
+            if _warn is not None:
+                asyncio.StreamWriter.__del__ = _dropped  # type: ignore[method-assign]
+            socket.socket.__new__ = _made  # type: ignore[method-assign]
 
     def _make_self_pipe(self) -> None: ...
 
@@ -346,7 +347,9 @@ class NetworkLoop(selector_events.BaseSelectorEventLoop):
 
     async def end_processes(self) -> None:
         """Cancel what runs on hosts, and for connections of servers, and wait for it."""
-        for _ in range(10):  # Python 3.12 waits for connections that nobody closes, once cancelled
+        for _ in (
+            range(10) if self.hosts else ()
+        ):  # Python 3.12 waits for connections, once cancelled
             tasks = sorted((task for task in self.hosts if not task.done()), key=hash)
             if not tasks:
                 return
@@ -360,4 +363,7 @@ class NetworkLoop(selector_events.BaseSelectorEventLoop):
             transport._sock, transport._closing = None, True  # it does not warn that it is open
             if (tls := getattr(transport._protocol, "_app_transport", None)) is not None:
                 tls._closed = True
+        if self.network is not None:  # a cycle
+            self.network._hosts.clear()
+        self.network = None
         super().close()

@@ -42,6 +42,7 @@ CHANCE: dict[str, Callable[[], object]] = {
     "uuid.uuid4": uuid.uuid4,
     "from uuid import uuid4": lambda: uuid4(),
     "uuid.uuid1": lambda: uuid.uuid1(node=1),
+    "the node of uuid.uuid1": lambda: uuid.uuid1().node,
     "os.urandom": lambda: os.urandom(8),
     "from os import urandom": lambda: urandom(8),
     "secrets.token_hex": lambda: secrets.token_hex(),
@@ -72,6 +73,8 @@ CLOCKS: dict[str, tuple[Callable[[], object], object]] = {
     "from time import monotonic": (lambda: monotonic(), 90.0),
     "perf_counter_ns": (lambda: perf_counter_ns(), 90 * 10**9),
     "time.process_time": (lambda: time.process_time(), 90.0),
+    "time.clock_gettime": (lambda: time.clock_gettime(time.CLOCK_MONOTONIC), 90.0),
+    "clock_gettime_ns": (lambda: time.clock_gettime_ns(time.CLOCK_REALTIME), (10**9 + 90) * 10**9),
     "time.gmtime": (lambda: time.gmtime()[:6], (2001, 9, 9, 1, 48, 10)),
     "time.strftime": (lambda: time.strftime("%S"), "10"),
     "time.ctime": (lambda: time.ctime()[-7:], "10 2001"),
@@ -124,7 +127,7 @@ def test_everything_is_restored() -> None:
         raise ValueError("fails")
 
     def held() -> list[object]:
-        ids = [vars(uuid)[name] for name in ("_last_timestamp", "_generate_time_safe")]
+        ids = [vars(uuid)[name] for name in ("_last_timestamp", "_generate_time_safe", "_node")]
         classes = [datetime.now.__name__, random.Random.seed, random.seed]
         return [vars(time).copy(), os.urandom, now, draw, *classes, *ids]
 
