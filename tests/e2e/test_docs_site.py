@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -93,9 +94,16 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(site: Path) -> dict[Path, Links]:
-    """Each page of the site."""
-    return {path: Links(path) for path in site.rglob("*.html")}
+def pages(site: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Links]:
+    """Each page of the site, which one worker parses."""
+
+    def parse(folder: Path) -> None:
+        found = {path: Links(path) for path in site.rglob("*.html")}
+        (folder / "pages").write_bytes(pickle.dumps(found))
+
+    parsed = once(tmp_path_factory, "docs-pages", parse) / "pages"
+    found: dict[Path, Links] = pickle.loads(parsed.read_bytes())
+    return found
 
 
 def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Links]) -> None:

@@ -253,7 +253,7 @@ def test_first_commit(repo: GateRepo) -> None:
     repo.git("checkout", "--quiet", "--orphan", "fresh")
     repo.commit("The first", {})
     repo.git("branch", "--force", "main")
-    found = judged(repo, 0)
+    found = judged(repo, 0, "--only", STEPS)
     assert found["base"] is None
     assert any("first commit" in note for note in found["notes"])
 
