@@ -133,7 +133,8 @@ def _series(
 def _fill(series: Series, at: int, value: float, samples: Sequence[float]) -> None:
     series.values[at], series.samples = value, len(samples) or None
     with suppress(TooFewSamplesError):
-        series.percentiles[at] = tuple(percentile(samples, percent) for percent in PERCENTS)
+        if samples:
+            series.percentiles[at] = tuple(percentile(samples, percent) for percent in PERCENTS)
 
 
 def _paired(project: AsvProject, machine: str, number: Mapping[str, int]) -> Iterator[Series]:

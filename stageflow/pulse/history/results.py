@@ -118,7 +118,7 @@ def defect(path: Path) -> str | None:
 
 def _checked(path: Path) -> dict[str, Any]:
     data = _load(path)
-    _check_plain({key: value for key, value in data.items() if key != "results"}, "the file")
+    _check_plain({key: value for key, value in data.items() if key != "results"}, "", "the file")
     if path.name == BENCHMARKS_FILE:
         _check_benchmarks(data)
     elif path.name == MACHINE_FILE:
@@ -236,7 +236,7 @@ def _check_result(data: dict[str, Any], path: Path) -> None:
     _need(single, "the params of the machine are not single values")
     _check_moment("date", data["date"])
     for name, row in data["results"].items():
-        _check_plain(name, "the name of a benchmark")
+        _check_plain(name, "", "the name of a benchmark")
         _check_row(name, row, columns)
 
 
@@ -246,17 +246,17 @@ def _check_row(name: str, row: object, columns: list[str]) -> None:
     fields = dict(zip(columns, row, strict=False))
     values, samples = fields.pop("result", None), fields.pop("samples", None)
     # NaN stands for what was skipped, null for what broke.
-    sound = values is None or (
-        isinstance(values, list)
-        and _are_finite([v for v in values if v is not None and repr(v) != "nan"])
-    )
-    _need(sound, f"the result of {name!r} is not a list of numbers that asv can draw")
-    sound = samples is None or (
+    if values is not None and not (
+        isinstance(values, list) and _are_finite([v for v in values if v is not None and v == v])  # noqa: PLR0124 - not NaN
+    ):
+        raise _UnsoundError(f"the result of {name!r} is not a list of numbers that asv can draw")
+    if samples is not None and not (
         isinstance(samples, list)
         and all(some is None or (isinstance(some, list) and _are_finite(some)) for some in samples)
-    )
-    _need(sound, f"the samples of {name!r} are not lists of finite numbers")
-    _need(_are_params(fields.get("params") or []), f"the params of {name!r} are not lists of texts")
+    ):
+        raise _UnsoundError(f"the samples of {name!r} are not lists of finite numbers")
+    if not _are_params(fields.get("params") or []):
+        raise _UnsoundError(f"the params of {name!r} are not lists of texts")
     _check_moment(f"started_at of {name!r}", fields.get("started_at") or 0)
     for column, value in fields.items():
         # Their bounds may be infinite.
@@ -264,8 +264,8 @@ def _check_row(name: str, row: object, columns: list[str]) -> None:
             bounds = value if isinstance(value, list) else [""]
             sound = all(v is None or isinstance(v, float) or _are_finite([v]) for v in bounds)
             _need(sound, f"{column!r} of {name!r} is not a list of numbers")
-        else:
-            _check_plain(value, f"{column!r} of {name!r}")
+        elif value is not None:
+            _check_plain(value, column, name)
 
 
 def _are_finite(values: list[Any]) -> bool:
@@ -277,24 +277,28 @@ def _are_finite(values: list[Any]) -> bool:
 
 
 def _check_moment(what: str, value: object) -> None:
-    sound = isinstance(value, int | float) and abs(value) <= _LATEST_MS
-    _need(sound, f"{what} is not a point in time: {str(value)[:20]}")
+    if not isinstance(value, (int, float)) or not abs(value) <= _LATEST_MS:
+        raise _UnsoundError(f"{what} is not a point in time: {str(value)[:20]}")
 
 
-def _check_plain(value: object, where: str, left: int = _DEEPEST) -> None:
+def _check_plain(value: object, column: str, name: str, left: int = _DEEPEST) -> None:
     """Check what is not measured: text that can be written, finite numbers, few levels."""
-    _need(left > 0, f"{where} is nested too deeply")
-    finite = not isinstance(value, int | float) or _are_finite([value])
-    _need(finite, f"{where} holds a number that is not finite, or too large")
-    if isinstance(value, str) and not value.isascii():
+    problem = ""
+    if left <= 0:
+        problem = "is nested too deeply"
+    elif isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise _UnsoundError(f"{where} holds half of a character") from None
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    for part in value if isinstance(value, list) else ():
-        _check_plain(part, where, left - 1)
+            problem = "holds half of a character"
+    elif isinstance(value, (list, dict)):
+        for part in value if isinstance(value, list) else [*value, *value.values()]:
+            _check_plain(part, column, name, left - 1)
+    elif isinstance(value, (int, float)) and not _are_finite([value]):
+        problem = "holds a number that is not finite, or too large"
+    if problem:
+        where = f"{column!r} of {name!r}" if column else name
+        raise _UnsoundError(f"{where} {problem}")
 
 
 def _are_params(value: Any) -> bool:
