@@ -40,6 +40,9 @@ def track_none():
 def track_infinity():
     return float("inf")
 
+def track_nan():
+    return float("nan")
+
 def track_digits():
     return 10**400
 
@@ -55,6 +58,7 @@ ANSWERS = {
     "track_decimal": "{'value': 1.5, ",
     "track_none": "TypeError: must be real number, not NoneType",
     "track_infinity": "ValueError: inf is not a finite number",
+    "track_nan": "{'missing': ['a value']",
     "track_digits": "OverflowError: int too large to convert to float",
     "track_dies": "its process ended with code 4",
 }
