@@ -181,7 +181,8 @@ class Dispatcher(AsyncClosing):
 
     async def _served(self, address: Address) -> list[tuple[str, ...]]:
         loop, (queue, pipeline) = asyncio.get_running_loop(), address
-        give_up_at, warned = loop.time() + self._worker_patience_s, False
+        give_up_at = loop.time() + self._worker_patience_s
+        warned = address not in self._inputs_of  # at the start, workers may be about to register
         while True:
             workers = [
                 jobs.decode_worker_info(body) for body in (await self._broker.workers()).values()
@@ -208,7 +209,7 @@ class Dispatcher(AsyncClosing):
                 )
                 raise ClusterError(text, code="no_worker")
             if not warned:
-                _log.warning("no worker reads queue %r; %r waits for one", queue, pipeline)
+                _log.warning("no worker reads queue %r any more; %r waits", queue, pipeline)
                 warned = True
             await asyncio.sleep(_LOOK_AGAIN_S)
 
