@@ -51,6 +51,8 @@ _VALGRIND = "valgrind --tool=callgrind --instr-atstart=no --fair-sched=yes --qui
 #: Bodies that take longer under valgrind before it counts are not counted; a body without setup is
 #: counted so often at once.
 _LONGEST_S, _CALLS = 10.0, 10
+#: A block may take so many times its time longer, to have the calls that a P99 needs.
+_LATE = 4
 #: A benchmark hangs that takes longer than this, its setup included.
 _HANGS_S = 120.0
 #: Imports take fifty times as long under valgrind, and as much again on a busy machine.
@@ -112,7 +114,9 @@ def timed(folder: str, name: str, seconds: float) -> dict[str, Any]:
     gc.disable()
     wall_ns: list[float] = []
     cpu_ns, until = 0, time.perf_counter() + seconds
-    while len(wall_ns) < 2 or time.perf_counter() < until:  # a P50 needs 20 of 12 blocks
+    while (over := time.perf_counter() - until) < 0 or (
+        len(wall_ns) < (_CALLS if over < _LATE * seconds else 2)  # a P50 needs 20 of 12 blocks
+    ):
         wall, cpu = once(benchmark, number)
         if wall < 200_000 and not benchmark._setups:
             number, wall_ns, cpu_ns = number * 2, [], 0  # too short for the clocks
