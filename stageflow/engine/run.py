@@ -274,7 +274,7 @@ class Run:
         finally:
             self._suspended.pop(task, None)
             if timer is not None and timeout_s is not None:
-                timer.released = True
+                timer.release()
                 if timer.expired and isinstance(sys.exception(), _OVERRIDDEN):
                     # The stage is late, whatever it made of the cancellation.
                     raise err.StageTimeoutError(timeout_s)

@@ -10,12 +10,15 @@ from collections.abc import Callable
 class Timer:
     """One time limit; `expired` if it has passed before it was released."""
 
-    __slots__ = ("expired", "on_expiry", "released")
+    __slots__ = ("expired", "on_expiry")
 
     def __init__(self, on_expiry: Callable[[], object]) -> None:
-        self.on_expiry = on_expiry
+        self.on_expiry: Callable[[], object] | None = on_expiry
         self.expired = False
-        self.released = False
+
+    def release(self) -> None:
+        """Do nothing when the time comes, and refer to nothing."""
+        self.on_expiry = None
 
 
 class TimerHeap:
@@ -60,10 +63,10 @@ class TimerHeap:
         heap = self._heap
         while heap:
             when, _, timer = heap[0]
-            if when > now and not timer.released:
+            if when > now and timer.on_expiry:
                 self._arm(when)
                 return
             heapq.heappop(heap)
-            if not timer.released:
+            if timer.on_expiry:
                 timer.expired = True
                 timer.on_expiry()

@@ -49,7 +49,7 @@ class TimeoutInterceptor(Interceptor):
                 raise StageTimeoutError(self.timeout_s) from error
             raise
         finally:
-            watch.released = True
+            watch.release()
         if watch.expired:
             task.uncancel()
             raise StageTimeoutError(self.timeout_s)

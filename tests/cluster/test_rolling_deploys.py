@@ -74,9 +74,10 @@ async def _reclaimed(broker: Any) -> Any:
 
 
 async def test_a_job_without_a_new_input_waits_for_a_worker_that_does_not_need_it(
-    cluster: Cluster,
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs of old and new callers end on workers that can run them."""
+    monkeypatch.setattr("stageflow.cluster.dispatcher._FRESH_S", 3600.0)
     old = await cluster.worker(ECHO, lease_s=0.2, concurrency=2)
     await cluster.worker(NEW, lease_s=0.2, concurrency=2, name="new")
     dispatcher = await cluster.dispatcher()

@@ -111,7 +111,7 @@ def test_the_benchmark_measures(project: Path) -> None:
 
 def test_the_guide_speaks_of_every_kind_of_test() -> None:
     """Each package of the kit that its first table names has a listing that uses it."""
-    packages = re.findall(r"`(stageflow\.testing\.\w+)` \|$", guides(), re.MULTILINE)
+    packages = {*re.findall(r"`(stageflow\.testing\.\w+)` \|$", guides(), re.MULTILINE)}
     code = "".join(code for code, _ in listings().values())
     assert len(packages) == 5
     words = set(re.findall(r"\w+", code))

@@ -48,7 +48,7 @@ def test_a_released_limit_is_never_called(loop: ManualLoop, timers: TimerHeap) -
     called: list[str] = []
     released = timers.set(1.0, lambda: called.append("released"))
     kept = timers.set(2.0, lambda: called.append("kept"))
-    released.released = True
+    released.release()
     loop.advance_to(10.0)
     assert called == ["kept"]
     assert (released.expired, kept.expired) == (False, True)
@@ -116,6 +116,6 @@ def test_when_all_limits_are_released_no_timer_is_set_again(
 ) -> None:
     """A timers with nothing to watch leaves the loop alone after its last timer."""
     for when in (1.0, 2.0, 3.0):
-        timers.set(when, lambda: None).released = True
+        timers.set(when, lambda: None).release()
     loop.advance_to(1.0)
     assert loop.pending == []

@@ -184,4 +184,4 @@ def test_shards_put_together_are_the_whole(
     assert "missing: 2/2" in mutate(toy, "--merge", parts[0]).stderr
     assert "given twice: 1/2" in mutate(toy, "--merge", *parts, parts[0]).stderr
     (toy / "toy.py").write_text(TOY.replace("years + 1", "years + 2"))
-    assert "of other code than stands here" in mutate(toy, "--merge", *parts).stderr
+    assert "of other code than this checkout" in mutate(toy, "--merge", *parts).stderr
