@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import atexit
 import contextlib
+import gc
 import itertools
 import os
 import random
@@ -12,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -34,6 +36,14 @@ from stageflow.testing import (
 )
 from stageflow.testing.simulation import loop as loop_module
 from tests.utils.commands import run_command
+
+
+@pytest.fixture(autouse=True)
+def frozen() -> Iterator[None]:
+    """Let long simulations collect their own garbage only, and not look at all that pytest has."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 async def busy_callbacks(seed: int) -> list[str]:
@@ -94,6 +104,7 @@ def test_real_io_is_refused(operation: str, ask: Callable[[], Coroutine[Any, Any
 
 #: A socket that is there before the simulation.
 OUTSIDE = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+atexit.register(OUTSIDE.close)
 
 
 def in_a_pool(pool: Callable[[int], Executor]) -> Callable[[], object]:
