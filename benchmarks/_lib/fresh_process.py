@@ -49,10 +49,10 @@ def go(runs):
 bound = orchestrator("dense 4x5", suspending) if {keep} else orchestrator("chain of 10")
 if {by_hand}:
     bound = ByHand()
-go(100)
+go({runs} if {keep} else 100)
 gc.collect()
 tracemalloc.start()
-go(10)  # what is made once, while it is traced
+go({runs} if {keep} else 10)  # what is made once, and how large asyncio's set of tasks grows
 gc.collect()
 before, _ = tracemalloc.get_traced_memory()
 tracemalloc.reset_peak()
