@@ -86,7 +86,9 @@ class Evaluator:
             replace(
                 alert,
                 what=words.what_of(rule, alert),
-                **{name: getattr(rule, name) for name in ("runbook", "owner", "kind")},
+                runbook=rule.runbook,
+                owner=rule.owner,
+                kind=rule.kind,
             )
             for rule in self.rules
             for readings in [CONDITIONS[rule.kind](rule, self.store, at_s)]

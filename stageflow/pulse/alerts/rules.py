@@ -211,12 +211,12 @@ def load_alerts(path: Path) -> Alerts:
     if email and email.values.get("tls") is Tls.NONE and email.values.get("host") not in LOOPBACK:
         text = f"{Tls.NONE} is for a mail server on this machine, such as 127.0.0.1"
         email.complain(f'{text}: write "{Tls.STARTTLS}"', "tls")
-    for key in ("from", "to"):
-        try:
-            mailboxes(email.values.get(key, "") if email else "")
-        except ValueError as error:
-            assert email is not None  # the empty text has no address
-            email.complain(f"{error} is not an address: write it as you@example.org", key)
+    if email:
+        for key in ("from", "to"):
+            try:
+                mailboxes(email.values.get(key, ""))
+            except ValueError as error:
+                email.complain(f"{error} is not an address: write it as you@example.org", key)
     settings.finish()
     assert links is not None  # or there was a problem
     ready = None if tables or path == DEFAULT else load_alerts(DEFAULT)

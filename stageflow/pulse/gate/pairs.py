@@ -154,11 +154,11 @@ def _pair(
         if run.missing:
             continue
         thinned = answer.wall_ns[:: math.ceil(len(answer.wall_ns) / KEPT_A_BLOCK)]
-        lost: tuple[float, ...] = ()
-        if loop and index:  # each as long as a call, which may do many operations
-            lost = loop.lost_ns(answer.cpu_ns * answer.per_call, len(thinned))
-        lost = tuple(ns / answer.per_call for ns in lost)
-        run.blocks.append(Block(thinned, answer.cpu_ns, lost))
+        # Each loop is as long as a call, which may do many operations.
+        call_ns = answer.cpu_ns * answer.per_call
+        lost = loop.lost_ns(call_ns, len(thinned)) if loop and index else ()
+        lost_ns = tuple(ns / answer.per_call for ns in lost)
+        run.blocks.append(Block(thinned, answer.cpu_ns, lost_ns))
     if failed:
         raise failed
 

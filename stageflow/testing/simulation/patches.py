@@ -159,9 +159,8 @@ def _audit() -> None:
 
 def patch() -> None:
     """Order asyncio's sets and refuse real I/O wherever the running loop is a simulation."""
-    if _scanned.get(" ") == len(sys.modules):
+    if not _are_new("patched"):
         return
-    _scanned[" "] = len(sys.modules)
     # `wait`, `as_completed`, `TaskGroup`, `all_tasks` call these: a global hides the built-in one.
     vars(tasks).update(set=_ordered, list=_listed)
     vars(taskgroups).update(set=_ordered)
@@ -221,17 +220,24 @@ def _replacements() -> dict[int, tuple[Any, Any]]:
 
 
 _REPLACEMENTS = _replacements()
-#: The modules that were looked through, and, under no name, how many there were.
+#: The modules that were looked through.
 _scanned: dict[str, object] = {}
+#: How many modules there were when something was done for all of them, and the latest of them.
+_latest: dict[str, object] = {}
 #: Where modules hold such a function: what gets and what sets it, the function, what replaces it.
 _places: list[tuple[Callable[[], Any], Callable[[Any], Any], Any, Any]] = []
 
 
-def _find_places() -> None:
+def _are_new(done: str) -> bool:
+    """Return whether modules were imported since this was asked last for what is `done`."""
     latest = len(sys.modules), id(sys.modules[next(reversed(sys.modules))])
-    if _scanned.get("") == latest:
+    before, _latest[done] = _latest.get(done), latest
+    return before != latest
+
+
+def _find_places() -> None:
+    if not _are_new("scanned"):
         return
-    _scanned[""] = latest
     for name, module in list(sys.modules.items()):
         if _scanned.get(name) != id(module) and name.partition(".")[0] not in _REAL:
             _places.extend(_held(getattr(module, "__dict__", {})))

@@ -347,9 +347,7 @@ class NetworkLoop(selector_events.BaseSelectorEventLoop):
 
     async def end_processes(self) -> None:
         """Cancel what runs on hosts, and for connections of servers, and wait for it."""
-        for _ in (
-            range(10) if self.hosts else ()
-        ):  # Python 3.12 waits for connections, once cancelled
+        for _ in range(10):  # Python 3.12 waits for connections that nobody closes, once cancelled
             tasks = sorted((task for task in self.hosts if not task.done()), key=hash)
             if not tasks:
                 return
